@@ -1,0 +1,51 @@
+# Two commands matter: `make lab` and `make test`. Everything lives in .venv; remove that folder to start afresh.
+PYTHON ?= python3
+ARGS ?=
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+lab: .venv/lab-ready  ## open JupyterLab at the first notebook; flags: make lab ARGS="--no-browser --port 8890"
+	@$(PY) -m labkit.launch $(ARGS)
+
+test: lint  ## run every test; installs what they need, Chromium included where it may
+	@sh tests/browser/chromium.sh
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not browser"
+	$(PY) -m pytest -m browser
+
+lint: .venv/test-ready  ## check style, and that imports only go down
+	$(PY) -m ruff check .
+	.venv/bin/lint-imports
+
+bench: .venv/test-ready  ## measure a training step against a bare loop
+	$(PY) benchmarks/digits_step.py $(ARGS)
+
+book: .venv/lab-ready  ## run all notebooks and write them as HTML into book/
+	$(PY) -m nbconvert --execute --to html --output-dir book notebooks/*.ipynb
+
+constraints: .venv/test-ready  ## write the versions installed in .venv into constraints.txt
+	grep '^#' constraints.txt > .venv/pins
+	$(PY) -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' >> .venv/pins
+	mv .venv/pins constraints.txt && touch .venv/lab-ready .venv/test-ready
+
+# A stamp file says that an install is done; it is made again when a range or a pin changes. The pin of torch also
+# accepts a CPU build that pip knows of (torch==2.13.0+cpu); on Linux the index's own build carries CUDA.
+.venv/lab-ready: pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "Installing labkit and what it needs into .venv: a few minutes, once."
+	$(PIP) -e .
+	@touch $@
+
+.venv/test-ready: .venv/lab-ready
+	$(PIP) --quiet -e ".[test]"
+	@touch $@
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "labkit needs Python 3.11 or newer; name one: make lab PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+	  { echo "This Python has no venv module; on Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.PHONY: help lab test lint bench book constraints

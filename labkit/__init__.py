@@ -1,0 +1,15 @@
+"""labkit: a lab for one idea about diffusion models, Dispersive Loss.
+
+    labkit.dispersive_loss(z, tau=0.5)         the loss, on features of any shape (B, …)
+    labkit.build_model("SiT-B/2")              the backbone
+    labkit.Trainer(labkit.recipes.digits())    a generator of training reports
+    labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
+"""
+
+from labkit import recipes
+from labkit.config import Config, ConfigError
+from labkit.losses import dispersive_loss
+from labkit.models import build_model
+from labkit.training import Run, Trainer, sample
+
+__all__ = ["Config", "ConfigError", "Run", "Trainer", "build_model", "dispersive_loss", "recipes", "sample"]

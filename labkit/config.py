@@ -1,0 +1,185 @@
+"""What an experiment is: frozen dataclasses that refuse a bad value with its name, the value and what is allowed.
+
+A config lives as ``config.json`` in the folder of its run and reads back to an equal object. Everything that can change
+a result is in here; where a run lies on disk and what shows it are not.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_type_hints
+
+Variant = Literal["infonce_l2"]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message names the field, its value and what is allowed."""
+
+
+def require(ok: bool, name: str, value: Any, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} = {value!r} cannot be used: {allowed}.")
+
+
+def check_tau(tau: float, name: str = "tau") -> None:
+    require(_finite(tau) and tau > 0, name, tau, "the temperature must be a finite number above 0 (the paper: 0.5)")
+
+
+def check_variant(variant: str, name: str = "variant") -> None:
+    require(variant in get_args(Variant), name, variant, f"choose one of {', '.join(get_args(Variant))}")
+
+
+def check_seed(seed: int) -> None:
+    require(_whole(seed, 0) and seed < 2**63, "seed", seed, "take a whole number from 0 to 2⁶³ − 1")
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: Any, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list, range)) else (value,)
+
+
+@dataclass(frozen=True)
+class Dispersive:
+    """The Dispersive Loss: L_total = L_velocity + λ · mean over ``blocks`` of L_disp."""
+
+    lam: float | None = None
+    """Weight λ ≥ 0. None is off; 0 is computed, logged and multiplied by 0, so it trains the same bits as off."""
+    tau: float = 0.5
+    """Temperature τ > 0; squared distances are divided by the number of features P before they meet it."""
+    variant: Variant = "infonce_l2"
+    blocks: tuple[int, ...] | None = None
+    """Blocks, numbered from 0, whose output is regularized (and metered, even when λ is off). None: depth // 4."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.lam is None or (_finite(self.lam) and self.lam >= 0),
+            "dispersive.lam", self.lam, "λ must be a finite number of at least 0, or None for off",
+        )  # fmt: skip
+        check_tau(self.tau, "dispersive.tau")
+        check_variant(self.variant, "dispersive.variant")
+        if self.blocks is not None:
+            object.__setattr__(self, "blocks", _tuple(self.blocks))
+            require(
+                len(self.blocks) > 0 and all(_whole(b, 0) for b in self.blocks),
+                "dispersive.blocks", self.blocks, "name one or several blocks by whole numbers from 0",
+            )  # fmt: skip
+            require(
+                len(set(self.blocks)) == len(self.blocks), "dispersive.blocks", self.blocks, "name each block once"
+            )
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW, constant learning rate."""
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", _tuple(self.betas))
+        require(_finite(self.lr) and self.lr > 0, "optimizer.lr", self.lr, "the learning rate must be above 0")
+        require(
+            len(self.betas) == 2 and all(_finite(b) and 0 <= b < 1 for b in self.betas),
+            "optimizer.betas", self.betas, "give two numbers in [0, 1)",
+        )  # fmt: skip
+        require(
+            _finite(self.weight_decay) and self.weight_decay >= 0,
+            "optimizer.weight_decay", self.weight_decay, "it must be at least 0",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run, whole."""
+
+    dataset: Literal["digits"] = "digits"
+    model: str = "SiT-Nano/2"
+    """Size and patch, as in ``SiT-B/2``; see ``labkit.models.SIZES``."""
+    dispersive: Dispersive = field(default_factory=Dispersive)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    batch_size: int = 128
+    steps: int = 3000
+    """Train up to this many steps. A finished run continues when it is given more."""
+    seed: int = 0
+    """Initial weights, order of the data, noise, times and dropped labels all follow from it."""
+    label_drop: float = 0.1
+    """Share of labels replaced by the null class, which teaches the unconditional model that guidance needs."""
+    ema_decay: float = 0.9999
+    log_every: int = 25
+    save_every: int = 1000
+    keep_last: int = 2
+    """How many of the newest checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        require(self.dataset in ("digits",), "dataset", self.dataset, "choose digits")
+        require(isinstance(self.model, str), "model", self.model, "name it as in 'SiT-Nano/2'")
+        for name, group in (("dispersive", Dispersive), ("optimizer", Optimizer)):
+            value = getattr(self, name)
+            require(isinstance(value, group), name, value, f"give its settings as {group.__name__}(…)")
+        require(
+            _whole(self.batch_size, 2), "batch_size", self.batch_size,
+            "take a whole number of at least 2 (with one sample there is no pair, so the Dispersive Loss is 0 with "
+            "no gradient)",
+        )  # fmt: skip
+        for name in ("steps", "log_every", "save_every", "keep_last"):
+            require(_whole(getattr(self, name), 1), name, getattr(self, name), "take a whole number of at least 1")
+        check_seed(self.seed)
+        require(
+            _finite(self.label_drop) and 0 <= self.label_drop < 1, "label_drop", self.label_drop,
+            "take a share in [0, 1)",
+        )  # fmt: skip
+        require(
+            _finite(self.ema_decay) and 0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "take a number in [0, 1)"
+        )
+
+    def replace(self, **changes: Any) -> "Config":
+        """A copy with some fields changed; ``lam``, ``tau``, ``variant`` and ``blocks`` reach into ``dispersive``."""
+        inner = {f.name for f in dataclasses.fields(Dispersive)}
+        reach = {name: changes.pop(name) for name in list(changes) if name in inner}
+        if reach:
+            changes["dispersive"] = dataclasses.replace(changes.get("dispersive", self.dispersive), **reach)
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """Read back what ``to_json`` wrote. Unknown and missing fields are refused by name."""
+        try:
+            return _build(cls, json.loads(text), "")
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"The config is not valid JSON ({error}); it may have been cut or edited.") from error
+
+    def differences(self, other: "Config") -> list[str]:
+        """The fields in which two configs differ, as 'name: mine → theirs'."""
+        mine, theirs = _flat(dataclasses.asdict(self)), _flat(dataclasses.asdict(other))
+        return [f"{name}: {mine[name]!r} → {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    require(isinstance(values, dict), prefix.rstrip(".") or "config", values, "a group of settings is expected")
+    names = {f.name for f in dataclasses.fields(cls)}
+    for name in values.keys() ^ names:
+        fault = "is missing" if name in names else f"is not a setting of this version ({', '.join(sorted(names))})"
+        raise ConfigError(f"{prefix}{name} {fault}; the config comes from another version of labkit or was edited.")
+    kinds = get_type_hints(cls)
+    nested = {n: _build(kinds[n], v, f"{prefix}{n}.") for n, v in values.items() if dataclasses.is_dataclass(kinds[n])}
+    lists = {n: tuple(v) for n, v in values.items() if isinstance(v, list)}
+    return cls(**{**values, **lists, **nested})
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -1,0 +1,107 @@
+"""Runs side by side: the same seed, data, noise and number of steps; only what the configs name differs."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.config import Config, require
+from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, real_against_real
+from labkit.objective import regularized_blocks
+from labkit.training import Report, Trainer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took: optimizer steps, seconds inside them, training samples."""
+
+    steps: int
+    seconds: float
+    samples: int
+
+    @property
+    def images_per_second(self) -> float:
+        return self.samples / self.seconds if self.seconds else float("nan")
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """Everything that a comparison's table and figures are drawn from."""
+
+    protocol: Protocol
+    configs: dict[str, Config]
+    evaluations: dict[str, Evaluation]
+    costs: dict[str, Cost]
+    real: dict[str, tuple[float, float, float]]
+
+    def table(self) -> "pd.DataFrame":
+        """One row a run and one for real digits against real digits."""
+        import pandas as pd
+
+        block = {name: regularized_blocks(config)[0] for name, config in self.configs.items()}
+        rows = {
+            name: {
+                **found.quality,
+                **found.spread[block[name]],
+                "steps": self.costs[name].steps,
+                "images_per_second": self.costs[name].images_per_second,
+            }
+            for name, found in self.evaluations.items()
+        }
+        rows["real against real"] = {name: mean for name, (mean, _, _) in self.real.items()}
+        return pd.DataFrame(rows).T
+
+
+class Comparison:
+    """Trains several configs in turn, a step of each at a time, so that all can be watched at the same age.
+
+    Iterating yields (name, Report) until every run has its steps. Left early, it saves, and iterating again goes on.
+
+    Args:
+        configs: name → config, for instance {"baseline": …, "dispersive": …}.
+        out: folder for the runs, one sub-folder a name; None keeps them in memory.
+    """
+
+    def __init__(self, configs: Mapping[str, Config], out: str | Path | None = None) -> None:
+        require(len(configs) > 0, "configs", dict(configs), "name at least one")
+        self.out = None if out is None else Path(out)
+        self.trainers = {
+            name: Trainer(config, None if self.out is None else self.out / name) for name, config in configs.items()
+        }
+
+    @classmethod
+    def with_and_without(cls, config: Config, out: str | Path | None = None) -> "Comparison":
+        """The config, whose dispersive λ is set, beside itself with the Dispersive Loss off."""
+        require(config.dispersive.lam is not None, "dispersive.lam", None, "set λ, else both runs are the baseline")
+        return cls({"baseline": config.replace(lam=None), "dispersive": config}, out)
+
+    def __len__(self) -> int:
+        """Reports that are left."""
+        return sum(len(trainer) for trainer in self.trainers.values())
+
+    def __iter__(self) -> Iterator[tuple[str, Report]]:
+        loops = {name: iter(trainer) for name, trainer in self.trainers.items()}
+        try:
+            while loops:
+                for name in list(loops):
+                    report = next(loops[name], None)
+                    if report is None:
+                        del loops[name]
+                    else:
+                        yield name, report
+        finally:
+            for loop in loops.values():
+                loop.close()
+
+    def evaluate(self, protocol: Protocol = Protocol()) -> "ComparisonResult":  # noqa: B008 (frozen)
+        """Judge every run as it stands now, by one protocol."""
+        return ComparisonResult(
+            protocol,
+            {name: trainer.config for name, trainer in self.trainers.items()},
+            {name: evaluate(t.ema.network, t.config, protocol) for name, t in self.trainers.items()},
+            {name: Cost(t.step, t.seconds, t.samples) for name, t in self.trainers.items()},
+            real_against_real(protocol),
+        )

@@ -1,0 +1,95 @@
+"""One protocol for judging a trained digits model, so that every figure of the lab means the same.
+
+Samples are drawn from the averaged weights, the classes in turn. They are compared with the 500 held-out digits, which no
+network here was trained on, so copying the training set earns no more than *real against real*: 500 training digits
+against the same 500, the best that a perfect generator could expect.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from labkit import datasets, paths
+from labkit.config import Config
+from labkit.metrics import DigitsClassifier, PixelPca, class_agreement, frechet_distance, geometry
+from labkit.runtime import generator
+from labkit.sampling import Method
+from labkit.training.runs import Samples, sample_network
+
+REAL_DRAWS = 5
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How samples are drawn and counted."""
+
+    count: int = 500
+    steps: int = 50
+    method: Method = "heun"
+    guidance: float = 1.0
+    seed: int = 0
+    probe_time: float = 0.5
+    """The time t at which features are looked at."""
+
+    def told(self) -> str:
+        return (f"{self.count} samples, {self.method} with {self.steps} steps, guidance {self.guidance:g}, "
+                f"seed {self.seed}, averaged weights")  # fmt: skip
+
+
+class Evaluation(NamedTuple):
+    """What the protocol found for one model."""
+
+    quality: dict[str, float]
+    """``agreement`` (share of samples seen as the class asked for), ``frechet`` (on classifier features) and
+    ``frechet_pixels`` (on 32 pixel-PCA components), both against the held-out digits."""
+    spread: dict[int, dict[str, float]]
+    """Block → geometry of its features on ``count`` (at most 500) held-out digits at ``probe_time``."""
+    samples: Samples
+
+
+def _quality(x: Tensor) -> dict[str, float]:
+    classifier, train, held_out = DigitsClassifier.load(), datasets.digits("train"), datasets.digits("held_out")
+    pca = PixelPca(train.x)
+    return {
+        "frechet": frechet_distance(classifier.features(x), classifier.features(held_out.x)),
+        "frechet_pixels": frechet_distance(pca.features(x), pca.features(held_out.x)),
+    }
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, config: Config, protocol: Protocol = Protocol()) -> Evaluation:  # noqa: B008 (frozen)
+    """Sample, compare with real digits, and look at the features of every block."""
+    p = protocol
+    samples = sample_network(
+        network, config, p.count, steps=p.steps, method=p.method, guidance=p.guidance, seed=p.seed
+    )
+    agreement = class_agreement(DigitsClassifier.load().predict(samples.x), samples.y)
+    quality: dict[str, Any] = {"agreement": agreement, **_quality(samples.x)}
+    return Evaluation(quality, probe(network, p), samples)
+
+
+@torch.no_grad()
+def probe(network: nn.Module, protocol: Protocol) -> dict[int, dict[str, float]]:
+    """Geometry of every block's features on held-out digits, noised to ``probe_time`` by a fixed draw."""
+    held_out = datasets.digits("held_out")
+    x1, y = held_out.x[: protocol.count], held_out.y[: protocol.count]
+    x0 = torch.randn(x1.shape, generator=generator(protocol.seed, 4))
+    t = torch.full((len(x1),), protocol.probe_time)
+    on = next(network.parameters()).device
+    blocks = range(len(network.blocks))
+    x_t = paths.linear(x1, x0, t).x_t
+    prediction = network(x_t.to(on), t.to(on), y.to(on), taps=blocks)
+    return {block: geometry(z) for block, z in prediction.features.items()}
+
+
+def real_against_real(protocol: Protocol = Protocol()) -> dict[str, tuple[float, float, float]]:  # noqa: B008
+    """The floor of each distance: (mean, lowest, highest) over five draws of ``count`` training digits."""
+    train = datasets.digits("train")
+    found = []
+    for draw in range(REAL_DRAWS):
+        pick = torch.randperm(len(train), generator=generator(protocol.seed, 5, draw))[: protocol.count]
+        found.append(_quality(train.x[pick]))
+    columns = {name: [row[name] for row in found] for name in found[0]}
+    return {name: (sum(v) / len(v), min(v), max(v)) for name, v in columns.items()}

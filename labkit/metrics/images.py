@@ -1,0 +1,62 @@
+"""Quality of images, measured on features that the caller names.
+
+A Fréchet distance means nothing without its features and its sample count, so beside every one the lab shows two
+controls: real images against real images at the same count, and the same distance on pixel-PCA features, which share
+nothing with any network.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from labkit.config import require
+
+
+class _Given(nn.Module):
+    """Hands torchmetrics features that are already computed."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def frechet_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
+    """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2(Σ_a Σ_b)^½) of two feature sets, in float64.
+
+    It is biased upwards when n or m is not much larger than f: compare only at equal counts.
+    """
+    require(
+        a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1], "features", (tuple(a.shape), tuple(b.shape)),
+        "give two matrices (n, F) and (m, F) with the same number of columns",
+    )  # fmt: skip
+    require(min(len(a), len(b)) >= 2, "features", (len(a), len(b)), "give at least 2 rows of each")
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=_Given(a.shape[1])).set_dtype(torch.float64)
+    metric.update(a.double(), real=True)
+    metric.update(b.double(), real=False)
+    return max(metric.compute().item(), 0.0)
+
+
+def class_agreement(predicted: Int[Tensor, " n"], wanted: Int[Tensor, " n"]) -> float:
+    """Share in [0, 1] of samples that a classifier sees as the class that was asked for."""
+    return (predicted == wanted).double().mean().item()
+
+
+class PixelPca:
+    """Projection on the first ``components`` principal axes of the pixels of given images."""
+
+    def __init__(self, x: Float[Tensor, "n c h w"], components: int = 32) -> None:
+        flat = x.flatten(1).double()
+        require(
+            1 <= components <= min(flat.shape), "components", components,
+            f"with images of shape {tuple(x.shape)} take 1 to {min(flat.shape)}",
+        )  # fmt: skip
+        self.mean = flat.mean(dim=0)
+        self.axes = torch.linalg.svd(flat - self.mean, full_matrices=False).Vh[:components]
+
+    def features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n components"]:
+        return (x.flatten(1).double() - self.mean) @ self.axes.T

@@ -1,0 +1,51 @@
+"""Model names: ``SiT-B/2`` is size B with patches of 2×2."""
+
+import re
+from typing import NamedTuple
+
+from labkit.config import require
+from labkit.models.transformer import Transformer
+
+
+class Size(NamedTuple):
+    depth: int
+    width: int
+    heads: int
+
+
+SIZES = {
+    "Nano": Size(4, 64, 4),  # ours: 0.3 M parameters, for laptops and 8×8 images
+    "S": Size(12, 384, 6),
+    "B": Size(12, 768, 12),
+    "L": Size(24, 1024, 16),
+    "XL": Size(28, 1152, 16),
+}
+
+
+def parse_name(name: str) -> tuple[Size, int]:
+    """``'SiT-XL/2'`` → its Size and its patch; anything else is refused."""
+    match = re.fullmatch(r"SiT-(\w+)/([1-9]\d*)", name)
+    require(
+        match is not None and match[1] in SIZES, "model", name,
+        f"write SiT-<size>/<patch> with a size of {', '.join(SIZES)}, for instance 'SiT-Nano/2'",
+    )  # fmt: skip
+    return SIZES[match[1]], int(match[2])
+
+
+def build_model(
+    name: str, input_size: int = 32, in_channels: int = 4, num_classes: int = 1000, learn_sigma: bool = True
+) -> Transformer:
+    """Build a freshly initialised model by name; the defaults are the published ImageNet-latent setting.
+
+    Args:
+        name: ``SiT-<size>/<patch>``, size one of Nano, S, B, L, XL.
+        input_size: side of the square input; the patch must divide it.
+        in_channels: channels of the input (4 for latents, 1 for digits).
+        num_classes: number of classes; one more label, the null class, is added.
+        learn_sigma: twice the output channels in the last layer, as in the released checkpoints.
+
+    Raises:
+        ConfigError: an unknown name, or a patch that does not divide the input.
+    """
+    size, patch = parse_name(name)
+    return Transformer(*size, patch, input_size, in_channels, num_classes, learn_sigma)

@@ -1,0 +1,96 @@
+"""SiT: the diffusion transformer that predicts a velocity, with its features returned by value."""
+
+from collections.abc import Collection
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from labkit.config import require
+from labkit.models.layers import Block, FinalLayer, LabelEmbedder, PatchEmbed, TimestepEmbedder, sincos_positions
+from labkit.types import Prediction
+
+
+class Transformer(nn.Module):
+    """A diffusion transformer with adaLN-Zero conditioning on time and class.
+
+    Args:
+        depth, width, heads: number of blocks, hidden width H, attention heads.
+        patch: side of a patch; T = (input_size / patch)² tokens.
+        input_size, in_channels: side and channels of the (square) input.
+        num_classes: classes 0 … num_classes − 1; the label ``num_classes`` is the null class.
+        learn_sigma: give the last layer twice the channels, as the published models have; the second half is dropped.
+    """
+
+    def __init__(
+        self, depth: int, width: int, heads: int, patch: int, input_size: int, in_channels: int, num_classes: int,
+        learn_sigma: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        require(
+            input_size % patch == 0, "input_size", input_size,
+            f"images of this side cannot be cut into patches of {patch}; take a patch that divides it",
+        )  # fmt: skip
+        self.patch, self.in_channels, self.num_classes = patch, in_channels, num_classes
+        self.side = input_size // patch
+        self.x_embedder = PatchEmbed(patch, in_channels, width)
+        self.t_embedder = TimestepEmbedder(width)
+        self.y_embedder = LabelEmbedder(num_classes, width)
+        self.pos_embed = nn.Parameter(sincos_positions(width, self.side), requires_grad=False)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.final_layer = FinalLayer(width, patch, in_channels * (2 if learn_sigma else 1))
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """Xavier linears, N(0, 0.02) for label table and time MLP, zeros for all modulations and the last layer."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
+        nn.init.zeros_(self.x_embedder.proj.bias)
+        for table in (self.y_embedder.embedding_table, self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
+            nn.init.normal_(table.weight, std=0.02)
+        zeroed = [block.adaLN_modulation[1] for block in self.blocks]
+        for linear in (*zeroed, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def check_blocks(self, blocks: Collection[int], name: str = "blocks") -> None:
+        """Refuse block numbers that this model does not have."""
+        depth = len(self.blocks)
+        require(
+            all(0 <= b < depth for b in blocks), name, tuple(blocks),
+            f"this model has {depth} blocks, numbered 0 to {depth - 1}",
+        )  # fmt: skip
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c n n"],
+        t: Float[Tensor, " b"],
+        y: Int[Tensor, " b"],
+        taps: Collection[int] = (),
+    ) -> Prediction:
+        """Predict from a noised image.
+
+        Args:
+            x: x_t, (B, C, N, N).  t: times in [0, 1], (B,).  y: labels, ``num_classes`` for none, (B,).
+            taps: blocks whose residual stream (B, T, H) comes back in ``Prediction.features``.
+
+        Returns:
+            Prediction with an output of the shape of ``x``.
+        """
+        self.check_blocks(taps, "taps")
+        tokens = self.x_embedder(x) + self.pos_embed
+        condition = self.t_embedder(t) + self.y_embedder(y)
+        features = {}
+        for number, block in enumerate(self.blocks):
+            tokens = block(tokens, condition)
+            if number in taps:
+                features[number] = tokens
+        image = self._unpatchify(self.final_layer(tokens, condition))
+        return Prediction(image[:, : self.in_channels], features)
+
+    def _unpatchify(self, tokens: Float[Tensor, "b t o"]) -> Float[Tensor, "b c n n"]:
+        grid = tokens.unflatten(1, (self.side, self.side)).unflatten(-1, (self.patch, self.patch, -1))
+        return torch.einsum("bhwpqc->bchpwq", grid).flatten(4).flatten(2, 3)

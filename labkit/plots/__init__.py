@@ -1,0 +1,19 @@
+"""Figures as pure functions: data in, a plotly figure out. One theme, one palette, for notebooks, widgets and pages."""
+
+from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
+from labkit.plots.digits import digit_trace, style_digits, tile
+from labkit.plots.theme import PALETTE, colour, fade, figure
+
+__all__ = [
+    "PALETTE",
+    "colour",
+    "cost_figure",
+    "curves_figure",
+    "digit_trace",
+    "fade",
+    "figure",
+    "samples_figure",
+    "spread_figure",
+    "style_digits",
+    "tile",
+]

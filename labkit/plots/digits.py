@@ -1,0 +1,31 @@
+"""Sheets of small grey images as one heatmap trace, which a slider can replace in place."""
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor
+
+
+def tile(x: Float[Tensor, "n 1 h w"], columns: int = 10) -> np.ndarray:
+    """Lay images in [-1, 1] out row by row with a gap of one pixel; empty places are NaN."""
+    count, _, height, width = x.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan, dtype=np.float32)
+    for i, image in enumerate(x[:, 0].clamp(-1, 1).cpu().numpy()):
+        top, left = i // columns * (height + 1), i % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def digit_trace(sheet: np.ndarray) -> go.Heatmap:
+    """Ink on white: −1 is white, 1 is black."""
+    return go.Heatmap(
+        z=sheet, zmin=-1, zmax=1, colorscale=[[0, "#FFFFFF"], [1, "#111111"]], showscale=False, hoverinfo="skip"
+    )
+
+
+def style_digits(plot: go.Figure, row: int = 1, col: int = 1) -> None:
+    """Square pixels, the first row on top, no axes, a light ground between the images."""
+    number = plot.get_subplot(row, col).yaxis.plotly_name.removeprefix("yaxis")
+    plot.update_yaxes(autorange="reversed", scaleanchor=f"x{number}", constrain="domain", visible=False, row=row, col=col)
+    plot.update_xaxes(constrain="domain", visible=False, row=row, col=col)

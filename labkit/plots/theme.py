@@ -1,0 +1,53 @@
+"""One look: Okabe and Ito's colours, which colour-blind readers can tell apart, on white, with quiet axes."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+PALETTE = {
+    "baseline": "#0072B2",
+    "dispersive": "#D55E00",
+    "contrastive": "#009E73",
+    "accent": "#CC79A7",
+    "gold": "#E69F00",
+    "sky": "#56B4E9",
+    "ink": "#222222",
+    "quiet": "#8A8A8A",
+}
+FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
+
+TEMPLATE = go.layout.Template(
+    layout=go.Layout(
+        font=dict(family=FONT, size=13, color=PALETTE["ink"]),
+        title=dict(x=0, xref="paper", xanchor="left", font=dict(size=16)),
+        colorway=[PALETTE[n] for n in ("baseline", "dispersive", "contrastive", "accent", "gold", "sky")],
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        margin=dict(l=56, r=16, t=56, b=44),
+        hoverlabel=dict(font=dict(family=FONT)),
+        legend=dict(orientation="h", y=1.02, yanchor="bottom", x=1, xanchor="right"),
+        xaxis=dict(gridcolor="#ECECEC", zerolinecolor="#D5D5D5", linecolor="#B8B8B8", ticks="outside", ticklen=4,
+                   tickcolor="#B8B8B8", title=dict(standoff=6)),
+        yaxis=dict(gridcolor="#ECECEC", zerolinecolor="#D5D5D5", linecolor="#B8B8B8", title=dict(standoff=6)),
+    )
+)  # fmt: skip
+
+
+def colour(name: str) -> str:
+    """The colour of a condition; any other name is drawn in ink."""
+    return PALETTE.get(name, PALETTE["ink"])
+
+
+def fade(hex_colour: str, alpha: float) -> str:
+    """A palette colour made transparent: '#0072B2' → 'rgba(0, 114, 178, α)'."""
+    red, green, blue = (int(hex_colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, {alpha})"
+
+
+def figure(title: str, rows: int = 1, cols: int = 1, height: int = 380, **subplots: Any) -> go.Figure:
+    """An empty figure in the lab's theme, with its subplots laid out."""
+    plot = make_subplots(rows=rows, cols=cols, **subplots)
+    plot.update_layout(template=TEMPLATE, title_text=title, height=height)
+    plot.update_annotations(font=dict(size=13, family=FONT))  # the titles of subplots
+    return plot

@@ -1,0 +1,134 @@
+"""One file holds a checkpoint: tensors as safetensors, and in its header the step, the config and a checksum.
+
+A save writes beside the target, flushes to the disk and renames, so a kill at any moment leaves either the old file or
+the new one whole. The optimizer's state lies under parameter names, so the file can be read without torch's pickles.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+FORMAT = "labkit-checkpoint-1"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read; the message names the file and the way out."""
+
+
+class Checkpoint(NamedTuple):
+    """A training state: ``tensors`` as "model.…", "ema.…", "optimizer.<moment>.<parameter>"."""
+
+    step: int
+    samples: int
+    config: str
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under a prefix, with the prefix removed."""
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+
+def _digest(tensors: Mapping[str, Tensor], about: str) -> str:
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _about(step: int | str, samples: int | str, config: str) -> str:
+    return f"{step} {samples} {config}"
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Save atomically: the file appears whole or not at all.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
+    """
+    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
+    step, samples, config = str(checkpoint.step), str(checkpoint.samples), checkpoint.config
+    header = {"format": FORMAT, "step": step, "samples": samples, "config": config}
+    data = save(tensors, {**header, "sha256": _digest(tensors, _about(step, samples, config))})
+    replace_file(path, data)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write bytes to a neighbour of ``path``, flush it to the disk, then rename it over ``path``."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise unwritten(path, len(data), error) from error
+
+
+def unwritten(path: Path, size: int, error: OSError) -> CheckpointError:
+    """The error that says why ``size`` bytes could not be written to ``path``."""
+    free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    why = f"the disk is full ({free / 2**20:.0f} MiB free, {size / 2**20:.0f} MiB needed)" if full else error
+    return CheckpointError(
+        f"Could not save {path}: {why}. Earlier checkpoints are intact; make room or check the folder, then resume."
+    )
+
+
+def read(path: Path) -> Checkpoint:
+    """Load and verify a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, cut, altered, or not a checkpoint of this version.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; list a run's checkpoints with `Run.open(...).checkpoints`.")
+    remedy = "Delete it and resume: the previous checkpoint in the folder is used then."
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is cut or not a checkpoint ({error}). {remedy}") from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {header.get('format')!r} and this version of labkit reads {FORMAT!r}. {remedy}"
+        )
+    step, samples, config = (header.get(name, "") for name in ("step", "samples", "config"))
+    if header.get("sha256") != _digest(tensors, _about(step, samples, config)):
+        raise CheckpointError(f"{path} is corrupted: its content does not match its checksum. {remedy}")
+    return Checkpoint(int(step), int(samples), config, tensors)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's moments as {"<moment>.<parameter name>": tensor}."""
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    return {
+        f"{moment}.{names[parameter]}": tensor
+        for parameter, state in optimizer.state.items()
+        for moment, tensor in state.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what ``optimizer_tensors`` took out."""
+    parameters = dict(network.named_parameters())
+    for key, tensor in tensors.items():
+        moment, name = key.split(".", 1)
+        parameter = parameters[name]
+        on = torch.device("cpu") if moment == "step" and not parameter.is_cuda else parameter.device
+        optimizer.state[parameter][moment] = tensor.clone().to(on)

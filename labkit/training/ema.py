@@ -1,0 +1,29 @@
+"""The exponential moving average of the weights, which is what gets sampled.
+
+    θ̄ ← d·θ̄ + (1 − d)·θ,   d = min(decay, (1 + n) / (10 + n)) at update n
+
+The warm-up forgets the random start quickly; without it a short run samples its initial weights.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """A frozen copy of ``network`` that follows it."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+        self._pairs = [
+            [average.data for average, live in zip(self.network.parameters(), network.parameters()) if live.requires_grad],
+            [live.data for live in network.parameters() if live.requires_grad],
+        ]  # fmt: skip
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the live weights after optimizer step number ``step``, counted from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(*self._pairs, 1 - decay)

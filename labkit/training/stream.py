@@ -1,0 +1,43 @@
+"""The endless stream of training samples, a function of (seed, position) and nothing else.
+
+Position s is sample s mod N of epoch s // N, whose order is shuffled afresh; a batch may cross from one epoch to the next,
+so no sample is ever dropped and no batch is short. Noise, times and label drops of the batch that starts at s follow from
+(seed, s). There is no random state to save: a resumed run asks for the same positions and gets the same numbers.
+"""
+
+import torch
+from torch import Tensor
+
+from labkit.datasets import Images
+from labkit.runtime import generator
+from labkit.types import Batch, Draws
+
+ORDER, NOISE = 1, 2  # purposes of randomness: part of the generators' keys
+
+
+class Stream:
+    """Batches and draws by position, on one device."""
+
+    def __init__(self, images: Images, batch_size: int, seed: int, device: torch.device) -> None:
+        self.images = images.to(device)
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self._orders: dict[int, Tensor] = {}
+
+    def at(self, position: int) -> tuple[Batch, Draws]:
+        """The batch of samples position … position + batch_size − 1, and its randomness."""
+        pick = self._indices(position)
+        x, y = self.images.x[pick], self.images.y[pick]
+        draw = generator(self.seed, NOISE, position, on=self.device)
+        noise = torch.randn(x.shape, generator=draw, device=self.device)
+        uniforms = torch.rand(len(x), 2, generator=draw, device=self.device)
+        return Batch(x, y), Draws(noise, uniforms)
+
+    def _indices(self, position: int) -> Tensor:
+        size, end = len(self.images), position + self.batch_size
+        epochs = range(position // size, (end - 1) // size + 1)
+        self._orders = {e: self._orders[e] if e in self._orders else self._order(e) for e in epochs}
+        offset = position - epochs[0] * size
+        return torch.cat(list(self._orders.values()))[offset : offset + self.batch_size].to(self.device)
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self.images), generator=generator(self.seed, ORDER, epoch))

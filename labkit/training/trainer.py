@@ -1,0 +1,199 @@
+"""The training loop as a generator: ``for report in Trainer(config): …`` is all there is.
+
+A notebook, a widget and the command line drive this same loop: they plot a report, pause between two of them, or stop
+asking. Leaving the loop in any way, by an exception or Ctrl-C too, saves first when there is a folder to save to.
+"""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit import datasets
+from labkit.config import Config
+from labkit.losses import dispersive_loss
+from labkit.metrics import geometry
+from labkit.models import Transformer, build_model
+from labkit.objective import Objective
+from labkit.runtime import device
+from labkit.training import checkpoint as ckpt
+from labkit.training.ema import Ema
+from labkit.training.folder import RunFolder
+from labkit.training.stream import Stream
+from labkit.types import Losses
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite; training stopped before it reached a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one step did. Terms stay tensors on their device, so that looking at a report costs nothing."""
+
+    step: int
+    """Steps finished, this one included."""
+    samples: int
+    """Training samples seen."""
+    seconds: float
+    """Time spent training since this trainer began, without the time between two reports."""
+    terms: dict[str, Tensor]
+    """``total`` and the unweighted terms: ``velocity``, and ``dispersive`` when λ is set."""
+    meters: dict[str, float] = field(default_factory=dict)
+    """Every ``log_every`` steps: geometry and Dispersive Loss of the batch's features, as "block1.feature_norm" and
+    "block1.dispersive", also when λ is off; else empty."""
+
+    def values(self) -> dict[str, float]:
+        """Terms and meters as plain numbers (this waits for the device)."""
+        return {name: term.item() for name, term in self.terms.items()} | self.meters
+
+
+def build_network(config: Config, images: datasets.Images) -> Transformer:
+    """The network of a config for given images, its initial weights drawn from the config's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_model(config.model, images.size, images.channels, images.num_classes, learn_sigma=False)
+
+
+class Trainer:
+    """Trains what ``config`` says; iterating yields one Report a step until ``config.steps``.
+
+    Args:
+        config: the experiment.
+        run_dir: folder of the run. If it holds a run of the same config, training continues there from its newest
+            readable checkpoint; None keeps everything in memory.
+
+    Raises:
+        RunError: the folder holds a run of another config, or something else.
+        ConfigError: a setting does not fit the model or the images.
+    """
+
+    def __init__(self, config: Config, run_dir: str | Path | None = None) -> None:
+        from lightning_fabric import Fabric
+
+        self.config = config
+        images = getattr(datasets, config.dataset)("train")
+        network = build_network(config, images)
+        objective = Objective(network, config)
+        self.folder = None if run_dir is None else RunFolder.create(Path(run_dir), config)  # once the config has proved fit
+        self.fabric = Fabric(accelerator=device().type, devices=1)
+        self.ema = Ema(network.to(self.fabric.device), config.ema_decay)
+        o = config.optimizer
+        optimizer = torch.optim.AdamW(
+            [p for p in network.parameters() if p.requires_grad],
+            lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=True,
+        )  # fmt: skip
+        self.network = network
+        self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
+        self.stream = Stream(images, config.batch_size, config.seed, self.fabric.device)
+        self.step = self.saved_step = 0
+        self.seconds = 0.0
+        if self.folder is not None:
+            self._restore(self.folder.newest(config))
+            self.seconds = self.folder.rewind(self.step)
+
+    @property
+    def samples(self) -> int:
+        """Training samples seen so far."""
+        return self.step * self.config.batch_size
+
+    def __len__(self) -> int:
+        """Steps that are left."""
+        return max(self.config.steps - self.step, 0)
+
+    def __iter__(self) -> Iterator[Report]:
+        try:
+            while self.step < self.config.steps:
+                report = self._advance()
+                due = self.step % self.config.save_every == 0 or self.step == self.config.steps
+                if due:
+                    self.save()
+                yield report
+        except NonFiniteLoss:
+            raise  # the state before a bad step leads straight back to it: keep the older checkpoint as the newest
+        except BaseException:  # Ctrl-C, a closed generator, an error in whoever draws the reports
+            self.save()
+            raise
+        self.save()
+
+    def _advance(self) -> Report:
+        """One optimizer step."""
+        began = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)  # first, since a step cut short by Ctrl-C leaves gradients behind
+        losses = self.objective(*self.stream.at(self.samples))
+        log = (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.config.steps
+        if log or self.fabric.device.type == "cpu":  # on a GPU the look would wait for the device, so it is rare there
+            self._check(losses.total, losses.terms)
+        self.fabric.backward(losses.total)
+        with _uninterrupted():
+            self.optimizer.step()
+            self.ema.update(self.step)
+            self.step += 1
+            self.seconds += time.perf_counter() - began
+            terms = {"total": losses.total.detach(), **losses.terms}
+            report = Report(self.step, self.samples, self.seconds, terms, self._meters(losses) if log else {})
+            if log and self.folder is not None:
+                self.folder.log(report.step, report.samples, report.seconds, report.values())
+        return report
+
+    def _meters(self, losses: Losses) -> dict[str, float]:
+        """Geometry and Dispersive Loss of each metered block, whether or not it is regularized."""
+        d, meters = self.config.dispersive, {}
+        for block, z in losses.features.items():
+            values = geometry(z) | {"dispersive": dispersive_loss(z.detach(), d.variant, d.tau).item()}
+            meters |= {f"block{block}.{name}": value for name, value in values.items()}
+        return meters
+
+    def _check(self, total: Tensor, terms: dict[str, Tensor]) -> None:
+        if torch.isfinite(total):
+            return
+        bad = ", ".join(f"{name} = {term.item()}" for name, term in terms.items() if not torch.isfinite(term)) or "total"
+        last = f"the last good checkpoint is at step {self.saved_step}" if self.saved_step else "nothing was saved yet"
+        raise NonFiniteLoss(
+            f"The loss of step {self.step + 1} is not finite ({bad}); {last}. "
+            f"Lower optimizer.lr (now {self.config.optimizer.lr}) or dispersive.lam (now {self.config.dispersive.lam})."
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint now, unless this step has one or there is no folder."""
+        if self.folder is None or self.step == self.saved_step or not self._finite():
+            return
+        tensors = {f"model.{name}": t for name, t in self.network.state_dict().items()}
+        tensors |= {f"ema.{name}": t for name, t in self.ema.network.state_dict().items()}
+        moments = ckpt.optimizer_tensors(self.optimizer, self.network)
+        tensors |= {f"optimizer.{name}": t for name, t in moments.items()}
+        self.folder.save(ckpt.Checkpoint(self.step, self.samples, self.config.to_json(), tensors))
+        self.saved_step = self.step
+
+    def _finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
+
+    def _restore(self, state: ckpt.Checkpoint | None) -> None:
+        if state is None:
+            return
+        self.network.load_state_dict(state.part("model."))
+        self.ema.network.load_state_dict(state.part("ema."))
+        ckpt.load_optimizer(self.optimizer, self.network, state.part("optimizer."))
+        self.step = self.saved_step = state.step
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C for the lines that change weights and log them, so that a save never sees half a step."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    caught = []
+    previous = signal.signal(signal.SIGINT, lambda *_: caught.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if caught:
+        raise KeyboardInterrupt

@@ -1,0 +1,52 @@
+"""The nouns that a batch becomes on its way through the house: Batch → PathSample → Prediction → Losses."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Images and their labels, as the data set gives them."""
+
+    x: Float[Tensor, "batch channels height width"]
+    """Data scaled to about [-1, 1]."""
+    y: Int[Tensor, " batch"]
+    """Class labels, 0 ≤ y < num_classes."""
+
+
+class Draws(NamedTuple):
+    """All the randomness of one training step, drawn outside the objective.
+
+    With every random number handed in, the objective is a plain function: a resumed run, two ranks or a compiled
+    step see exactly what a straight run sees.
+    """
+
+    noise: Float[Tensor, "batch channels height width"]
+    """x₀ ~ N(0, 1), of the data's shape."""
+    uniforms: Float[Tensor, "batch 2"]
+    """Uniform numbers in [0, 1) a sample: column 0 becomes the time t, column 1 decides on dropping the label."""
+
+
+class PathSample(NamedTuple):
+    """A point on the way from noise (t = 0) to data (t = 1), and the velocity there."""
+
+    x_t: Float[Tensor, "batch ..."]
+    velocity: Float[Tensor, "batch ..."]
+
+
+class Prediction(NamedTuple):
+    """What a network returns: its output, and by value the features of the blocks that were asked for."""
+
+    output: Float[Tensor, "batch channels height width"]
+    features: dict[int, Float[Tensor, "batch tokens width"]]
+    """Block number (from 0) → the raw residual stream after that block."""
+
+
+class Losses(NamedTuple):
+    """What an objective returns: the loss to minimise, its named terms, and the features they were computed on."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
+    """Unweighted terms by name, e.g. ``velocity`` and ``dispersive``."""
+    features: dict[int, Float[Tensor, "batch tokens width"]]

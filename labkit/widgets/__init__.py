@@ -1,0 +1,25 @@
+"""Panels of the notebooks: each a small state model that needs no browser, and a view that shows it."""
+
+from labkit.widgets.flow import interpolant_panel, sampler_panel
+from labkit.widgets.forces import cloud_panel, force_panel
+from labkit.widgets.live import LiveTraining
+from labkit.widgets.panel import Panel
+from labkit.widgets.prediction import Answer, Predictions
+from labkit.widgets.runner import Runner
+from labkit.widgets.springs import Springs, springs_panel
+from labkit.widgets.training import training_panel
+
+__all__ = [
+    "Answer",
+    "LiveTraining",
+    "Panel",
+    "Predictions",
+    "Runner",
+    "Springs",
+    "cloud_panel",
+    "force_panel",
+    "interpolant_panel",
+    "sampler_panel",
+    "springs_panel",
+    "training_panel",
+]

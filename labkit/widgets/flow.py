@@ -1,0 +1,139 @@
+"""Panels on flow matching: a digit on its way out of noise, and two solvers racing along the same field."""
+
+import plotly.graph_objects as go
+import torch
+from torch import Tensor, nn
+from traitlets import Float, HasTraits, Int
+
+from labkit import datasets, paths
+from labkit.config import Config
+from labkit.metrics import DigitsClassifier, class_agreement
+from labkit.plots import PALETTE, digit_trace, figure, style_digits, tile
+from labkit.runtime import generator
+from labkit.sampling import EVALUATIONS, guided, states
+from labkit.training.runs import starting_noise
+from labkit.widgets.panel import Panel, choice, slider
+
+SHOWN = 20
+TIMES = [i / 20 for i in range(21)]
+
+
+class Interpolant(HasTraits):
+    """The time t in; the noised digits and how readable they are out."""
+
+    t = Float(0.3, min=0.0, max=1.0)
+
+    def __init__(self, **traits: float) -> None:
+        super().__init__(**traits)
+        held_out = datasets.digits("held_out")
+        order = torch.argsort(held_out.y, stable=True)
+        picks = torch.cat([order[held_out.y[order] == digit][:2] for digit in range(10)]).reshape(10, 2).T.flatten()
+        self.x1, self.y1 = held_out.x, held_out.y
+        self.x0 = torch.randn(self.x1.shape, generator=generator(11))
+        self.picks = picks
+        self.readable = {t: self.agreement(t) for t in TIMES}
+
+    def x_t(self, t: float) -> Tensor:
+        """All held-out digits at time t, each with its own noise."""
+        return paths.linear(self.x1, self.x0, torch.full((len(self.x1),), t)).x_t
+
+    def agreement(self, t: float) -> float:
+        """Share of the held-out digits that the classifier still reads at time t."""
+        return class_agreement(DigitsClassifier.load().predict(self.x_t(t)), self.y1)
+
+
+def interpolant_panel(name: str = "interpolant", state: Interpolant | None = None) -> Panel:
+    """Scrub t from noise to data."""
+    state = state or Interpolant()
+    plot = figure("From noise (t = 0) to data (t = 1) along a straight line", 1, 3, 330, column_widths=[0.36, 0.36, 0.28],
+                  horizontal_spacing=0.05,
+                  subplot_titles=["x_t = t·data + (1 − t)·noise", "velocity data − noise, halved: the same at every t",
+                                  "how many a classifier can read"])  # fmt: skip
+    plot.add_trace(digit_trace(tile(state.x_t(state.t)[state.picks])), 1, 1)
+    plot.add_trace(digit_trace(tile(((state.x1 - state.x0) / 2)[state.picks])), 1, 2)
+    plot.add_trace(go.Scatter(x=TIMES, y=list(state.readable.values()), mode="lines", line_color=PALETTE["baseline"],
+                              showlegend=False), 1, 3)  # fmt: skip
+    plot.add_trace(go.Scatter(mode="markers", marker=dict(color=PALETTE["dispersive"], size=11), showlegend=False), 1, 3)
+    style_digits(plot, 1, 1)
+    style_digits(plot, 1, 2)
+    plot.update_xaxes(title_text="time t", row=1, col=3)
+    plot.update_yaxes(tickformat=".0%", range=[0, 1.05], row=1, col=3)
+
+    def draw(state: Interpolant, plot: go.Figure) -> str:
+        agreement = state.agreement(state.t)
+        plot.data[0].z = tile(state.x_t(state.t)[state.picks])
+        plot.data[3].x, plot.data[3].y = [state.t], [agreement]
+        return (f"At t = {state.t:.2f} each image is {state.t:.0%} data and {1 - state.t:.0%} noise; the classifier, "
+                f"trained on clean digits, reads {agreement:.0%} of {len(state.y1)} of them.")  # fmt: skip
+
+    alt = "Twenty digits mixed with noise, the velocity of each, and the share that a classifier reads, against time t."
+    return Panel(name, state, {"t": slider("time t", 0, 1, 0.01)}, plot, draw, alt)
+
+
+class Sampler(HasTraits):
+    """Number of steps and film position in; both solvers' images and their error out.
+
+    Every path is integrated once, when the panel opens; moving a slider only looks up.
+    """
+
+    steps = Int(8)
+    film = Float(1.0, min=0.0, max=1.0)
+    STEPS = (1, 2, 4, 8, 16, 32, 64)
+
+    def __init__(self, network: nn.Module, config: Config, seed: int = 0, guidance: float = 1.0, **traits: float) -> None:
+        super().__init__(**traits)
+        images = datasets.digits("train")
+        self.y = torch.arange(SHOWN) % images.num_classes
+        noise = starting_noise(images, range(SHOWN), seed)
+        on = next(network.parameters()).device
+        field = guided(lambda x, t, c: network(x, t, c).output, self.y.to(on), images.num_classes, guidance)
+
+        def path(method: str, steps: int) -> Tensor:
+            return torch.stack([x.cpu() for _, x in states(field, noise.to(on), steps, method)])
+
+        with torch.no_grad():
+            self.paths = {(method, n): path(method, n) for method in EVALUATIONS for n in self.STEPS}
+            self.exact = path("heun", 2 * self.STEPS[-1])[-1]
+
+    def at(self, method: str) -> Tensor:
+        """The images of one solver at the film's position."""
+        film = self.paths[method, self.steps]
+        return film[round(self.film * self.steps)]
+
+    def error(self, method: str, steps: int) -> float:
+        """Root mean square difference of the end from a solution with twice the most steps."""
+        return (self.paths[method, steps][-1] - self.exact).square().mean().sqrt().item()
+
+
+def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> Panel:
+    """Euler and Heun from the same noise: steps slider, film slider, error against evaluations."""
+    state = Sampler(network, config)
+    kinds = {"euler": PALETTE["baseline"], "heun": PALETTE["dispersive"]}
+    plot = figure("Two solvers, one field, the same noise", 1, 3, 340, column_widths=[0.34, 0.34, 0.32],
+                  horizontal_spacing=0.06,
+                  subplot_titles=["Euler", "Heun", "error at t = 1 against cost (both axes logarithmic)"])  # fmt: skip
+    for col, method in enumerate(kinds, 1):
+        plot.add_trace(digit_trace(tile(state.at(method), 5)), 1, col)
+        style_digits(plot, 1, col)
+    for method, ink in kinds.items():
+        cost = [EVALUATIONS[method] * n for n in state.STEPS]
+        plot.add_trace(go.Scatter(x=cost, y=[state.error(method, n) for n in state.STEPS], name=method.capitalize(),
+                                  mode="lines+markers", line_color=ink), 1, 3)  # fmt: skip
+    for ink in kinds.values():
+        plot.add_trace(go.Scatter(mode="markers", showlegend=False, hoverinfo="skip",
+                                  marker=dict(size=15, color="rgba(0,0,0,0)", line=dict(color=ink, width=2.5))), 1, 3)  # fmt: skip
+    plot.update_xaxes(type="log", title_text="evaluations of the network", row=1, col=3)
+    plot.update_yaxes(type="log", title_text="RMS error", row=1, col=3)
+
+    def draw(state: Sampler, plot: go.Figure) -> str:
+        told = []
+        for i, method in enumerate(kinds):
+            plot.data[i].z = tile(state.at(method), 5)
+            cost, error = EVALUATIONS[method] * state.steps, state.error(method, state.steps)
+            plot.data[4 + i].x, plot.data[4 + i].y = [cost], [error]
+            told.append(f"{method.capitalize()} spends {cost} evaluations and ends {error:.3f} away")
+        return f"With {state.steps} steps, at t = {state.film:.2f} of the film: {'; '.join(told)} (RMS, from 128 Heun steps)."
+
+    controls = {"steps": choice("steps", Sampler.STEPS), "film": slider("film: time t", 0, 1, 1 / 64)}
+    alt = "Twenty samples by Euler and by Heun at the same time of the film, and the error of both against their cost."
+    return Panel(name, state, controls, plot, draw, alt)

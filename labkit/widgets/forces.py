@@ -1,0 +1,122 @@
+"""Panels on the loss itself: the force between two samples, and a whole cloud that is scaled."""
+
+import math
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from traitlets import Float, HasTraits, Int
+
+from labkit.losses import dispersive_floor, dispersive_loss
+from labkit.plots import PALETTE, figure
+from labkit.runtime import generator
+from labkit.widgets.panel import Panel, choice, log_slider
+
+REACH = torch.linspace(0, 4, 161, dtype=torch.float64)
+
+
+class PairForce(HasTraits):
+    """τ in; loss and force of a batch of two samples against their distance out, by differentiating the loss."""
+
+    tau = Float(0.5, min=1e-6)
+
+    def curves(self) -> tuple[list[float], list[float]]:
+        """Loss, and push ‖∂L/∂z_i‖, of two samples with one feature each (P = 1) at every distance of ``REACH``."""
+        losses, forces = [], []
+        for distance in REACH:
+            z = torch.stack([torch.zeros_like(distance), distance]).requires_grad_()
+            loss = dispersive_loss(z, tau=self.tau)
+            (grad,) = torch.autograd.grad(loss, z)
+            losses.append(loss.item())
+            forces.append(-grad[1].item())
+        return losses, forces
+
+
+def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
+    """How strongly two samples push each other, against their distance, for any τ."""
+    state = state or PairForce()
+    plot = figure("A pair at rest, a pair pushing, a pair out of reach", 1, 2, 340, horizontal_spacing=0.1,
+                  subplot_titles=["loss of two samples", "push on each of them, −∂L/∂z"])  # fmt: skip
+    reach = REACH.tolist()
+    for col, ink in ((1, "baseline"), (2, "dispersive")):
+        plot.add_trace(go.Scatter(x=reach, mode="lines", line=dict(color=PALETTE[ink], width=2.5), showlegend=False), 1, col)
+        plot.update_xaxes(title_text="distance √D between the two", row=1, col=col)
+    plot.add_trace(go.Scatter(mode="markers+text", textposition="top right", showlegend=False,
+                              marker=dict(color=PALETTE["dispersive"], size=10)), 1, 2)  # fmt: skip
+    plot.add_hline(dispersive_floor(2), line=dict(dash="dot", color=PALETTE["quiet"]), row=1, col=1,
+                   annotation_text="floor −log 2", annotation_position="bottom right")  # fmt: skip
+    plot.update_yaxes(range=[-0.8, 0.08], row=1, col=1)
+
+    def draw(state: PairForce, plot: go.Figure) -> str:
+        losses, forces = state.curves()
+        plot.data[0].y, plot.data[1].y = losses, forces
+        peak = int(np.argmax(forces))
+        plot.data[2].x, plot.data[2].y = [reach[peak]], [forces[peak]]
+        plot.data[2].text = [f"strongest at {reach[peak]:.2f}"]
+        return (f"With τ = {state.tau:.2g} the push is strongest at a distance of {reach[peak]:.2f} "
+                f"({reach[peak] / math.sqrt(state.tau):.2f}·√τ): identical samples do not push at all, and far ones have "
+                "left each other alone.")  # fmt: skip
+
+    alt = "Loss of two samples, and the push on each, against their distance."
+    return Panel(name, state, {"tau": log_slider("τ, temperature", -1.3, 1.0)}, plot, draw, alt)
+
+
+class Cloud(HasTraits):
+    """A Gaussian cloud of ``BATCH`` samples: deviation s a coordinate, P features and τ in; loss and gradient out."""
+
+    scale = Float(0.5, min=1e-6)
+    tau = Float(0.5, min=1e-6)
+    features = Int(1024)
+    BATCH = 64
+    FEATURES = (4, 64, 1024)
+    SCALES = np.geomspace(0.01, 10, 61)
+
+    def __init__(self, **traits: float) -> None:
+        super().__init__(**traits)
+        self._unit = torch.randn(self.BATCH, self.FEATURES[-1], generator=generator(13), dtype=torch.float64)
+
+    def at(self, scale: float, divide: bool = True) -> tuple[float, float]:
+        """(loss, ‖s·∂L/∂z‖) at a scale; ``divide=False`` leaves out the division by P, the classic mistake."""
+        z = (scale * self._unit[:, : self.features]).requires_grad_()
+        tau = self.tau if divide else self.tau / self.features
+        loss = dispersive_loss(z, tau=tau)
+        (grad,) = torch.autograd.grad(loss, z)
+        return loss.item(), (scale * grad).norm().item()
+
+
+def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
+    """Scale a cloud and watch the loss fall to its floor; the same without the division by P."""
+    state = state or Cloud()
+    plot = figure("Growing is enough to lower the loss, down to the floor", 1, 2, 360, horizontal_spacing=0.1,
+                  subplot_titles=["Dispersive Loss", "gradient times s (relative pull)"])  # fmt: skip
+    kinds = {"D = ‖z_i − z_j‖² / P": ("dispersive", "solid"), "without the division by P": ("quiet", "dash")}
+    for col in (1, 2):
+        for label, (ink, dash) in kinds.items():
+            line = dict(color=PALETTE[ink], dash=dash, width=2.5)
+            plot.add_trace(go.Scatter(x=Cloud.SCALES, name=label, mode="lines", line=line, showlegend=col == 1), 1, col)
+        plot.add_trace(go.Scatter(mode="markers", marker=dict(color=PALETTE["dispersive"], size=11), showlegend=False), 1, col)
+        plot.update_xaxes(type="log", title_text="deviation s of each coordinate", row=1, col=col)
+    floor = dispersive_floor(Cloud.BATCH)
+    plot.add_hline(floor, line=dict(dash="dot", color=PALETTE["quiet"]), row=1, col=1,
+                   annotation_text=f"floor −log {Cloud.BATCH} = {floor:.2f}", annotation_position="bottom left")  # fmt: skip
+    plot.update_yaxes(range=[floor - 0.6, 0.3], row=1, col=1)
+
+    def draw(state: Cloud, plot: go.Figure) -> str:
+        for first, divide in ((0, True), (1, False)):
+            curve = [state.at(s, divide) for s in Cloud.SCALES]
+            plot.data[first].y, plot.data[first + 3].y = zip(*curve, strict=True)
+        loss, pull = state.at(state.scale)
+        wrong, no_pull = state.at(state.scale, divide=False)
+        plot.data[2].x, plot.data[2].y = [state.scale], [loss]
+        plot.data[5].x, plot.data[5].y = [state.scale], [pull]
+        return (f"{Cloud.BATCH} samples, P = {state.features}, s = {state.scale:.2g}, τ = {state.tau:.2g}: the loss is "
+                f"{loss:.3f} with a gradient of {pull:.2g}; without the division by P it would be {wrong:.3f} with "
+                f"{no_pull:.2g}.")  # fmt: skip
+
+    controls = {
+        "scale": log_slider("scale s", -2, 1),
+        "tau": log_slider("τ, temperature", -1.3, 1.0),
+        "features": choice("features P", Cloud.FEATURES),
+    }
+    alt = "Dispersive Loss and its gradient against the scale of a cloud, with and without the division by P."
+    return Panel(name, state, controls, plot, draw, alt)

@@ -1,0 +1,128 @@
+"""The pattern that every panel follows: a state, controls bound to it, one figure, one sentence.
+
+The state is a ``traitlets.HasTraits`` that knows nothing of widgets: a test sets a value and looks at what follows. The
+view binds a control to each trait and calls ``draw(state, figure)``, which changes the figure in place and returns the
+sentence that says in words what the figure shows.
+"""
+
+import html
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import ipywidgets as widgets
+import plotly.graph_objects as go
+from traitlets import HasTraits, link
+
+Draw = Callable[[Any, go.Figure], str]
+
+STYLE = dict(description_width="initial")
+CSS = """<style>
+.labkit-panel { border: 1px solid #e3e3e3; border-radius: 8px; padding: 10px 14px; margin: 4px 0; }
+.labkit-panel .widget-readout { font-variant-numeric: tabular-nums; }
+.labkit-said { line-height: 1.45; color: #222; }
+</style>"""
+
+
+def slider(label: str, low: float, high: float, step: float, live: bool = True, form: str = ".2f") -> widgets.FloatSlider:
+    """A linear slider; ``live`` redraws while it is dragged."""
+    return widgets.FloatSlider(
+        min=low, max=high, step=step, description=label, continuous_update=live, readout_format=form, style=STYLE,
+        layout=widgets.Layout(width="330px"),
+    )  # fmt: skip
+
+
+def log_slider(label: str, low: float, high: float, live: bool = True) -> widgets.FloatLogSlider:
+    """A slider over powers of ten from 10**low to 10**high, for quantities like τ whose ratio matters."""
+    return widgets.FloatLogSlider(
+        base=10, min=low, max=high, step=0.02, description=label, continuous_update=live, readout_format=".2g",
+        style=STYLE, layout=widgets.Layout(width="330px"),
+    )  # fmt: skip
+
+
+def choice(label: str, options: Sequence[Any], live: bool = True) -> widgets.SelectionSlider:
+    """A slider that snaps to the given values."""
+    return widgets.SelectionSlider(
+        options=options, description=label, continuous_update=live, style=STYLE, layout=widgets.Layout(width="330px")
+    )
+
+
+def said(text: str) -> str:
+    """A sentence as the HTML of a panel's text twin, announced by screen readers when it changes."""
+    return f'<div class="labkit-said" role="status" aria-live="polite">{text}</div>'
+
+
+class Panel:
+    """A figure with its controls and its sentence; displayed by being the last value of a cell.
+
+    Args:
+        name: unique in a notebook. Making a panel of the same name again closes the earlier one.
+        state: the model; each name in ``controls`` is one of its traits.
+        controls: trait → widget.
+        plot: the figure to show, as ``draw`` will update it.
+        draw: (state, figure) → the sentence; called at once, and whenever a controlled trait changes.
+        alt: what the figure is, for readers who cannot see it.
+        extra: further widgets under the controls.
+    """
+
+    _open: ClassVar[dict[str, "Panel"]] = {}
+
+    def __init__(
+        self,
+        name: str,
+        state: HasTraits,
+        controls: Mapping[str, widgets.Widget],
+        plot: go.Figure,
+        draw: Draw,
+        alt: str,
+        extra: Sequence[widgets.Widget] = (),
+    ) -> None:
+        if name in Panel._open:
+            Panel._open[name].close()
+        Panel._open[name] = self
+        self.name, self.state, self.controls, self._draw = name, state, dict(controls), draw
+        self.figure = go.FigureWidget(plot)
+        self.figure._config = {"displaylogo": False, "displayModeBar": False, "responsive": True}
+        self.sentence = widgets.HTML()
+        self._lock, self._stale, self.closed = threading.Lock(), False, False
+        self.on_close: Callable[[], None] = lambda: None
+        for trait, control in self.controls.items():
+            link((state, trait), (control, "value"))
+        row = widgets.HBox(list(self.controls.values()), layout=widgets.Layout(flex_flow="row wrap"))
+        described = widgets.HTML(f'<div role="img" aria-label="{html.escape(alt)}"></div>{CSS}')
+        self.widget = widgets.VBox([described, row, *extra, self.figure, self.sentence])
+        self.widget.add_class("labkit-panel")
+        self.redraw()
+        state.observe(lambda _: self.redraw(), names=list(self.controls))
+
+    def redraw(self) -> None:
+        """Draw the state as it is now. If another thread is drawing, it draws once more instead: the latest wins."""
+        self._stale = True
+        while self._stale and not self.closed and self._lock.acquire(blocking=False):
+            try:
+                self._stale = False
+                with self.figure.batch_update():
+                    sentence = self._draw(self.state, self.figure)
+                self.sentence.value = said(sentence)
+            except Exception as error:
+                self.sentence.value = said(f"<b>This could not be drawn:</b> {html.escape(str(error))}")
+                raise
+            finally:
+                self._lock.release()
+
+    def close(self) -> None:
+        """Remove the panel's widgets from the page and from the kernel."""
+        self.on_close()
+        self.closed = True
+        _close_all(self.widget)
+        if Panel._open.get(self.name) is self:
+            del Panel._open[self.name]
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        return self.widget._repr_mimebundle_(**kwargs)
+
+
+def _close_all(widget: widgets.Widget) -> None:
+    for child in getattr(widget, "children", ()):
+        _close_all(child)
+    widget.close()

@@ -1,0 +1,109 @@
+"""Predict first, look after: questions whose answers open once a prediction is recorded, and a score at the end.
+
+Nothing waits for an answer: every cell runs whether or not a question was answered, and "Just show me" opens an answer
+without scoring it. An answer that depends on what was measured is given as a function and asked for when it is shown.
+"""
+
+import html
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import ipywidgets as widgets
+
+from labkit.widgets.panel import CSS, said
+
+
+class Answer(NamedTuple):
+    """The right option, and why."""
+
+    option: str
+    why: str
+
+
+class Question:
+    """One question: the state (``picked``, ``shown``) and its small view."""
+
+    def __init__(self, text: str, options: Sequence[str], answer: Answer | Callable[[], Answer]) -> None:
+        if not callable(answer) and answer.option not in options:
+            raise ValueError(f"answer = {answer.option!r} is none of the options {list(options)}.")
+        self.text, self.options, self._answer = text, list(options), answer
+        self.picked: str | None = None
+        self.shown = False
+        self._radio = widgets.RadioButtons(options=self.options, value=None, layout=widgets.Layout(width="auto"))
+        self._record = widgets.Button(description="Record my prediction", button_style="primary", disabled=True)
+        self._skip = widgets.Button(description="Just show me")
+        self._told = widgets.HTML(said(""))
+        self._radio.observe(lambda change: setattr(self._record, "disabled", change.new is None), "value")
+        self._record.on_click(lambda _: self.record(self._radio.value))
+        self._skip.on_click(lambda _: self.show())
+        heading = widgets.HTML(f"{CSS}<b>Predict.</b> {text}")
+        buttons = widgets.HBox([self._record, self._skip])
+        self.widget = widgets.VBox([heading, self._radio, buttons, self._told])
+        self.widget.add_class("labkit-panel")
+
+    @property
+    def answer(self) -> Answer:
+        return self._answer() if callable(self._answer) else self._answer
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the recorded prediction holds; None while none was recorded."""
+        return None if self.picked is None else self.picked == self.answer.option
+
+    def record(self, option: str) -> None:
+        """Record a prediction, once, and open the answer."""
+        if option not in self.options:
+            raise ValueError(f"option = {option!r} is none of {self.options}.")
+        if self.shown:
+            return
+        self.picked = option
+        self.show()
+
+    def show(self) -> None:
+        """Open the answer. If it has to be measured first, say so and stay closed."""
+        try:
+            answer = self.answer
+        except LookupError as missing:
+            self._told.value = said(f"<i>{html.escape(str(missing.args[0]))}</i>")
+            if self.picked is not None:
+                self._told.value = said(f"<i>Recorded: {html.escape(self.picked)}. {html.escape(str(missing.args[0]))}</i>")
+            return
+        verdict = "" if self.picked is None else ("You predicted it. " if self.right else "It came out differently. ")
+        self._told.value = said(f"{verdict}<b>{html.escape(answer.option)}.</b> {answer.why}")
+        self.shown = self._radio.disabled = self._record.disabled = self._skip.disabled = True
+
+
+class Predictions:
+    """The questions of one notebook, in order: ``ask`` shows one, ``score`` closes the notebook.
+
+    Asking the same text again (a cell that is run twice) starts that question afresh.
+    """
+
+    def __init__(self) -> None:
+        self.questions: dict[str, Question] = {}
+
+    def ask(
+        self, text: str, options: Sequence[str], answer: Answer | tuple[str, str] | Callable[[], Answer]
+    ) -> widgets.Widget:
+        question = Question(text, options, answer if callable(answer) else Answer(*answer))
+        self.questions[text] = question
+        return question.widget
+
+    def tally(self) -> tuple[int, int, list[Question]]:
+        """(right, recorded, the questions that were missed)."""
+        recorded = [q for q in self.questions.values() if q.right is not None]
+        missed = [q for q in recorded if not q.right]
+        return len(recorded) - len(missed), len(recorded), missed
+
+    def score(self) -> widgets.Widget:
+        """How the predictions fared, and the missed ones once more."""
+        right, recorded, missed = self.tally()
+        asked = len(self.questions)
+        if not recorded:
+            told = f"No prediction was recorded ({asked} asked). Scroll up, pick before you look, and run this cell again."
+            return widgets.HTML(said(told))
+        told = f"{right} of {recorded} recorded predictions held ({asked} asked)."
+        if not missed:
+            return widgets.HTML(said(told))
+        again = [Question(q.text, q.options, q._answer).widget for q in missed]
+        return widgets.VBox([widgets.HTML(said(f"{told} Try the others again, now that you have seen them:")), *again])

@@ -1,0 +1,114 @@
+// Installed in the page as window.lab: what the tests ask of JupyterLab and of plotly, as plain JSON.
+(() => {
+  const panel = () => window.jupyterapp.shell.currentWidget;
+  const kernel = () => panel().context.sessionContext.session.kernel;
+  const cells = () => panel().content.widgets;
+  const isCode = (cell) => cell.model.type === "code";
+  const outputs = (i) => (isCode(cells()[i]) ? cells()[i].model.outputs.toJSON() : []);
+  const joined = (text) => (Array.isArray(text) ? text.join("") : text ?? "");
+
+  // plotly 7 carries arrays as {bdata, dtype, shape} and holds them as typed arrays: lists for everyone.
+  const ARRAYS = {
+    f8: Float64Array, f4: Float32Array, i4: Int32Array, u4: Uint32Array,
+    i2: Int16Array, u2: Uint16Array, i1: Int8Array, u1: Uint8Array,
+  };
+  const plain = (value) => {
+    if (value && value.bdata !== undefined) {
+      const raw = value.bdata;
+      const bytes = typeof raw === "string" ? Uint8Array.from(atob(raw), (c) => c.charCodeAt(0)).buffer : raw;
+      const flat = Array.from(new ARRAYS[value.dtype](bytes), plain);
+      const shape = value.shape ? String(value.shape).split(",").map(Number) : [];
+      if (shape.length !== 2) return flat;
+      return Array.from({ length: shape[0] }, (_, r) => flat.slice(r * shape[1], (r + 1) * shape[1]));
+    }
+    if (ArrayBuffer.isView(value) || Array.isArray(value)) return Array.from(value, plain);
+    if (typeof value === "number") return Number.isFinite(value) ? value : null;
+    return value === undefined ? null : value;
+  };
+  const title = (holder) => (holder && holder.title && holder.title.text) || null;
+  const trace = (t) => {
+    const state = { name: t.name ?? null, type: t.type, visible: t.visible, xaxis: t.xaxis, yaxis: t.yaxis };
+    for (const key of ["x", "y", "z", "text"]) state[key] = plain(t[key]);
+    state.color = plain(t.marker ? t.marker.color : undefined);
+    return state;
+  };
+  const plot = (div) => {
+    const layout = div._fullLayout;
+    const axes = Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key));
+    return {
+      title: title(layout),
+      axes: Object.fromEntries(axes.map((key) => [key, { title: title(layout[key]), range: plain(layout[key].range) }])),
+      annotations: (layout.annotations || []).map((note) => note.text),
+      traces: div._fullData.map(trace),
+      width: layout.width,
+      height: layout.height,
+    };
+  };
+
+  let pending = 0;  // cells asked for and not finished: a kernel may look idle before it hears of them
+  let answer = null;
+  const lab = (window.lab = {
+    command(id, args) {
+      pending += 1;
+      const done = () => { pending -= 1; };
+      window.jupyterapp.commands.execute(id, args || {}).then(done, done);
+    },
+    runCell(i) {
+      panel().content.deselectAll();
+      panel().content.activeCellIndex = i;
+      lab.command("notebook:run-cell");
+    },
+    ready() {
+      const here = window.jupyterapp && panel();
+      const context = here && here.content && here.context && here.context.sessionContext;
+      return Boolean(context && here.isVisible && here.context.isReady && context.isReady && lab.idle());
+    },
+    idle() {
+      const session = panel().context.sessionContext.session;
+      return pending === 0 && Boolean(session && session.kernel) && session.kernel.status === "idle";
+    },
+    sources: () => cells().map((cell) => [cell.model.type, cell.model.sharedModel.getSource()]),
+    outputText: (i) => outputs(i).map((out) => {
+      if (out.output_type === "stream") return joined(out.text);
+      if (out.output_type === "error") return out.traceback.join("\n");
+      return joined(out.data["text/plain"]);
+    }).join("\n"),
+    errors: () => cells().flatMap((_, i) => outputs(i)
+      .filter((out) => out.output_type === "error")
+      .map((out) => ({ cell: i, name: out.ename, value: out.evalue, traceback: out.traceback.join("\n") }))),
+    plots: (root) => Array.from(root.querySelectorAll(".js-plotly-plot"))
+      .filter((div) => div._fullLayout && div._fullData).map(plot),
+    interrupt: () => kernel().interrupt(),
+    shutDown: () => panel().context.sessionContext.shutdown(),
+    async evaluate(code) {
+      const text = [];
+      const future = kernel().requestExecute({ code, store_history: false, stop_on_error: false });
+      future.onIOPub = ({ header, content }) => {
+        if (header.msg_type === "stream") text.push(content.text);
+        if (header.msg_type === "execute_result") text.push(content.data["text/plain"]);
+        if (header.msg_type === "error") throwText(content.traceback.join("\n"), text);
+      };
+      await future.done;
+      return { text: text.join(""), failed: text.failed || null };
+    },
+    // Time from a key or mouse event to the last redraw it causes, the frame that shows it included.
+    arm(div, quiet) {
+      answer = { start: null, last: null, redraws: 0 };
+      const mine = answer;
+      const begin = () => { mine.start ??= performance.now(); };
+      const drawn = () => {
+        if (mine.start === null) return;
+        mine.redraws += 1;
+        requestAnimationFrame(() => { mine.last = performance.now(); });
+      };
+      for (const kind of ["keydown", "pointerdown"]) window.addEventListener(kind, begin, { capture: true, once: true });
+      if (lab.watched) lab.watched[0].removeListener("plotly_afterplot", lab.watched[1]);
+      div.on("plotly_afterplot", drawn);
+      lab.watched = [div, drawn];
+      lab.quiet = quiet;
+    },
+    settled: () => answer.last !== null && performance.now() - answer.last > lab.quiet,
+    answer: () => ({ ms: answer.last - answer.start, redraws: answer.redraws }),
+  });
+  const throwText = (message, text) => { text.failed = message; };
+})();

@@ -1,0 +1,62 @@
+"""Model names and the parameter counts that the papers' models have."""
+
+import re
+
+import pytest
+import torch
+
+from labkit.config import ConfigError
+from labkit.models import SIZES, build_model, parse_name
+
+EXACT = {
+    "SiT-S/4": 32_945_024, "SiT-S/8": 33_148_160,
+    "SiT-B/4": 130_475_648, "SiT-B/8": 130_881_536,
+    "SiT-L/4": 458_053_760, "SiT-L/8": 458_594_816,
+    "SiT-XL/2": 675_129_632, "SiT-XL/4": 675_074_432, "SiT-XL/8": 675_683_072,
+}  # fmt: skip
+ROUNDED = {"SiT-S/2": 32.96, "SiT-B/2": 130.51, "SiT-L/2": 458.10}  # in millions
+
+
+def parameters(name, **options):
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_model(name, **options).parameters())
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_parameter_counts_are_those_of_the_published_models(name):
+    assert parameters(name) == EXACT[name]
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_parameter_counts_round_to_the_published_millions(name):
+    assert round(parameters(name) / 1e6, 2) == ROUNDED[name]
+
+
+def test_nano_on_digits_fits_a_laptop():
+    assert parameters("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10) <= 500_000
+    assert parameters("SiT-Nano/2") <= 500_000
+
+
+def test_without_learned_sigma_the_last_layer_has_half_the_rows():
+    with torch.device("meta"):
+        full, half = (build_model("SiT-S/2", learn_sigma=flag) for flag in (True, False))
+    assert full.final_layer.linear.out_features == 2 * half.final_layer.linear.out_features == 32
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_name_is_a_size_and_a_patch(size):
+    assert parse_name(f"SiT-{size}/4") == (SIZES[size], 4)
+    assert SIZES[size].width % (4 * SIZES[size].heads) == 0  # heads share the width; positions take it in quarters
+
+
+@pytest.mark.parametrize("name", ["SiT-H/2", "SiT-B", "SiT-B/0", "SiT-B/02", "SiT-B/-2", "DiT-B/2", "sit-b/2", "", " SiT-B/2"])
+def test_any_other_name_is_refused_with_the_ones_there_are(name):
+    with pytest.raises(ConfigError, match=re.escape(f"model = {name!r}")) as error:
+        build_model(name)
+    assert all(size in str(error.value) for size in SIZES)
+
+
+@pytest.mark.parametrize(("side", "patch"), [(8, 3), (9, 2), (32, 64)])
+def test_the_patch_must_divide_the_image(side, patch):
+    with pytest.raises(ConfigError, match=rf"^input_size = {side} .*patches of {patch}"):
+        build_model(f"SiT-Nano/{patch}", input_size=side)

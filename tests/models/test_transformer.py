@@ -1,0 +1,193 @@
+"""The backbone: its state at the start, its features by value, its names, and parity with another implementation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from labkit.config import ConfigError
+from labkit.models import build_model
+from labkit.models.layers import sincos_positions
+
+OUTSIDE = {  # S/2 at the published setting: width 384, 16×16 tokens, 2·2·8 outputs a token, 1,000 classes and none
+    "pos_embed": (1, 256, 384),
+    "x_embedder.proj.weight": (384, 4, 2, 2), "x_embedder.proj.bias": (384,),
+    "t_embedder.mlp.0.weight": (384, 256), "t_embedder.mlp.0.bias": (384,),
+    "t_embedder.mlp.2.weight": (384, 384), "t_embedder.mlp.2.bias": (384,),
+    "y_embedder.embedding_table.weight": (1001, 384),
+    "final_layer.linear.weight": (32, 384), "final_layer.linear.bias": (32,),
+    "final_layer.adaLN_modulation.1.weight": (768, 384), "final_layer.adaLN_modulation.1.bias": (768,),
+}  # fmt: skip
+IN_EACH_BLOCK = {
+    "attn.qkv.weight": (1152, 384), "attn.qkv.bias": (1152,),
+    "attn.proj.weight": (384, 384), "attn.proj.bias": (384,),
+    "mlp.fc1.weight": (1536, 384), "mlp.fc1.bias": (1536,),
+    "mlp.fc2.weight": (384, 1536), "mlp.fc2.bias": (384,),
+    "adaLN_modulation.1.weight": (2304, 384), "adaLN_modulation.1.bias": (2304,),
+}  # fmt: skip
+
+
+@pytest.fixture
+def fresh():
+    return build_model("SiT-Nano/2", input_size=8, in_channels=3, num_classes=10).eval()
+
+
+@pytest.fixture
+def network(fresh, open_gates):
+    return open_gates(fresh)
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(5, 3, 8, 8), torch.rand(5), torch.tensor([0, 3, 9, 10, 3])  # 10 is the null class
+
+
+def test_names_and_shapes_are_those_of_the_released_checkpoints():
+    with torch.device("meta"):
+        state = build_model("SiT-S/2").state_dict()
+    blocks = {f"blocks.{n}.{name}": shape for n in range(12) for name, shape in IN_EACH_BLOCK.items()}
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == OUTSIDE | blocks
+
+
+def test_it_starts_with_output_exactly_0_and_the_same_features_in_every_block(fresh, inputs):
+    output, features = fresh(*inputs, taps=range(4))
+    assert output.shape == inputs[0].shape
+    assert (output == 0).all()
+    tokens = fresh.x_embedder(inputs[0]) + fresh.pos_embed
+    assert tokens.std() > 0.1
+    assert all(torch.equal(features[n], tokens) for n in range(4))
+
+
+def test_initial_weights_are_drawn_as_published(fresh):
+    assert fresh.y_embedder.embedding_table.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert all(fresh.t_embedder.mlp[n].weight.std().item() == pytest.approx(0.02, rel=0.1) for n in (0, 2))
+    xavier = [fresh.x_embedder.proj, *(m for b in fresh.blocks for m in (b.attn.qkv, b.attn.proj, b.mlp.fc1, b.mlp.fc2))]
+    for module in xavier:
+        weight = module.weight.flatten(1)
+        assert weight.abs().max().item() == pytest.approx(math.sqrt(6 / sum(weight.shape)), rel=0.05)
+        assert not module.bias.any()
+    assert not fresh.pos_embed.requires_grad
+
+
+# --- features by value
+
+
+def test_taps_equal_what_a_forward_hook_sees(network, inputs):
+    seen = {}
+    for n, block in enumerate(network.blocks):
+        block.register_forward_hook(lambda module, args, out, n=n: seen.update({n: out}))
+    prediction = network(*inputs, taps=(0, 2))
+    assert set(prediction.features) == {0, 2}
+    assert all(z is seen[n] for n, z in prediction.features.items())
+    assert prediction.features[0].shape == (5, 16, 64)
+    assert not torch.allclose(prediction.features[0], prediction.features[2])
+
+
+def test_taps_leave_the_output_alone(network, inputs):
+    assert torch.equal(network(*inputs, taps={0, 1, 2, 3}).output, network(*inputs).output)
+    assert network(*inputs).features == {}
+
+
+@pytest.mark.parametrize("taps", [(4,), (0, 7), (-1,)])
+def test_a_block_out_of_range_is_refused_with_the_range(network, inputs, taps):
+    with pytest.raises(ConfigError, match=r"^taps = \(.*4 blocks, numbered 0 to 3"):
+        network(*inputs, taps=taps)
+
+
+# --- what the output depends on
+
+
+def test_samples_of_a_batch_do_not_see_each_other(network, inputs):
+    alone = torch.cat([network(*(part[n : n + 1] for part in inputs)).output for n in range(5)])
+    torch.testing.assert_close(network(*inputs).output, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_time_label_and_the_order_of_patches_matter(network, inputs):
+    x, t, y = inputs
+    output = network(x, t, y).output
+    assert not torch.allclose(network(x, 1 - t, y).output, output, atol=1e-3)
+    assert not torch.allclose(network(x, t, (y + 1) % 11).output, output, atol=1e-3)
+    moved = network(x.roll(2, dims=3), t, y).output.roll(-2, dims=3)  # by one patch: only positions tell
+    assert not torch.allclose(moved, output, atol=1e-3)
+
+
+def test_the_time_sinusoid_has_cosines_first_and_t_unscaled(network):
+    seen = []
+    network.t_embedder.mlp[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    t = np.array([0.0, 0.1, 0.5, 1.0])
+    network.t_embedder(torch.tensor(t, dtype=torch.float32))
+    angles = t[:, None] * np.array([10_000 ** (-k / 128) for k in range(128)])
+    np.testing.assert_allclose(seen[0], np.hstack([np.cos(angles), np.sin(angles)]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "side"), [(64, 4), (384, 16), (8, 3)])
+def test_positions_are_the_2d_sine_cosine_table(width, side):
+    """Token by token: first half of the features the column, second half the row, each sines then cosines."""
+    quarter = width // 4
+    table = np.zeros((side * side, width))
+    for row in range(side):
+        for column in range(side):
+            for half, place in enumerate((column, row)):
+                for k in range(quarter):
+                    angle = place / 10_000 ** (k / quarter)
+                    table[row * side + column, 2 * half * quarter + k] = math.sin(angle)
+                    table[row * side + column, (2 * half + 1) * quarter + k] = math.cos(angle)
+    np.testing.assert_allclose(sincos_positions(width, side)[0], table, atol=1e-6)
+
+
+# --- parity
+
+
+class OurSinusoid(nn.Module):
+    """diffusers spaces the frequencies differently: the one thing that no weight can map."""
+
+    def forward(self, t):
+        angle = t[:, None] * torch.tensor([10_000 ** (-k / 128) for k in range(128)])
+        return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+def as_diffusers(ours, heads):
+    """The same weights in diffusers' DiT, where each block owns a copy of the time and label embedders."""
+    from diffusers import DiTTransformer2DModel
+
+    width = ours.pos_embed.shape[2]
+    theirs = DiTTransformer2DModel(
+        num_attention_heads=heads, attention_head_dim=width // heads, in_channels=3, out_channels=6, num_layers=4,
+        sample_size=8, patch_size=2, num_embeds_ada_norm=10, norm_eps=1e-6,
+    ).eval()  # fmt: skip
+    state, renamed = ours.state_dict(), {}
+
+    def rename(here, there, part=slice(None)):
+        for kind in ("weight", "bias"):
+            renamed[f"{there}.{kind}"] = state[f"{here}.{kind}"][part]
+
+    rename("x_embedder.proj", "pos_embed.proj")
+    rename("final_layer.linear", "proj_out_2")
+    rename("final_layer.adaLN_modulation.1", "proj_out_1")
+    for n, block in enumerate(theirs.transformer_blocks):
+        here, there = f"blocks.{n}.", f"transformer_blocks.{n}."
+        for k, name in enumerate(("to_q", "to_k", "to_v")):
+            rename(here + "attn.qkv", f"{there}attn1.{name}", slice(k * width, (k + 1) * width))
+        rename(here + "attn.proj", there + "attn1.to_out.0")
+        rename(here + "mlp.fc1", there + "ff.net.0.proj")
+        rename(here + "mlp.fc2", there + "ff.net.2")
+        rename(here + "adaLN_modulation.1", there + "norm1.linear")
+        rename("t_embedder.mlp.0", there + "norm1.emb.timestep_embedder.linear_1")
+        rename("t_embedder.mlp.2", there + "norm1.emb.timestep_embedder.linear_2")
+        table = "embedding_table.weight"
+        renamed[f"{there}norm1.emb.class_embedder.{table}"] = state[f"y_embedder.{table}"]
+        block.norm1.emb.time_proj = OurSinusoid()
+    theirs.load_state_dict(renamed)
+    return theirs
+
+
+def test_it_equals_diffusers_dit_under_the_same_weights(network, inputs):
+    pytest.importorskip("diffusers")
+    x, t, y = inputs
+    with torch.no_grad():
+        ours = network(x, t, y).output
+        theirs = as_diffusers(network, heads=4)(x, t, y).sample[:, :3]  # the learned sigma is dropped
+    assert ours.std() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,68 @@
+"""pyproject.toml, environment.yml and constraints.txt say the same."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+REPO = Path(__file__).resolve().parents[1]
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+
+
+def ranges(requirements):
+    return {canonicalize_name(r.name): r.specifier for r in map(Requirement, requirements)}
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def environment():
+    return yaml.safe_load((REPO / "environment.yml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def pins():
+    lines = (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_conda_ranges_equal_pyprojects(project, environment):
+    *conda, pip = environment["dependencies"]
+    conda = ranges(line for line in conda if line != "pip")
+    conda = {CONDA_NAMES.get(name, name): specifier for name, specifier in conda.items()}
+    assert conda.pop("python") == SpecifierSet(project["requires-python"])
+    from_pip = ranges(line for line in pip["pip"] if line != "-e .")
+    assert not conda.keys() & from_pip.keys()
+    assert conda | from_pip == ranges(project["dependencies"])
+
+
+def test_conda_installs_this_checkout_from_conda_forge_alone(environment):
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    assert "-e ." in environment["dependencies"][-1]["pip"]
+
+
+def test_every_pin_lies_in_its_range(project, pins):
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    wanted = ranges(project["dependencies"] + project["optional-dependencies"]["test"])
+    assert not wanted.keys() - pins.keys()
+    assert not [f"{n}=={pins[n]} is not {s}" for n, s in wanted.items() if not s.contains(pins[n])]
+
+
+def test_pins_fit_cpu_and_gpu_builds(pins):
+    assert "labkit" not in pins
+    assert not [version for version in pins.values() if "+" in version]
+
+
+@pytest.mark.parametrize("version", ["7.0.1", "7.1.0", "7.2.0", "7.3.9"])
+def test_ipykernels_with_concurrent_callbacks_are_excluded(project, version):
+    ipykernel = ranges(project["dependencies"])["ipykernel"]
+    assert not ipykernel.contains(version)
+    assert ipykernel.contains("6.31.0")
+    assert ipykernel.contains("7.4.0")

@@ -1,0 +1,187 @@
+"""Resuming equals never having stopped, bit for bit, whatever stopped the run: weights, averages, moments, table."""
+
+import itertools
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from tiny import leftovers, outcome, tiny, trained, training_elsewhere, wait_for
+
+from labkit import Run, Trainer
+from labkit.training import checkpoint
+
+ENDLESS = 10**6
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> tuple:
+    """The tiny run, never stopped."""
+    return outcome(trained(tiny(), tmp_path_factory.mktemp("straight") / "run"))
+
+
+@pytest.mark.parametrize("stops", [(5,), (7,), (1, 2, 11)])
+def test_resumed_equals_straight(tmp_path, straight, stops):
+    for stop in stops:
+        next(r for r in Trainer(tiny(), tmp_path) if r.step == stop)
+        assert list(Run.open(tmp_path).checkpoints)[-1] == stop
+    assert outcome(trained(tiny(), tmp_path)) == straight
+
+
+def test_the_comparison_can_fail(tmp_path, straight):
+    """Another seed, or a moment lost on the way, does not pass for the same run."""
+    assert outcome(trained(tiny(seed=1), tmp_path / "other"))[1:] != straight[1:]
+    next(r for r in Trainer(tiny(), tmp_path / "run") if r.step == 7)
+    trainer = Trainer(tiny(), tmp_path / "run")
+    trainer.optimizer.state.clear()
+    list(trainer)
+    step, tensors, table = outcome(tmp_path / "run")
+    assert step == straight[0]
+    assert tensors != straight[1]
+    assert table != straight[2]
+
+
+def by_break(trainer):
+    for report in trainer:
+        if report.step == 7:
+            break
+
+
+def by_error_of_the_reader(trainer):
+    with pytest.raises(ZeroDivisionError):
+        for report in trainer:
+            1 / (report.step - 7)
+
+
+def by_closing(trainer):
+    reports = iter(trainer)
+    assert [r.step for r in itertools.islice(reports, 7)] == [*range(1, 8)]
+    reports.close()
+
+
+def by_ctrl_c_of_the_reader(trainer):
+    with pytest.raises(KeyboardInterrupt):
+        for report in trainer:
+            if report.step == 7:
+                signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("leave", [by_break, by_error_of_the_reader, by_closing, by_ctrl_c_of_the_reader])
+@pytest.mark.parametrize("afresh", [True, False], ids=["in a new trainer", "in the same trainer"])
+def test_leaving_the_loop_saves(tmp_path, straight, leave, afresh):
+    trainer = Trainer(tiny(), tmp_path)
+    leave(trainer)
+    assert list(Run.open(tmp_path).checkpoints) == [5, 7]
+    for _ in Trainer(tiny(), tmp_path) if afresh else trainer:
+        pass
+    assert outcome(tmp_path) == straight
+
+
+MOMENTS = {
+    "data": lambda trainer: (trainer.stream, "at", 8),
+    "backward": lambda trainer: (trainer.fabric, "backward", 8),
+    "optimizer": lambda trainer: (trainer.optimizer, "step", 8),
+    "average": lambda trainer: (trainer.ema, "update", 8),
+    "table": lambda trainer: (trainer.folder, "log", 8),
+    "flush": lambda trainer: (os, "fsync", 2),
+    "rename": lambda trainer: (os, "replace", 2),
+}
+
+
+@pytest.mark.parametrize("afresh", [True, False], ids=["in a new trainer", "in the same trainer"])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_at_any_moment_saves_a_whole_step(tmp_path, straight, monkeypatch, moment, before, afresh):
+    trainer = Trainer(tiny(), tmp_path)
+    owner, name, number = MOMENTS[moment](trainer)
+    original, count = getattr(owner, name), itertools.count(1)
+
+    def interrupted(*args):
+        now = next(count) == number
+        if now and before:
+            signal.raise_signal(signal.SIGINT)
+        result = original(*args)
+        if now and not before:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, name, interrupted)
+        list(trainer)
+    assert trainer.saved_step == trainer.step == list(Run.open(tmp_path).checkpoints)[-1]
+    assert 7 <= trainer.step <= 10
+    assert not leftovers(tmp_path)
+    for _ in Trainer(tiny(), tmp_path) if afresh else trainer:
+        pass
+    assert outcome(tmp_path) == straight
+
+
+def test_ctrl_c_in_a_terminal(tmp_path):
+    """SIGINT to a process, at whatever moment it comes."""
+    config = tiny(steps=ENDLESS, save_every=1000)
+    with training_elsewhere(config, tmp_path / "run") as process:
+        wait_for(lambda: rows(tmp_path / "run") > 100)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 130
+    (step,) = Run.open(tmp_path / "run").checkpoints
+    assert step < 1000
+    assert_same_as_straight(tmp_path, config, step)
+
+
+def test_kill_9_at_random_moments(tmp_path):
+    """Killed four times, each time going on from what the last one left. Most of the time goes into saves here."""
+    config, reached = tiny(steps=ENDLESS, save_every=2), 0
+    for _ in range(4):
+        with training_elsewhere(config, tmp_path / "run") as process:
+            wait_for(lambda: newest(tmp_path / "run") > reached)
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+        reached = newest(tmp_path / "run")
+    assert_same_as_straight(tmp_path, config, reached)
+
+
+def test_kill_9_before_the_first_save_starts_over(tmp_path):
+    config = tiny(steps=ENDLESS, save_every=1000)
+    with training_elsewhere(config, tmp_path / "run") as process:
+        wait_for(lambda: rows(tmp_path / "run") > 50)
+        process.kill()
+    assert rows(tmp_path / "run") > 50  # they would stand in the table twice
+    assert_same_as_straight(tmp_path, config, 0)
+
+
+@pytest.mark.parametrize("moment", ["half written", "before fsync", "before replace", "after replace"])
+def test_kill_9_within_a_save(tmp_path, straight, moment):
+    with training_elsewhere(tiny(), tmp_path, hang=moment) as process:
+        wait_for((tmp_path / "hanging").exists)
+        process.kill()
+    (tmp_path / "hanging").unlink()
+    whole = {5: "step-00000005.safetensors"} | ({10: "step-00000010.safetensors"} if "after" in moment else {})
+    found = Run.open(tmp_path).checkpoints
+    assert {step: file.name for step, file in found.items()} == whole
+    assert [checkpoint.read(file).step for file in found.values()] == list(whole)
+    assert bool(leftovers(tmp_path)) == (moment != "after replace")
+    trainer = Trainer(tiny(), tmp_path)
+    assert trainer.step == max(whole)
+    assert not leftovers(tmp_path)
+    list(trainer)
+    assert outcome(tmp_path) == straight
+
+
+def rows(folder: Path) -> int:
+    table = folder / "metrics.csv"
+    return table.read_text().count("\n") if table.exists() else 0
+
+
+def newest(folder: Path) -> int:
+    return max((int(file.stem[5:]) for file in folder.glob("checkpoints/step-*.safetensors")), default=0)
+
+
+def assert_same_as_straight(tmp_path, config, step):
+    """What was left at ``step``, trained three steps more, against a run that was never stopped."""
+    end = config.replace(steps=step + 3)
+    trainer = Trainer(end, tmp_path / "run")
+    assert trainer.step == step
+    list(trainer)
+    assert outcome(tmp_path / "run") == outcome(trained(end.replace(save_every=10**6), tmp_path / "straight"))

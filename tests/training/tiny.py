@@ -1,0 +1,119 @@
+"""A training run small enough to be repeated dozens of times, and the means to compare two of them bit for bit."""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from labkit import Config, Run, Trainer, recipes
+from labkit.training import checkpoint
+
+# Processes that a test may kill. They are forked from a server that has imported everything, so they start at once.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["labkit", "lightning_fabric", "sklearn.datasets", "sklearn.model_selection"])
+
+
+def tiny(**changes: Any) -> Config:
+    """Four tokens an image, eight images a batch: a step takes milliseconds."""
+    small = dict(model="SiT-Nano/4", batch_size=8, steps=12, log_every=1, save_every=5, lam=0.5)
+    return recipes.digits(**small | changes)
+
+
+def trained(config: Config, folder: Path) -> Path:
+    """The folder, after training there to the end."""
+    for _ in Trainer(config, folder):
+        pass
+    return folder
+
+
+def outcome(folder: Path) -> tuple[int, dict[str, bytes], list[Any]]:
+    """What a run came to: newest step; weights, averages and moments as bytes; the table without its clock."""
+    run = Run.open(folder)
+    step, file = list(run.checkpoints.items())[-1]
+    tensors = {name: tensor.numpy().tobytes() for name, tensor in load_file(file).items()}
+    for part in ("model.", "ema.", "optimizer.exp_avg.", "optimizer.exp_avg_sq.", "optimizer.step."):
+        assert any(name.startswith(part) for name in tensors)
+    return step, tensors, run.metrics().drop(columns="seconds").to_numpy().tolist()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.part"))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
+    """Poll; the limit only ends a test that would otherwise hang."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.002)
+
+
+@contextlib.contextmanager
+def training_elsewhere(config: Config, folder: Path, hang: str | None = None) -> Iterator[Any]:
+    """A process that trains in ``folder``; it hangs at a moment of its second save if ``hang`` names one."""
+    process = processes.Process(target=_train, args=(config.to_json(), folder, hang), daemon=True)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def _train(config: str, folder: Path, hang: str | None) -> None:
+    trainer = Trainer(Config.from_json(config), folder)
+    if hang is not None:
+        _hang_in_second_save(hang, folder / "hanging")
+    try:
+        for _ in trainer:
+            pass
+    except KeyboardInterrupt:
+        sys.exit(130)  # what a shell expects of an interrupted command
+
+
+def _hang_in_second_save(moment: str, marker: Path) -> None:
+    calls = dict.fromkeys(("open", "fsync", "replace"), 0)
+
+    def hang() -> None:
+        marker.touch()
+        while True:
+            time.sleep(1)
+
+    def watched(name: str, original: Callable[..., Any], *args: Any) -> Any:
+        calls[name] += 1
+        now = calls[name] == 2
+        if now and moment == f"before {name}":
+            hang()
+        result = original(*args)
+        if now and moment == f"after {name}":
+            hang()
+        return HalfWritten(result, hang) if now and moment == "half written" and name == "open" else result
+
+    os.fsync = functools.partial(watched, "fsync", os.fsync)
+    os.replace = functools.partial(watched, "replace", os.replace)
+    checkpoint.open = functools.partial(watched, "open", open)
+
+
+class HalfWritten:
+    """A file whose first write stops in the middle."""
+
+    def __init__(self, file: Any, hang: Callable[[], None]) -> None:
+        self.file, self.hang = file, hang
+
+    def __enter__(self) -> "HalfWritten":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data[: len(data) // 2])
+        self.file.flush()
+        self.hang()
