@@ -1,9 +1,9 @@
 """labkit: a lab for one idea about diffusion models, Dispersive Loss.
 
-    labkit.dispersive_loss(z, tau=0.5)         the loss, on features of any shape (B, …)
-    labkit.build_model("SiT-B/2")              the backbone
-    labkit.Trainer(labkit.recipes.digits())    a generator of training reports
-    labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
+labkit.dispersive_loss(z, tau=0.5)         the loss, on features of any shape (B, …)
+labkit.build_model("SiT-B/2")              the backbone
+labkit.Trainer(labkit.recipes.digits())    a generator of training reports
+labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
 """
 
 from labkit import recipes

@@ -71,9 +71,7 @@ class Dispersive:
                 len(self.blocks) > 0 and all(_whole(b, 0) for b in self.blocks),
                 "dispersive.blocks", self.blocks, "name one or several blocks by whole numbers from 0",
             )  # fmt: skip
-            require(
-                len(set(self.blocks)) == len(self.blocks), "dispersive.blocks", self.blocks, "name each block once"
-            )
+            require(len(set(self.blocks)) == len(self.blocks), "dispersive.blocks", self.blocks, "name each block once")
 
 
 @dataclass(frozen=True)

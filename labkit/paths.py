@@ -10,9 +10,7 @@ from labkit.ops import expand_like
 from labkit.types import PathSample
 
 
-def linear(
-    x1: Float[Tensor, "batch ..."], x0: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"]
-) -> PathSample:
+def linear(x1: Float[Tensor, "batch ..."], x0: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"]) -> PathSample:
     """The linear path α(t) = t, σ(t) = 1 − t, whose velocity x₁ − x₀ does not depend on t (SiT, eq. 2 and 6).
 
     Args:

@@ -51,7 +51,9 @@ def data_dir() -> Path:
 def runs_dir() -> Path:
     """Where notebooks keep a reader's own runs: ``$LAB_RUNS``, else ``runs/`` of the checkout or of this folder."""
     checkout = Path(__file__).resolve().parent.parent
-    return Path(os.environ.get("LAB_RUNS") or (checkout if (checkout / "pyproject.toml").exists() else ".") / Path("runs"))
+    return Path(
+        os.environ.get("LAB_RUNS") or (checkout if (checkout / "pyproject.toml").exists() else ".") / Path("runs")
+    )
 
 
 @cache

@@ -1,6 +1,6 @@
 """Every test runs on one thread, from the same random state, with the shapes in labkit's annotations checked.
 
-The checker acts on labkit as imported by the tests; processes that a test starts are the lab as a reader has it.
+The checker acts on labkit as the tests import it; a process that a test starts is the lab as a reader has it.
 """
 
 import jaxtyping
@@ -30,7 +30,7 @@ def unchecked():
 
 @pytest.fixture
 def open_gates():
-    """Give every parameter that starts at zero a small random value, so that all blocks act and all gradients flow."""
+    """Give each parameter that starts at zero a small random value: all blocks act, all gradients flow."""
 
     def randomise(module: torch.nn.Module, std: float = 0.1) -> torch.nn.Module:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The objective: one forward, whose features the regularizer reads, and a gradient that goes where it should."""
+"""The objective: one forward, its features to the regularizer, its gradient where it should go."""
 
 import pytest
 import torch
@@ -33,12 +33,13 @@ def objective(network, lam=None, *, label_drop=0.1, **dispersive):
 
 def gradients(loss, network):
     named = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss, named.values(), allow_unused=True, materialize_grads=True, retain_graph=True)
+    options = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
+    found = torch.autograd.grad(loss, named.values(), **options)
     return dict(zip(named, found, strict=True))
 
 
 def floor_of(name):
-    """The block that a parameter belongs to; embedders count as before, the last layer as after all blocks."""
+    """The block that a parameter belongs to; embedders count as before all, the last layer as after."""
     outside = {"final_layer": DEPTH, "x_embedder": -1, "t_embedder": -1, "y_embedder": -1}
     first, second, *_ = name.split(".")
     return int(second) if first == "blocks" else outside[first]
@@ -83,8 +84,9 @@ def test_the_same_draws_give_the_same_bits(network, batch, draws):
     assert torch.equal(module(batch, draws).total, module(batch, draws).total)
 
 
-@pytest.mark.parametrize(("model", "block"), [("SiT-Nano/2", 1), ("SiT-B/2", 3), ("SiT-L/2", 6), ("SiT-XL/2", 7)])
-def test_the_default_block_is_a_quarter_down(model, block):
+@pytest.mark.parametrize(("size", "block"), [("Nano", 1), ("S", 3), ("B", 3), ("L", 6), ("XL", 7)])
+def test_the_default_block_is_a_quarter_down(size, block):
+    model = f"SiT-{size}/2"
     assert regularized_blocks(Config(model=model)) == (block,)
     assert regularized_blocks(Config(model=model, dispersive=Dispersive(blocks=(0,)))) == (0,)
 
@@ -143,7 +145,7 @@ def test_closed_gates_hide_attention_and_mlp_from_it(batch, draws):
     fresh = build_model("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10)
     losses = objective(fresh, blocks=(2,))(batch, draws)
     found = gradients(dispersive_loss(losses.features[2], tau=5.0), fresh)
-    reached = {name for name, gradient in found.items() if gradient.abs().max() > 1e-7}  # rounding is far below
+    reached = {name for name, gradient in found.items() if gradient.abs().max() > 1e-7}  # not rounding
     gates = {f"blocks.{n}.adaLN_modulation.1.{kind}" for n in range(3) for kind in ("weight", "bias")}
     assert reached == gates | {"x_embedder.proj.weight"}  # but not its bias, which moves all samples alike
 

@@ -1,6 +1,20 @@
 """Experiments: several runs, one protocol of measurement, one tidy table."""
 
-from labkit.experiments.compare import Comparison
-from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, real_against_real
+from labkit.experiments.compare import Comparison, ComparisonResult, Cost
+from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, probe, real_against_real
+from labkit.experiments.seeds import bands, over_seeds, ship, shipped
 
-__all__ = ["Comparison", "Evaluation", "Protocol", "evaluate", "real_against_real"]
+__all__ = [
+    "Comparison",
+    "ComparisonResult",
+    "Cost",
+    "Evaluation",
+    "Protocol",
+    "bands",
+    "evaluate",
+    "over_seeds",
+    "probe",
+    "real_against_real",
+    "ship",
+    "shipped",
+]

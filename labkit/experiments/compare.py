@@ -54,6 +54,18 @@ class ComparisonResult:
         rows["real against real"] = {name: mean for name, (mean, _, _) in self.real.items()}
         return pd.DataFrame(rows).T
 
+    def finding(self) -> str:
+        """What the figures say, in one sentence per measure, better or worse."""
+        (first, a), (second, b) = list(self.evaluations.items())[:2]
+        block = regularized_blocks(self.configs[second])[0]
+        growth = b.spread[block]["feature_norm"] / a.spread[block]["feature_norm"]
+        return (
+            f"After {self.costs[first].steps:,} steps, {a.quality['agreement']:.1%} of the {first} samples read as "
+            f"the digit asked for and {b.quality['agreement']:.1%} of the {second} ones; the Fréchet distance to "
+            f"held-out digits is {a.quality['frechet']:.2f} against {b.quality['frechet']:.2f} (real digits: "
+            f"{self.real['frechet'][0]:.2f}), and the feature norm at block {block} is {growth:.1f} times the {first}'s."
+        )
+
 
 class Comparison:
     """Trains several configs in turn, a step of each at a time, so that all can be watched at the same age.

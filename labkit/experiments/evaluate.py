@@ -1,7 +1,7 @@
 """One protocol for judging a trained digits model, so that every figure of the lab means the same.
 
-Samples are drawn from the averaged weights, the classes in turn. They are compared with the 500 held-out digits, which no
-network here was trained on, so copying the training set earns no more than *real against real*: 500 training digits
+Samples are drawn from the averaged weights, the classes in turn. They are compared with the 500 held-out digits, which
+no network here was trained on, so copying the training set earns no more than *real against real*: 500 training digits
 against the same 500, the best that a perfect generator could expect.
 """
 
@@ -16,7 +16,7 @@ from labkit.config import Config
 from labkit.metrics import DigitsClassifier, PixelPca, class_agreement, frechet_distance, geometry
 from labkit.runtime import generator
 from labkit.sampling import Method
-from labkit.training.runs import Samples, sample_network
+from labkit.training import Samples, sample_network
 
 REAL_DRAWS = 5
 
@@ -59,12 +59,10 @@ def _quality(x: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, config: Config, protocol: Protocol = Protocol()) -> Evaluation:  # noqa: B008 (frozen)
+def evaluate(network: nn.Module, config: Config, protocol: Protocol = Protocol()) -> Evaluation:
     """Sample, compare with real digits, and look at the features of every block."""
     p = protocol
-    samples = sample_network(
-        network, config, p.count, steps=p.steps, method=p.method, guidance=p.guidance, seed=p.seed
-    )
+    samples = sample_network(network, config, p.count, steps=p.steps, method=p.method, guidance=p.guidance, seed=p.seed)
     agreement = class_agreement(DigitsClassifier.load().predict(samples.x), samples.y)
     quality: dict[str, Any] = {"agreement": agreement, **_quality(samples.x)}
     return Evaluation(quality, probe(network, p), samples)
@@ -84,7 +82,7 @@ def probe(network: nn.Module, protocol: Protocol) -> dict[int, dict[str, float]]
     return {block: geometry(z) for block, z in prediction.features.items()}
 
 
-def real_against_real(protocol: Protocol = Protocol()) -> dict[str, tuple[float, float, float]]:  # noqa: B008
+def real_against_real(protocol: Protocol = Protocol()) -> dict[str, tuple[float, float, float]]:
     """The floor of each distance: (mean, lowest, highest) over five draws of ``count`` training digits."""
     train = datasets.digits("train")
     found = []

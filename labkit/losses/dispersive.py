@@ -6,7 +6,9 @@ Symbols: z_i ∈ R^P is the flattened feature of sample i, D_ij = ‖z_i − z_j
 
 The log stands outside the double mean and the B self-pairs (D_ii = 0) belong to it, so −log B ≤ L ≤ 0: identical
 features give 0, and a batch whose pairs are all far apart reaches the floor −log B, where only self-pairs are left.
-The gradient, with w_ij the share of a pair in the sum, pushes every pair apart: ∂L/∂z_i = −(4/(τP)) Σ_j w_ij (z_i − z_j).
+The gradient, with w_ij the share of a pair in the sum, pushes every pair apart:
+
+    ∂L/∂z_i = −(4/(τP)) Σ_j w_ij (z_i − z_j)
 """
 
 import math
@@ -40,7 +42,9 @@ def dispersive_loss(
     flat = rows(z)
     batch, features = flat.shape
     if batch < 2:
-        raise ValueError(f"z has a batch of {batch}; give at least 2 samples: one alone has no pair, loss 0, no gradient.")
+        raise ValueError(
+            f"z has a batch of {batch}; give at least 2 samples: one alone has no pair, loss 0, no gradient."
+        )
     with full_precision(z.device):
         return log_mean_exp(-pairwise_sq_distances(flat) / (features * tau))
 

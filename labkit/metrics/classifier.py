@@ -87,7 +87,6 @@ def train(seed: int = 0, epochs: int = 40, batch: int = 64) -> DigitsClassifier:
     return model.eval().requires_grad_(False)
 
 
-
 def save(model: DigitsClassifier, folder: Path, seed: int) -> Path:
     """Write the weights with a record of how they came about."""
     record = {"held_out_accuracy": model.held_out_accuracy, "seed": seed, "machine": machine()}

@@ -1,7 +1,7 @@
 """How features lie in space. Each meter takes (B, …), flattens to z_i ∈ R^P, and returns one number, without gradient.
 
 Norm and distance are divided by √P, so that they read as "per coordinate" and compare across widths: independent
-coordinates of deviation s give a norm of s and a distance of s·√2. The Dispersive Loss sees the same scale in D = ‖·‖²/P.
+coordinates of deviation s give a norm of s and a distance of s·√2. The Dispersive Loss, too, divides D = ‖·‖² by P.
 """
 
 import torch

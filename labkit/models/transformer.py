@@ -65,11 +65,7 @@ class Transformer(nn.Module):
         )  # fmt: skip
 
     def forward(
-        self,
-        x: Float[Tensor, "b c n n"],
-        t: Float[Tensor, " b"],
-        y: Int[Tensor, " b"],
-        taps: Collection[int] = (),
+        self, x: Float[Tensor, "b c n n"], t: Float[Tensor, " b"], y: Int[Tensor, " b"], taps: Collection[int] = ()
     ) -> Prediction:
         """Predict from a noised image.
 

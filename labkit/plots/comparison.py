@@ -34,21 +34,38 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, batch: in
         f"block{block}.feature_norm": f"feature norm ‖z‖/√P at block {block}",
         f"block{block}.effective_rank": f"effective rank at block {block}",
     }
-    plot = figure("What training did: losses above, features below", 2, 2, 560, subplot_titles=list(panes.values()),
-                  vertical_spacing=0.16)  # fmt: skip
+    plot = figure(
+        "What training did: losses above, features below",
+        2,
+        2,
+        560,
+        subplot_titles=list(panes.values()),
+        vertical_spacing=0.16,
+    )
     for place, term in enumerate(panes):
         row, col = place // 2 + 1, place % 2 + 1
         for name, history in histories.items():
             rows = history[history["name"] == term]
             line = go.Scatter(
-                x=rows["step"], y=rows["value"], name=name, legendgroup=name, showlegend=place == 0, mode="lines",
+                x=rows["step"],
+                y=rows["value"],
+                name=name,
+                legendgroup=name,
+                showlegend=place == 0,
+                mode="lines",
                 line=dict(color=colour(name), width=1.8),
-            )  # fmt: skip
+            )
             plot.add_trace(line, row, col)
         plot.update_xaxes(title_text="step", row=row, col=col)
     floor = dispersive_floor(batch)
-    plot.add_hline(floor, line=dict(dash="dot", color=PALETTE["quiet"]), row=1, col=2,
-                   annotation_text=f"floor −log {batch} = {floor:.2f}", annotation_position="top left")  # fmt: skip
+    plot.add_hline(
+        floor,
+        line=dict(dash="dot", color=PALETTE["quiet"]),
+        row=1,
+        col=2,
+        annotation_text=f"floor −log {batch} = {floor:.2f}",
+        annotation_position="top left",
+    )
     return plot
 
 
@@ -57,9 +74,13 @@ def samples_figure(result: ComparisonResult, count: int = 40) -> go.Figure:
     names = list(result.evaluations)
     agreement = {n: result.evaluations[n].quality["agreement"] for n in names}
     plot = figure(
-        "Same noise, same labels, different model", 1, len(names), 330, horizontal_spacing=0.03,
+        "Same noise, same labels, different model",
+        1,
+        len(names),
+        330,
+        horizontal_spacing=0.03,
         subplot_titles=[f"{n}: {agreement[n]:.1%} of {result.protocol.count} read as asked" for n in names],
-    )  # fmt: skip
+    )
     for col, name in enumerate(names, 1):
         plot.add_trace(digit_trace(tile(result.evaluations[name].samples.x[:count])), 1, col)
         style_digits(plot, 1, col)
@@ -69,16 +90,30 @@ def samples_figure(result: ComparisonResult, count: int = 40) -> go.Figure:
 def spread_figure(result: ComparisonResult) -> go.Figure:
     """Geometry of every block's features: does what one block was told carry over to the others?"""
     meters = list(LABELS)
-    plot = figure("Feature geometry by block (held-out digits, "
-                  f"t = {result.protocol.probe_time:g})", 1, len(meters), 340, subplot_titles=[LABELS[m] for m in meters],
-                  horizontal_spacing=0.06)  # fmt: skip
+    plot = figure(
+        f"Feature geometry by block (held-out digits, t = {result.protocol.probe_time:g})",
+        1,
+        len(meters),
+        340,
+        subplot_titles=[LABELS[m] for m in meters],
+        horizontal_spacing=0.06,
+    )
     for col, meter in enumerate(meters, 1):
         for name, found in result.evaluations.items():
-            plot.add_trace(go.Scatter(
-                x=[str(b) for b in found.spread], y=[v[meter] for v in found.spread.values()], name=name,
-                legendgroup=name, showlegend=col == 1, mode="lines+markers",
-                marker=dict(color=colour(name), size=8), line=dict(color=colour(name)),
-            ), 1, col)  # fmt: skip
+            plot.add_trace(
+                go.Scatter(
+                    x=[str(b) for b in found.spread],
+                    y=[v[meter] for v in found.spread.values()],
+                    name=name,
+                    legendgroup=name,
+                    showlegend=col == 1,
+                    mode="lines+markers",
+                    marker=dict(color=colour(name), size=8),
+                    line=dict(color=colour(name)),
+                ),
+                1,
+                col,
+            )
         plot.update_xaxes(title_text="block", row=1, col=col)
         if meter != "uniformity":
             plot.update_yaxes(rangemode="tozero", row=1, col=col)
@@ -90,10 +125,17 @@ def cost_figure(result: ComparisonResult) -> go.Figure:
     """Training rate of each run, as measured while they shared the machine."""
     plot = figure("What it cost: training rate, side by side on this machine", height=230)
     for name, cost in result.costs.items():
-        plot.add_trace(go.Bar(
-            y=[name], x=[cost.images_per_second], orientation="h", marker_color=colour(name), showlegend=False,
-            text=f"{cost.images_per_second:,.0f} images/s · {cost.seconds:.0f} s for {cost.steps:,} steps",
-            textposition="inside", insidetextanchor="start",
-        ))  # fmt: skip
+        plot.add_trace(
+            go.Bar(
+                y=[name],
+                x=[cost.images_per_second],
+                orientation="h",
+                marker_color=colour(name),
+                showlegend=False,
+                text=f"{cost.images_per_second:,.0f} images/s · {cost.seconds:.0f} s for {cost.steps:,} steps",
+                textposition="inside",
+                insidetextanchor="start",
+            )
+        )
     plot.update_xaxes(title_text="training images per second (more is cheaper)", rangemode="tozero")
     return plot

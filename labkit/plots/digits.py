@@ -27,5 +27,7 @@ def digit_trace(sheet: np.ndarray) -> go.Heatmap:
 def style_digits(plot: go.Figure, row: int = 1, col: int = 1) -> None:
     """Square pixels, the first row on top, no axes, a light ground between the images."""
     number = plot.get_subplot(row, col).yaxis.plotly_name.removeprefix("yaxis")
-    plot.update_yaxes(autorange="reversed", scaleanchor=f"x{number}", constrain="domain", visible=False, row=row, col=col)
+    plot.update_yaxes(
+        autorange="reversed", scaleanchor=f"x{number}", constrain="domain", visible=False, row=row, col=col
+    )
     plot.update_xaxes(constrain="domain", visible=False, row=row, col=col)

@@ -27,11 +27,18 @@ TEMPLATE = go.layout.Template(
         margin=dict(l=56, r=16, t=56, b=44),
         hoverlabel=dict(font=dict(family=FONT)),
         legend=dict(orientation="h", y=1.02, yanchor="bottom", x=1, xanchor="right"),
-        xaxis=dict(gridcolor="#ECECEC", zerolinecolor="#D5D5D5", linecolor="#B8B8B8", ticks="outside", ticklen=4,
-                   tickcolor="#B8B8B8", title=dict(standoff=6)),
+        xaxis=dict(
+            gridcolor="#ECECEC",
+            zerolinecolor="#D5D5D5",
+            linecolor="#B8B8B8",
+            ticks="outside",
+            ticklen=4,
+            tickcolor="#B8B8B8",
+            title=dict(standoff=6),
+        ),
         yaxis=dict(gridcolor="#ECECEC", zerolinecolor="#D5D5D5", linecolor="#B8B8B8", title=dict(standoff=6)),
     )
-)  # fmt: skip
+)
 
 
 def colour(name: str) -> str:

@@ -1,7 +1,7 @@
 """Solvers for dx/dt = v(x, t) from noise at t = 0 to data at t = 1, on a uniform grid of ``steps`` intervals.
 
-    Euler:  x ← x + h·v(x, t)                                                     one evaluation a step, error O(h)
-    Heun:   x ← x + h/2·(v(x, t) + v(x̂, t + h)),  x̂ = x + h·v(x, t)      two evaluations a step, error O(h²)
+Euler:  x ← x + h·v(x, t)                                                     one evaluation a step, error O(h)
+Heun:   x ← x + h/2·(v(x, t) + v(x̂, t + h)),  x̂ = x + h·v(x, t)      two evaluations a step, error O(h²)
 """
 
 from collections.abc import Callable, Iterator
@@ -50,6 +50,5 @@ def _states(velocity: Velocity, x: Tensor, steps: int, method: Method) -> Iterat
 
 def integrate(velocity: Velocity, x0: Tensor, steps: int, method: Method = "heun") -> Tensor:
     """The last state of ``states``: the sample."""
-    for _, x in states(velocity, x0, steps, method):
-        pass
+    *_, (_, x) = states(velocity, x0, steps, method)
     return x

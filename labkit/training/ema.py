@@ -17,13 +17,12 @@ class Ema:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
-        self._pairs = [
-            [average.data for average, live in zip(self.network.parameters(), network.parameters()) if live.requires_grad],
-            [live.data for live in network.parameters() if live.requires_grad],
-        ]  # fmt: skip
+        pairs = zip(self.network.parameters(), network.parameters(), strict=True)
+        trained = [(average.data, live.data) for average, live in pairs if live.requires_grad]
+        self._averages, self._live = map(list, zip(*trained, strict=True))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the live weights after optimizer step number ``step``, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(*self._pairs, 1 - decay)
+        torch._foreach_lerp_(self._averages, self._live, 1 - decay)

@@ -1,10 +1,10 @@
 """The folder of a run: what lies where, and the rules by which it is written.
 
-    config.json                        the experiment
-    machine.json                       where it started: processor, versions, commit
-    metrics.csv                        tidy: step, samples, seconds, name, value
-    checkpoints/step-00001000.safetensors
-    samples/step-00001000.png          grids drawn from the averaged weights
+config.json                        the experiment
+machine.json                       where it started: processor, versions, commit
+metrics.csv                        tidy: step, samples, seconds, name, value
+checkpoints/step-00001000.safetensors
+samples/step-00001000.png          grids drawn from the averaged weights
 """
 
 import io
@@ -33,7 +33,7 @@ def _changes(old: Config, new: Config) -> str:
 
 
 class RunFolder:
-    """Paths and writing rules of one run's folder. ``create`` starts or continues one, ``open`` wants one that exists."""
+    """Paths and writing rules of one run's folder: ``create`` starts or continues one, ``open`` wants one to exist."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -92,7 +92,9 @@ class RunFolder:
                 continue
             changed = _changes(Config.from_json(state.config), config)
             if changed:
-                raise RunError(f"{file} was written by a run of another config ({changed}); remove it from this folder.")
+                raise RunError(
+                    f"{file} was written by a run of another config ({changed}); remove it from this folder."
+                )
             if faults:
                 warnings.warn(f"{faults[0]} Continuing from step {state.step} instead.", stacklevel=3)
             return state
@@ -107,6 +109,11 @@ class RunFolder:
         readable = [file for step, file in self.checkpoints().items() if step <= state.step]
         for file in readable[: -self.config().keep_last]:
             file.unlink()
+
+    @property
+    def samples(self) -> Path:
+        """The folder of sample sheets."""
+        return self.path / "samples"
 
     @property
     def _metrics(self) -> Path:
@@ -128,7 +135,7 @@ class RunFolder:
         text = self._metrics.read_text() if self._metrics.exists() else ""
         # A run that is being written, or was killed while writing, can end in half a line.
         whole = text.rpartition("\n")[0] or ",".join(COLUMNS)
-        return pd.read_csv(io.StringIO(whole), dtype=COLUMNS, float_precision="round_trip")
+        return pd.read_csv(io.StringIO(whole), dtype=COLUMNS)
 
     def rewind(self, step: int) -> float:
         """Begin the table, or drop its rows after ``step``; return the seconds spent until then.

@@ -1,8 +1,9 @@
 """The endless stream of training samples, a function of (seed, position) and nothing else.
 
-Position s is sample s mod N of epoch s // N, whose order is shuffled afresh; a batch may cross from one epoch to the next,
-so no sample is ever dropped and no batch is short. Noise, times and label drops of the batch that starts at s follow from
-(seed, s). There is no random state to save: a resumed run asks for the same positions and gets the same numbers.
+Position s is sample s mod N of epoch s // N, whose order is shuffled afresh; a batch may cross from one epoch to the
+next, so no sample is ever dropped and no batch is short. Noise, times and label drops of the batch that starts at s
+follow from (seed, s). There is no random state to save: a resumed run asks for the same positions and gets the same
+numbers.
 """
 
 import torch

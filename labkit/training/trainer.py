@@ -25,8 +25,11 @@ from labkit.runtime import device
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
 from labkit.training.folder import RunFolder
+from labkit.training.generate import sample_network, write_sheet
 from labkit.training.stream import Stream
 from labkit.types import Losses
+
+SHEET, SHEET_STEPS = 50, 20  # samples, and Heun steps, of the sheet that goes with a checkpoint
 
 
 class NonFiniteLoss(RuntimeError):
@@ -81,7 +84,9 @@ class Trainer:
         images = getattr(datasets, config.dataset)("train")
         network = build_network(config, images)
         objective = Objective(network, config)
-        self.folder = None if run_dir is None else RunFolder.create(Path(run_dir), config)  # once the config has proved fit
+        self.folder = (
+            None if run_dir is None else RunFolder.create(Path(run_dir), config)
+        )  # once the config has proved fit
         self.fabric = Fabric(accelerator=device().type, devices=1)
         self.ema = Ema(network.to(self.fabric.device), config.ema_decay)
         o = config.optimizer
@@ -114,6 +119,7 @@ class Trainer:
                 due = self.step % self.config.save_every == 0 or self.step == self.config.steps
                 if due:
                     self.save()
+                    self._write_samples()
                 yield report
         except NonFiniteLoss:
             raise  # the state before a bad step leads straight back to it: keep the older checkpoint as the newest
@@ -153,7 +159,9 @@ class Trainer:
     def _check(self, total: Tensor, terms: dict[str, Tensor]) -> None:
         if torch.isfinite(total):
             return
-        bad = ", ".join(f"{name} = {term.item()}" for name, term in terms.items() if not torch.isfinite(term)) or "total"
+        bad = (
+            ", ".join(f"{name} = {term.item()}" for name, term in terms.items() if not torch.isfinite(term)) or "total"
+        )
         last = f"the last good checkpoint is at step {self.saved_step}" if self.saved_step else "nothing was saved yet"
         raise NonFiniteLoss(
             f"The loss of step {self.step + 1} is not finite ({bad}); {last}. "
@@ -170,6 +178,11 @@ class Trainer:
         tensors |= {f"optimizer.{name}": t for name, t in moments.items()}
         self.folder.save(ckpt.Checkpoint(self.step, self.samples, self.config.to_json(), tensors))
         self.saved_step = self.step
+
+    def _write_samples(self) -> None:
+        if self.folder is not None:
+            samples = sample_network(self.ema.network, self.config, SHEET, steps=SHEET_STEPS)
+            write_sheet(samples.x, self.folder.samples / f"step-{self.step:08d}.png")
 
     def _finite(self) -> bool:
         return all(bool(torch.isfinite(p).all()) for p in self.network.parameters())

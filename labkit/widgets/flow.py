@@ -11,7 +11,7 @@ from labkit.metrics import DigitsClassifier, class_agreement
 from labkit.plots import PALETTE, digit_trace, figure, style_digits, tile
 from labkit.runtime import generator
 from labkit.sampling import EVALUATIONS, guided, states
-from labkit.training.runs import starting_noise
+from labkit.training import starting_noise
 from labkit.widgets.panel import Panel, choice, slider
 
 SHOWN = 20
@@ -45,15 +45,31 @@ class Interpolant(HasTraits):
 def interpolant_panel(name: str = "interpolant", state: Interpolant | None = None) -> Panel:
     """Scrub t from noise to data."""
     state = state or Interpolant()
-    plot = figure("From noise (t = 0) to data (t = 1) along a straight line", 1, 3, 330, column_widths=[0.36, 0.36, 0.28],
-                  horizontal_spacing=0.05,
-                  subplot_titles=["x_t = t·data + (1 − t)·noise", "velocity data − noise, halved: the same at every t",
-                                  "how many a classifier can read"])  # fmt: skip
+    plot = figure(
+        "From noise (t = 0) to data (t = 1) along a straight line",
+        1,
+        3,
+        330,
+        column_widths=[0.36, 0.36, 0.28],
+        horizontal_spacing=0.05,
+        subplot_titles=[
+            "x_t = t·data + (1 − t)·noise",
+            "velocity data − noise, halved: the same at every t",
+            "how many a classifier can read",
+        ],
+    )
     plot.add_trace(digit_trace(tile(state.x_t(state.t)[state.picks])), 1, 1)
     plot.add_trace(digit_trace(tile(((state.x1 - state.x0) / 2)[state.picks])), 1, 2)
-    plot.add_trace(go.Scatter(x=TIMES, y=list(state.readable.values()), mode="lines", line_color=PALETTE["baseline"],
-                              showlegend=False), 1, 3)  # fmt: skip
-    plot.add_trace(go.Scatter(mode="markers", marker=dict(color=PALETTE["dispersive"], size=11), showlegend=False), 1, 3)
+    plot.add_trace(
+        go.Scatter(
+            x=TIMES, y=list(state.readable.values()), mode="lines", line_color=PALETTE["baseline"], showlegend=False
+        ),
+        1,
+        3,
+    )
+    plot.add_trace(
+        go.Scatter(mode="markers", marker=dict(color=PALETTE["dispersive"], size=11), showlegend=False), 1, 3
+    )
     style_digits(plot, 1, 1)
     style_digits(plot, 1, 2)
     plot.update_xaxes(title_text="time t", row=1, col=3)
@@ -63,8 +79,10 @@ def interpolant_panel(name: str = "interpolant", state: Interpolant | None = Non
         agreement = state.agreement(state.t)
         plot.data[0].z = tile(state.x_t(state.t)[state.picks])
         plot.data[3].x, plot.data[3].y = [state.t], [agreement]
-        return (f"At t = {state.t:.2f} each image is {state.t:.0%} data and {1 - state.t:.0%} noise; the classifier, "
-                f"trained on clean digits, reads {agreement:.0%} of {len(state.y1)} of them.")  # fmt: skip
+        return (
+            f"At t = {state.t:.2f} each image is {state.t:.0%} data and {1 - state.t:.0%} noise; the classifier, "
+            f"trained on clean digits, reads {agreement:.0%} of {len(state.y1)} of them."
+        )
 
     alt = "Twenty digits mixed with noise, the velocity of each, and the share that a classifier reads, against time t."
     return Panel(name, state, {"t": slider("time t", 0, 1, 0.01)}, plot, draw, alt)
@@ -80,7 +98,9 @@ class Sampler(HasTraits):
     film = Float(1.0, min=0.0, max=1.0)
     STEPS = (1, 2, 4, 8, 16, 32, 64)
 
-    def __init__(self, network: nn.Module, config: Config, seed: int = 0, guidance: float = 1.0, **traits: float) -> None:
+    def __init__(
+        self, network: nn.Module, config: Config, seed: int = 0, guidance: float = 1.0, **traits: float
+    ) -> None:
         super().__init__(**traits)
         images = datasets.digits("train")
         self.y = torch.arange(SHOWN) % images.num_classes
@@ -109,19 +129,42 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
     """Euler and Heun from the same noise: steps slider, film slider, error against evaluations."""
     state = Sampler(network, config)
     kinds = {"euler": PALETTE["baseline"], "heun": PALETTE["dispersive"]}
-    plot = figure("Two solvers, one field, the same noise", 1, 3, 340, column_widths=[0.34, 0.34, 0.32],
-                  horizontal_spacing=0.06,
-                  subplot_titles=["Euler", "Heun", "error at t = 1 against cost (both axes logarithmic)"])  # fmt: skip
+    plot = figure(
+        "Two solvers, one field, the same noise",
+        1,
+        3,
+        340,
+        column_widths=[0.34, 0.34, 0.32],
+        horizontal_spacing=0.06,
+        subplot_titles=["Euler", "Heun", "error at t = 1 against cost (both axes logarithmic)"],
+    )
     for col, method in enumerate(kinds, 1):
         plot.add_trace(digit_trace(tile(state.at(method), 5)), 1, col)
         style_digits(plot, 1, col)
     for method, ink in kinds.items():
         cost = [EVALUATIONS[method] * n for n in state.STEPS]
-        plot.add_trace(go.Scatter(x=cost, y=[state.error(method, n) for n in state.STEPS], name=method.capitalize(),
-                                  mode="lines+markers", line_color=ink), 1, 3)  # fmt: skip
+        plot.add_trace(
+            go.Scatter(
+                x=cost,
+                y=[state.error(method, n) for n in state.STEPS],
+                name=method.capitalize(),
+                mode="lines+markers",
+                line_color=ink,
+            ),
+            1,
+            3,
+        )
     for ink in kinds.values():
-        plot.add_trace(go.Scatter(mode="markers", showlegend=False, hoverinfo="skip",
-                                  marker=dict(size=15, color="rgba(0,0,0,0)", line=dict(color=ink, width=2.5))), 1, 3)  # fmt: skip
+        plot.add_trace(
+            go.Scatter(
+                mode="markers",
+                showlegend=False,
+                hoverinfo="skip",
+                marker=dict(size=15, color="rgba(0,0,0,0)", line=dict(color=ink, width=2.5)),
+            ),
+            1,
+            3,
+        )
     plot.update_xaxes(type="log", title_text="evaluations of the network", row=1, col=3)
     plot.update_yaxes(type="log", title_text="RMS error", row=1, col=3)
 
@@ -132,7 +175,8 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
             cost, error = EVALUATIONS[method] * state.steps, state.error(method, state.steps)
             plot.data[4 + i].x, plot.data[4 + i].y = [cost], [error]
             told.append(f"{method.capitalize()} spends {cost} evaluations and ends {error:.3f} away")
-        return f"With {state.steps} steps, at t = {state.film:.2f} of the film: {'; '.join(told)} (RMS, from 128 Heun steps)."
+        ends = "; ".join(told)
+        return f"With {state.steps} steps, at t = {state.film:.2f} of the film: {ends} (RMS, from 128 Heun steps)."
 
     controls = {"steps": choice("steps", Sampler.STEPS), "film": slider("film: time t", 0, 1, 1 / 64)}
     alt = "Twenty samples by Euler and by Heun at the same time of the film, and the error of both against their cost."

@@ -35,16 +35,38 @@ class PairForce(HasTraits):
 def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
     """How strongly two samples push each other, against their distance, for any τ."""
     state = state or PairForce()
-    plot = figure("A pair at rest, a pair pushing, a pair out of reach", 1, 2, 340, horizontal_spacing=0.1,
-                  subplot_titles=["loss of two samples", "push on each of them, −∂L/∂z"])  # fmt: skip
+    plot = figure(
+        "A pair at rest, a pair pushing, a pair out of reach",
+        1,
+        2,
+        340,
+        horizontal_spacing=0.1,
+        subplot_titles=["loss of two samples", "push on each of them, −∂L/∂z"],
+    )
     reach = REACH.tolist()
     for col, ink in ((1, "baseline"), (2, "dispersive")):
-        plot.add_trace(go.Scatter(x=reach, mode="lines", line=dict(color=PALETTE[ink], width=2.5), showlegend=False), 1, col)
+        plot.add_trace(
+            go.Scatter(x=reach, mode="lines", line=dict(color=PALETTE[ink], width=2.5), showlegend=False), 1, col
+        )
         plot.update_xaxes(title_text="distance √D between the two", row=1, col=col)
-    plot.add_trace(go.Scatter(mode="markers+text", textposition="top right", showlegend=False,
-                              marker=dict(color=PALETTE["dispersive"], size=10)), 1, 2)  # fmt: skip
-    plot.add_hline(dispersive_floor(2), line=dict(dash="dot", color=PALETTE["quiet"]), row=1, col=1,
-                   annotation_text="floor −log 2", annotation_position="bottom right")  # fmt: skip
+    plot.add_trace(
+        go.Scatter(
+            mode="markers+text",
+            textposition="top right",
+            showlegend=False,
+            marker=dict(color=PALETTE["dispersive"], size=10),
+        ),
+        1,
+        2,
+    )
+    plot.add_hline(
+        dispersive_floor(2),
+        line=dict(dash="dot", color=PALETTE["quiet"]),
+        row=1,
+        col=1,
+        annotation_text="floor −log 2",
+        annotation_position="bottom right",
+    )
     plot.update_yaxes(range=[-0.8, 0.08], row=1, col=1)
 
     def draw(state: PairForce, plot: go.Figure) -> str:
@@ -53,9 +75,11 @@ def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
         peak = int(np.argmax(forces))
         plot.data[2].x, plot.data[2].y = [reach[peak]], [forces[peak]]
         plot.data[2].text = [f"strongest at {reach[peak]:.2f}"]
-        return (f"With τ = {state.tau:.2g} the push is strongest at a distance of {reach[peak]:.2f} "
-                f"({reach[peak] / math.sqrt(state.tau):.2f}·√τ): identical samples do not push at all, and far ones have "
-                "left each other alone.")  # fmt: skip
+        return (
+            f"With τ = {state.tau:.2g} the push is strongest at a distance of {reach[peak]:.2f} "
+            f"({reach[peak] / math.sqrt(state.tau):.2f}·√τ): identical samples do not push at all, and far ones have "
+            "left each other alone."
+        )
 
     alt = "Loss of two samples, and the push on each, against their distance."
     return Panel(name, state, {"tau": log_slider("τ, temperature", -1.3, 1.0)}, plot, draw, alt)
@@ -87,18 +111,32 @@ class Cloud(HasTraits):
 def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
     """Scale a cloud and watch the loss fall to its floor; the same without the division by P."""
     state = state or Cloud()
-    plot = figure("Growing is enough to lower the loss, down to the floor", 1, 2, 360, horizontal_spacing=0.1,
-                  subplot_titles=["Dispersive Loss", "gradient times s (relative pull)"])  # fmt: skip
+    plot = figure(
+        "Growing is enough to lower the loss, down to the floor",
+        1,
+        2,
+        360,
+        horizontal_spacing=0.1,
+        subplot_titles=["Dispersive Loss", "gradient times s (relative pull)"],
+    )
     kinds = {"D = ‖z_i − z_j‖² / P": ("dispersive", "solid"), "without the division by P": ("quiet", "dash")}
     for col in (1, 2):
         for label, (ink, dash) in kinds.items():
             line = dict(color=PALETTE[ink], dash=dash, width=2.5)
             plot.add_trace(go.Scatter(x=Cloud.SCALES, name=label, mode="lines", line=line, showlegend=col == 1), 1, col)
-        plot.add_trace(go.Scatter(mode="markers", marker=dict(color=PALETTE["dispersive"], size=11), showlegend=False), 1, col)
+        plot.add_trace(
+            go.Scatter(mode="markers", marker=dict(color=PALETTE["dispersive"], size=11), showlegend=False), 1, col
+        )
         plot.update_xaxes(type="log", title_text="deviation s of each coordinate", row=1, col=col)
     floor = dispersive_floor(Cloud.BATCH)
-    plot.add_hline(floor, line=dict(dash="dot", color=PALETTE["quiet"]), row=1, col=1,
-                   annotation_text=f"floor −log {Cloud.BATCH} = {floor:.2f}", annotation_position="bottom left")  # fmt: skip
+    plot.add_hline(
+        floor,
+        line=dict(dash="dot", color=PALETTE["quiet"]),
+        row=1,
+        col=1,
+        annotation_text=f"floor −log {Cloud.BATCH} = {floor:.2f}",
+        annotation_position="bottom left",
+    )
     plot.update_yaxes(range=[floor - 0.6, 0.3], row=1, col=1)
 
     def draw(state: Cloud, plot: go.Figure) -> str:
@@ -109,9 +147,11 @@ def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
         wrong, no_pull = state.at(state.scale, divide=False)
         plot.data[2].x, plot.data[2].y = [state.scale], [loss]
         plot.data[5].x, plot.data[5].y = [state.scale], [pull]
-        return (f"{Cloud.BATCH} samples, P = {state.features}, s = {state.scale:.2g}, τ = {state.tau:.2g}: the loss is "
-                f"{loss:.3f} with a gradient of {pull:.2g}; without the division by P it would be {wrong:.3f} with "
-                f"{no_pull:.2g}.")  # fmt: skip
+        return (
+            f"{Cloud.BATCH} samples, P = {state.features}, s = {state.scale:.2g}, τ = {state.tau:.2g}: the loss is "
+            f"{loss:.3f} with a gradient of {pull:.2g}; without the division by P it would be {wrong:.3f} with "
+            f"{no_pull:.2g}."
+        )
 
     controls = {
         "scale": log_slider("scale s", -2, 1),

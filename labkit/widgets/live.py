@@ -1,8 +1,8 @@
 """Training that can be watched and steered: a state that owns the runs, and the panel that shows it.
 
-``LiveTraining`` trains one config or several side by side, keeps what the reports say, and knows nothing of widgets. The
-panel adds sliders, four buttons and a figure that follows. In a notebook the buttons train in the background; ``wait``
-trains right there when no button was pressed, so that "Run All" and tests get the same runs.
+``LiveTraining`` trains one config or several side by side, keeps what the reports say, and knows nothing of widgets.
+The panel adds sliders, four buttons and a figure that follows. In a notebook the buttons train in the background;
+``wait`` trains right there when no button was pressed, so that "Run All" and tests get the same runs.
 """
 
 import time
@@ -17,8 +17,7 @@ from traitlets import Float, HasTraits, Int
 from labkit.config import Config
 from labkit.experiments import Comparison
 from labkit.objective import regularized_blocks
-from labkit.training import Report
-from labkit.training.runs import sample_network
+from labkit.training import Report, sample_network
 from labkit.widgets.runner import Runner, Status
 
 PAINT_EVERY = 0.3  # seconds between two redraws while training
@@ -149,5 +148,3 @@ class LiveTraining(HasTraits):
 
 def _next_folder(out: Path) -> Path:
     return next(out / f"{i:03d}" for i in count(1) if not (out / f"{i:03d}").exists())
-
-

@@ -24,20 +24,35 @@ CSS = """<style>
 </style>"""
 
 
-def slider(label: str, low: float, high: float, step: float, live: bool = True, form: str = ".2f") -> widgets.FloatSlider:
+def slider(
+    label: str, low: float, high: float, step: float, live: bool = True, form: str = ".2f"
+) -> widgets.FloatSlider:
     """A linear slider; ``live`` redraws while it is dragged."""
     return widgets.FloatSlider(
-        min=low, max=high, step=step, description=label, continuous_update=live, readout_format=form, style=STYLE,
+        min=low,
+        max=high,
+        step=step,
+        description=label,
+        continuous_update=live,
+        readout_format=form,
+        style=STYLE,
         layout=widgets.Layout(width="330px"),
-    )  # fmt: skip
+    )
 
 
 def log_slider(label: str, low: float, high: float, live: bool = True) -> widgets.FloatLogSlider:
     """A slider over powers of ten from 10**low to 10**high, for quantities like τ whose ratio matters."""
     return widgets.FloatLogSlider(
-        base=10, min=low, max=high, step=0.02, description=label, continuous_update=live, readout_format=".2g",
-        style=STYLE, layout=widgets.Layout(width="330px"),
-    )  # fmt: skip
+        base=10,
+        min=low,
+        max=high,
+        step=0.02,
+        description=label,
+        continuous_update=live,
+        readout_format=".2g",
+        style=STYLE,
+        layout=widgets.Layout(width="330px"),
+    )
 
 
 def choice(label: str, options: Sequence[Any], live: bool = True) -> widgets.SelectionSlider:

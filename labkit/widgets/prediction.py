@@ -66,7 +66,9 @@ class Question:
         except LookupError as missing:
             self._told.value = said(f"<i>{html.escape(str(missing.args[0]))}</i>")
             if self.picked is not None:
-                self._told.value = said(f"<i>Recorded: {html.escape(self.picked)}. {html.escape(str(missing.args[0]))}</i>")
+                self._told.value = said(
+                    f"<i>Recorded: {html.escape(self.picked)}. {html.escape(str(missing.args[0]))}</i>"
+                )
             return
         verdict = "" if self.picked is None else ("You predicted it. " if self.right else "It came out differently. ")
         self._told.value = said(f"{verdict}<b>{html.escape(answer.option)}.</b> {answer.why}")
@@ -100,7 +102,9 @@ class Predictions:
         right, recorded, missed = self.tally()
         asked = len(self.questions)
         if not recorded:
-            told = f"No prediction was recorded ({asked} asked). Scroll up, pick before you look, and run this cell again."
+            told = (
+                f"No prediction was recorded ({asked} asked). Scroll up, pick before you look, and run this cell again."
+            )
             return widgets.HTML(said(told))
         told = f"{right} of {recorded} recorded predictions held ({asked} asked)."
         if not missed:

@@ -1,14 +1,13 @@
 """Runs a generator of reports in one background thread, so that a notebook stays free while a model trains.
 
-    ready ──start──▶ running ◀──resume── paused          a pause waits between two reports and keeps everything
-                     │  ╰──────pause──────▲
-                     ├──stop──▶ stopped ──resume──▶ running       a stop leaves the loop, which saves; resume enters it again
-                     ├─────────▶ finished
-                     ╰─────────▶ failed (``error`` says why)
+    ready     start → running
+    running   pause → paused, stop → stopped; ends as finished, or as failed (``error`` says why)
+    paused    resume → running: between two reports, everything kept in memory
+    stopped   resume → running: the loop was left, which saved it, and is entered again
 
-One training thread is alive at most: starting a runner stops any other. ``wait`` is for "Run All" and for machines without
-a screen: it runs in the calling thread what nobody has started, or waits for what is running; Ctrl-C or the kernel's
-interrupt stops it and saves.
+One training thread is alive at most: starting a runner stops any other. ``wait`` is for "Run All" and for machines
+without a screen: it runs in the calling thread what nobody has started, or waits for what is running; Ctrl-C or the
+kernel's interrupt stops it and saves.
 """
 
 import threading

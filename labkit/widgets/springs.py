@@ -2,8 +2,8 @@
 
     E(p) = mean (p − start)²  +  λ · L_disp(p; τ)
 
-The first term is the mean squared error that stands in for the regression loss, the second is ``dispersive_loss``. What is
-shown is the state of least energy, found from the start by gradient descent.
+The first term is the mean squared error that stands in for the regression loss, the second is ``dispersive_loss``. What
+is shown is the state of least energy, found from the start by gradient descent.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from labkit.runtime import generator
 from labkit.widgets.panel import Panel, log_slider, slider
 
 POINTS = 40
-DESCENT_STEPS = 60
+DESCENT_STEPS = 100
 
 
 class Rest(NamedTuple):
@@ -55,7 +55,7 @@ class Springs(HasTraits):
             spring, dispersion = self._terms(points)
             (grad,) = torch.autograd.grad(spring + self.lam * dispersion, points)
             # The curvature of the spring is 1/POINTS a coordinate; repulsion adds at most 4λ/(τP) of that order.
-            velocity = 0.8 * velocity - POINTS * grad / (1 + 2 * self.lam / self.tau)
+            velocity = 0.9 * velocity - POINTS * grad / (1 + 2 * self.lam / self.tau)
             points = (points + velocity).detach().requires_grad_()
         spring, dispersion = self._terms(points)
         return Rest(points.detach(), spring.item(), dispersion.item(), mean_pairwise_distance(points))
@@ -68,25 +68,53 @@ def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
     """The points with sliders for λ and τ."""
     state = state or Springs()
     x, y = state.start.T.tolist()
-    plot = figure("Each point is held by a spring; the loss pushes all of them apart", 1, 2, 430,
-                  column_widths=[0.64, 0.36], horizontal_spacing=0.12,
-                  subplot_titles=["where the points come to rest", "the two terms at rest"])  # fmt: skip
+    plot = figure(
+        "Each point is held by a spring; the loss pushes all of them apart",
+        1,
+        2,
+        430,
+        column_widths=[0.64, 0.36],
+        horizontal_spacing=0.12,
+        subplot_titles=["where the points come to rest", "the two terms at rest"],
+    )
     ink, warm = PALETTE["quiet"], PALETTE["dispersive"]
-    plot.add_trace(go.Scatter(mode="lines", name="spring", line=dict(color=fade(warm, 0.35), width=1.2), hoverinfo="skip"), 1, 1)
-    plot.add_trace(go.Scatter(x=x, y=y, mode="markers", name="start",
-                              marker=dict(color="white", size=7, line=dict(color=ink, width=1.2))), 1, 1)  # fmt: skip
+    plot.add_trace(
+        go.Scatter(mode="lines", name="spring", line=dict(color=fade(warm, 0.35), width=1.2), hoverinfo="skip"), 1, 1
+    )
+    plot.add_trace(
+        go.Scatter(
+            x=x, y=y, mode="markers", name="start", marker=dict(color="white", size=7, line=dict(color=ink, width=1.2))
+        ),
+        1,
+        1,
+    )
     plot.add_trace(go.Scatter(mode="markers", name="at rest", marker=dict(color=warm, size=9)), 1, 1)
-    plot.add_trace(go.Bar(x=["spring<br>mean (p − start)²", "L_disp"], marker_color=[PALETTE["baseline"], warm],
-                          texttemplate="%{y:.3f}", textposition="outside", showlegend=False), 1, 2)  # fmt: skip
+    plot.add_trace(
+        go.Bar(
+            x=["spring<br>mean (p − start)²", "L_disp"],
+            marker_color=[PALETTE["baseline"], warm],
+            texttemplate="%{y:.3f}",
+            textposition="outside",
+            showlegend=False,
+        ),
+        1,
+        2,
+    )
     floor = dispersive_floor(POINTS)
-    plot.add_hline(floor, line=dict(dash="dot", color=ink), row=1, col=2,
-                   annotation_text=f"floor −log {POINTS} = {floor:.2f}", annotation_position="top left")  # fmt: skip
+    plot.add_hline(
+        floor,
+        line=dict(dash="dot", color=ink),
+        row=1,
+        col=2,
+        annotation_text=f"floor −log {POINTS} = {floor:.2f}",
+        annotation_position="top left",
+    )
     plot.update_xaxes(range=[-3.2, 3.2], row=1, col=1, title_text="coordinate 1")
     plot.update_yaxes(range=[-2.6, 2.6], row=1, col=1, title_text="coordinate 2", scaleanchor="x")
     plot.update_yaxes(range=[-4.3, 1.4], row=1, col=2)
     plot.update_layout(legend=dict(x=0, xanchor="left", y=-0.16, yanchor="top"))
-    controls = {"lam": slider("λ, weight of the push", 0, 4, 0.02), "tau": log_slider("τ, temperature", -1.3, 1.0)}
-    alt = "Forty points at rest between springs that hold them and a loss that pushes them apart, and the two terms as bars."
+    controls = {"lam": slider("λ, weight of the push", 0, 2, 0.02), "tau": log_slider("τ, temperature", -1.3, 1.0)}
+    alt = "Forty points at rest between springs that hold and a loss that pushes them apart; both terms as bars."
     return Panel(name, state, controls, plot, _draw, alt)
 
 
@@ -101,7 +129,7 @@ def _draw(state: Springs, plot: go.Figure) -> str:
     bars.y = [rest.spring, rest.dispersive]
     before = mean_pairwise_distance(state.start)
     return (
-        f"λ = {state.lam:.2f}, τ = {state.tau:.2g}: two points lie {rest.distance / before:.2f} times as far apart as at "
-        f"the start; the springs hold {rest.spring:.3f}, L_disp is {rest.dispersive:.2f} of a possible "
+        f"λ = {state.lam:.2f}, τ = {state.tau:.2g}: two points lie {rest.distance / before:.2f} times as far apart "
+        f"as at the start; the springs hold {rest.spring:.3f}, L_disp is {rest.dispersive:.2f} of a possible "
         f"{dispersive_floor(POINTS):.2f}, the sum {rest.spring + state.lam * rest.dispersive:.3f}."
     )

@@ -28,13 +28,16 @@ def _control(trait: str, state: LiveTraining) -> widgets.Widget:
     made = {
         "lam": lambda: slider("λ, weight (paper: 0.5)", 0, 2, 0.05, live=False),
         "tau": lambda: log_slider("τ, temperature (paper: 0.5)", -1.3, 1.0, live=False),
-        "block": lambda: widgets.IntSlider(min=0, max=3, description="block (paper: 1 of 0…3)", style=STYLE, layout=wide),
+        "block": lambda: widgets.IntSlider(
+            min=0, max=3, description="block (paper: 1 of 0…3)", style=STYLE, layout=wide
+        ),
         "steps": lambda: widgets.IntSlider(
             min=min(50, state.steps), max=most, step=50, description="steps", style=STYLE, layout=wide
         ),
-        "seed": lambda: widgets.BoundedIntText(min=0, max=9999, description="seed", style=STYLE,
-                                               layout=widgets.Layout(width="150px")),
-    }  # fmt: skip
+        "seed": lambda: widgets.BoundedIntText(
+            min=0, max=9999, description="seed", style=STYLE, layout=widgets.Layout(width="150px")
+        ),
+    }
     return made[trait]()
 
 
@@ -56,7 +59,9 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
     }
     bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="330px"))
     status = widgets.HTML()
-    row = widgets.HBox([*buttons.values(), bar, status], layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
+    row = widgets.HBox(
+        [*buttons.values(), bar, status], layout=widgets.Layout(flex_flow="row wrap", align_items="center")
+    )
 
     def draw(state: LiveTraining, plot: go.Figure) -> str:
         running = state.status
@@ -99,18 +104,32 @@ def _lay_out(names: list[str], title: str) -> tuple[go.Figure, dict[tuple[str, s
         panes, rows, widths = list(PANES), 2, [0.36, 0.36, 0.28]
         sheets = [f"{name}: same noise, same labels" for name in names]
     across = len(panes) // rows
-    titles = [t for row in range(rows) for t in
-              [*(PANES[m] for m in panes[row * across : (row + 1) * across]), sheets[row]]]  # fmt: skip
-    plot = figure(title, rows, across + 1, 340 if rows == 1 else 560, column_widths=widths, subplot_titles=titles,
-                  horizontal_spacing=0.07, vertical_spacing=0.14)  # fmt: skip
+    titles = [
+        t for row in range(rows) for t in [*(PANES[m] for m in panes[row * across : (row + 1) * across]), sheets[row]]
+    ]
+    plot = figure(
+        title,
+        rows,
+        across + 1,
+        340 if rows == 1 else 560,
+        column_widths=widths,
+        subplot_titles=titles,
+        horizontal_spacing=0.07,
+        vertical_spacing=0.14,
+    )
     lines = {}
     for place, meter in enumerate(panes):
         row, col = place // across + 1, place % across + 1
         for run in names:
             style = dict(color=colour(run), width=2)
             lines[run, meter] = len(plot.data)
-            plot.add_trace(go.Scatter(name=run, legendgroup=run, showlegend=place == 0 and len(names) > 1,
-                                      mode="lines", line=style), row, col)  # fmt: skip
+            plot.add_trace(
+                go.Scatter(
+                    name=run, legendgroup=run, showlegend=place == 0 and len(names) > 1, mode="lines", line=style
+                ),
+                row,
+                col,
+            )
         plot.update_xaxes(title_text="step", row=row, col=col)
     shown = {}
     for row, run in enumerate(names, 1):

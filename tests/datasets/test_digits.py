@@ -25,13 +25,13 @@ def test_each_split_has_its_count_range_and_types(split, count):
 
 def test_the_splits_share_no_image_and_lose_none():
     pixels, labels = load_digits(return_X_y=True)
-    whole = [(*map(int, row), int(label)) for row, label in zip(pixels, labels, strict=True)]
+    whole = [(*map(int, row), int(y)) for row, y in zip(pixels, labels, strict=True)]
     assert len(set(whole)) == len(whole)  # no image twice, so an image is as good as its index
     parts = {}
     for split in ("train", "held_out"):
         images = digits(split)
         back = (images.x.flatten(1) + 1) * 8
-        parts[split] = [(*map(int, row), int(y)) for row, y in zip(back.tolist(), images.y.tolist(), strict=True)]
+        parts[split] = [(*map(int, row), int(y)) for row, y in zip(back, images.y, strict=True)]
     assert not set(parts["train"]) & set(parts["held_out"])
     assert sorted(parts["train"] + parts["held_out"]) == sorted(whole)
 

@@ -1,4 +1,4 @@
-"""The backbone: its state at the start, its features by value, its names, and parity with another implementation."""
+"""The backbone: its state at the start, its features by value, its names, and parity with another's code."""
 
 import math
 
@@ -11,7 +11,7 @@ from labkit.config import ConfigError
 from labkit.models import build_model
 from labkit.models.layers import sincos_positions
 
-OUTSIDE = {  # S/2 at the published setting: width 384, 16×16 tokens, 2·2·8 outputs a token, 1,000 classes and none
+OUTSIDE = {  # S/2 as published: width 384, 16×16 tokens, 2·2·8 outputs a token, 1,000 classes and none
     "pos_embed": (1, 256, 384),
     "x_embedder.proj.weight": (384, 4, 2, 2), "x_embedder.proj.bias": (384,),
     "t_embedder.mlp.0.weight": (384, 256), "t_embedder.mlp.0.bias": (384,),
@@ -63,8 +63,8 @@ def test_it_starts_with_output_exactly_0_and_the_same_features_in_every_block(fr
 def test_initial_weights_are_drawn_as_published(fresh):
     assert fresh.y_embedder.embedding_table.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert all(fresh.t_embedder.mlp[n].weight.std().item() == pytest.approx(0.02, rel=0.1) for n in (0, 2))
-    xavier = [fresh.x_embedder.proj, *(m for b in fresh.blocks for m in (b.attn.qkv, b.attn.proj, b.mlp.fc1, b.mlp.fc2))]
-    for module in xavier:
+    inside = [m for b in fresh.blocks for m in (b.attn.qkv, b.attn.proj, b.mlp.fc1, b.mlp.fc2)]
+    for module in (fresh.x_embedder.proj, *inside):
         weight = module.weight.flatten(1)
         assert weight.abs().max().item() == pytest.approx(math.sqrt(6 / sum(weight.shape)), rel=0.05)
         assert not module.bias.any()
@@ -154,8 +154,8 @@ def as_diffusers(ours, heads):
 
     width = ours.pos_embed.shape[2]
     theirs = DiTTransformer2DModel(
-        num_attention_heads=heads, attention_head_dim=width // heads, in_channels=3, out_channels=6, num_layers=4,
-        sample_size=8, patch_size=2, num_embeds_ada_norm=10, norm_eps=1e-6,
+        num_attention_heads=heads, attention_head_dim=width // heads, num_layers=4, in_channels=3,
+        out_channels=6, sample_size=8, patch_size=2, num_embeds_ada_norm=10, norm_eps=1e-6,
     ).eval()  # fmt: skip
     state, renamed = ours.state_dict(), {}
 

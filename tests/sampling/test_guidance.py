@@ -13,7 +13,7 @@ NULL = 10
 
 @pytest.fixture
 def network():
-    """Counts the samples it is asked for; its velocity knows position, time and label, each sample by itself."""
+    """Counts the samples it is asked for; its velocity knows position, time and label."""
 
     def velocity(x, t, y):
         velocity.samples += len(x)
@@ -38,7 +38,8 @@ def labels():
 def test_it_is_the_straight_line_through_both_velocities(network, point, labels, scale):
     with_label, without = network(*point, labels), network(*point, torch.full((5,), NULL))
     assert not torch.allclose(with_label, without)
-    torch.testing.assert_close(guided(network, labels, NULL, scale)(*point), (1 - scale) * without + scale * with_label)
+    found = guided(network, labels, NULL, scale)(*point)
+    torch.testing.assert_close(found, (1 - scale) * without + scale * with_label)
 
 
 @pytest.mark.parametrize(("scale", "cost"), [(1, 5), (1.0, 5), (0, 10), (2.5, 10)])
@@ -61,6 +62,6 @@ def test_a_model_without_labels_is_not_moved_by_guidance(point, labels):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("scale", [-0.1, -math.inf, math.nan, "2", None])
 def test_a_bad_scale_is_refused_by_name(network, labels, scale):
-    with pytest.raises(ConfigError, match="^guidance = .*at least 0") as error:
+    with pytest.raises(ConfigError, match=r"^guidance = .*at least 0") as error:
         guided(network, labels, NULL, scale)
     assert repr(scale) in str(error.value)

@@ -1,4 +1,4 @@
-"""The solvers on a field whose flow is known: the ideal velocity from N(0, 1) to N(m, s²) on the linear path."""
+"""The solvers on a field whose flow is known: the ideal velocity of the linear path from N(0, 1) to N(m, s²)."""
 
 import itertools
 import math
@@ -111,5 +111,5 @@ def test_states_come_one_by_one_and_a_reader_may_stop(noise):
     ({"steps": 4, "method": None}, "method = None "),
 ])  # fmt: skip
 def test_bad_settings_are_refused_at_the_call_not_at_the_first_step(noise, arguments, message):
-    with pytest.raises(ConfigError, match=f"^{message}"):
+    with pytest.raises(ConfigError, match=rf"^{message}"):
         states(ideal, noise, **arguments)

@@ -1,0 +1,192 @@
+"""The command line: the notebooks' experiments without a notebook.
+
+labkit doctor                                      what this machine can do
+labkit train digits --dispersive.lam 0.5 --out runs/x
+labkit train --resume runs/x
+labkit sample runs/x                               a sheet of images from a run
+labkit compare digits                              baseline against dispersive: a table and one HTML page
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tqdm.auto import tqdm
+
+from labkit import recipes
+from labkit.config import Config, ConfigError
+from labkit.training import CheckpointError, NonFiniteLoss, Report, Run, RunError, Trainer, write_sheet
+
+RECIPES = {"digits": recipes.digits}
+MISTAKES = (ConfigError, RunError, CheckpointError, NonFiniteLoss, FileNotFoundError)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a run; Ctrl-C saves it. Every setting of the recipe can be changed."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    out: Path
+    """Folder of the run; if it holds this very run, training continues there."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Continue a run from its newest checkpoint."""
+
+    resume: Path
+    """Folder of the run."""
+    steps: int | None = None
+    """Train up to this many steps instead of the run's own number."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Generate images from a run and write them as one PNG sheet."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    n: int = 100
+    steps: int = 50
+    method: str = "heun"
+    guidance: float = 1.0
+    seed: int = 0
+    out: Path | None = None
+    """The PNG to write; by default in the samples folder of the run."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train a recipe with and without the Dispersive Loss from the same seed; print a table, write one HTML page."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    out: Path = Path("runs/compare")
+    """Folder of both runs and of compare.html; if it holds this very comparison, training continues there."""
+
+
+def doctor(argv: Sequence[str]) -> int:
+    from labkit.runtime import doctor as look
+
+    findings = look()
+    for finding in findings:
+        print(f"{'ok ' if finding.ok else 'NO '} {finding.told}" + ("" if finding.ok else f"\n    → {finding.remedy}"))
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def train(argv: Sequence[str]) -> int:
+    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
+        asked = tyro.cli(Resume, args=argv, prog="labkit train")
+        run = Run.open(asked.resume)
+        trainer = run.trainer(**({} if asked.steps is None else {"steps": asked.steps}))
+    else:
+        config, rest = _recipe(argv, "train")
+        asked = tyro.cli(Train, args=rest, prog=f"labkit train {argv[0]}", default=Train(config, tyro.MISSING))
+        trainer = Trainer(asked.config, asked.out)
+    out, begun = trainer.folder.path, trainer.step
+    if not len(trainer):
+        print(f"{out} is finished: {trainer.step} of {trainer.config.steps} steps. Give --steps to train on.")
+        return 0
+    config = trainer.config
+    print(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
+    stopped = _drive(trainer, len(trainer), lambda report: _words(report))
+    if stopped:
+        print(f"\nStopped at step {trainer.step} and saved. Go on with:  labkit train --resume {out}")
+        return 130
+    print(f"Finished {trainer.step} steps. Look at it with:  labkit sample {out}")
+    return 0
+
+
+def sample(argv: Sequence[str]) -> int:
+    asked = tyro.cli(Sample, args=argv, prog="labkit sample")
+    run = Run.open(asked.run)
+    samples = run.sample(
+        asked.n, steps=asked.steps, method=asked.method, guidance=asked.guidance, seed=asked.seed, progress=True
+    )
+    name = (
+        f"step-{max(run.checkpoints):08d}-{asked.method}{asked.steps}-guidance{asked.guidance:g}-seed{asked.seed}.png"
+    )
+    path = write_sheet(samples.x, asked.out or run.folder.samples / name)
+    print(f"{asked.n} samples ({samples.told()}) written to {path}")
+    return 0
+
+
+def compare(argv: Sequence[str]) -> int:
+    from labkit.experiments import Comparison
+    from labkit.plots.page import write_page
+
+    config, rest = _recipe(argv, "compare")
+    asked = tyro.cli(Compare, args=rest, prog=f"labkit compare {argv[0]}", default=Compare(config))
+    comparison = Comparison.with_and_without(asked.config, asked.out)
+    print(f"Training baseline and dispersive side by side in {asked.out}, {asked.config.steps} steps each.")
+    if _drive(comparison, len(comparison), lambda item: f"{item[0]} {_words(item[1])}"):
+        words = " ".join(argv)
+        print(f"\nStopped and saved. Go on with the same command:  labkit compare {words}")
+        return 130
+    result = comparison.evaluate()
+    print(result.table().T.to_string(float_format=lambda value: f"{value:.3f}", na_rep="–"))
+    print(f"({result.protocol.told()}; real against real: mean of 5 draws)")
+    page = write_page(asked.out / "compare.html", result, {n: Run.open(asked.out / n).metrics() for n in result.costs})
+    print(f"Curves, samples, spread and cost: {page}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "doctor": doctor,
+    "train": train,
+    "sample": sample,
+    "compare": compare,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status (0 good, 1 doctor's findings, 2 a mistake in the request, 130 stopped)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0
+    if argv[0] not in COMMANDS:
+        print(f"labkit: {argv[0]!r} is not a command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[argv[0]](argv[1:])
+    except MISTAKES as mistake:
+        print(f"labkit: {mistake}", file=sys.stderr)
+        return 2
+
+
+def _recipe(argv: Sequence[str], command: str) -> tuple[Config, Sequence[str]]:
+    """The config of the recipe that the first word names, and the words after it."""
+    if not argv or argv[0] not in RECIPES:
+        named = f"{argv[0]!r} is not a recipe" if argv else "no recipe is named"
+        options = f" (or: labkit {command} --resume FOLDER)" if command == "train" else ""
+        raise ConfigError(f"{named}; write labkit {command} with one of {', '.join(RECIPES)}{options}")
+    return RECIPES[argv[0]](**DEFAULTS.get(command, {})), argv[1:]
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {"compare": {"lam": 0.5, "steps": 1500}}
+
+
+def _drive(loop: Iterable[Any], total: int, words: Callable[[Any], str]) -> bool:
+    """Run a loop of reports under a progress bar; True if Ctrl-C ended it."""
+    with tqdm(total=total, unit="step", mininterval=0.5) as bar:
+        steps = iter(loop)
+        try:
+            for number, report in enumerate(steps):
+                bar.update()
+                if number % 50 == 0:
+                    bar.set_postfix_str(words(report), refresh=False)
+        except KeyboardInterrupt:
+            steps.close()
+            return True
+    return False
+
+
+def _words(report: Report) -> str:
+    return ", ".join(f"{name} {value.item():.3f}" for name, value in report.terms.items() if name != "total")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""A comparison as one HTML page that needs no network and no server."""
+
+import html
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.experiments.compare import ComparisonResult
+from labkit.objective import regularized_blocks
+from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
+from labkit.plots.theme import FONT
+from labkit.runtime import machine
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STYLE = f"""
+body {{ font-family: {FONT}; color: #222; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }}
+table {{ border-collapse: collapse; margin: 1rem 0; }}
+th, td {{ padding: 4px 14px; border-bottom: 1px solid #e3e3e3; text-align: right; }}
+th:first-child {{ text-align: left; }}
+pre {{ background: #f6f6f6; padding: 10px; overflow-x: auto; font-size: 12px; }}
+"""
+
+
+def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd.DataFrame"]) -> Path:
+    """Write table, curves, samples, spread, cost, and how all of it was made; return the path.
+
+    Args:
+        path: the HTML file to write (about 5 MB, since plotly's script is inside).
+        result: of ``Comparison.evaluate``.  histories: each run's tidy metrics.
+    """
+    config = next(iter(result.configs.values()))
+    figures = [
+        samples_figure(result),
+        curves_figure(histories, regularized_blocks(config)[0], config.batch_size),
+        spread_figure(result),
+        cost_figure(result),
+    ]
+    shown = [
+        figure.to_html(full_html=False, include_plotlyjs="inline" if number == 0 else False)
+        for number, figure in enumerate(figures)
+    ]
+    table = result.table().T.to_html(float_format=lambda value: f"{value:.3f}", na_rep="–", border=0)
+    made = {"configs": {n: json.loads(c.to_json()) for n, c in result.configs.items()}, "machine": machine()}
+    text = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>labkit: with and without dispersion</title>
+<style>{STYLE}</style></head><body>
+<h1>With and without Dispersive Loss</h1>
+<p>{result.finding()}</p>
+{table}
+<p>Samples: {result.protocol.told()}. Fréchet distances are to the 500 held-out digits: <i>frechet</i> on the 64
+features of the lab's digits classifier, <i>frechet_pixels</i> on 32 pixel-PCA components; the last column is what as
+many real training digits score (mean of 5 draws). Geometry is that of the regularized block. One seed proves nothing:
+try others.</p>
+{"".join(shown)}
+<h2>How this was made</h2>
+<pre>{html.escape(json.dumps(made, indent=1, ensure_ascii=False))}</pre>
+</body></html>"""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path

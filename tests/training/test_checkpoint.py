@@ -1,0 +1,238 @@
+"""A checkpoint comes back as it was written, or is refused with its name and the way out."""
+
+import os
+import re
+import resource
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from labkit.training.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    CheckpointError,
+    load_optimizer,
+    optimizer_tensors,
+    read,
+    replace_file,
+    write,
+)
+
+TENSORS = {"model.a": torch.arange(6.0).reshape(2, 3), "ema.a": torch.ones(2), "optimizer.step.a": torch.tensor(3.0)}
+STATE = Checkpoint(3, 24, '{"λ": "quoted"}', TENSORS)
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "step-00000003.safetensors"
+    write(path, STATE)
+    return path
+
+
+def assert_same(a: Checkpoint, b: Checkpoint) -> None:
+    assert a[:3] == b[:3]
+    assert a.tensors.keys() == b.tensors.keys()
+    for name, tensor in a.tensors.items():
+        assert tensor.dtype == b.tensors[name].dtype
+        assert torch.equal(tensor, b.tensors[name])
+
+
+def test_round_trip(file):
+    assert_same(read(file), STATE)
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64])
+SHAPES = st.lists(st.integers(0, 4), max_size=3)
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9).filter(lambda n: n != "__metadata__")
+
+
+@given(st.dictionaries(NAMES, st.tuples(DTYPES, SHAPES), max_size=4), st.integers(0), st.text(max_size=20))
+def test_round_trip_of_anything(tmp_path_factory, shapes, step, config):
+    tensors = {name: torch.randn(shape).to(dtype) for name, (dtype, shape) in shapes.items()}
+    state = Checkpoint(step, 8 * step, config.encode(errors="ignore").decode(), tensors)
+    path = tmp_path_factory.getbasetemp() / "anything.safetensors"
+    write(path, state)
+    assert_same(read(path), state)
+
+
+def test_tensors_that_are_views_or_carry_gradient(tmp_path):
+    base = torch.arange(12.0).reshape(3, 4)
+    state = STATE._replace(tensors={"t": base.T, "row": base[1], "p": nn.Parameter(torch.ones(2))})
+    write(tmp_path / "x", state)
+    assert torch.equal(read(tmp_path / "x").tensors["t"], base.T)
+    assert torch.equal(read(tmp_path / "x").tensors["row"], base[1])
+
+
+def test_any_safetensors_reader_can_open_it(file):
+    assert load_file(file).keys() == TENSORS.keys()
+
+
+def test_part_takes_a_prefix_off():
+    assert STATE.part("optimizer.").keys() == {"step.a"}
+    assert STATE.part("model.")["a"] is TENSORS["model.a"]
+
+
+def refused(path: Path, *told: str) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(str(path))) as error:
+        read(path)
+    for words in told:
+        assert words in str(error.value)
+
+
+def test_cut_at_any_length(file):
+    whole = file.read_bytes()
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        refused(file, "cut or not a checkpoint", "previous checkpoint")
+    file.write_bytes(whole + b"\0")
+    refused(file)
+
+
+def test_any_flipped_bit_is_noticed(file):
+    """Every bit of the file, its header included: a few thousand."""
+    whole = file.read_bytes()
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        refused(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model.a": torch.arange(6.0).reshape(3, 2)},
+        {"ema.a": torch.ones(2).view(torch.int32)},
+        {"more": torch.ones(1)},
+        {"model.a": TENSORS["model.a"].nextafter(torch.tensor(9.0))},
+    ],
+    ids=["shape", "dtype", "one more", "last digit"],
+)
+def test_changed_content_under_the_old_checksum(file, change):
+    with safe_open(file, framework="pt") as opened:
+        header = opened.metadata()
+    save_file(TENSORS, file, header)
+    assert_same(read(file), STATE)
+    save_file(TENSORS | change, file, header)
+    refused(file, "corrupted")
+
+
+@pytest.mark.parametrize("about", ["step", "samples", "config", "sha256"])
+def test_changed_or_missing_header_under_the_old_checksum(file, about):
+    with safe_open(file, framework="pt") as opened:
+        header = opened.metadata()
+    save_file(TENSORS, file, header | {about: "4"})
+    refused(file, "corrupted")
+    save_file(TENSORS, file, {name: value for name, value in header.items() if name != about})
+    refused(file, "corrupted")
+
+
+def test_what_is_not_our_checkpoint(tmp_path):
+    path = tmp_path / "x.safetensors"
+    refused(path, "does not exist", "checkpoints")
+    path.mkdir()
+    refused(path, "cut or not a checkpoint")
+    path.rmdir()
+    for content in (b"", b"hello", b"PK\3\4" * 100, b"\0" * 100, b"\xff" * 100):
+        path.write_bytes(content)
+        refused(path, "cut or not a checkpoint")
+    save_file(TENSORS, path)
+    refused(path, "None", FORMAT)
+    save_file(TENSORS, path, {"format": "labkit-checkpoint-2"})
+    refused(path, "labkit-checkpoint-2", FORMAT)
+
+
+def test_a_new_save_replaces_the_old(file):
+    newer = STATE._replace(step=4, tensors={"model.a": torch.zeros(1)})
+    write(file, newer)
+    assert_same(read(file), newer)
+
+
+def disk_full(part: Path) -> None:
+    part.symlink_to("/dev/full")  # a device that answers every write with "no space left"
+
+
+def file_size_limit(part: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("obstacle", [disk_full, file_size_limit])
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(file, obstacle):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    obstacle(file.with_name(f".{file.name}.part"))
+    try:
+        with pytest.raises(CheckpointError, match=re.escape(str(file))) as error:
+            write(file, STATE._replace(tensors={"model.a": torch.zeros(2**20)}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    for words in ("the disk is full", "MiB free", "4 MiB needed", "intact", "make room"):
+        assert words in str(error.value)
+    assert_same(read(file), STATE)
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "x").write_text("in the way")
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / "x" / "y" / "z"))):
+        replace_file(tmp_path / "x" / "y" / "z", b"")
+    assert (tmp_path / "x").read_text() == "in the way"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions are different here")
+def test_a_folder_without_permission():
+    folder = Path(tempfile.mkdtemp())
+    write(folder / "old", STATE)
+    folder.chmod(0o555)
+    was = os.geteuid()
+    try:
+        if was == 0:
+            os.seteuid(65534)  # root may write anywhere
+        with pytest.raises(CheckpointError, match=r"new: .*Permission denied.*check the folder"):
+            write(folder / "new", STATE)
+    finally:
+        os.seteuid(was)
+        folder.chmod(0o755)
+    assert_same(read(folder / "old"), STATE)
+    assert [p.name for p in folder.iterdir()] == ["old"]
+    shutil.rmtree(folder)
+
+
+def stepped(steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    network[0].bias.requires_grad_(False)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.1, fused=True)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+    return network, optimizer
+
+
+def test_optimizer_round_trip_by_parameter_name(tmp_path):
+    network, optimizer = stepped(3)
+    tensors = optimizer_tensors(optimizer, network)
+    names = ("0.weight", "1.weight", "1.bias")
+    assert tensors.keys() == {f"{m}.{n}" for m in ("step", "exp_avg", "exp_avg_sq") for n in names}
+    other, fresh = stepped(0)
+    other.load_state_dict(network.state_dict())
+    load_optimizer(fresh, other, tensors)
+    for net, opt in ((network, optimizer), (other, fresh)):
+        opt.zero_grad()
+        net(torch.ones(2, 3)).sum().backward()
+        opt.step()
+    for name, tensor in optimizer_tensors(fresh, other).items():
+        assert torch.equal(tensor, optimizer_tensors(optimizer, network)[name])
+        assert tensor.data_ptr() != optimizer_tensors(optimizer, network)[name].data_ptr()
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
