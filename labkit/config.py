@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_type_hints
 
 Variant = Literal["infonce_l2"]
@@ -23,7 +24,7 @@ def require(ok: bool, name: str, value: Any, allowed: str) -> None:
 
 
 def check_tau(tau: float, name: str = "tau") -> None:
-    require(_finite(tau) and tau > 0, name, tau, "the temperature must be a finite number above 0 (the paper: 0.5)")
+    require(finite(tau) and tau > 0, name, tau, "the temperature must be a finite number above 0 (the paper: 0.5)")
 
 
 def check_variant(variant: str, name: str = "variant") -> None:
@@ -31,15 +32,17 @@ def check_variant(variant: str, name: str = "variant") -> None:
 
 
 def check_seed(seed: int) -> None:
-    require(_whole(seed, 0) and seed < 2**63, "seed", seed, "take a whole number from 0 to 2⁶³ − 1")
+    require(whole(seed, 0) and seed < 2**63, "seed", seed, "take a whole number from 0 to 2⁶³ − 1")
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def finite(value: Any) -> bool:
+    """Whether a value is a real number, numpy's included, and neither a bool nor NaN nor infinite."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole(value: Any, at_least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+def whole(value: Any, at_least: int) -> bool:
+    """Whether a value is a whole number, numpy's included, that is large enough."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= at_least
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
@@ -60,7 +63,7 @@ class Dispersive:
 
     def __post_init__(self) -> None:
         require(
-            self.lam is None or (_finite(self.lam) and self.lam >= 0),
+            self.lam is None or (finite(self.lam) and self.lam >= 0),
             "dispersive.lam", self.lam, "λ must be a finite number of at least 0, or None for off",
         )  # fmt: skip
         check_tau(self.tau, "dispersive.tau")
@@ -68,7 +71,7 @@ class Dispersive:
         if self.blocks is not None:
             object.__setattr__(self, "blocks", _tuple(self.blocks))
             require(
-                len(self.blocks) > 0 and all(_whole(b, 0) for b in self.blocks),
+                len(self.blocks) > 0 and all(whole(b, 0) for b in self.blocks),
                 "dispersive.blocks", self.blocks, "name one or several blocks by whole numbers from 0",
             )  # fmt: skip
             require(len(set(self.blocks)) == len(self.blocks), "dispersive.blocks", self.blocks, "name each block once")
@@ -84,13 +87,13 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", _tuple(self.betas))
-        require(_finite(self.lr) and self.lr > 0, "optimizer.lr", self.lr, "the learning rate must be above 0")
+        require(finite(self.lr) and self.lr > 0, "optimizer.lr", self.lr, "the learning rate must be above 0")
         require(
-            len(self.betas) == 2 and all(_finite(b) and 0 <= b < 1 for b in self.betas),
+            len(self.betas) == 2 and all(finite(b) and 0 <= b < 1 for b in self.betas),
             "optimizer.betas", self.betas, "give two numbers in [0, 1)",
         )  # fmt: skip
         require(
-            _finite(self.weight_decay) and self.weight_decay >= 0,
+            finite(self.weight_decay) and self.weight_decay >= 0,
             "optimizer.weight_decay", self.weight_decay, "it must be at least 0",
         )  # fmt: skip
 
@@ -124,19 +127,19 @@ class Config:
             value = getattr(self, name)
             require(isinstance(value, group), name, value, f"give its settings as {group.__name__}(…)")
         require(
-            _whole(self.batch_size, 2), "batch_size", self.batch_size,
+            whole(self.batch_size, 2), "batch_size", self.batch_size,
             "take a whole number of at least 2 (with one sample there is no pair, so the Dispersive Loss is 0 with "
             "no gradient)",
         )  # fmt: skip
         for name in ("steps", "log_every", "save_every", "keep_last"):
-            require(_whole(getattr(self, name), 1), name, getattr(self, name), "take a whole number of at least 1")
+            require(whole(getattr(self, name), 1), name, getattr(self, name), "take a whole number of at least 1")
         check_seed(self.seed)
         require(
-            _finite(self.label_drop) and 0 <= self.label_drop < 1, "label_drop", self.label_drop,
+            finite(self.label_drop) and 0 <= self.label_drop < 1, "label_drop", self.label_drop,
             "take a share in [0, 1)",
         )  # fmt: skip
         require(
-            _finite(self.ema_decay) and 0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "take a number in [0, 1)"
+            finite(self.ema_decay) and 0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "take a number in [0, 1)"
         )
 
     def replace(self, **changes: Any) -> "Config":
@@ -148,7 +151,7 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        return json.dumps(dataclasses.asdict(self), indent=2, default=lambda number: number.item())
 
     @classmethod
     def from_json(cls, text: str) -> "Config":

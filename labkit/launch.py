@@ -9,7 +9,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 FIRST = "notebooks/00_start_here.ipynb"
-QUIET = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+SETTINGS = Path(__file__).with_name("lab_settings")  # no news, no updates: nothing is fetched, nothing pops up
 
 
 def has_display(environ: Mapping[str, str], platform: str = sys.platform) -> bool:
@@ -25,7 +25,8 @@ def jupyter_arguments(
     `args` are the reader's own and come last, so that they win. Address (loopback) and token stay Jupyter's own.
     A reader who set `BROWSER`, as remote editors do, has a browser even without a display.
     """
-    argv = [f"--LabApp.default_url=/lab/tree/{FIRST}", f"--ServerApp.root_dir={REPO}", *QUIET]
+    argv = [f"--LabApp.default_url=/lab/tree/{FIRST}", f"--LabApp.app_settings_dir={SETTINGS}"]
+    argv.append(f"--ServerApp.root_dir={REPO}")
     if is_root:
         argv.append("--allow-root")  # Jupyter refuses root otherwise, the usual user in a container
     by_hand = "open the address printed below, token and all, by hand."

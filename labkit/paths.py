@@ -16,5 +16,8 @@ def linear(x1: Float[Tensor, "batch ..."], x0: Float[Tensor, "batch ..."], t: Fl
     Args:
         x1: data, (B, …).  x0: noise, of the same shape.  t: times in [0, 1], (B,).
     """
+    if x1.shape != x0.shape or t.shape != x1.shape[:1]:
+        shapes = tuple(x1.shape), tuple(x0.shape), tuple(t.shape)
+        raise ValueError(f"x1, x0, t have shapes {shapes}; data and noise must agree, with one time a sample.")
     t = expand_like(t, x1)
     return PathSample(x_t=t * x1 + (1 - t) * x0, velocity=x1 - x0)

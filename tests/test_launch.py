@@ -1,8 +1,10 @@
 """`make lab` as root, without a display, with the reader's own flags."""
 
+import json
+
 import pytest
 
-from labkit.launch import FIRST, has_display, jupyter_arguments
+from labkit.launch import FIRST, SETTINGS, has_display, jupyter_arguments
 
 
 def arguments(*args, environ=(), is_root=False, display=True):
@@ -43,6 +45,12 @@ def test_only_root_gets_allow_root():
 def test_loopback_and_token_stay_jupyters_own():
     argv, _ = arguments(is_root=True, display=False)
     assert not [a for a in argv if "token" in a or "ip=" in a or "password" in a]
+
+
+def test_no_news_question_greets_the_reader():
+    assert f"--LabApp.app_settings_dir={SETTINGS}" in arguments()[0]
+    overrides = json.loads((SETTINGS / "overrides.json").read_text(encoding="utf-8"))
+    assert overrides["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"
 
 
 @pytest.mark.parametrize(

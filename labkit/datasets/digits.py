@@ -15,13 +15,17 @@ from labkit.datasets.images import Images
 HELD_OUT = 500
 
 
-@cache
 def digits(split: Literal["train", "held_out"] = "train") -> Images:
     """1,297 training or 500 held-out digits, (N, 1, 8, 8) in [-1, 1], classes 0 to 9.
 
     Source: the test part of UCI's *Optical Recognition of Handwritten Digits* as packaged by scikit-learn (CC BY 4.0).
     """
     require(split in ("train", "held_out"), "split", split, "choose 'train' or 'held_out'")
+    return _load(split)
+
+
+@cache
+def _load(split: str) -> Images:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

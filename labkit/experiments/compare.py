@@ -63,7 +63,7 @@ class ComparisonResult:
             f"After {self.costs[first].steps:,} steps, {a.quality['agreement']:.1%} of the {first} samples read as "
             f"the digit asked for and {b.quality['agreement']:.1%} of the {second} ones; the Fréchet distance to "
             f"held-out digits is {a.quality['frechet']:.2f} against {b.quality['frechet']:.2f} (real digits: "
-            f"{self.real['frechet'][0]:.2f}), and the feature norm at block {block} is {growth:.1f} times the {first}'s."
+            f"{self.real['frechet'][0]:.2f}), and the feature norm at block {block} is {growth:.1f} times as large."
         )
 
 

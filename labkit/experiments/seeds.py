@@ -1,7 +1,7 @@
 """The same comparison for several seeds, and the tables of it that ship with the lab.
 
-A shipped table is a tidy CSV (seed, run, measure, value) beside a JSON record of its configs, protocol, seeds, commit and
-machine, both in ``data/runs/``. Notebooks show them as the range that a reader's own run should fall into.
+A shipped table is a tidy CSV (seed, run, measure, value) beside a JSON record of its configs, protocol, seeds, commit
+and machine, both in ``data/runs/``. Notebooks show them as the range that a reader's own run should fall into.
 """
 
 import json

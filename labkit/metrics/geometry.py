@@ -13,6 +13,13 @@ from labkit.ops import log_mean_exp, off_diagonal, pairwise_sq_distances, rows
 Features = Float[Tensor, "batch ..."]
 
 
+def _at_least_two(z: Features) -> Float[Tensor, "batch features"]:
+    flat = rows(z)
+    if len(flat) < 2:
+        raise ValueError(f"z has a batch of {len(flat)}; spread is measured between samples: give at least 2.")
+    return flat
+
+
 @torch.no_grad()
 def feature_norm(z: Features) -> float:
     """mean_i ‖z_i‖ / √P, the size of a feature; at least 0."""
@@ -23,7 +30,7 @@ def feature_norm(z: Features) -> float:
 @torch.no_grad()
 def mean_pairwise_distance(z: Features) -> float:
     """mean over pairs i ≠ j of ‖z_i − z_j‖ / √P, the spread of a batch; at least 0."""
-    z = rows(z)
+    z = _at_least_two(z)
     return (off_diagonal(pairwise_sq_distances(z)).sqrt().mean() / z.shape[1] ** 0.5).item()
 
 
@@ -34,12 +41,14 @@ def effective_rank(z: Features) -> float:
     Between 1, when all samples lie on a line, and min(B − 1, P), when they spread evenly over all directions. Identical
     samples have no direction at all and give 0. Unchanged by shifts, rotations and scale.
     """
-    z = rows(z).double()
+    z = _at_least_two(z).double()
+    if not z.isfinite().all():
+        return float("nan")
+    size = z.norm()
     z = z - z.mean(dim=0)
     gram = z @ z.T if z.shape[0] <= z.shape[1] else z.T @ z
     sigma = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    # Centring loses one direction whose singular value should be 0 but rounds to √ε of the largest.
-    sigma = sigma[sigma > 1e-6 * sigma.max()]
+    sigma = sigma[sigma > 1e-12 * size]  # identical samples leave rounding behind, not directions
     share = sigma / sigma.sum()
     return torch.special.entr(share).sum().exp().item() if len(share) else 0.0
 
@@ -50,7 +59,7 @@ def uniformity(z: Features) -> float:
 
     0 when all directions agree, towards about −4 when they cover a high-dimensional sphere evenly; blind to norms.
     """
-    unit = torch.nn.functional.normalize(rows(z), dim=1)
+    unit = torch.nn.functional.normalize(_at_least_two(z), dim=1)
     return log_mean_exp(-2 * off_diagonal(pairwise_sq_distances(unit))).item()
 
 

@@ -32,10 +32,12 @@ def frechet_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
         a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1], "features", (tuple(a.shape), tuple(b.shape)),
         "give two matrices (n, F) and (m, F) with the same number of columns",
     )  # fmt: skip
+    # One NaN in a covariance takes the eigenvalue routine, and with it the whole kernel, down.
+    require(bool(a.isfinite().all() and b.isfinite().all()), "features", "NaN or infinite", "give finite features")
     require(min(len(a), len(b)) >= 2, "features", (len(a), len(b)), "give at least 2 rows of each")
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(feature=_Given(a.shape[1])).set_dtype(torch.float64)
+    metric = FrechetInceptionDistance(feature=_Given(a.shape[1]))  # sums in float64
     metric.update(a.double(), real=True)
     metric.update(b.double(), real=False)
     return max(metric.compute().item(), 0.0)

@@ -28,7 +28,7 @@ class Transformer(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         require(
-            input_size % patch == 0, "input_size", input_size,
+            input_size >= patch and input_size % patch == 0, "input_size", input_size,
             f"images of this side cannot be cut into patches of {patch}; take a patch that divides it",
         )  # fmt: skip
         self.patch, self.in_channels, self.num_classes = patch, in_channels, num_classes

@@ -5,12 +5,14 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
+GAP = -0.85  # a light grey; NaN would be clearer but is no JSON, in which notebooks are written
+
 
 def tile(x: Float[Tensor, "n 1 h w"], columns: int = 10) -> np.ndarray:
-    """Lay images in [-1, 1] out row by row with a gap of one pixel; empty places are NaN."""
+    """Lay images in [-1, 1] out row by row with a light grey line of one pixel between them."""
     count, _, height, width = x.shape
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan, dtype=np.float32)
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), GAP, dtype=np.float32)
     for i, image in enumerate(x[:, 0].clamp(-1, 1).cpu().numpy()):
         top, left = i // columns * (height + 1), i % columns * (width + 1)
         sheet[top : top + height, left : left + width] = image

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from labkit.config import require
+from labkit.config import finite, require
 
 
 def guided(
@@ -19,7 +19,7 @@ def guided(
         y: the wanted labels.  null: the label that means none.
         scale: 1 is the plain conditional model at half the cost, 0 the unconditional one, above 1 is guidance.
     """
-    require(isinstance(scale, (int, float)) and scale >= 0, "guidance", scale, "take a number of at least 0")
+    require(finite(scale) and scale >= 0, "guidance", scale, "take a number of at least 0")
     if scale == 1:
         return lambda x, t: network(x, t, y)
     labels = torch.cat([y, torch.full_like(y, null)])

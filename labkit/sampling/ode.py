@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.config import require
+from labkit.config import require, whole
 
 Method = Literal["euler", "heun"]
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -31,21 +31,23 @@ def states(
         steps: number of intervals, at least 1.
         method: ``euler`` or ``heun``.
     """
-    require(isinstance(steps, int) and steps >= 1, "steps", steps, "take a whole number of at least 1")
+    require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
     require(method in get_args(Method), "method", method, f"choose one of {', '.join(get_args(Method))}")
     return _states(velocity, x0, steps, method)
 
 
 def _states(velocity: Velocity, x: Tensor, steps: int, method: Method) -> Iterator[tuple[float, Tensor]]:
+    def at(k: int) -> Tensor:
+        return torch.full((x.shape[0],), k / steps, device=x.device, dtype=x.dtype)  # k·h would miss t = 1
+
     h = 1 / steps
     yield 0.0, x
     for k in range(steps):
-        t = torch.full((x.shape[0],), k * h, device=x.device, dtype=x.dtype)
-        slope = velocity(x, t)
+        slope = velocity(x, at(k))
         if method == "heun":
-            slope = (slope + velocity(x + h * slope, t + h)) / 2
+            slope = (slope + velocity(x + h * slope, at(k + 1))) / 2
         x = x + h * slope
-        yield (k + 1) * h, x
+        yield (k + 1) / steps, x
 
 
 def integrate(velocity: Velocity, x0: Tensor, steps: int, method: Method = "heun") -> Tensor:

@@ -1,5 +1,6 @@
 """Images from a network: the sampler with the lab's manners, every sample's noise its own, every setting recorded."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from labkit import datasets
 from labkit.config import Config, check_seed, require
 from labkit.runtime import generator
 from labkit.sampling import EVALUATIONS, Method, guided, integrate
+from labkit.training.checkpoint import replace_file
 
 START = 3  # purpose of randomness: part of the generators' keys
 
@@ -67,7 +69,7 @@ def sample_network(
     images = getattr(datasets, config.dataset)("train")
     labels = torch.arange(n) % images.num_classes if y is None else torch.as_tensor(y).long()
     require(
-        labels.shape == (n,) and labels.min() >= 0 and labels.max() <= images.num_classes, "y", labels.tolist(),
+        labels.shape == (n,) and bool(((labels >= 0) & (labels <= images.num_classes)).all()), "y", labels.tolist(),
         f"give {n} labels between 0 and {images.num_classes} ({images.num_classes} means none)",
     )  # fmt: skip
     on = next(network.parameters()).device
@@ -98,6 +100,7 @@ def write_sheet(x: Float[Tensor, "n c h w"], path: Path, columns: int = 10, zoom
     x = torch.nn.functional.pad(x, (1, 1, 1, 1), value=-1).unflatten(0, (rows, columns))
     sheet = x.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # rows·height, columns·width, channels
     image = Image.fromarray(((sheet + 1) * 127.5).round().byte().squeeze(-1).numpy())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(path)
+    file = io.BytesIO()
+    image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(file, "PNG")
+    replace_file(path, file.getvalue())
     return path

@@ -84,9 +84,8 @@ class Trainer:
         images = getattr(datasets, config.dataset)("train")
         network = build_network(config, images)
         objective = Objective(network, config)
-        self.folder = (
-            None if run_dir is None else RunFolder.create(Path(run_dir), config)
-        )  # once the config has proved fit
+        # Only now, when the config has proved fit: a folder keeps the config it was created with.
+        self.folder = None if run_dir is None else RunFolder.create(Path(run_dir), config)
         self.fabric = Fabric(accelerator=device().type, devices=1)
         self.ema = Ema(network.to(self.fabric.device), config.ema_decay)
         o = config.optimizer

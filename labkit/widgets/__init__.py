@@ -1,7 +1,7 @@
 """Panels of the notebooks: each a small state model that needs no browser, and a view that shows it."""
 
-from labkit.widgets.flow import interpolant_panel, sampler_panel
-from labkit.widgets.forces import cloud_panel, force_panel
+from labkit.widgets.flow import Interpolant, Sampler, interpolant_panel, sampler_panel
+from labkit.widgets.forces import Cloud, PairForce, cloud_panel, force_panel
 from labkit.widgets.live import LiveTraining
 from labkit.widgets.panel import Panel
 from labkit.widgets.prediction import Answer, Predictions
@@ -11,10 +11,14 @@ from labkit.widgets.training import training_panel
 
 __all__ = [
     "Answer",
+    "Cloud",
+    "Interpolant",
     "LiveTraining",
+    "PairForce",
     "Panel",
     "Predictions",
     "Runner",
+    "Sampler",
     "Springs",
     "cloud_panel",
     "force_panel",

@@ -2,6 +2,7 @@
 
 import plotly.graph_objects as go
 import torch
+from plotly.basedatatypes import BaseFigure
 from torch import Tensor, nn
 from traitlets import Float, HasTraits, Int
 
@@ -75,7 +76,7 @@ def interpolant_panel(name: str = "interpolant", state: Interpolant | None = Non
     plot.update_xaxes(title_text="time t", row=1, col=3)
     plot.update_yaxes(tickformat=".0%", range=[0, 1.05], row=1, col=3)
 
-    def draw(state: Interpolant, plot: go.Figure) -> str:
+    def draw(state: Interpolant, plot: BaseFigure) -> str:
         agreement = state.agreement(state.t)
         plot.data[0].z = tile(state.x_t(state.t)[state.picks])
         plot.data[3].x, plot.data[3].y = [state.t], [agreement]
@@ -168,7 +169,7 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
     plot.update_xaxes(type="log", title_text="evaluations of the network", row=1, col=3)
     plot.update_yaxes(type="log", title_text="RMS error", row=1, col=3)
 
-    def draw(state: Sampler, plot: go.Figure) -> str:
+    def draw(state: Sampler, plot: BaseFigure) -> str:
         told = []
         for i, method in enumerate(kinds):
             plot.data[i].z = tile(state.at(method), 5)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import plotly.graph_objects as go
 import torch
+from plotly.basedatatypes import BaseFigure
 from traitlets import Float, HasTraits, Int
 
 from labkit.losses import dispersive_floor, dispersive_loss
@@ -69,7 +70,7 @@ def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
     )
     plot.update_yaxes(range=[-0.8, 0.08], row=1, col=1)
 
-    def draw(state: PairForce, plot: go.Figure) -> str:
+    def draw(state: PairForce, plot: BaseFigure) -> str:
         losses, forces = state.curves()
         plot.data[0].y, plot.data[1].y = losses, forces
         peak = int(np.argmax(forces))
@@ -93,7 +94,7 @@ class Cloud(HasTraits):
     features = Int(1024)
     BATCH = 64
     FEATURES = (4, 64, 1024)
-    SCALES = np.geomspace(0.01, 10, 61)
+    SCALES = np.geomspace(0.01, 10, 46)
 
     def __init__(self, **traits: float) -> None:
         super().__init__(**traits)
@@ -139,7 +140,7 @@ def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
     )
     plot.update_yaxes(range=[floor - 0.6, 0.3], row=1, col=1)
 
-    def draw(state: Cloud, plot: go.Figure) -> str:
+    def draw(state: Cloud, plot: BaseFigure) -> str:
         for first, divide in ((0, True), (1, False)):
             curve = [state.at(s, divide) for s in Cloud.SCALES]
             plot.data[first].y, plot.data[first + 3].y = zip(*curve, strict=True)

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
+from plotly.basedatatypes import BaseFigure
 from traitlets import HasTraits, link
 
-Draw = Callable[[Any, go.Figure], str]
+Draw = Callable[[Any, BaseFigure], str]
 
 STYLE = dict(description_width="initial")
 CSS = """<style>
@@ -138,6 +139,8 @@ class Panel:
 
 
 def _close_all(widget: widgets.Widget) -> None:
-    for child in getattr(widget, "children", ()):
-        _close_all(child)
+    """Close a widget, its children, and the layouts and styles that are widgets of their own."""
+    for part in (*getattr(widget, "children", ()), getattr(widget, "style", None), getattr(widget, "layout", None)):
+        if isinstance(part, widgets.Widget):
+            _close_all(part)
     widget.close()

@@ -54,21 +54,25 @@ class Question:
         """Record a prediction, once, and open the answer."""
         if option not in self.options:
             raise ValueError(f"option = {option!r} is none of {self.options}.")
-        if self.shown:
+        if self.picked is not None or self.shown:
             return
         self.picked = option
+        self._radio.disabled = self._record.disabled = True
+        self._skip.description = "Show the answer"
         self.show()
 
     def show(self) -> None:
         """Open the answer. If it has to be measured first, say so and stay closed."""
         try:
             answer = self.answer
-        except LookupError as missing:
-            self._told.value = said(f"<i>{html.escape(str(missing.args[0]))}</i>")
-            if self.picked is not None:
-                self._told.value = said(
-                    f"<i>Recorded: {html.escape(self.picked)}. {html.escape(str(missing.args[0]))}</i>"
-                )
+        except (LookupError, NameError) as missing:
+            told = (
+                missing.args[0]
+                if isinstance(missing, LookupError)
+                else "A cell below measures this: run it, then press again."
+            )
+            recorded = "" if self.picked is None else f"Recorded: {html.escape(self.picked)}. "
+            self._told.value = said(f"<i>{recorded}{html.escape(str(told))}</i>")
             return
         verdict = "" if self.picked is None else ("You predicted it. " if self.right else "It came out differently. ")
         self._told.value = said(f"{verdict}<b>{html.escape(answer.option)}.</b> {answer.why}")

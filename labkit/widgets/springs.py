@@ -11,6 +11,7 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
+from plotly.basedatatypes import BaseFigure
 from torch import Tensor
 from traitlets import Float as FloatTrait
 from traitlets import HasTraits
@@ -118,7 +119,7 @@ def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
     return Panel(name, state, controls, plot, _draw, alt)
 
 
-def _draw(state: Springs, plot: go.Figure) -> str:
+def _draw(state: Springs, plot: BaseFigure) -> str:
     rest = state.rest()
     x, y = rest.points.T.tolist()
     start = state.start.tolist()

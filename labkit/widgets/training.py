@@ -1,12 +1,16 @@
 """The view of ``LiveTraining``: sliders, Start, Pause, Resume, Stop, a bar, and a figure that follows."""
 
+import html
 from collections.abc import Sequence
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
 import torch
+from plotly.basedatatypes import BaseFigure
 
+from labkit.config import ConfigError
 from labkit.plots import colour, digit_trace, figure, style_digits, tile
+from labkit.training import RunError
 from labkit.widgets.live import PREVIEW_SAMPLES, LiveTraining
 from labkit.widgets.panel import STYLE, Panel, log_slider, said, slider
 
@@ -63,7 +67,7 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
         [*buttons.values(), bar, status], layout=widgets.Layout(flex_flow="row wrap", align_items="center")
     )
 
-    def draw(state: LiveTraining, plot: go.Figure) -> str:
+    def draw(state: LiveTraining, plot: BaseFigure) -> str:
         running = state.status
         buttons["start"].disabled = running in ("running", "paused")
         buttons["pause"].disabled = running != "running"
@@ -85,7 +89,11 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
     def begin(_: widgets.Button) -> None:
         buttons["start"].disabled = True
         status.value = said("Preparing…")
-        state.start()
+        try:
+            state.start()
+        except (ConfigError, RunError, OSError) as refused:
+            buttons["start"].disabled = False
+            status.value = said(f"<b>Not started:</b> {html.escape(str(refused))}")
 
     buttons["start"].on_click(begin)
     for action in ("pause", "resume", "stop"):

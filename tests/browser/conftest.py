@@ -11,11 +11,11 @@ HERE = Path(__file__).parent
 outcome = pytest.StashKey[bool]()
 
 
+@pytest.hookimpl(tryfirst=True)  # before "-m browser" chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.xdist_group("browser"))  # one server, one worker: two cores are few
 
 
 @pytest.hookimpl(wrapper=True)

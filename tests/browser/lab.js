@@ -25,7 +25,11 @@
     if (typeof value === "number") return Number.isFinite(value) ? value : null;
     return value === undefined ? null : value;
   };
-  const title = (holder) => (holder && holder.title && holder.title.text) || null;
+  // An untitled axis bears plotly's placeholder, which no reader sees.
+  const title = (holder) => {
+    const text = (holder && holder.title && holder.title.text) || null;
+    return text && text.startsWith("Click to enter") ? null : text;
+  };
   const trace = (t) => {
     const state = { name: t.name ?? null, type: t.type, visible: t.visible, xaxis: t.xaxis, yaxis: t.yaxis };
     for (const key of ["x", "y", "z", "text"]) state[key] = plain(t[key]);
@@ -46,12 +50,14 @@
   };
 
   let pending = 0;  // cells asked for and not finished: a kernel may look idle before it hears of them
-  let answer = null;
+  let timing = null;
+  let watched = null;
   const lab = (window.lab = {
     command(id, args) {
       pending += 1;
-      const done = () => { pending -= 1; };
-      window.jupyterapp.commands.execute(id, args || {}).then(done, done);
+      window.jupyterapp.commands.execute(id, args || {})
+        .catch((error) => console.error(`${id}: ${error}`))
+        .finally(() => { pending -= 1; });
     },
     runCell(i) {
       panel().content.deselectAll();
@@ -82,19 +88,19 @@
     shutDown: () => panel().context.sessionContext.shutdown(),
     async evaluate(code) {
       const text = [];
+      let failed = null;
       const future = kernel().requestExecute({ code, store_history: false, stop_on_error: false });
       future.onIOPub = ({ header, content }) => {
         if (header.msg_type === "stream") text.push(content.text);
         if (header.msg_type === "execute_result") text.push(content.data["text/plain"]);
-        if (header.msg_type === "error") throwText(content.traceback.join("\n"), text);
+        if (header.msg_type === "error") failed = content.traceback.join("\n");
       };
       await future.done;
-      return { text: text.join(""), failed: text.failed || null };
+      return { text: text.join(""), failed };
     },
     // Time from a key or mouse event to the last redraw it causes, the frame that shows it included.
     arm(div, quiet) {
-      answer = { start: null, last: null, redraws: 0 };
-      const mine = answer;
+      const mine = (timing = { start: null, last: null, redraws: 0, quiet });
       const begin = () => { mine.start ??= performance.now(); };
       const drawn = () => {
         if (mine.start === null) return;
@@ -102,13 +108,39 @@
         requestAnimationFrame(() => { mine.last = performance.now(); });
       };
       for (const kind of ["keydown", "pointerdown"]) window.addEventListener(kind, begin, { capture: true, once: true });
-      if (lab.watched) lab.watched[0].removeListener("plotly_afterplot", lab.watched[1]);
+      if (watched) watched[0].removeListener("plotly_afterplot", watched[1]);
       div.on("plotly_afterplot", drawn);
-      lab.watched = [div, drawn];
-      lab.quiet = quiet;
+      watched = [div, drawn];
     },
-    settled: () => answer.last !== null && performance.now() - answer.last > lab.quiet,
-    answer: () => ({ ms: answer.last - answer.start, redraws: answer.redraws }),
+    settled: () => timing.last !== null && performance.now() - timing.last > timing.quiet,
+    elapsed: () => timing.last - timing.start,
+    // Resolves when the page has not changed for `quiet` ms, or after `atMost` ms: live figures never rest.
+    still: (quiet, atMost) => new Promise((resolve) => {
+      let changed = performance.now();
+      const observer = new MutationObserver(() => { changed = performance.now(); });
+      observer.observe(panel().node, { subtree: true, childList: true, attributes: true, characterData: true });
+      const began = changed;
+      const timer = setInterval(() => {
+        const now = performance.now();
+        if (now - changed < quiet && now - began < atMost) return;
+        clearInterval(timer);
+        observer.disconnect();
+        resolve(now - began);
+      }, 20);
+    }),
+    // Scrolls until the point `offset` px below the top of cell i is at the top; says what is in view then.
+    async reveal(i, offset) {
+      const outer = panel().content.node.querySelector(".jp-WindowedPanel-outer") || panel().content.node;
+      const top = () => cells()[i].node.getBoundingClientRect().top - outer.getBoundingClientRect().top;
+      for (let tries = 0; tries < 3; tries += 1) {  // heights are estimates until a cell has been in view
+        outer.scrollTop += top() + offset;
+        await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+      }
+      const foot = outer.getBoundingClientRect().bottom;
+      const bottoms = cells().map((cell) => cell.node.getBoundingClientRect().bottom);
+      let next = i;
+      while (next < bottoms.length && bottoms[next] <= foot + 1) next += 1;
+      return { next, height: outer.clientHeight, count: bottoms.length };
+    },
   });
-  const throwText = (message, text) => { text.failed = message; };
 })();

@@ -4,8 +4,10 @@
     lab.run_all()
     cell = lab.find_cell("SpringPanel(")
     before = lab.plots(cell)[0]["traces"][0]["x"]
-    lab.drag_slider("λ", 0.9, within=lab.output(cell))
+    lab.drag_slider("λ", 0.9, within=cell)
     lab.wait_plot(cell, lambda plot: plot["traces"][0]["x"] != before)
+
+Every wait ends with its condition; a timeout is only the bound after which the test fails, and says what it waited for.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class LabPage:
 
     def _wait(self, condition: str, timeout: float, what: str) -> None:
         try:
-            self.page.wait_for_function(f"() => {condition}", timeout=timeout * 1000)
+            self.page.wait_for_function(f"() => {condition}", timeout=timeout * 1000, polling=50)
         except PlaywrightTimeout:
             dialog = " / ".join(self.page.locator(".jp-Dialog").all_inner_texts())
             raise AssertionError(f"not within {timeout:.0f} s: {what}. {dialog}") from None
@@ -116,10 +118,13 @@ class LabPage:
 
     # -- reading ----------------------------------------------------------------------------------------
 
+    def cells(self) -> list[tuple[str, str]]:
+        """(type, source) of every cell; the type is "code", "markdown" or "raw"."""
+        return [tuple(cell) for cell in self.page.evaluate("() => lab.sources()")]
+
     def find_cell(self, text: str) -> int:
         """Index of the one code cell whose source contains `text`."""
-        cells = self.page.evaluate("() => lab.sources()")
-        found = [i for i, (kind, source) in enumerate(cells) if kind == "code" and text in source]
+        found = [i for i, (kind, source) in enumerate(self.cells()) if kind == "code" and text in source]
         if len(found) != 1:
             raise AssertionError(f"{text!r} is in the code cells {found}, not in exactly one")
         return found[0]
@@ -151,7 +156,8 @@ class LabPage:
         return root.first.evaluate("root => lab.plots(root)")
 
     def wait_plot(self, where: int | Locator, until: Callable = bool, timeout: float = PATIENCE, nth: int = 0) -> dict:
-        """The state of figure `nth` of a cell, as soon as `until(state)` holds."""
+        """The state of figure `nth` of a cell, scrolled to, as soon as `until(state)` holds."""
+        (self.output(where) if isinstance(where, int) else where).scroll_into_view_if_needed()
         return self.wait_for(
             lambda: next((p for p in self.plots(where)[nth : nth + 1] if until(p)), None),
             timeout,
@@ -173,19 +179,18 @@ class LabPage:
         return self.page if within is None else self.output(within) if isinstance(within, int) else within
 
     def widget(self, label: str, within: int | Locator | None = None) -> Locator:
-        """The ipywidget (slider, dropdown, …) whose description is exactly `label`."""
-        name = self.page.locator(".widget-label", has_text=re.compile(rf"^\s*{re.escape(label)}\s*$"))
-        return self._in(within).locator(".jupyter-widgets", has=name).and_(self.page.locator(".widget-inline-hbox")).first
+        """The ipywidget (slider, dropdown, …) whose description is `label`, or begins with it as a word."""
+        name = self.page.locator(".widget-label", has_text=re.compile(rf"^\s*{re.escape(label)}(?!\w)"))
+        return self._in(within).locator(".widget-inline-hbox", has=name).first
 
     def drag_slider(self, label: str, fraction: float, within: int | Locator | None = None, steps: int = 10) -> str:
         """Drag a slider's handle with the mouse to `fraction` (0 left, 1 right); returns the value shown."""
         slider = self.widget(label, within)
-        slider.scroll_into_view_if_needed()
-        handle, track = slider.locator(".noUi-handle").bounding_box(), slider.locator(".noUi-base").bounding_box()
-        y = handle["y"] + handle["height"] / 2
-        self.page.mouse.move(handle["x"] + handle["width"] / 2, y)
+        slider.locator(".noUi-handle").hover()  # scrolls there and waits until the layout has come to rest
         self.page.mouse.down()
-        self.page.mouse.move(track["x"] + fraction * track["width"], y, steps=steps)
+        slider.locator(".noUi-active").wait_for()
+        track = slider.locator(".noUi-base").bounding_box()
+        self.page.mouse.move(track["x"] + fraction * track["width"], track["y"] + 2, steps=steps)
         self.page.mouse.up()
         return self.slider_value(label, within)
 
@@ -201,17 +206,23 @@ class LabPage:
         return self.widget(label, within).locator(".widget-readout").inner_text().strip()
 
     def click(self, button: str, within: int | Locator | None = None) -> None:
-        """Click the button that bears exactly this text."""
-        self._in(within).get_by_role("button", name=button, exact=True).first.click()
+        """Click the widget button that bears exactly this text, as soon as it is enabled."""
+        exact = re.compile(rf"^\s*{re.escape(button)}\s*$")
+        self._in(within).locator("button.jupyter-button", has_text=exact).first.click()
+
+    def choose(self, option: str, within: int | Locator | None = None) -> None:
+        """Pick the radio button that bears exactly this text."""
+        exact = re.compile(rf"^\s*{re.escape(option)}\s*$")
+        self._in(within).locator(".widget-radio-box label", has_text=exact).first.click()
 
     def text(self, css: str, within: int | Locator | None = None) -> str:
         """The visible text of the first element that matches."""
         return self._in(within).locator(css).first.inner_text()
 
-    def slider_to_redraw_ms(self, label: str, within: int | Locator, moves: int = 10, quiet: float = 150) -> list[float]:
+    def slider_to_redraw_ms(self, label: str, within: int | Locator, moves: int = 10, quiet=150) -> list[float]:
         """Milliseconds from each of `moves` arrow keys on a slider to the last redraw of the first figure.
 
-        A move is over when the figure has not been redrawn for `quiet` ms, so several partial redraws count
+        A move is over when the figure has not been redrawn for `quiet` ms (150), so several partial redraws count
         as one slow one. Keys turn back half way, so that the slider does not run into its end.
         """
         root, times = self._in(within), []
@@ -220,10 +231,14 @@ class LabPage:
             figure.evaluate("(div, quiet) => lab.arm(div, quiet)", quiet)
             self.press_slider(label, "ArrowRight" if move < moves / 2 else "ArrowLeft", within=within)
             self._wait("lab.settled()", PATIENCE, f"the figure is redrawn after move {move} of {label!r}")
-            times.append(self.page.evaluate("() => lab.answer().ms"))
+            times.append(self.page.evaluate("() => lab.elapsed()"))
         return times
 
     # -- looking ----------------------------------------------------------------------------------------
+
+    def wait_still(self, quiet_ms: float = 500, at_most: float = 20) -> None:
+        """Until nothing in the notebook has changed for `quiet_ms`; live figures never rest, so at most so many s."""
+        self.page.evaluate("([quiet, most]) => lab.still(quiet, most)", [quiet_ms, at_most * 1000])
 
     def screenshot(self, path: Path | str) -> Path:
         """The whole window as a PNG."""

@@ -29,10 +29,7 @@ CHROMIUM_FLAGS = [
 ]
 # Only what would make a test flicker is changed (news pop-ups, autosave); the rest is what a reader gets.
 SETTINGS = {
-    "@jupyterlab/apputils-extension/notification.jupyterlab-settings": {
-        "checkForUpdates": False,
-        "fetchNews": "false",
-    },
+    "@jupyterlab/apputils-extension/notification.jupyterlab-settings": {"checkForUpdates": False, "fetchNews": "false"},
     "@jupyterlab/docmanager-extension/plugin.jupyterlab-settings": {"autosave": False},
 }
 
@@ -63,7 +60,7 @@ def find_chromium() -> str | None:
 
 def why_not() -> str | None:
     """One sentence saying why no browser test can run here, or None when they can."""
-    if find_chromium() is None:
+    if not Path(find_chromium() or "missing").is_file():
         return (
             "browser tests skipped: no Chromium found; install Debian's chromium (apt-get install chromium) "
             "or point LABKIT_CHROMIUM at one"

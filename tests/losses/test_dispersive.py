@@ -210,7 +210,7 @@ def test_no_tensor_outgrows_the_features_or_the_pairs():
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("tau", [0, -1, -0.5, math.nan, math.inf, True, "0.5", None])
 def test_an_impossible_temperature_is_refused_by_name(tau):
-    with pytest.raises(ConfigError, match="^tau = ") as error:
+    with pytest.raises(ConfigError, match=r"^tau = ") as error:
         dispersive_loss(torch.randn(4, 3), tau=tau)
     assert repr(tau) in str(error.value)
     assert "above 0" in str(error.value)

@@ -36,7 +36,6 @@ def test_autocast_changes_nothing():
     assert torch.equal(inside, velocity_loss(output, velocity))
 
 
-@pytest.mark.xfail(strict=True, reason="velocity_loss lowers float64 to float32")
 def test_float64_stays():
     output, velocity = torch.randn(2, 4, 1, 8, 8, dtype=torch.float64)
     assert velocity_loss(output, velocity).dtype == torch.float64

@@ -69,6 +69,10 @@ def test_points_on_a_line_have_rank_1_and_identical_ones_0():
         assert effective_rank(z) == 0
 
 
+def test_identical_float64_features_have_rank_0_too():
+    assert effective_rank(torch.full((7, 3), 0.1, dtype=torch.float64)) == 0
+
+
 def test_the_rank_is_at_most_one_less_than_the_samples():
     assert effective_rank(torch.randn(5, 4000)) == pytest.approx(4, rel=0.01)
 

@@ -76,6 +76,14 @@ def test_sets_that_cannot_be_compared_are_refused(a, b):
         frechet_distance(torch.randn(a), torch.randn(b))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_refused(bad):
+    spoilt = torch.randn(64, 64)
+    spoilt[3, 5] = bad
+    with pytest.raises(ConfigError, match=r"^features .*finite"):
+        frechet_distance(spoilt, torch.randn(64, 64))
+
+
 # --- pixel control
 
 

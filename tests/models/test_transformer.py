@@ -60,15 +60,17 @@ def test_it_starts_with_output_exactly_0_and_the_same_features_in_every_block(fr
     assert all(torch.equal(features[n], tokens) for n in range(4))
 
 
-def test_initial_weights_are_drawn_as_published(fresh):
+def test_initial_weights_and_norms_are_as_published(fresh):
     assert fresh.y_embedder.embedding_table.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert all(fresh.t_embedder.mlp[n].weight.std().item() == pytest.approx(0.02, rel=0.1) for n in (0, 2))
     inside = [m for b in fresh.blocks for m in (b.attn.qkv, b.attn.proj, b.mlp.fc1, b.mlp.fc2)]
     for module in (fresh.x_embedder.proj, *inside):
         weight = module.weight.flatten(1)
-        assert weight.abs().max().item() == pytest.approx(math.sqrt(6 / sum(weight.shape)), rel=0.05)
+        assert weight.abs().max().item() == pytest.approx(math.sqrt(6 / sum(weight.shape)), rel=0.01)
         assert not module.bias.any()
     assert not fresh.pos_embed.requires_grad
+    norms = [m for m in fresh.modules() if isinstance(m, nn.LayerNorm)]
+    assert [(norm.eps, norm.elementwise_affine) for norm in norms] == [(1e-6, False)] * 9
 
 
 # --- features by value

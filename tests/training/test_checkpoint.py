@@ -97,12 +97,12 @@ def test_cut_at_any_length(file):
     refused(file)
 
 
-def test_any_flipped_bit_is_noticed(file):
-    """Every bit of the file, its header included: a few thousand."""
+def test_a_flipped_bit_in_any_byte_is_noticed(file):
+    """Bytes of the header and of the data, in turn their lowest to their highest bit."""
     whole = file.read_bytes()
-    for bit in range(8 * len(whole)):
+    for place in range(len(whole)):
         flipped = bytearray(whole)
-        flipped[bit // 8] ^= 1 << bit % 8
+        flipped[place] ^= 1 << place % 8
         file.write_bytes(flipped)
         refused(file)
 

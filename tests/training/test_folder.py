@@ -5,7 +5,6 @@ import os
 import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +13,7 @@ from tiny import leftovers, outcome, tiny, trained
 from labkit import ConfigError, Run, Trainer
 from labkit.training import CheckpointError, RunError
 from labkit.training.checkpoint import Checkpoint
-from labkit.training.folder import COLUMNS, RunFolder
+from labkit.training.folder import RunFolder
 
 
 @pytest.fixture
@@ -31,6 +30,7 @@ def test_what_lies_where(run):
     assert files(run).keys() == {
         "config.json", "machine.json", "metrics.csv",
         "checkpoints/step-00000003.safetensors", "checkpoints/step-00000004.safetensors",
+        "samples/step-00000003.png", "samples/step-00000004.png",
     }  # fmt: skip
     assert Run.open(run).config == tiny(steps=4, save_every=3)
     assert json.loads((run / "machine.json").read_text())["torch"] == torch.__version__
@@ -43,7 +43,7 @@ def test_what_lies_where(run):
         ({"lam": None}, "dispersive.lam: 0.5 → None"),
         ({"blocks": (2,)}, "dispersive.blocks: None → (2,)"),
         ({"seed": 7}, "seed: 0 → 7"),
-        ({"batch_size": 16, "save_every": 2}, "batch_size: 8 → 16; save_every: 3 → 2"),
+        ({"batch_size": 16, "keep_last": 9}, "batch_size: 8 → 16; keep_last: 2 → 9"),
     ],
 )
 def test_a_run_of_another_config_is_refused_by_field_and_both_values(run, changes, told):
@@ -168,8 +168,7 @@ def test_a_damaged_newer_checkpoint_does_not_push_out_a_good_one(tmp_path):
     folder = RunFolder.create(tmp_path, tiny(keep_last=1))
     for step in (20, 30):
         saved(folder, step)
-        folder.save  # noqa: B018
-    saved(folder, 20)
+    saved(folder, 20)  # keep_last had dropped it
     cut(folder.checkpoints()[30])
     saved(folder, 25)
     with pytest.warns(UserWarning, match="step-00000030"):
@@ -184,79 +183,3 @@ def test_other_files_among_the_checkpoints_are_left_alone(tmp_path):
     saved(folder, 2)
     assert list(folder.checkpoints()) == [2]
     assert copy.read_bytes() == b"mine"
-
-
-def assert_tidy(table: pd.DataFrame) -> None:
-    assert list(table.columns) == ["step", "samples", "seconds", "name", "value"]
-    assert table.step.dtype == table.samples.dtype == "int64"
-    assert table.seconds.dtype == table.value.dtype == "float64"
-    assert pd.api.types.is_string_dtype(table.name)
-
-
-def test_the_table_is_tidy_and_exact(tmp_path):
-    config = tiny(steps=7, log_every=3)
-    reports = list(Trainer(config, tmp_path))
-    table = Run.open(tmp_path).metrics()
-    assert_tidy(table)
-    logged = [r for r in reports if r.step in (3, 6, 7)]
-    expected = [(r.step, 8 * r.step, name, value) for r in logged for name, value in r.values().items()]
-    found = table[["step", "samples", "name", "value"]].itertuples(index=False, name=None)
-    assert list(found) == [(*row[:3], pytest.approx(row[3], rel=1e-15)) for row in expected]
-    assert set(table.name) == {"total", "velocity", "dispersive"} | {
-        f"block1.{m}" for m in ("feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity")
-    }
-    assert (table.seconds > 0).all()
-    assert table.seconds.is_monotonic_increasing
-
-
-def test_the_table_before_the_first_row(tmp_path):
-    Trainer(tiny(), tmp_path)
-    for _ in range(2):
-        assert_tidy(Run.open(tmp_path).metrics())
-        assert len(Run.open(tmp_path).metrics()) == 0
-        (tmp_path / "metrics.csv").unlink(missing_ok=True)
-
-
-def test_the_table_is_readable_while_it_is_written(tmp_path):
-    trainer = Trainer(tiny(), tmp_path)
-    for report in trainer:
-        table = Run.open(tmp_path).metrics()
-        assert_tidy(table)
-        assert table.step.max() == report.step
-
-
-def test_the_table_cut_at_any_byte_gives_the_whole_rows(run):
-    table, file = Run.open(run).metrics(), run / "metrics.csv"
-    whole = file.read_bytes()
-    for length in range(len(whole)):
-        file.write_bytes(whole[:length])
-        rows = Run.open(run).metrics()
-        assert_tidy(rows)
-        pd.testing.assert_frame_equal(rows, table[: max(whole[:length].count(b"\n") - 1, 0)])
-
-
-@pytest.mark.parametrize("length", [0, 4, 30, -300, -3, -1])
-def test_a_cut_table_is_mended_on_resume(run, tmp_path, length):
-    """A killed run's table can end anywhere after the rows of its newest checkpoint."""
-    config = tiny(steps=6, save_every=3)
-    file = run / "metrics.csv"
-    whole = file.read_text()
-    later = whole.index("\n4,") + 1
-    (run / "checkpoints" / "step-00000004.safetensors").unlink()
-    if length >= 0:
-        file.write_text(whole[: later + length])
-    else:
-        file.write_text(whole[:length])
-    list(Trainer(config, run))
-    assert outcome(run) == outcome(trained(config, tmp_path / "straight"))
-
-
-def test_seconds_go_on_from_where_they_were(run):
-    before = Run.open(run).metrics().seconds.max()
-    trainer = Trainer(tiny(steps=6, save_every=3), run)
-    assert trainer.seconds == before > 0
-    assert all(report.seconds > before for report in trainer)
-
-
-def test_columns_are_the_documented_ones():
-    assert list(COLUMNS) == ["step", "samples", "seconds", "name", "value"]

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
-from labkit import Config, Run, Trainer, recipes
-from labkit.training import checkpoint
+from labkit import Config, Run, Trainer, training
+from labkit.config import Optimizer
 
 # Processes that a test may kill. They are forked from a server that has imported everything, so they start at once.
 processes = multiprocessing.get_context("forkserver")
@@ -22,8 +23,9 @@ processes.set_forkserver_preload(["labkit", "lightning_fabric", "sklearn.dataset
 
 def tiny(**changes: Any) -> Config:
     """Four tokens an image, eight images a batch: a step takes milliseconds."""
-    small = dict(model="SiT-Nano/4", batch_size=8, steps=12, log_every=1, save_every=5, lam=0.5)
-    return recipes.digits(**small | changes)
+    small = dict(model="SiT-Nano/4", optimizer=Optimizer(lr=1e-3), ema_decay=0.999, lam=0.5)
+    short = dict(batch_size=8, steps=12, log_every=1, save_every=5)
+    return Config().replace(**small | short | changes)
 
 
 def trained(config: Config, folder: Path) -> Path:
@@ -68,9 +70,11 @@ def training_elsewhere(config: Config, folder: Path, hang: str | None = None) ->
 
 
 def _train(config: str, folder: Path, hang: str | None) -> None:
+    torch.set_num_threads(1)  # as in the tests: bits may depend on it
+    draw_small_sheets(setattr)
     trainer = Trainer(Config.from_json(config), folder)
     if hang is not None:
-        _hang_in_second_save(hang, folder / "hanging")
+        _hang_in_second_save(trainer, hang)
     try:
         for _ in trainer:
             pass
@@ -78,27 +82,29 @@ def _train(config: str, folder: Path, hang: str | None) -> None:
         sys.exit(130)  # what a shell expects of an interrupted command
 
 
-def _hang_in_second_save(moment: str, marker: Path) -> None:
-    calls = dict.fromkeys(("open", "fsync", "replace"), 0)
+def draw_small_sheets(set_attribute: Callable[..., None]) -> None:
+    set_attribute(training.trainer, "SHEET", 2)
+    set_attribute(training.trainer, "SHEET_STEPS", 1)
 
+
+def _hang_in_second_save(trainer: Trainer, moment: str) -> None:
     def hang() -> None:
-        marker.touch()
+        (trainer.folder.path / "hanging").touch()
         while True:
             time.sleep(1)
 
     def watched(name: str, original: Callable[..., Any], *args: Any) -> Any:
-        calls[name] += 1
-        now = calls[name] == 2
-        if now and moment == f"before {name}":
+        saving = trainer.step == 2 * trainer.config.save_every
+        if saving and moment == f"before {name}":
             hang()
         result = original(*args)
-        if now and moment == f"after {name}":
+        if saving and moment == f"after {name}":
             hang()
-        return HalfWritten(result, hang) if now and moment == "half written" and name == "open" else result
+        return HalfWritten(result, hang) if saving and moment == "half written" and name == "open" else result
 
     os.fsync = functools.partial(watched, "fsync", os.fsync)
     os.replace = functools.partial(watched, "replace", os.replace)
-    checkpoint.open = functools.partial(watched, "open", open)
+    training.checkpoint.open = functools.partial(watched, "open", open)
 
 
 class HalfWritten:

@@ -1,0 +1,64 @@
+"""Every notebook runs from top to bottom in the smoke tier, and is committed clean."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def names(path: Path) -> str:
+    return path.stem
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_it_is_committed_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert path.stat().st_size < 300_000
+    assert notebook.metadata.kernelspec.name == "python3", "any other name opens a dialog"
+    assert "widgets" not in notebook.metadata, "widget state is 5 MB a figure"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code), "clear the outputs before a commit"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_it_tells_the_reader_what_to_expect(path):
+    text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    for part in (
+        "**Goal:**",
+        "inute",
+        "**What you should see:**",
+        "**Explain.**",
+        "**Check.**",
+        "**If it looks different.**",
+    ):
+        assert part in text, f"{path.name} lacks {part}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_it_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_TIER", "smoke")
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the tests share the machine
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
+    ).execute()
+    complaints = [
+        output.text
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr" and "Warning" in output.text
+    ]
+    assert not complaints, "\n".join(complaints)
+
+
+def test_the_map_in_notebook_00_and_in_the_readme_name_every_notebook():
+    start, readme = (FOLDER / "00_start_here.ipynb").read_text(), (FOLDER.parent / "README.md").read_text()
+    for path in NOTEBOOKS[1:]:
+        assert path.name in start and path.name in readme

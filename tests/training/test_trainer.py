@@ -1,0 +1,219 @@
+"""The loop: the same as one written by hand, deaf to its surroundings, and stopped by a loss that is not a number."""
+
+import dataclasses
+import itertools
+import os
+import re
+import threading
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny import outcome, tiny, trained
+
+from labkit import ConfigError, Run, Trainer, build_model, datasets, dispersive_loss, training
+from labkit.datasets import Images
+from labkit.training import NonFiniteLoss
+from labkit.training.stream import Stream
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """All that training changes, by name."""
+    moments = training.checkpoint.optimizer_tensors(trainer.optimizer, trainer.network)
+    average = {f"ema.{name}": tensor for name, tensor in trainer.ema.network.state_dict().items()}
+    return {name: t.clone() for name, t in (trainer.network.state_dict() | average | moments).items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def finished(config, folder=None) -> dict[str, torch.Tensor]:
+    trainer = Trainer(config, folder)
+    list(trainer)
+    return weights(trainer)
+
+
+@pytest.mark.parametrize("lam", [None, 0.5])
+def test_equals_a_loop_written_by_hand(lam):
+    """Plain torch, no Fabric, no trainer; the equations spelled out. Five steps, bit for bit."""
+    config = tiny(steps=5, lam=lam, tau=0.3, blocks=(0, 2), label_drop=0.4, seed=3)
+    data = datasets.digits("train")
+    torch.manual_seed(3)
+    net = build_model("SiT-Nano/4", 8, 1, 10, learn_sigma=False)
+    optimizer = torch.optim.AdamW(
+        [p for p in net.parameters() if p.requires_grad], lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
+    totals = []
+    for step in range(5):
+        (x1, y), (x0, uniforms) = Stream(data, 8, 3, torch.device("cpu")).at(8 * step)
+        t = uniforms[:, 0]
+        y = y.masked_fill(uniforms[:, 1] < 0.4, 10)
+        tt = t[:, None, None, None]
+        out = net(tt * x1 + (1 - tt) * x0, t, y, taps=(0, 2))
+        loss = (out.output - (x1 - x0)).pow(2).mean()
+        if lam:
+            terms = [dispersive_loss(out.features[block], tau=0.3) for block in (0, 2)]
+            loss = loss + lam * torch.stack(terms).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        totals.append(loss.item())
+    trainer = Trainer(config)
+    assert [report.terms["total"].item() for report in trainer] == totals
+    assert_same(trainer.network.state_dict(), net.state_dict())
+    assert trainer.network.final_layer.linear.weight.any()
+
+
+@pytest.mark.parametrize("blocks", [None, (0, 3)])
+def test_zero_lambda_trains_the_same_bits_as_off(tmp_path, blocks):
+    """Computed, logged and multiplied by 0."""
+    off = finished(tiny(lam=None, blocks=blocks), tmp_path / "off")
+    zero = finished(tiny(lam=0.0, blocks=blocks), tmp_path / "zero")
+    assert_same(zero, off)
+    terms = Run.open(tmp_path / "zero").metrics().query("name == 'dispersive'").value
+    assert len(terms) == 12
+    assert (terms < 0).all()
+    assert "dispersive" not in set(Run.open(tmp_path / "off").metrics().name)
+    assert not torch.equal(finished(tiny(lam=1e-3, blocks=blocks))["final_layer.linear.weight"],
+                           off["final_layer.linear.weight"])  # fmt: skip
+
+
+def test_reports(tmp_path):
+    trainer = Trainer(tiny(steps=7, log_every=3))
+    assert len(trainer) == 7
+    reports = list(trainer)
+    assert len(trainer) == 0
+    assert [(r.step, r.samples) for r in reports] == [(n, 8 * n) for n in range(1, 8)]
+    assert [r.step for r in reports if r.meters] == [3, 6, 7]
+    assert all(a.seconds < b.seconds for a, b in itertools.pairwise(reports))
+    for report in reports:
+        assert report.terms.keys() == {"total", "velocity", "dispersive"}
+        total, velocity, dispersive = (report.terms[name] for name in ("total", "velocity", "dispersive"))
+        assert total == velocity + 0.5 * dispersive
+        assert not total.requires_grad
+        values = report.values()
+        assert values["total"] == total.item()
+        assert all(type(value) is float for value in values.values())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        reports[0].step = 9
+
+
+def test_labels_are_dropped_at_the_stated_share():
+    trainer, seen = Trainer(tiny(label_drop=0.25, batch_size=100, steps=20)), []
+    embed = trainer.network.y_embedder
+    embed.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    list(trainer)
+    labels = torch.cat(seen)
+    assert labels.max() == 10
+    assert abs((labels == 10).double().mean() - 0.25) < 5 * (0.25 * 0.75 / 2000) ** 0.5
+
+
+def test_training_neither_reads_nor_moves_the_global_random_state():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = finished(tiny(steps=3))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert_same(finished(tiny(steps=3)), first)
+
+
+def test_two_trainers_in_turn_do_not_disturb_each_other():
+    a, b = Trainer(tiny(steps=4)), Trainer(tiny(steps=4, lam=None))
+    assert len(list(zip(a, b, strict=True))) == 4
+    assert_same(weights(a), finished(tiny(steps=4)))
+    assert_same(weights(b), finished(tiny(steps=4, lam=None)))
+
+
+def test_same_bits_from_another_thread_and_with_pauses():
+    found = {}
+    thread = threading.Thread(target=lambda: found.update(finished(tiny(steps=4))))
+    thread.start()
+    thread.join()
+    trainer = Trainer(tiny(steps=4))
+    for _ in range(4):
+        next(iter(trainer))
+    assert_same(found, finished(tiny(steps=4)))
+    assert_same(weights(trainer), found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model": "SiT-Huge/2"}, "model = 'SiT-Huge/2'"),
+        ({"model": "DiT-B/2"}, "model = 'DiT-B/2'"),
+        ({"model": "SiT-Nano/3"}, "patches of 3"),
+        ({"blocks": (4,)}, "dispersive.blocks = (4,)"),
+        ({"blocks": (0, 17), "lam": None}, "dispersive.blocks = (0, 17)"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_at_once(changes, told):
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        Trainer(tiny(**changes))
+
+
+def poisoned(trainer: Trainer, step: int) -> None:
+    """Train; after ``step`` the images are NaN."""
+    for report in trainer:
+        if report.step == step:
+            x = torch.full_like(trainer.stream.images.x, torch.nan)
+            trainer.stream.images = Images(x, trainer.stream.images.y, 10)
+
+
+def test_nan_in_the_data_stops_before_it_is_saved(tmp_path):
+    trainer = Trainer(tiny(), tmp_path / "run")
+    with pytest.raises(NonFiniteLoss) as error:
+        poisoned(trainer, 7)
+    for told in ("step 8", "velocity = nan", "last good checkpoint is at step 5", "optimizer.lr (now 0.001)",
+                 "dispersive.lam (now 0.5)"):  # fmt: skip
+        assert told in str(error.value)
+    assert list(Run.open(tmp_path / "run").checkpoints) == [5]
+    assert outcome(trained(tiny(), tmp_path / "run")) == outcome(trained(tiny(), tmp_path / "straight"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_term_that_broke_is_named(monkeypatch, value):
+    monkeypatch.setattr("labkit.objective.dispersive_loss", lambda z, *_: z.sum() * 0 + value)
+    with pytest.raises(NonFiniteLoss, match=f"step 1 is not finite .dispersive = {value}.; nothing was saved yet"):
+        list(Trainer(tiny()))
+
+
+def test_a_sum_can_overflow_though_its_terms_do_not():
+    """The features scatter so widely that L_disp is about −log 8, and λ times that is beyond float32."""
+    with pytest.raises(NonFiniteLoss, match=r"step 1 is not finite \(total"):
+        list(Trainer(tiny(lam=3e38, tau=1e-6)))
+
+
+def test_a_learning_rate_that_explodes(tmp_path):
+    config = tiny(optimizer=dataclasses.replace(tiny().optimizer, lr=1e30), save_every=1)
+    with pytest.raises(NonFiniteLoss, match=r"optimizer.lr \(now 1e\+30\)"):
+        list(Trainer(config, tmp_path))
+    for file in Run.open(tmp_path).checkpoints.values():
+        assert all(tensor.isfinite().all() for tensor in load_file(file).values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    """The step itself broke them, and the reader leaves before the next loss could tell."""
+    trainer = Trainer(tiny(), tmp_path)
+    for report in trainer:
+        if report.step == 7:
+            trainer.network.final_layer.linear.weight.data[0, 0] = torch.nan
+            break
+    assert list(Run.open(tmp_path).checkpoints) == [5]
+
+
+def test_sheets_of_samples_lie_beside_the_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.trainer, "SHEET", 13)
+    trained(tiny(steps=7), tmp_path)
+    sheets = sorted((tmp_path / "samples").iterdir())
+    assert [file.name for file in sheets] == ["step-00000005.png", "step-00000007.png"]
+    assert Image.open(sheets[0]).size == (10 * 10 * 4, 2 * 10 * 4)  # ten 8×8 images a row, bordered, fourfold
+    assert sheets[0].read_bytes() != sheets[1].read_bytes()
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    list(Trainer(tiny(steps=6)))
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,145 @@
+"""The runner: start, pause, stop, resume, one thread at most, an interrupt that saves."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from labkit.widgets import Runner
+
+
+class Loop:
+    """Counts up to ``total``; can be left and entered again; ``gate`` lets a test hold it between two reports."""
+
+    def __init__(self, total: int = 10**9, fail_at: int | None = None) -> None:
+        self.total, self.fail_at, self.done, self.saves = total, fail_at, 0, 0
+
+    def __iter__(self) -> Iterator[int]:
+        try:
+            while self.done < self.total:
+                self.done += 1
+                if self.done == self.fail_at:
+                    raise ArithmeticError("the loss is not finite")
+                yield self.done
+        finally:
+            self.saves += 1
+
+
+class Seen:
+    """Collects reports and lets a test wait until there are enough."""
+
+    def __init__(self) -> None:
+        self.reports: list[int] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, report: int) -> None:
+        with self._changed:
+            self.reports.append(report)
+            self._changed.notify_all()
+
+    def wait_for(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.reports) >= count, timeout=20)
+
+
+def training_threads() -> int:
+    return sum(thread.name == "labkit-training" for thread in threading.enumerate())
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left():
+    yield
+    if Runner._alive is not None:
+        Runner._alive.stop()
+    assert training_threads() == 0
+
+
+def test_stop_gives_at_most_one_more_report_and_saves():
+    loop, seen = Loop(), Seen()
+    runner = Runner(loop, seen)
+    runner.start()
+    seen.wait_for(3)
+    runner.stop()
+    assert runner.status == "stopped" and loop.saves == 1 and not runner.busy
+    assert len(seen.reports) == loop.done  # nothing was computed that nobody saw
+
+
+def test_stop_inside_a_report_ends_with_that_report():
+    loop = Loop()
+    runner = Runner(loop, lambda report: runner._stop.set() if report == 5 else None)
+    runner.start()
+    runner._thread.join(20)
+    assert loop.done == 5 and runner.status == "stopped"
+
+
+def test_resume_after_stop_enters_the_loop_again():
+    loop, seen = Loop(total=2000), Seen()
+    runner = Runner(loop, seen)
+    runner.start()
+    seen.wait_for(3)
+    runner.stop()
+    stopped_at = loop.done
+    runner.resume()
+    assert runner.wait() == "finished"
+    assert seen.reports == list(range(1, 2001)) and stopped_at <= 2000
+
+
+def test_a_pause_holds_the_loop_and_resume_lets_it_go():
+    loop, seen = Loop(), Seen()
+    runner = Runner(loop, seen)
+    runner.start()
+    seen.wait_for(2)
+    runner.pause()
+    assert runner.status == "paused" and runner.busy
+    held = threading.Event()
+    held.wait(0.3)  # the report in hand may still come; then nothing moves
+    count = len(seen.reports)
+    held.wait(0.3)
+    assert len(seen.reports) == count and loop.saves == 0
+    assert runner.wait() == "paused"  # waiting for a paused run must not hang
+    runner.resume()
+    seen.wait_for(count + 3)
+
+
+def test_one_training_thread_alive_ever():
+    first, second = Runner(Loop()), Runner(Loop())
+    first.start()
+    second.start()
+    assert training_threads() == 1 and first.status == "stopped" and first.loop.saves == 1
+    second.start()  # a second press changes nothing
+    assert training_threads() == 1
+
+
+def test_headless_it_runs_in_the_calling_thread():
+    threads = set()
+    runner = Runner(Loop(total=3), lambda report: threads.add(threading.current_thread()))
+    assert runner.wait() == "finished"
+    assert threads == {threading.current_thread()}
+
+
+def test_interrupt_while_waiting_saves_and_is_raised():
+    def interrupt(report: int) -> None:
+        if report == 4:
+            raise KeyboardInterrupt
+
+    loop = Loop()
+    runner = Runner(loop, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        runner.wait()
+    assert runner.status == "stopped" and loop.saves == 1 and loop.done == 4
+
+
+def test_a_failure_is_told_and_raised_where_one_waits():
+    runner = Runner(Loop(fail_at=3))
+    runner.start()
+    runner._thread.join(20)
+    assert runner.status == "failed" and not runner.busy
+    with pytest.raises(ArithmeticError, match="not finite"):
+        runner.wait()
+
+
+def test_statuses_are_announced_in_order():
+    told = []
+    runner = Runner(Loop(total=3), on_status=told.append)
+    runner.wait()
+    assert told == ["running", "finished"]
