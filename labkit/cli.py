@@ -25,15 +25,6 @@ MISTAKES = (ConfigError, RunError, CheckpointError, NonFiniteLoss, FileNotFoundE
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train a run; Ctrl-C saves it. Every setting of the recipe can be changed."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    out: Path
-    """Folder of the run; if it holds this very run, training continues there."""
-
-
-@dataclass(frozen=True)
 class Resume:
     """Continue a run from its newest checkpoint."""
 
@@ -58,15 +49,6 @@ class Sample:
     """The PNG to write; by default in the samples folder of the run."""
 
 
-@dataclass(frozen=True)
-class Compare:
-    """Train a recipe with and without the Dispersive Loss from the same seed; print a table, write one HTML page."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    out: Path = Path("runs/compare")
-    """Folder of both runs and of compare.html; if it holds this very comparison, training continues there."""
-
-
 def doctor(argv: Sequence[str]) -> int:
     from labkit.runtime import doctor as look
 
@@ -82,9 +64,7 @@ def train(argv: Sequence[str]) -> int:
         run = Run.open(asked.resume)
         trainer = run.trainer(**({} if asked.steps is None else {"steps": asked.steps}))
     else:
-        config, rest = _recipe(argv, "train")
-        asked = tyro.cli(Train, args=rest, prog=f"labkit train {argv[0]}", default=Train(config, tyro.MISSING))
-        trainer = Trainer(asked.config, asked.out)
+        trainer = Trainer(*_ask(argv, "train", "runs/train"))
     out, begun = trainer.folder.path, trainer.step
     if not len(trainer):
         print(f"{out} is finished: {trainer.step} of {trainer.config.steps} steps. Give --steps to train on.")
@@ -93,7 +73,9 @@ def train(argv: Sequence[str]) -> int:
     print(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
     stopped = _drive(trainer, len(trainer), lambda report: _words(report))
     if stopped:
-        print(f"\nStopped at step {trainer.step} and saved. Go on with:  labkit train --resume {out}")
+        print(
+            f"\nStopped at step {trainer.step}{', saved' * bool(trainer.step)}. Go on with:  labkit train --resume {out}"
+        )
         return 130
     print(f"Finished {trainer.step} steps. Look at it with:  labkit sample {out}")
     return 0
@@ -117,10 +99,9 @@ def compare(argv: Sequence[str]) -> int:
     from labkit.experiments import Comparison
     from labkit.plots.page import write_page
 
-    config, rest = _recipe(argv, "compare")
-    asked = tyro.cli(Compare, args=rest, prog=f"labkit compare {argv[0]}", default=Compare(config))
-    comparison = Comparison.with_and_without(asked.config, asked.out)
-    print(f"Training baseline and dispersive side by side in {asked.out}, {asked.config.steps} steps each.")
+    config, out = _ask(argv, "compare", "runs/compare", lam=0.5, steps=1500)
+    comparison = Comparison.with_and_without(config, out)
+    print(f"Training baseline and dispersive side by side in {out}, {config.steps} steps each.")
     if _drive(comparison, len(comparison), lambda item: f"{item[0]} {_words(item[1])}"):
         words = " ".join(argv)
         print(f"\nStopped and saved. Go on with the same command:  labkit compare {words}")
@@ -128,7 +109,7 @@ def compare(argv: Sequence[str]) -> int:
     result = comparison.evaluate()
     print(result.table().T.to_string(float_format=lambda value: f"{value:.3f}", na_rep="–"))
     print(f"({result.protocol.told()}; real against real: mean of 5 draws)")
-    page = write_page(asked.out / "compare.html", result, {n: Run.open(asked.out / n).metrics() for n in result.costs})
+    page = write_page(out / "compare.html", result, {n: Run.open(out / n).metrics() for n in result.costs})
     print(f"Curves, samples, spread and cost: {page}")
     return 0
 
@@ -157,16 +138,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _recipe(argv: Sequence[str], command: str) -> tuple[Config, Sequence[str]]:
-    """The config of the recipe that the first word names, and the words after it."""
+def _ask(argv: Sequence[str], command: str, folder: str, **defaults: Any) -> tuple[Config, Path]:
+    """Read the recipe that the first word names, and the settings and the folder that the other words change."""
     if not argv or argv[0] not in RECIPES:
         named = f"{argv[0]!r} is not a recipe" if argv else "no recipe is named"
-        options = f" (or: labkit {command} --resume FOLDER)" if command == "train" else ""
-        raise ConfigError(f"{named}; write labkit {command} with one of {', '.join(RECIPES)}{options}")
-    return RECIPES[argv[0]](**DEFAULTS.get(command, {})), argv[1:]
+        resume = f" (or: labkit {command} --resume FOLDER)" if command == "train" else ""
+        raise ConfigError(f"{named}; write labkit {command} with one of {', '.join(RECIPES)}{resume}")
 
+    def settings(
+        config: Annotated[Config, tyro.conf.arg(name="")] = RECIPES[argv[0]](**defaults), out: Path = Path(folder)
+    ) -> tuple[Config, Path]:
+        """Train; Ctrl-C saves. Every setting of the recipe can be changed.
 
-DEFAULTS: dict[str, dict[str, Any]] = {"compare": {"lam": 0.5, "steps": 1500}}
+        Args:
+            out: Folder to train in; if it holds this very experiment, training continues there.
+        """
+        return config, out
+
+    return tyro.cli(settings, args=argv[1:], prog=f"labkit {command} {argv[0]}")
 
 
 def _drive(loop: Iterable[Any], total: int, words: Callable[[Any], str]) -> bool:
