@@ -73,9 +73,8 @@ def train(argv: Sequence[str]) -> int:
     print(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
     stopped = _drive(trainer, len(trainer), lambda report: _words(report))
     if stopped:
-        print(
-            f"\nStopped at step {trainer.step}{', saved' * bool(trainer.step)}. Go on with:  labkit train --resume {out}"
-        )
+        saved = ", saved" if trainer.step else ""
+        print(f"\nStopped at step {trainer.step}{saved}. Go on with:  labkit train --resume {out}")
         return 130
     print(f"Finished {trainer.step} steps. Look at it with:  labkit sample {out}")
     return 0
@@ -145,8 +144,10 @@ def _ask(argv: Sequence[str], command: str, folder: str, **defaults: Any) -> tup
         resume = f" (or: labkit {command} --resume FOLDER)" if command == "train" else ""
         raise ConfigError(f"{named}; write labkit {command} with one of {', '.join(RECIPES)}{resume}")
 
+    recipe = RECIPES[argv[0]](**defaults)
+
     def settings(
-        config: Annotated[Config, tyro.conf.arg(name="")] = RECIPES[argv[0]](**defaults), out: Path = Path(folder)
+        config: Annotated[Config, tyro.conf.arg(name="")] = recipe, out: Path = Path(folder)
     ) -> tuple[Config, Path]:
         """Train; Ctrl-C saves. Every setting of the recipe can be changed.
 

@@ -7,6 +7,7 @@ and machine, both in ``data/runs/``. Notebooks show them as the range that a rea
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ def _one_seed(config: Config, protocol: Protocol) -> list[dict[str, Any]]:
     comparison = Comparison.with_and_without(config)
     for _ in comparison:
         pass
-    table = comparison.evaluate(protocol).table()
+    table = comparison.evaluate(replace(protocol, seed=config.seed)).table()  # a seed changes everything that is drawn
     return [
         {"seed": config.seed, "run": run, "measure": measure, "value": table.loc[run, measure]}
         for run in table.index

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 FORMAT = "labkit-checkpoint-1"
+HEADER = ("step", "samples", "seconds", "config")  # what the file's header says beside the tensors
 
 
 class CheckpointError(RuntimeError):
@@ -32,22 +33,20 @@ class Checkpoint(NamedTuple):
     samples: int
     config: str
     tensors: dict[str, Tensor]
+    seconds: float = 0.0
+    """Time spent training so far."""
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under a prefix, with the prefix removed."""
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
 
-def _digest(tensors: Mapping[str, Tensor], about: str) -> str:
-    digest = hashlib.sha256(about.encode())
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(" ".join(header[name] for name in HEADER).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _about(step: int | str, samples: int | str, config: str) -> str:
-    return f"{step} {samples} {config}"
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
@@ -57,10 +56,8 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         CheckpointError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
-    step, samples, config = str(checkpoint.step), str(checkpoint.samples), checkpoint.config
-    header = {"format": FORMAT, "step": step, "samples": samples, "config": config}
-    data = save(tensors, {**header, "sha256": _digest(tensors, _about(step, samples, config))})
-    replace_file(path, data)
+    header = {name: str(getattr(checkpoint, name)) for name in HEADER}
+    replace_file(path, save(tensors, {"format": FORMAT, **header, "sha256": _digest(tensors, header)}))
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -108,10 +105,10 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} has format {header.get('format')!r} and this version of labkit reads {FORMAT!r}. {remedy}"
         )
-    step, samples, config = (header.get(name, "") for name in ("step", "samples", "config"))
-    if header.get("sha256") != _digest(tensors, _about(step, samples, config)):
+    about = {name: header.get(name, "") for name in HEADER}
+    if header.get("sha256") != _digest(tensors, about):
         raise CheckpointError(f"{path} is corrupted: its content does not match its checksum. {remedy}")
-    return Checkpoint(int(step), int(samples), config, tensors)
+    return Checkpoint(int(about["step"]), int(about["samples"]), about["config"], tensors, float(about["seconds"]))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:

@@ -137,12 +137,11 @@ class RunFolder:
         whole = text.rpartition("\n")[0] or ",".join(COLUMNS)
         return pd.read_csv(io.StringIO(whole), dtype=COLUMNS)
 
-    def rewind(self, step: int) -> float:
-        """Begin the table, or drop its rows after ``step``; return the seconds spent until then.
+    def rewind(self, step: int) -> None:
+        """Begin the table, or drop its rows after ``step``.
 
         A killed run logs further than it saved: going on would log those steps twice.
         """
         lines = self._metrics.read_text().splitlines()[1:] if self._metrics.exists() else []
         kept = [line for line in lines if line.count(",") == 4 and int(line.split(",")[0]) <= step]
         ckpt.replace_file(self._metrics, "".join(f"{line}\n" for line in (",".join(COLUMNS), *kept)).encode())
-        return float(kept[-1].split(",")[2]) if kept else 0.0

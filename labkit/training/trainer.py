@@ -100,7 +100,7 @@ class Trainer:
         self.seconds = 0.0
         if self.folder is not None:
             self._restore(self.folder.newest(config))
-            self.seconds = self.folder.rewind(self.step)
+            self.folder.rewind(self.step)
 
     @property
     def samples(self) -> int:
@@ -161,30 +161,33 @@ class Trainer:
         bad = (
             ", ".join(f"{name} = {term.item()}" for name, term in terms.items() if not torch.isfinite(term)) or "total"
         )
+        raise NonFiniteLoss(f"The loss of step {self.step + 1} is not finite ({bad}); {self._last()}")
+
+    def _last(self) -> str:
+        """Where a failed run can go on, and how it may fare better."""
+        c = self.config
         last = f"the last good checkpoint is at step {self.saved_step}" if self.saved_step else "nothing was saved yet"
-        raise NonFiniteLoss(
-            f"The loss of step {self.step + 1} is not finite ({bad}); {last}. "
-            f"Lower optimizer.lr (now {self.config.optimizer.lr}) or dispersive.lam (now {self.config.dispersive.lam})."
-        )
+        return f"{last}. Lower optimizer.lr (now {c.optimizer.lr}) or dispersive.lam (now {c.dispersive.lam})."
 
     def save(self) -> None:
         """Write a checkpoint now, unless this step has one or there is no folder."""
-        if self.folder is None or self.step == self.saved_step or not self._finite():
+        if self.folder is None or self.step == self.saved_step:
             return
+        if not all(bool(torch.isfinite(p).all()) for p in self.network.parameters()):
+            raise NonFiniteLoss(
+                f"The weights after step {self.step} are not finite, so they were not saved; {self._last()}"
+            )
         tensors = {f"model.{name}": t for name, t in self.network.state_dict().items()}
         tensors |= {f"ema.{name}": t for name, t in self.ema.network.state_dict().items()}
         moments = ckpt.optimizer_tensors(self.optimizer, self.network)
         tensors |= {f"optimizer.{name}": t for name, t in moments.items()}
-        self.folder.save(ckpt.Checkpoint(self.step, self.samples, self.config.to_json(), tensors))
+        self.folder.save(ckpt.Checkpoint(self.step, self.samples, self.config.to_json(), tensors, self.seconds))
         self.saved_step = self.step
 
     def _write_samples(self) -> None:
         if self.folder is not None:
             samples = sample_network(self.ema.network, self.config, SHEET, steps=SHEET_STEPS)
             write_sheet(samples.x, self.folder.samples / f"step-{self.step:08d}.png")
-
-    def _finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
 
     def _restore(self, state: ckpt.Checkpoint | None) -> None:
         if state is None:
@@ -193,6 +196,7 @@ class Trainer:
         self.ema.network.load_state_dict(state.part("ema."))
         ckpt.load_optimizer(self.optimizer, self.network, state.part("optimizer."))
         self.step = self.saved_step = state.step
+        self.seconds = state.seconds
 
 
 @contextlib.contextmanager

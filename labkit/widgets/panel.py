@@ -5,6 +5,7 @@ view binds a control to each trait and calls ``draw(state, figure)``, which chan
 sentence that says in words what the figure shows.
 """
 
+import copy
 import html
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -97,9 +98,10 @@ class Panel:
             Panel._open[name].close()
         Panel._open[name] = self
         self.name, self.state, self.controls, self._draw = name, state, dict(controls), draw
+        # Drawn before it becomes a widget: updates that a FigureWidget gets before it is on the page can be lost.
+        self.sentence = widgets.HTML(said(draw(state, plot)))
         self.figure = go.FigureWidget(plot)
-        self.figure._config = {"displaylogo": False, "displayModeBar": False, "responsive": True}
-        self.sentence = widgets.HTML()
+        self.figure._config = {"displayModeBar": False, "responsive": True}
         self._lock, self._stale, self.closed = threading.Lock(), False, False
         self.on_close: Callable[[], None] = lambda: None
         for trait, control in self.controls.items():
@@ -108,7 +110,6 @@ class Panel:
         described = widgets.HTML(f'<div role="img" aria-label="{html.escape(alt)}"></div>{CSS}')
         self.widget = widgets.VBox([described, row, *extra, self.figure, self.sentence])
         self.widget.add_class("labkit-panel")
-        self.redraw()
         state.observe(lambda _: self.redraw(), names=list(self.controls))
 
     def redraw(self) -> None:
@@ -120,11 +121,17 @@ class Panel:
                 with self.figure.batch_update():
                     sentence = self._draw(self.state, self.figure)
                 self.sentence.value = said(sentence)
+                self._remember()
             except Exception as error:
                 self.sentence.value = said(f"<b>This could not be drawn:</b> {html.escape(str(error))}")
                 raise
             finally:
                 self._lock.release()
+
+    def _remember(self) -> None:
+        """Let a page that is reloaded get the figure as it is now; plotly hands out what was first displayed."""
+        for name, now in (("_widget_data", self.figure._data), ("_widget_layout", self.figure._layout_obj._props)):
+            self.figure._trait_values[name] = copy.deepcopy(now)  # not sent: the open page has it already
 
     def close(self) -> None:
         """Remove the panel's widgets from the page and from the kernel."""

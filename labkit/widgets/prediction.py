@@ -12,6 +12,8 @@ import ipywidgets as widgets
 
 from labkit.widgets.panel import CSS, said
 
+WIDE = widgets.Layout(width="auto")
+
 
 class Answer(NamedTuple):
     """The right option, and why."""
@@ -29,9 +31,11 @@ class Question:
         self.text, self.options, self._answer = text, list(options), answer
         self.picked: str | None = None
         self.shown = False
-        self._radio = widgets.RadioButtons(options=self.options, value=None, layout=widgets.Layout(width="auto"))
-        self._record = widgets.Button(description="Record my prediction", button_style="primary", disabled=True)
-        self._skip = widgets.Button(description="Just show me")
+        self._radio = widgets.RadioButtons(options=self.options, value=None, layout=WIDE)
+        self._record = widgets.Button(
+            description="Record my prediction", button_style="primary", disabled=True, layout=WIDE
+        )
+        self._skip = widgets.Button(description="Just show me", layout=WIDE)
         self._told = widgets.HTML(said(""))
         self._radio.observe(lambda change: setattr(self._record, "disabled", change.new is None), "value")
         self._record.on_click(lambda _: self.record(self._radio.value))
