@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SUBNORMAL_MARGIN = 18.0  # e^18: room for the factors, such as λ/(τP), that a gradient is multiplied by on its way back
+
 
 def expand_like(t: Float[Tensor, " batch"], x: Tensor) -> Tensor:
     """Reshape (B,) to (B, 1, …, 1) so that it broadcasts against ``x`` of shape (B, …)."""
@@ -44,8 +46,14 @@ def pairwise_sq_distances(z: Float[Tensor, "batch features"]) -> Float[Tensor, "
 
 
 def log_mean_exp(x: Tensor) -> Float[Tensor, ""]:
-    """log of the mean of exp(x) over all entries, without overflow."""
-    return torch.logsumexp(x.flatten(), dim=0) - math.log(x.numel())
+    """log of the mean of exp(x) over all entries, without overflow.
+
+    Terms that are less than about 1e-30 of the largest (1e-300 in float64) count as 0. They could not change the sum,
+    but their gradients would be subnormal numbers, with which a processor computes up to forty times slower.
+    """
+    x = x.flatten()
+    least = x.detach().max() + math.log(torch.finfo(x.dtype).tiny) + SUBNORMAL_MARGIN
+    return torch.logsumexp(x.masked_fill(x < least, -math.inf), dim=0) - math.log(x.numel())
 
 
 def off_diagonal(x: Float[Tensor, "n n"]) -> Float[Tensor, " m"]:

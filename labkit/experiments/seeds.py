@@ -60,7 +60,7 @@ def ship(name: str, table: "pd.DataFrame", config: Config, protocol: Protocol, f
     """Write a table and its record."""
     record = {
         "config": json.loads(config.to_json()),
-        "protocol": protocol.told(),
+        "protocol": protocol.told().replace(f"seed {protocol.seed}", "each run's own seed"),
         "seeds": sorted(int(seed) for seed in table["seed"].unique()),
         "machine": machine(),
     }
@@ -83,4 +83,4 @@ def bands(table: "pd.DataFrame") -> "pd.DataFrame":
     """Measure × run: 'mean (lowest … highest)' over the seeds."""
     groups = table.groupby(["measure", "run"], sort=False)["value"]
     text = groups.agg(lambda v: f"{v.mean():.3g}  ({v.min():.3g} … {v.max():.3g})")
-    return text.unstack("run").reindex(list(dict.fromkeys(table["measure"])))
+    return text.unstack("run").reindex(list(dict.fromkeys(table["measure"]))).fillna("–").rename_axis(None)

@@ -82,7 +82,7 @@ def samples_figure(result: ComparisonResult, count: int = 40) -> go.Figure:
         subplot_titles=[f"{n}: {agreement[n]:.1%} of {result.protocol.count} read as asked" for n in names],
     )
     for col, name in enumerate(names, 1):
-        plot.add_trace(digit_trace(tile(result.evaluations[name].samples.x[:count])), 1, col)
+        plot.add_trace(digit_trace(tile(result.evaluations[name].samples.x[:count], 10)), 1, col)
         style_digits(plot, 1, col)
     return plot
 
@@ -117,7 +117,7 @@ def spread_figure(result: ComparisonResult) -> go.Figure:
         plot.update_xaxes(title_text="block", row=1, col=col)
         if meter != "uniformity":
             plot.update_yaxes(rangemode="tozero", row=1, col=col)
-    plot.update_layout(legend=dict(y=1.14))
+    plot.update_layout(legend=dict(y=1.1))
     return plot
 
 

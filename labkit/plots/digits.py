@@ -8,7 +8,7 @@ from torch import Tensor
 GAP = -0.85  # a light grey; NaN would be clearer but is no JSON, in which notebooks are written
 
 
-def tile(x: Float[Tensor, "n 1 h w"], columns: int = 10) -> np.ndarray:
+def tile(x: Float[Tensor, "n 1 h w"], columns: int = 5) -> np.ndarray:
     """Lay images in [-1, 1] out row by row with a light grey line of one pixel between them."""
     count, _, height, width = x.shape
     rows = -(-count // columns)

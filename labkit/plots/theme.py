@@ -34,9 +34,15 @@ TEMPLATE = go.layout.Template(
             ticks="outside",
             ticklen=4,
             tickcolor="#B8B8B8",
-            title=dict(standoff=6),
+            title=dict(standoff=6, font=dict(size=13)),
         ),
-        yaxis=dict(gridcolor="#ECECEC", zerolinecolor="#D5D5D5", linecolor="#B8B8B8", title=dict(standoff=6)),
+        yaxis=dict(
+            automargin=True,
+            gridcolor="#ECECEC",
+            zerolinecolor="#D5D5D5",
+            linecolor="#B8B8B8",
+            title=dict(standoff=6, font=dict(size=13)),
+        ),
     )
 )
 
@@ -55,6 +61,6 @@ def fade(hex_colour: str, alpha: float) -> str:
 def figure(title: str, rows: int = 1, cols: int = 1, height: int = 380, **subplots: Any) -> go.Figure:
     """An empty figure in the lab's theme, with its subplots laid out."""
     plot = make_subplots(rows=rows, cols=cols, **subplots)
-    plot.update_layout(template=TEMPLATE, title_text=title, height=height)
+    plot.update_layout(template=TEMPLATE, title_text=title, height=height, autosize=True)
     plot.update_annotations(font=dict(size=13, family=FONT))  # the titles of subplots
     return plot

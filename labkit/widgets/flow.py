@@ -51,13 +51,9 @@ def interpolant_panel(name: str = "interpolant", state: Interpolant | None = Non
         1,
         3,
         330,
-        column_widths=[0.36, 0.36, 0.28],
-        horizontal_spacing=0.05,
-        subplot_titles=[
-            "x_t = t·data + (1 − t)·noise",
-            "velocity data − noise, halved: the same at every t",
-            "how many a classifier can read",
-        ],
+        column_widths=[0.34, 0.34, 0.32],
+        horizontal_spacing=0.06,
+        subplot_titles=["x_t", "velocity v = data − noise", "share that a classifier reads"],
     )
     plot.add_trace(digit_trace(tile(state.x_t(state.t)[state.picks])), 1, 1)
     plot.add_trace(digit_trace(tile(((state.x1 - state.x0) / 2)[state.picks])), 1, 2)
@@ -135,9 +131,9 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
         1,
         3,
         340,
-        column_widths=[0.34, 0.34, 0.32],
+        column_widths=[0.32, 0.32, 0.36],
         horizontal_spacing=0.06,
-        subplot_titles=["Euler", "Heun", "error at t = 1 against cost (both axes logarithmic)"],
+        subplot_titles=["Euler", "Heun", "error at t = 1 against cost"],
     )
     for col, method in enumerate(kinds, 1):
         plot.add_trace(digit_trace(tile(state.at(method), 5)), 1, col)
@@ -166,8 +162,9 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
             1,
             3,
         )
-    plot.update_xaxes(type="log", title_text="evaluations of the network", row=1, col=3)
-    plot.update_yaxes(type="log", title_text="RMS error", row=1, col=3)
+    plot.update_xaxes(type="log", dtick=1, title_text="evaluations of the network", row=1, col=3)
+    plot.update_yaxes(type="log", dtick=1, title_text="RMS error", row=1, col=3)
+    plot.update_layout(legend=dict(x=0.99, xanchor="right", y=0.98, yanchor="top", orientation="v"))
 
     def draw(state: Sampler, plot: BaseFigure) -> str:
         told = []

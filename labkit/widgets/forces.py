@@ -53,7 +53,7 @@ def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
     plot.add_trace(
         go.Scatter(
             mode="markers+text",
-            textposition="top right",
+            textposition="middle right",
             showlegend=False,
             marker=dict(color=PALETTE["dispersive"], size=10),
         ),

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import anywidget
 import ipywidgets as widgets
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
@@ -64,6 +65,27 @@ def choice(label: str, options: Sequence[Any], live: bool = True) -> widgets.Sel
     )
 
 
+class Fit(anywidget.AnyWidget):
+    """An invisible line as wide as its panel.
+
+    Figures fit their width when the window is resized; this says so, too, when the panel appears or changes its width.
+    """
+
+    _esm = """
+    function render({ el }) {
+      let width = 0;
+      const observer = new ResizeObserver(() => {
+        if (el.clientWidth === width) return;
+        width = el.clientWidth;
+        window.dispatchEvent(new Event("resize"));
+      });
+      observer.observe(el);
+      return () => observer.disconnect();
+    }
+    export default { render };
+    """
+
+
 def said(text: str) -> str:
     """A sentence as the HTML of a panel's text twin, announced by screen readers when it changes."""
     return f'<div class="labkit-said" role="status" aria-live="polite">{text}</div>'
@@ -108,7 +130,7 @@ class Panel:
             link((state, trait), (control, "value"))
         row = widgets.HBox(list(self.controls.values()), layout=widgets.Layout(flex_flow="row wrap"))
         described = widgets.HTML(f'<div role="img" aria-label="{html.escape(alt)}"></div>{CSS}')
-        self.widget = widgets.VBox([described, row, *extra, self.figure, self.sentence])
+        self.widget = widgets.VBox([described, row, *extra, self.figure, Fit(), self.sentence])
         self.widget.add_class("labkit-panel")
         state.observe(lambda _: self.redraw(), names=list(self.controls))
 

@@ -39,7 +39,7 @@ class Rest(NamedTuple):
 class Springs(HasTraits):
     """λ and τ in, the points at rest out."""
 
-    lam = FloatTrait(0.0, min=0.0)
+    lam = FloatTrait(0.2, min=0.0)
     tau = FloatTrait(0.5, min=1e-6)
 
     def __init__(self, **traits: float) -> None:

@@ -30,10 +30,10 @@ def _control(trait: str, state: LiveTraining) -> widgets.Widget:
     wide = widgets.Layout(width="330px")
     most = 4 * state.steps
     made = {
-        "lam": lambda: slider("λ, weight (paper: 0.5)", 0, 2, 0.05, live=False),
-        "tau": lambda: log_slider("τ, temperature (paper: 0.5)", -1.3, 1.0, live=False),
+        "lam": lambda: slider("λ (paper: 0.5)", 0, 2, 0.05, live=False),
+        "tau": lambda: log_slider("τ (paper: 0.5)", -1.3, 1.0, live=False),
         "block": lambda: widgets.IntSlider(
-            min=0, max=3, description="block (paper: 1 of 0…3)", style=STYLE, layout=wide
+            min=0, max=3, description="block (paper: depth/4)", style=STYLE, layout=wide
         ),
         "steps": lambda: widgets.IntSlider(
             min=min(50, state.steps), max=most, step=50, description="steps", style=STYLE, layout=wide
@@ -79,7 +79,7 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
             plot.data[trace].x, plot.data[trace].y = [s for s, _ in curve], [v for _, v in curve]
         for run, trace in sheets.items():
             if run in state.previews:
-                plot.data[trace].z = tile(state.previews[run], _columns(names))
+                plot.data[trace].z = tile(state.previews[run])
         return _sentence(state, names)
 
     alt = "Training curves and sample sheets that grow while the model trains."
@@ -106,11 +106,11 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
 def _lay_out(names: list[str], title: str) -> tuple[go.Figure, dict[tuple[str, str], int], dict[str, int]]:
     """The empty figure, the trace of each (run, meter), and the trace of each run's sheet of samples."""
     if len(names) == 1:
-        panes, rows, widths = ["velocity"], 1, [0.45, 0.55]
-        sheets = ["20 samples of the averaged weights (Heun, 10 steps)"]
+        panes, rows, widths = ["velocity"], 1, [0.55, 0.45]
+        sheets = ["samples of the averaged weights (Heun, 10 steps)"]
     else:
         panes, rows, widths = list(PANES), 2, [0.36, 0.36, 0.28]
-        sheets = [f"{name}: same noise, same labels" for name in names]
+        sheets = [f"{name}, same noise" for name in names]
     across = len(panes) // rows
     titles = [
         t for row in range(rows) for t in [*(PANES[m] for m in panes[row * across : (row + 1) * across]), sheets[row]]
@@ -139,16 +139,13 @@ def _lay_out(names: list[str], title: str) -> tuple[go.Figure, dict[tuple[str, s
                 col,
             )
         plot.update_xaxes(title_text="step", row=row, col=col)
+    plot.update_layout(legend=dict(y=1.04))
     shown = {}
     for row, run in enumerate(names, 1):
         shown[run] = len(plot.data)
-        plot.add_trace(digit_trace(tile(BLANK, _columns(names))), row, across + 1)
+        plot.add_trace(digit_trace(tile(BLANK)), row, across + 1)
         style_digits(plot, row, across + 1)
     return plot, lines, shown
-
-
-def _columns(names: list[str]) -> int:
-    return 10 if len(names) == 1 else 5
 
 
 def _term(state: LiveTraining, meter: str) -> str:

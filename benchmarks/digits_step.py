@@ -1,0 +1,98 @@
+"""What a training step on digits costs: ``make bench`` (2 minutes on two cores).
+
+Four loops take turns in one process, so that a machine whose speed drifts is unfair to none of them:
+
+    bare       the same network, batch and AdamW in eight plain lines: no averaging, no log, no run
+    diffusers  those eight lines around DiTTransformer2DModel of the same size
+    baseline   labkit.Trainer
+    dispersive labkit.Trainer with the Dispersive Loss
+
+Printed are images/s (median over the turns) and, which is what counts, the median of the ratios turn by turn.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from labkit import Trainer, recipes
+from labkit.config import Config
+from labkit.datasets import Images, digits
+from labkit.models import parse_name
+from labkit.runtime import machine
+from labkit.training.trainer import build_network
+
+FOREVER = 10**9
+
+
+def plain_loop(network: nn.Module, predict: Callable[..., Tensor], config: Config, data: Images) -> Iterator[None]:
+    """The step and nothing else."""
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], config.optimizer.lr, fused=True)
+    while True:
+        pick = torch.randint(len(data), (config.batch_size,))
+        x1, x0, t = data.x[pick], torch.randn(config.batch_size, *data.x.shape[1:]), torch.rand(config.batch_size)
+        x_t = torch.lerp(x0, x1, t[:, None, None, None])
+        loss = (predict(x_t, t, data.y[pick]) - (x1 - x0)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield
+
+
+def diffusers_model(config: Config, data: Images) -> nn.Module:
+    """diffusers' DiT of the same depth, width, heads and patch."""
+    from diffusers import DiTTransformer2DModel
+
+    size, patch = parse_name(config.model)
+    return DiTTransformer2DModel(
+        num_attention_heads=size.heads, attention_head_dim=size.width // size.heads, num_layers=size.depth,
+        sample_size=data.size, in_channels=data.channels, out_channels=data.channels, patch_size=patch,
+        num_embeds_ada_norm=data.num_classes, norm_num_groups=1, dropout=0.0,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=9, help="turns of each loop (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=40, help="steps in a turn (default: %(default)s)")
+    args = parser.parse_args()
+
+    config = recipes.digits(steps=FOREVER)
+    data = digits("train")
+    bare, other = build_network(config, data), diffusers_model(config, data)
+    loops = {
+        "bare": plain_loop(bare, lambda x, t, y: bare(x, t, y).output, config, data),
+        "diffusers": plain_loop(other, lambda x, t, y: other(x, t, y).sample, config, data),
+        "baseline": iter(Trainer(config)),
+        "dispersive": iter(Trainer(config.replace(lam=0.5))),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for turn in range(args.turns + 1):
+        for name, loop in loops.items():
+            began = time.perf_counter()
+            for _ in itertools.islice(loop, args.steps):
+                pass
+            if turn:  # the first one warms up
+                seconds[name].append((time.perf_counter() - began) / args.steps)
+
+    images = config.batch_size
+    print(f"{config.model}, batch {images}, {args.turns} turns of {args.steps} steps; {machine()['processor']}")
+    for name, times in seconds.items():
+        rates = [images / t for t in times]
+        print(f"  {name:10} {statistics.median(rates):7,.0f} images/s   ({min(rates):,.0f} to {max(rates):,.0f})")
+
+    def ratio(a: str, b: str) -> float:
+        """Median over the turns of the rate of a over the rate of b."""
+        return statistics.median(tb / ta for ta, tb in zip(seconds[a], seconds[b], strict=True))
+
+    print(f"labkit's trainer runs at {ratio('baseline', 'bare'):.2f} times the rate of the bare loop,")
+    print(f"and at {ratio('baseline', 'diffusers'):.2f} times that of the same step around diffusers' DiT;")
+    print(f"the Dispersive Loss adds {ratio('baseline', 'dispersive') - 1:+.1%} to a step.")
+
+
+if __name__ == "__main__":
+    main()
