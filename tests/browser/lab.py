@@ -55,12 +55,20 @@ class LabPage:
         space = f"test-{next(_workspaces)}"
         address = f"{self.server.url}/lab/workspaces/{space}/tree/{quote(notebook)}"
         self.page.goto(f"{address}?reset&token={self.server.token}", wait_until="domcontentloaded")
-        self.page.wait_for_function("() => window.jupyterapp", timeout=timeout * 1000)
-        self.page.evaluate(HELPERS)
-        self._wait("lab.ready()", timeout, f"{notebook} is open and its kernel idle")
+        self._settle(notebook, timeout)
         if self.page.locator(".jp-Dialog").count():
             raise AssertionError(f"a dialog blocks {notebook}: {self.page.locator('.jp-Dialog').inner_text()!r}")
         return self
+
+    def reload(self, timeout: float = 2 * PATIENCE) -> None:
+        """Load the page again, as a reader does who closed it; the kernel goes on meanwhile."""
+        self.page.reload(wait_until="domcontentloaded")
+        self._settle("the notebook", timeout)
+
+    def _settle(self, notebook: str, timeout: float) -> None:
+        self.page.wait_for_function("() => window.jupyterapp", timeout=timeout * 1000)
+        self.page.evaluate(HELPERS)
+        self._wait("lab.ready()", timeout, f"{notebook} is open and its kernel idle")
 
     def _wait(self, condition: str, timeout: float, what: str) -> None:
         try:

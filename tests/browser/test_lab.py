@@ -84,7 +84,8 @@ def test_a_page_that_is_loaded_again_shows_the_curves(lab):
     lab.run_cells([lab.find_cell("predictions = Predictions()"), lab.find_cell("training_panel("),
                    lab.find_cell("state.wait()")])  # fmt: skip
     lab.command("docmanager:save")
-    lab.page.reload()
+    lab.wait_idle()
+    lab.reload()
     panel = lab.find_cell("training_panel(")
     plot = lab.wait_plot(panel, lambda p: p["traces"][0]["x"])
     assert plot["traces"][0]["x"][-1] == 30
