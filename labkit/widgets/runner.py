@@ -47,8 +47,8 @@ class Runner:
         self.start()
 
     def start(self) -> None:
-        """Enter the loop in a background thread; nothing happens if it is running already."""
-        if self.busy:
+        """Enter the loop in a background thread; nothing happens if it is running, here or in a thread."""
+        if self.status in ("running", "paused"):
             return
         self._claim()
         self._thread = threading.Thread(target=self._run, name="labkit-training", daemon=True)

@@ -1,0 +1,97 @@
+"""Comparisons and their protocol, on tiny models."""
+
+import pandas as pd
+import pytest
+import torch
+
+from labkit import Run, datasets
+from labkit.config import ConfigError
+from labkit.datasets import digits as load
+from labkit.experiments import Comparison, Protocol, bands, evaluate, over_seeds, real_against_real, ship, shipped
+from labkit.metrics import DigitsClassifier, frechet_distance
+from labkit.recipes import digits
+from labkit.training.trainer import build_network
+
+TINY = digits(batch_size=8, steps=4, log_every=2, lam=0.5)
+QUICK = Protocol(count=70, steps=2)
+
+
+def test_runs_take_turns_and_see_the_same_data():
+    comparison = Comparison.with_and_without(TINY)
+    order = [(name, report.step) for name, report in comparison]
+    assert order == [(name, step) for step in (1, 2, 3, 4) for name in ("baseline", "dispersive")]
+    positions = [trainer.stream.at(16) for trainer in comparison.trainers.values()]
+    assert torch.equal(positions[0][0].x, positions[1][0].x) and torch.equal(
+        positions[0][1].noise, positions[1][1].noise
+    )
+
+
+def test_side_by_side_is_the_same_as_alone():
+    together = Comparison({"a": TINY, "b": TINY.replace(seed=1)})
+    alone = Comparison({"a": TINY})
+    for loop in (together, alone):
+        for _ in loop:
+            pass
+    pairs = zip(together.trainers["a"].network.parameters(), alone.trainers["a"].network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_comparison_that_is_left_saves_every_run_and_goes_on(tmp_path):
+    comparison = Comparison.with_and_without(TINY, tmp_path)
+    for _, report in comparison:
+        if report.step == 2:
+            break
+    del report
+    again = Comparison.with_and_without(TINY, tmp_path)
+    assert {t.step for t in again.trainers.values()} <= {1, 2} and len(again) <= 6
+    for _ in again:
+        pass
+    assert all(max(Run.open(tmp_path / name).checkpoints) == 4 for name in ("baseline", "dispersive"))
+
+
+def test_without_a_weight_there_is_nothing_to_compare():
+    with pytest.raises(ConfigError, match=r"dispersive\.lam = None"):
+        Comparison.with_and_without(TINY.replace(lam=None))
+
+
+def test_copying_the_training_set_scores_what_real_digits_score():
+    protocol = Protocol(count=400)
+    mean, low, high = real_against_real(protocol)["frechet"]
+    train, held_out, features = load("train"), load("held_out"), DigitsClassifier.load().features
+    copied = frechet_distance(features(train.x[:400]), features(held_out.x))
+    assert low <= mean <= high
+    assert 0.5 * low < copied < 2 * high  # and a blurred copy is clearly worse
+    blurred = torch.nn.functional.avg_pool2d(train.x[:400], 3, stride=1, padding=1)
+    assert frechet_distance(features(blurred), features(held_out.x)) > 3 * high
+
+
+def test_evaluation_is_repeatable_and_looks_at_every_block():
+    network = build_network(TINY, datasets.digits("train"))
+    first, second = (evaluate(network, TINY, QUICK) for _ in range(2))
+    assert first.quality == second.quality and first.spread == second.spread
+    assert set(first.spread) == {0, 1, 2, 3} and len(first.samples.x) == 70
+
+
+def test_seeds_give_a_tidy_table_that_ships_with_its_record(tmp_path, monkeypatch):
+    table = over_seeds(TINY, [3, 4], QUICK)
+    assert list(table.columns) == ["seed", "run", "measure", "value"] and set(table["seed"]) == {3, 4}
+    ship("t", table, TINY, QUICK, tmp_path / "runs")
+    monkeypatch.setattr("labkit.experiments.seeds.data_dir", lambda: tmp_path)
+    again, record = shipped("t")
+    pd.testing.assert_frame_equal(again, table.reset_index(drop=True), rtol=1e-5)
+    assert record["seeds"] == [3, 4] and record["config"]["dispersive"]["lam"] == 0.5
+    assert {"processor", "torch", "commit"} <= record["machine"].keys()
+    with pytest.raises(FileNotFoundError, match="git checkout data"):
+        shipped("missing")
+
+
+def test_bands_name_mean_and_range():
+    table = pd.DataFrame({"seed": [0, 1], "run": "a", "measure": "m", "value": [1.0, 3.0]})
+    assert bands(table).loc["m", "a"] == "2  (1 … 3)"
+
+
+def test_the_shipped_comparison_is_whole():
+    table, record = shipped("digits_compare")
+    assert len(record["seeds"]) >= 5 and "+changes" not in record["machine"]["commit"]
+    counts = table.groupby(["run", "measure"]).size()
+    assert (counts == len(record["seeds"])).all()

@@ -1,0 +1,81 @@
+"""Figures are pure functions: what goes in is what the traces hold."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from labkit.experiments import ComparisonResult, Cost, Evaluation, Protocol
+from labkit.plots import PALETTE, cost_figure, curves_figure, digit_trace, fade, samples_figure, spread_figure, tile
+from labkit.recipes import digits
+from labkit.training import Samples
+
+METERS = ("feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity")
+
+
+@pytest.fixture
+def result():
+    def evaluation(level: float) -> Evaluation:
+        spread = {b: dict.fromkeys(METERS, level + b) for b in range(4)}
+        quality = {"agreement": level / 10, "frechet": level, "frechet_pixels": level / 2}
+        return Evaluation(quality, spread, Samples(torch.full((40, 1, 8, 8), level / 10), torch.arange(40) % 10, {}))
+
+    config = digits(lam=0.5)
+    return ComparisonResult(
+        Protocol(),
+        {"baseline": config.replace(lam=None), "dispersive": config},
+        {"baseline": evaluation(2.0), "dispersive": evaluation(5.0)},
+        {"baseline": Cost(10, 2.0, 1280), "dispersive": Cost(10, 4.0, 1280)},
+        {"frechet": (0.5, 0.4, 0.6), "frechet_pixels": (0.3, 0.2, 0.4)},
+    )
+
+
+def test_tiles_keep_order_and_values():
+    images = torch.arange(7.0).reshape(7, 1, 1, 1).expand(7, 1, 8, 8) / 10
+    sheet = tile(images, columns=3)
+    assert sheet.shape == (3 * 9 - 1, 3 * 9 - 1)
+    for i in range(7):
+        top, left = i // 3 * 9, i % 3 * 9
+        assert np.allclose(sheet[top : top + 8, left : left + 8], i / 10)
+    assert np.isfinite(sheet).all(), "NaN is no JSON, and so no notebook"
+    assert digit_trace(sheet).zmin == -1
+
+
+def test_curves_show_the_named_terms_of_each_run():
+    history = pd.DataFrame(
+        [(s, name, s + k) for s in (1, 2) for k, name in enumerate(["velocity", "block1.dispersive", "block0.x"])],
+        columns=["step", "name", "value"],
+    )
+    plot = curves_figure({"baseline": history, "dispersive": history}, block=1, batch=128)
+    assert [list(t.y) for t in plot.data[:4]] == [[1, 2], [1, 2], [2, 3], [2, 3]]
+    assert any("-4.85" in a.text or "−4.85" in a.text for a in plot.layout.annotations)
+    assert {t.line.color for t in plot.data} == {PALETTE["baseline"], PALETTE["dispersive"]}
+
+
+def test_spread_has_a_line_a_run_and_meter(result):
+    plot = spread_figure(result)
+    assert len(plot.data) == 8
+    assert list(plot.data[0].y) == [2, 3, 4, 5] and list(plot.data[1].y) == [5, 6, 7, 8]
+
+
+def test_samples_and_cost_name_their_figures(result):
+    titles = [a.text for a in samples_figure(result).layout.annotations]
+    assert titles == ["baseline: 20.0% of 500 read as asked", "dispersive: 50.0% of 500 read as asked"]
+    assert [bar.x[0] for bar in cost_figure(result).data] == [640, 320]
+
+
+def test_the_finding_says_worse_as_plainly_as_better(result):
+    finding = result.finding()
+    assert "20.0% of the baseline" in finding and "2.00 against 5.00" in finding and "2.0 times" in finding
+
+
+def test_the_table_has_real_digits_beside_the_runs(result):
+    table = result.table()
+    assert list(table.index) == ["baseline", "dispersive", "real against real"]
+    assert table.loc["real against real", "frechet"] == 0.5
+    assert table.loc["dispersive", "feature_norm"] == 6  # block 1 is the regularized one
+    assert table.loc["baseline", "images_per_second"] == 640
+
+
+def test_fading_keeps_the_colour():
+    assert fade("#0072B2", 0.5) == "rgba(0, 114, 178, 0.5)"
