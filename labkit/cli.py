@@ -7,6 +7,7 @@ labkit sample runs/x                               a sheet of images from a run
 labkit compare digits                              baseline against dispersive: a table and one HTML page
 """
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from tqdm.auto import tqdm
 
 from labkit import recipes
 from labkit.config import Config, ConfigError
-from labkit.training import CheckpointError, NonFiniteLoss, Report, Run, RunError, Trainer, write_sheet
+from labkit.sampling import Method
+from labkit.training import Report, Run, Trainer, write_sheet
+from labkit.types import LabError
 
 RECIPES = {"digits": recipes.digits}
-MISTAKES = (ConfigError, RunError, CheckpointError, NonFiniteLoss, FileNotFoundError)
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,24 @@ class Sample:
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     n: int = 100
+    """How many."""
     steps: int = 50
-    method: str = "heun"
+    """Intervals of the solver."""
+    method: Method = "heun"
     guidance: float = 1.0
+    """1 is the plain conditional model, above 1 is classifier-free guidance."""
     seed: int = 0
+    """Of the noise."""
     out: Path | None = None
     """The PNG to write; by default in the samples folder of the run."""
 
 
 def doctor(argv: Sequence[str]) -> int:
+    """Print what the machine can do; 1 if something is not in order."""
     from labkit.runtime import doctor as look
+
+    if argv:
+        raise ConfigError(f"doctor takes no words, and got {' '.join(argv)!r}")
 
     findings = look()
     for finding in findings:
@@ -59,6 +69,9 @@ def doctor(argv: Sequence[str]) -> int:
 
 
 def train(argv: Sequence[str]) -> int:
+    """Start or resume one run."""
+    if argv and argv[0] in RECIPES and "--resume" in argv:
+        raise ConfigError(f"train takes a recipe or --resume, not both; leave {argv[0]!r} out to resume")
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         asked = tyro.cli(Resume, args=argv, prog="labkit train")
         run = Run.open(asked.resume)
@@ -74,27 +87,28 @@ def train(argv: Sequence[str]) -> int:
     stopped = _drive(trainer, len(trainer), lambda report: _words(report))
     if stopped:
         saved = ", saved" if trainer.step else ""
-        print(f"\nStopped at step {trainer.step}{saved}. Go on with:  labkit train --resume {out}")
+        print(f"\nStopped at step {trainer.step}{saved}. Go on with:  {_command('train', '--resume', out)}")
         return 130
-    print(f"Finished {trainer.step} steps. Look at it with:  labkit sample {out}")
+    print(f"Finished {trainer.step} steps. Look at it with:  {_command('sample', out)}")
     return 0
 
 
 def sample(argv: Sequence[str]) -> int:
+    """Write a sheet of samples."""
     asked = tyro.cli(Sample, args=argv, prog="labkit sample")
     run = Run.open(asked.run)
     samples = run.sample(
         asked.n, steps=asked.steps, method=asked.method, guidance=asked.guidance, seed=asked.seed, progress=True
     )
-    name = (
-        f"step-{max(run.checkpoints):08d}-{asked.method}{asked.steps}-guidance{asked.guidance:g}-seed{asked.seed}.png"
-    )
+    settings = f"{asked.method}{asked.steps}-guidance{asked.guidance:g}-seed{asked.seed}"
+    name = f"step-{samples.settings['step']:08d}-{settings}.png"
     path = write_sheet(samples.x, asked.out or run.folder.samples / name)
     print(f"{asked.n} samples ({samples.told()}) written to {path}")
     return 0
 
 
 def compare(argv: Sequence[str]) -> int:
+    """Train with and without the loss, measure both, write the page."""
     from labkit.experiments import Comparison
     from labkit.plots.page import write_page
 
@@ -102,8 +116,7 @@ def compare(argv: Sequence[str]) -> int:
     comparison = Comparison.with_and_without(config, out)
     print(f"Training baseline and dispersive side by side in {out}, {config.steps} steps each.")
     if _drive(comparison, len(comparison), lambda item: f"{item[0]} {_words(item[1])}"):
-        words = " ".join(argv)
-        print(f"\nStopped and saved. Go on with the same command:  labkit compare {words}")
+        print(f"\nStopped and saved. Go on with the same command:  {_command('compare', *argv)}")
         return 130
     result = comparison.evaluate()
     print(result.table().T.to_string(float_format=lambda value: f"{value:.3f}", na_rep="–"))
@@ -132,9 +145,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         return COMMANDS[argv[0]](argv[1:])
-    except MISTAKES as mistake:
+    except (LabError, FileNotFoundError) as mistake:
         print(f"labkit: {mistake}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
 
 
 def _ask(argv: Sequence[str], command: str, folder: str, **defaults: Any) -> tuple[Config, Path]:
@@ -157,6 +173,11 @@ def _ask(argv: Sequence[str], command: str, folder: str, **defaults: Any) -> tup
         return config, out
 
     return tyro.cli(settings, args=argv[1:], prog=f"labkit {command} {argv[0]}")
+
+
+def _command(*words: object) -> str:
+    """A command as it can be pasted into a shell."""
+    return shlex.join(["labkit", *map(str, words)])
 
 
 def _drive(loop: Iterable[Any], total: int, words: Callable[[Any], str]) -> bool:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_type_hints
 
+from labkit.types import LabError
+
 Variant = Literal["infonce_l2"]
 
 
-class ConfigError(ValueError):
+class ConfigError(LabError, ValueError):
     """A setting that cannot work. The message names the field, its value and what is allowed."""
 
 
@@ -116,6 +118,8 @@ class Config:
     """Share of labels replaced by the null class, which teaches the unconditional model that guidance needs."""
     ema_decay: float = 0.9999
     log_every: int = 25
+    """Losses and geometry go to the table every so many steps; if these are 10 or more, also at
+    step 1 and five times as often before the first of them."""
     save_every: int = 1000
     keep_last: int = 2
     """How many of the newest checkpoints stay on disk."""

@@ -11,6 +11,9 @@ def digits(**changes: Any) -> Config:
         labkit train digits --out runs/baseline
         labkit train digits --dispersive.lam 0.5 --dispersive.tau 0.5 --out runs/dispersive
 
+    Expect about 3,000 images/s on two cores, so a minute for 1,500 steps. There the baseline's samples are read as the
+    digit asked for in 95 % of cases (Heun, 50 steps, no guidance; six seeds, data/runs/digits_compare.csv).
+
     Args:
         changes: any field of ``Config``, and ``lam``, ``tau``, ``variant``, ``blocks`` of its Dispersive Loss.
     """

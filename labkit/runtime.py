@@ -12,9 +12,15 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from labkit.types import LabError
+
 Tier = Literal["smoke", "cpu", "gpu"]
 TIERS: tuple[Tier, ...] = ("smoke", "cpu", "gpu")
 T = TypeVar("T")
+
+
+class TierError(LabError, ValueError):
+    """LAB_TIER is set to something else than a tier."""
 
 
 def device() -> torch.device:
@@ -26,7 +32,7 @@ def tier() -> Tier:
     """How large the notebooks run: ``LAB_TIER`` if set, else gpu or cpu after the machine. Tests use smoke."""
     chosen = os.environ.get("LAB_TIER") or ("gpu" if device().type == "cuda" else "cpu")
     if chosen not in TIERS:
-        raise ValueError(f"LAB_TIER = {chosen!r} cannot be used: choose one of {', '.join(TIERS)}.")
+        raise TierError(f"LAB_TIER = {chosen!r} cannot be used: choose one of {', '.join(TIERS)}.")
     return chosen
 
 
@@ -58,7 +64,7 @@ def runs_dir() -> Path:
 
 @cache
 def commit() -> str:
-    """The commit of the checkout that this code runs from, with ``+changes`` if it was edited; or the version."""
+    """The commit of the checkout that this code runs from, with ``+changes`` if it was edited."""
     package = Path(__file__).resolve().parent
     if (package.parent / ".git").exists() and shutil.which("git"):
         asked = ["git", "-C", str(package.parent)]

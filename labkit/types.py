@@ -6,6 +6,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+class LabError(Exception):
+    """Something that a person can put right; the message is one sentence that says what and how."""
+
+
 class Batch(NamedTuple):
     """Images and their labels, as the data set gives them."""
 

@@ -1,6 +1,7 @@
 """Runs side by side: the same seed, data, noise and number of steps; only what the configs name differs."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ class ComparisonResult:
         return pd.DataFrame(rows).T
 
     def finding(self) -> str:
-        """What the figures say, in one sentence per measure, better or worse."""
+        """What the figures say, in one sentence, better or worse (of the first two runs)."""
         (first, a), (second, b) = list(self.evaluations.items())[:2]
         block = regularized_blocks(self.configs[second])[0]
         growth = b.spread[block]["feature_norm"] / a.spread[block]["feature_norm"]
@@ -95,8 +96,10 @@ class Comparison:
         return sum(len(trainer) for trainer in self.trainers.values())
 
     def __iter__(self) -> Iterator[tuple[str, Report]]:
-        loops = {name: iter(trainer) for name, trainer in self.trainers.items()}
-        try:
+        with ExitStack() as leaving:  # each run saves as it is left, even if another one cannot
+            loops = {name: iter(trainer) for name, trainer in self.trainers.items()}
+            for loop in loops.values():
+                leaving.callback(loop.close)
             while loops:
                 for name in list(loops):
                     report = next(loops[name], None)
@@ -104,9 +107,6 @@ class Comparison:
                         del loops[name]
                     else:
                         yield name, report
-        finally:
-            for loop in loops.values():
-                loop.close()
 
     def evaluate(self, protocol: Protocol = Protocol()) -> "ComparisonResult":  # noqa: B008 (frozen)
         """Judge every run as it stands now, by one protocol."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit import datasets, paths
-from labkit.config import Config
+from labkit.config import Config, finite, require, whole
 from labkit.metrics import DigitsClassifier, PixelPca, class_agreement, frechet_distance, geometry
 from labkit.runtime import generator
 from labkit.sampling import Method
@@ -32,6 +32,14 @@ class Protocol:
     seed: int = 0
     probe_time: float = 0.5
     """The time t at which features are looked at."""
+
+    def __post_init__(self) -> None:
+        most = len(datasets.digits("train"))
+        require(
+            whole(self.count, 2) and self.count <= most, "count", self.count,
+            f"take 2 to {most}: real against real needs as many training digits",
+        )  # fmt: skip
+        require(finite(self.probe_time) and 0 <= self.probe_time <= 1, "probe_time", self.probe_time, "take 0 to 1")
 
     def told(self) -> str:
         return (f"{self.count} samples, {self.method} with {self.steps} steps, guidance {self.guidance:g}, "

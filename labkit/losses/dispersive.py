@@ -31,11 +31,13 @@ def dispersive_loss(
         tau: temperature τ > 0 that D is divided by; larger values reach further.
 
     Returns:
-        A scalar in [−log B, 0], computed outside autocast in float32 (float64 stays float64).
+        A scalar in [−log B, 0], computed outside autocast in float32 (float64 stays float64). Pairs whose weight is
+        below about 1e-30 of the largest (D/τ > 69) get a gradient of exactly 0; see ``ops.log_mean_exp``.
 
     Raises:
         ConfigError: unknown variant, or τ not a finite number above 0.
         ValueError: fewer than two samples, which have no pair.
+        TypeError: features that are no floating-point numbers.
     """
     check_variant(variant)
     check_tau(tau)

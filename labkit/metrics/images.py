@@ -45,6 +45,12 @@ def frechet_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
 
 def class_agreement(predicted: Int[Tensor, " n"], wanted: Int[Tensor, " n"]) -> float:
     """Share in [0, 1] of samples that a classifier sees as the class that was asked for."""
+    require(
+        predicted.shape == wanted.shape,
+        "predicted",
+        tuple(predicted.shape),
+        f"it must match wanted, {tuple(wanted.shape)}",
+    )
     return (predicted == wanted).double().mean().item()
 
 

@@ -31,6 +31,7 @@ class Transformer(nn.Module):
             input_size >= patch and input_size % patch == 0, "input_size", input_size,
             f"images of this side cannot be cut into patches of {patch}; take a patch that divides it",
         )  # fmt: skip
+        require(num_classes >= 1, "num_classes", num_classes, "take at least 1")
         self.patch, self.in_channels, self.num_classes = patch, in_channels, num_classes
         self.side = input_size // patch
         self.x_embedder = PatchEmbed(patch, in_channels, width)
@@ -77,6 +78,9 @@ class Transformer(nn.Module):
             Prediction with an output of the shape of ``x``.
         """
         self.check_blocks(taps, "taps")
+        side = self.side * self.patch
+        if x.shape[1:] != (self.in_channels, side, side):  # a convolution would crop it in silence
+            raise ValueError(f"x has shape {tuple(x.shape)}; this model takes (B, {self.in_channels}, {side}, {side}).")
         tokens = self.x_embedder(x) + self.pos_embed
         condition = self.t_embedder(t) + self.y_embedder(y)
         features = {}

@@ -70,7 +70,7 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, batch: in
 
 
 def samples_figure(result: ComparisonResult, count: int = 40) -> go.Figure:
-    """Samples of each run from the same noise and labels, one sheet above the other."""
+    """Samples of each run from the same noise and labels, side by side."""
     names = list(result.evaluations)
     agreement = {n: result.evaluations[n].quality["agreement"] for n in names}
     plot = figure(
@@ -91,7 +91,7 @@ def spread_figure(result: ComparisonResult) -> go.Figure:
     """Geometry of every block's features: does what one block was told carry over to the others?"""
     meters = list(LABELS)
     plot = figure(
-        f"Feature geometry by block (held-out digits, t = {result.protocol.probe_time:g})",
+        f"Do the other blocks follow? Features of held-out digits at t = {result.protocol.probe_time:g}",
         1,
         len(meters),
         340,
@@ -123,7 +123,7 @@ def spread_figure(result: ComparisonResult) -> go.Figure:
 
 def cost_figure(result: ComparisonResult) -> go.Figure:
     """Training rate of each run, as measured while they shared the machine."""
-    plot = figure("What it cost: training rate, side by side on this machine", height=230)
+    plot = figure("Does the loss slow training down? Side by side on this machine", height=230)
     for name, cost in result.costs.items():
         plot.add_trace(
             go.Bar(

@@ -11,6 +11,7 @@ from labkit.objective import regularized_blocks
 from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
 from labkit.plots.theme import FONT
 from labkit.runtime import machine
+from labkit.training.checkpoint import replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,5 @@ try others.</p>
 <h2>How this was made</h2>
 <pre>{html.escape(json.dumps(made, indent=1, ensure_ascii=False))}</pre>
 </body></html>"""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    replace_file(path, text.encode())
     return path

@@ -18,11 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from labkit.types import LabError
+
 FORMAT = "labkit-checkpoint-1"
 HEADER = ("step", "samples", "seconds", "config")  # what the file's header says beside the tensors
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(LabError, RuntimeError):
     """A checkpoint that cannot be written or read; the message names the file and the way out."""
 
 
@@ -94,20 +96,19 @@ def read(path: Path) -> Checkpoint:
     """
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; list a run's checkpoints with `Run.open(...).checkpoints`.")
-    remedy = "Delete it and resume: the previous checkpoint in the folder is used then."
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is cut or not a checkpoint ({error}). {remedy}") from error
+        raise CheckpointError(f"{path} is cut or not a checkpoint ({error}).") from error
     if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has format {header.get('format')!r} and this version of labkit reads {FORMAT!r}. {remedy}"
+            f"{path} has format {header.get('format')!r} and this version of labkit reads {FORMAT!r}."
         )
     about = {name: header.get(name, "") for name in HEADER}
     if header.get("sha256") != _digest(tensors, about):
-        raise CheckpointError(f"{path} is corrupted: its content does not match its checksum. {remedy}")
+        raise CheckpointError(f"{path} is corrupted: its content does not match its checksum.")
     return Checkpoint(int(about["step"]), int(about["samples"]), about["config"], tensors, float(about["seconds"]))
 
 

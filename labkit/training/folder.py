@@ -13,9 +13,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.config import Config, ConfigError
+from labkit.config import Config, ConfigError, require
 from labkit.runtime import machine
 from labkit.training import checkpoint as ckpt
+from labkit.types import LabError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 COLUMNS = {"step": "int64", "samples": "int64", "seconds": "float64", "name": "str", "value": "float64"}
 
 
-class RunError(RuntimeError):
+class RunError(LabError, RuntimeError):
     """A folder that is not the run one asked for; the message says what it is and what to do."""
 
 
@@ -50,6 +51,8 @@ class RunFolder:
     def create(cls, path: Path, config: Config) -> "RunFolder":
         """Start a run here, or continue one whose config differs in nothing but the number of steps."""
         if (path / "config.json").exists():
+            done = max(cls(path).checkpoints(), default=0)
+            require(config.steps >= done, "steps", config.steps, f"{path} has been trained for {done} already")
             changed = _changes(cls(path).config(), config)
             if changed:
                 raise RunError(
@@ -68,7 +71,7 @@ class RunFolder:
     def config(self) -> Config:
         try:
             return Config.from_json((self.path / "config.json").read_text())
-        except ConfigError as error:
+        except (ConfigError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.path / 'config.json'}: {error}") from error
 
     def checkpoints(self) -> dict[int, Path]:
@@ -99,7 +102,9 @@ class RunFolder:
                 warnings.warn(f"{faults[0]} Continuing from step {state.step} instead.", stacklevel=3)
             return state
         if faults:
-            raise faults[0]
+            raise ckpt.CheckpointError(
+                f"{faults[0]} No other checkpoint of this run can be read: train it anew elsewhere."
+            )
         return None
 
     def save(self, state: ckpt.Checkpoint) -> None:
@@ -143,5 +148,6 @@ class RunFolder:
         A killed run logs further than it saved: going on would log those steps twice.
         """
         lines = self._metrics.read_text().splitlines()[1:] if self._metrics.exists() else []
-        kept = [line for line in lines if line.count(",") == 4 and int(line.split(",")[0]) <= step]
+        kept = [line for line in lines if line.count(",") == 4 and line.split(",")[0].isdecimal()]
+        kept = [line for line in kept if int(line.split(",")[0]) <= step]
         ckpt.replace_file(self._metrics, "".join(f"{line}\n" for line in (",".join(COLUMNS), *kept)).encode())

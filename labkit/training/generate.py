@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit import datasets
-from labkit.config import Config, check_seed, require
+from labkit.config import Config, check_seed, require, whole
 from labkit.runtime import generator
 from labkit.sampling import EVALUATIONS, Method, guided, integrate
 from labkit.training.checkpoint import replace_file
@@ -63,8 +63,8 @@ def sample_network(
         guidance: 1 is the plain conditional model, above 1 is classifier-free guidance on all channels.
         seed: of the noise.  batch_size: samples at a time.  progress: show a bar.
     """
-    require(isinstance(n, int) and n >= 1, "n", n, "take a whole number of at least 1")
-    require(isinstance(batch_size, int) and batch_size >= 1, "batch_size", batch_size, "take at least 1")
+    require(whole(n, 1), "n", n, "take a whole number of at least 1")
+    require(whole(batch_size, 1), "batch_size", batch_size, "take at least 1")
     check_seed(seed)
     images = getattr(datasets, config.dataset)("train")
     labels = torch.arange(n) % images.num_classes if y is None else torch.as_tensor(y).long()

@@ -45,25 +45,36 @@ class Run:
         return Trainer(self.config.replace(**changes), self.path)
 
     def model(self, weights: Weights = "ema", step: int | None = None) -> Transformer:
-        """The network at a checkpoint (the newest by default), averaged weights or live ones, ready to evaluate."""
-        require(weights in ("ema", "model"), "weights", weights, "choose 'ema' (the moving average) or 'model'")
+        """The network at a checkpoint (the newest by default), averaged weights or live ones, ready to evaluate.
+
+        Raises:
+            ConfigError: unknown weights, or a step without a checkpoint.
+            RunError, CheckpointError: nothing was saved yet, or it cannot be read.
+        """
+        return self._network(self._state(step), weights)
+
+    def sample(self, n: int = 64, **settings: Any) -> Samples:
+        """Generate images with the averaged weights of the newest checkpoint; see ``labkit.sample``."""
+        state = self._state(None)
+        samples = sample_network(self._network(state, "ema"), self.config, n, **settings)
+        return samples._replace(settings={**samples.settings, "weights": "ema", "step": state.step})
+
+    def _state(self, step: int | None) -> ckpt.Checkpoint:
         if step is None:
             state = self.folder.newest(self.config)
             if state is None:
                 raise RunError(f"{self.path} has no checkpoint yet; train it with `labkit train --resume {self.path}`.")
-        else:
-            known = self.checkpoints
-            require(
-                step in known, "step", step, f"this run has checkpoints at {', '.join(map(str, known)) or 'no step'}"
-            )
-            state = ckpt.read(known[step])
+            return state
+        known = self.checkpoints
+        told = ", ".join(map(str, known)) or "no step"
+        require(step in known, "step", step, f"this run has checkpoints at {told}")
+        return ckpt.read(known[step])
+
+    def _network(self, state: ckpt.Checkpoint, weights: Weights) -> Transformer:
+        require(weights in ("ema", "model"), "weights", weights, "choose 'ema' (the moving average) or 'model'")
         network = build_network(self.config, getattr(datasets, self.config.dataset)("train"))
         network.load_state_dict(state.part(f"{weights}."))
         return network.to(device()).eval().requires_grad_(False)
-
-    def sample(self, n: int = 64, **settings: Any) -> Samples:
-        """Generate images with the averaged weights; see ``labkit.sample``."""
-        return sample_network(self.model(), self.config, n, **settings)
 
 
 def sample(run: Run | str | Path, n: int = 64, **settings: Any) -> Samples:

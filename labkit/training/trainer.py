@@ -27,12 +27,12 @@ from labkit.training.ema import Ema
 from labkit.training.folder import RunFolder
 from labkit.training.generate import sample_network, write_sheet
 from labkit.training.stream import Stream
-from labkit.types import Losses
+from labkit.types import LabError, Losses
 
 SHEET, SHEET_STEPS = 50, 20  # samples, and Heun steps, of the sheet that goes with a checkpoint
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(LabError, RuntimeError):
     """The loss became NaN or infinite; training stopped before it reached a checkpoint."""
 
 
@@ -45,11 +45,11 @@ class Report:
     samples: int
     """Training samples seen."""
     seconds: float
-    """Time spent training since this trainer began, without the time between two reports."""
+    """Seconds spent in the steps of this run so far, earlier sessions included."""
     terms: dict[str, Tensor]
     """``total`` and the unweighted terms: ``velocity``, and ``dispersive`` when λ is set."""
     meters: dict[str, float] = field(default_factory=dict)
-    """Every ``log_every`` steps: geometry and Dispersive Loss of the batch's features, as "block1.feature_norm" and
+    """At the steps that are logged: geometry and Dispersive Loss of the batch's features, as "block1.feature_norm" and
     "block1.dispersive", also when λ is off; else empty."""
 
     def values(self) -> dict[str, float]:
@@ -132,7 +132,7 @@ class Trainer:
         began = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)  # first, since a step cut short by Ctrl-C leaves gradients behind
         losses = self.objective(*self.stream.at(self.samples))
-        log = (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.config.steps
+        log = self._logs(self.step + 1)
         if log or self.fabric.device.type == "cpu":  # on a GPU the look would wait for the device, so it is rare there
             self._check(losses.total, losses.terms)
         self.fabric.backward(losses.total)
@@ -146,6 +146,12 @@ class Trainer:
             if log and self.folder is not None:
                 self.folder.log(report.step, report.samples, report.seconds, report.values())
         return report
+
+    def _logs(self, step: int) -> bool:
+        """Every ``log_every`` steps, at the last, and more often at the start, where the features change fastest."""
+        every = self.config.log_every
+        early = every >= 10 and step < every and (step == 1 or step % (every // 5) == 0)
+        return early or step % every == 0 or step == self.config.steps
 
     def _meters(self, losses: Losses) -> dict[str, float]:
         """Geometry and Dispersive Loss of each metered block, whether or not it is regularized."""
@@ -167,7 +173,10 @@ class Trainer:
         """Where a failed run can go on, and how it may fare better."""
         c = self.config
         last = f"the last good checkpoint is at step {self.saved_step}" if self.saved_step else "nothing was saved yet"
-        return f"{last}. Lower optimizer.lr (now {c.optimizer.lr}) or dispersive.lam (now {c.dispersive.lam})."
+        lam = f" or dispersive.lam (now {c.dispersive.lam})" if c.dispersive.lam else ""
+        where = "" if self.folder is None else f" of {self.folder.path}"
+        anew = "Train anew" if self.folder is None else "Train anew in another folder"
+        return f"{last}{where}. {anew}, with a lower optimizer.lr (now {c.optimizer.lr}){lam}."
 
     def save(self) -> None:
         """Write a checkpoint now, unless this step has one or there is no folder."""

@@ -4,7 +4,7 @@ from labkit.widgets.flow import Interpolant, Sampler, interpolant_panel, sampler
 from labkit.widgets.forces import Cloud, PairForce, cloud_panel, force_panel
 from labkit.widgets.live import LiveTraining
 from labkit.widgets.panel import Panel
-from labkit.widgets.prediction import Answer, Predictions
+from labkit.widgets.prediction import Answer, NotMeasured, Predictions
 from labkit.widgets.runner import Runner
 from labkit.widgets.springs import Springs, springs_panel
 from labkit.widgets.training import training_panel
@@ -14,6 +14,7 @@ __all__ = [
     "Cloud",
     "Interpolant",
     "LiveTraining",
+    "NotMeasured",
     "PairForce",
     "Panel",
     "Predictions",

@@ -53,7 +53,7 @@ def interpolant_panel(name: str = "interpolant", state: Interpolant | None = Non
         330,
         column_widths=[0.34, 0.34, 0.32],
         horizontal_spacing=0.06,
-        subplot_titles=["x_t", "velocity v = data − noise", "share that a classifier reads"],
+        subplot_titles=["x_t", "velocity (data − noise), halved", "share that a classifier reads"],
     )
     plot.add_trace(digit_trace(tile(state.x_t(state.t)[state.picks])), 1, 1)
     plot.add_trace(digit_trace(tile(((state.x1 - state.x0) / 2)[state.picks])), 1, 2)
@@ -77,7 +77,7 @@ def interpolant_panel(name: str = "interpolant", state: Interpolant | None = Non
         plot.data[0].z = tile(state.x_t(state.t)[state.picks])
         plot.data[3].x, plot.data[3].y = [state.t], [agreement]
         return (
-            f"At t = {state.t:.2f} each image is {state.t:.0%} data and {1 - state.t:.0%} noise; the classifier, "
+            f"At t = {state.t:.2f} each image is {state.t:.2f}·data + {1 - state.t:.2f}·noise; the classifier, "
             f"trained on clean digits, reads {agreement:.0%} of {len(state.y1)} of them."
         )
 
@@ -125,7 +125,7 @@ class Sampler(HasTraits):
 def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> Panel:
     """Euler and Heun from the same noise: steps slider, film slider, error against evaluations."""
     state = Sampler(network, config)
-    kinds = {"euler": PALETTE["baseline"], "heun": PALETTE["dispersive"]}
+    kinds = {"euler": PALETTE["gold"], "heun": PALETTE["sky"]}
     plot = figure(
         "Two solvers, one field, the same noise",
         1,

@@ -1,6 +1,7 @@
 """Panels on the loss itself: the force between two samples, and a whole cloud that is scaled."""
 
 import math
+from functools import partial
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,7 +14,7 @@ from labkit.plots import PALETTE, figure
 from labkit.runtime import generator
 from labkit.widgets.panel import Panel, choice, log_slider
 
-REACH = torch.linspace(0, 4, 161, dtype=torch.float64)
+REACH = torch.linspace(0, 4, 401, dtype=torch.float64)
 
 
 class PairForce(HasTraits):
@@ -23,21 +24,19 @@ class PairForce(HasTraits):
 
     def curves(self) -> tuple[list[float], list[float]]:
         """Loss, and push ‖∂L/∂z_i‖, of two samples with one feature each (P = 1) at every distance of ``REACH``."""
-        losses, forces = [], []
-        for distance in REACH:
-            z = torch.stack([torch.zeros_like(distance), distance]).requires_grad_()
-            loss = dispersive_loss(z, tau=self.tau)
-            (grad,) = torch.autograd.grad(loss, z)
-            losses.append(loss.item())
-            forces.append(-grad[1].item())
-        return losses, forces
+
+        def loss(distance: torch.Tensor) -> torch.Tensor:
+            return dispersive_loss(torch.stack([torch.zeros_like(distance), distance]), tau=self.tau)
+
+        slopes, losses = torch.func.vmap(torch.func.grad_and_value(loss))(REACH)
+        return losses.tolist(), (-slopes).tolist()
 
 
 def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
     """How strongly two samples push each other, against their distance, for any τ."""
     state = state or PairForce()
     plot = figure(
-        "A pair at rest, a pair pushing, a pair out of reach",
+        "The push is zero at contact, strongest near √τ, and fades far away",
         1,
         2,
         340,
@@ -45,7 +44,7 @@ def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
         subplot_titles=["loss of two samples", "push on each of them, −∂L/∂z"],
     )
     reach = REACH.tolist()
-    for col, ink in ((1, "baseline"), (2, "dispersive")):
+    for col, ink in ((1, "ink"), (2, "gold")):
         plot.add_trace(
             go.Scatter(x=reach, mode="lines", line=dict(color=PALETTE[ink], width=2.5), showlegend=False), 1, col
         )
@@ -55,7 +54,7 @@ def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
             mode="markers+text",
             textposition="middle right",
             showlegend=False,
-            marker=dict(color=PALETTE["dispersive"], size=10),
+            marker=dict(color=PALETTE["gold"], size=10),
         ),
         1,
         2,
@@ -94,19 +93,29 @@ class Cloud(HasTraits):
     features = Int(1024)
     BATCH = 64
     FEATURES = (4, 64, 1024)
-    SCALES = np.geomspace(0.01, 10, 46)
+    SCALES = torch.logspace(-2, 1, 91)
 
     def __init__(self, **traits: float) -> None:
         super().__init__(**traits)
-        self._unit = torch.randn(self.BATCH, self.FEATURES[-1], generator=generator(13), dtype=torch.float64)
+        cloud = torch.randn(self.BATCH, self.FEATURES[-1], generator=generator(13))
+        # Neither loss nor gradient norm changes under a rotation: turn each cloud into the few axes that it spans.
+        self._turned = {p: torch.linalg.qr(cloud[:, :p].T.contiguous()).R.T for p in self.FEATURES}
+
+    def curves(self, scales: torch.Tensor, divide: bool = True) -> tuple[list[float], list[float]]:
+        """(losses, pulls ‖s·∂L/∂z‖) at each scale; ``divide=False`` leaves out the division by P."""
+        cloud = self._turned[self.features]
+        # dispersive_loss divides by the columns it sees; the cloud has ``features`` of them.
+        tau = self.tau * (self.features if divide else 1) / cloud.shape[1]
+        slopes, losses = torch.func.vmap(torch.func.grad_and_value(partial(dispersive_loss, tau=tau)))(
+            scales[:, None, None] * cloud
+        )
+        pulls = (scales[:, None, None] * slopes).flatten(1).norm(dim=1)
+        return losses.tolist(), pulls.tolist()
 
     def at(self, scale: float, divide: bool = True) -> tuple[float, float]:
-        """(loss, ‖s·∂L/∂z‖) at a scale; ``divide=False`` leaves out the division by P, the classic mistake."""
-        z = (scale * self._unit[:, : self.features]).requires_grad_()
-        tau = self.tau if divide else self.tau / self.features
-        loss = dispersive_loss(z, tau=tau)
-        (grad,) = torch.autograd.grad(loss, z)
-        return loss.item(), (scale * grad).norm().item()
+        """(loss, pull) at one scale."""
+        ((loss,), (pull,)) = self.curves(torch.tensor([scale]), divide)
+        return loss, pull
 
 
 def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
@@ -118,13 +127,15 @@ def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
         2,
         360,
         horizontal_spacing=0.1,
-        subplot_titles=["Dispersive Loss", "gradient times s (relative pull)"],
+        subplot_titles=["Dispersive Loss", "relative pull s·‖∂L/∂z‖"],
     )
     kinds = {"D = ‖z_i − z_j‖² / P": ("dispersive", "solid"), "without the division by P": ("quiet", "dash")}
     for col in (1, 2):
         for label, (ink, dash) in kinds.items():
             line = dict(color=PALETTE[ink], dash=dash, width=2.5)
-            plot.add_trace(go.Scatter(x=Cloud.SCALES, name=label, mode="lines", line=line, showlegend=col == 1), 1, col)
+            plot.add_trace(
+                go.Scatter(x=Cloud.SCALES.tolist(), name=label, mode="lines", line=line, showlegend=col == 1), 1, col
+            )
         plot.add_trace(
             go.Scatter(mode="markers", marker=dict(color=PALETTE["dispersive"], size=11), showlegend=False), 1, col
         )
@@ -140,18 +151,21 @@ def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
     )
     plot.update_yaxes(range=[floor - 0.6, 0.3], row=1, col=1)
 
+    drawn: dict[str, tuple[float, int]] = {}
+
     def draw(state: Cloud, plot: BaseFigure) -> str:
-        for first, divide in ((0, True), (1, False)):
-            curve = [state.at(s, divide) for s in Cloud.SCALES]
-            plot.data[first].y, plot.data[first + 3].y = zip(*curve, strict=True)
+        if (state.tau, state.features) != drawn.get("curves"):  # a move of s alone only moves the markers
+            drawn["curves"] = state.tau, state.features
+            for first, divide in ((0, True), (1, False)):
+                plot.data[first].y, plot.data[first + 3].y = state.curves(state.SCALES, divide)
         loss, pull = state.at(state.scale)
         wrong, no_pull = state.at(state.scale, divide=False)
         plot.data[2].x, plot.data[2].y = [state.scale], [loss]
         plot.data[5].x, plot.data[5].y = [state.scale], [pull]
         return (
             f"{Cloud.BATCH} samples, P = {state.features}, s = {state.scale:.2g}, τ = {state.tau:.2g}: the loss is "
-            f"{loss:.3f} with a gradient of {pull:.2g}; without the division by P it would be {wrong:.3f} with "
-            f"{no_pull:.2g}."
+            f"{loss:.3f} with a relative pull s·‖∂L/∂z‖ of {pull:.2g}; without the division by P it would be "
+            f"{wrong:.3f} with {no_pull:.2g}."
         )
 
     controls = {

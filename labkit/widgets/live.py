@@ -5,6 +5,9 @@ The panel adds sliders, four buttons and a figure that follows. In a notebook th
 ``wait`` trains right there when no button was pressed, so that "Run All" and tests get the same runs.
 """
 
+import contextlib
+import shutil
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -49,6 +52,7 @@ class LiveTraining(HasTraits):
         self._configs, self.out = configs, out
         self.runner = Runner(on_report=self._take, on_status=lambda status: self.changed())
         self.runs: Comparison | None = None
+        self._lock = threading.RLock()  # two clicks may be handled at once
         self.changed: Callable[[], None] = lambda: None  # the view puts its redraw here
         self._forget()
 
@@ -79,25 +83,35 @@ class LiveTraining(HasTraits):
         return regularized_blocks(next(iter(self.configs.values())))[0]
 
     def start(self) -> None:
-        """Begin afresh with the sliders as they stand, in the background."""
-        self._prepare()
-        self.runner.restart(self.runs)
+        """Begin afresh with the sliders as they stand, in the background; nothing happens while a run is going on."""
+        with self._lock:
+            if not self.runner.busy:
+                self._prepare()
+                self.runner.restart(self.runs)
 
     def wait(self) -> Comparison:
         """The runs: trained here and now if nobody pressed Start, else when the running training ends.
 
         Paused and stopped runs are returned as they are.
         """
-        if self.runs is None:
-            self._prepare()
-            self.runner.loop = self.runs
+        with self._lock:
+            if self.runs is None:
+                self._prepare()
+                self.runner.loop = self.runs
         self.runner.wait()
         return self.runs
 
     def _prepare(self) -> None:
-        self.runner.stop()
+        """Make the runs first: if that is refused, what was shown before stays."""
+        folder = None if self.out is None else _new_folder(self.out)
+        try:
+            runs = Comparison(self._configs(self), folder)
+        except Exception:
+            if folder is not None:
+                shutil.rmtree(folder)
+            raise
+        self.runs = runs
         self._forget()
-        self.runs = Comparison(self._configs(self), None if self.out is None else _next_folder(self.out))
 
     def _take(self, item: tuple[str, Report]) -> None:
         """Keep what a report says: losses as means over the steps since the last point, meters as they are."""
@@ -128,14 +142,14 @@ class LiveTraining(HasTraits):
         done, total = self._steps_done()
         now = f"step {done:,} of {total:,}"
         if self.status == "running":
-            left = sum(r.seconds / r.step for r in self.progress.values()) * (total - done)
+            left = sum(r.seconds / r.step for r in list(self.progress.values())) * (total - done)
             return f"Training, {now}; about {left:.0f} s left."
         if self.status == "finished":
             return f"Finished {total:,} steps.{self._where()}"
         return f"{self.status.capitalize()} at {now}; Resume goes on from there.{self._where()}"
 
     def _steps_done(self) -> tuple[int, int]:
-        return min(r.step for r in self.progress.values()), next(iter(self.configs.values())).steps
+        return min(r.step for r in list(self.progress.values())), next(iter(self.configs.values())).steps
 
     @property
     def share_done(self) -> float:
@@ -146,5 +160,9 @@ class LiveTraining(HasTraits):
         return f" Saved in {self.runs.out}." if self.runs is not None and self.runs.out is not None else ""
 
 
-def _next_folder(out: Path) -> Path:
-    return next(out / f"{i:03d}" for i in count(1) if not (out / f"{i:03d}").exists())
+def _new_folder(out: Path) -> Path:
+    """Make the first of out/001, out/002, … that does not exist."""
+    for number in count(1):
+        with contextlib.suppress(FileExistsError):
+            (out / f"{number:03d}").mkdir(parents=True)
+            return out / f"{number:03d}"

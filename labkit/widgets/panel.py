@@ -7,6 +7,7 @@ sentence that says in words what the figure shows.
 
 import copy
 import html
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -118,7 +119,6 @@ class Panel:
     ) -> None:
         if name in Panel._open:
             Panel._open[name].close()
-        Panel._open[name] = self
         self.name, self.state, self.controls, self._draw = name, state, dict(controls), draw
         # Drawn before it becomes a widget: updates that a FigureWidget gets before it is on the page can be lost.
         self.sentence = widgets.HTML(said(draw(state, plot)))
@@ -126,13 +126,16 @@ class Panel:
         self.figure._config = {"displayModeBar": False, "responsive": True}
         self._lock, self._stale, self.closed = threading.Lock(), False, False
         self.on_close: Callable[[], None] = lambda: None
-        for trait, control in self.controls.items():
-            link((state, trait), (control, "value"))
+        self._links = [link((state, trait), (control, "value")) for trait, control in self.controls.items()]
         row = widgets.HBox(list(self.controls.values()), layout=widgets.Layout(flex_flow="row wrap"))
         described = widgets.HTML(f'<div role="img" aria-label="{html.escape(alt)}"></div>{CSS}')
         self.widget = widgets.VBox([described, row, *extra, self.figure, Fit(), self.sentence])
         self.widget.add_class("labkit-panel")
-        state.observe(lambda _: self.redraw(), names=list(self.controls))
+        state.observe(self._changed, names=list(self.controls))
+        Panel._open[name] = self
+
+    def _changed(self, change: Any) -> None:
+        self.redraw()
 
     def redraw(self) -> None:
         """Draw the state as it is now. If another thread is drawing, it draws once more instead: the latest wins."""
@@ -144,9 +147,9 @@ class Panel:
                     sentence = self._draw(self.state, self.figure)
                 self.sentence.value = said(sentence)
                 self._remember()
-            except Exception as error:
+            except Exception as error:  # told where the reader looks; a training that draws goes on
                 self.sentence.value = said(f"<b>This could not be drawn:</b> {html.escape(str(error))}")
-                raise
+                logging.getLogger(__name__).exception("Panel %r could not be drawn", self.name)
             finally:
                 self._lock.release()
 
@@ -159,6 +162,9 @@ class Panel:
         """Remove the panel's widgets from the page and from the kernel."""
         self.on_close()
         self.closed = True
+        self.state.unobserve(self._changed, names=list(self.controls))
+        for bond in self._links:
+            bond.unlink()
         _close_all(self.widget)
         if Panel._open.get(self.name) is self:
             del Panel._open[self.name]

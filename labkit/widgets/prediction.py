@@ -15,6 +15,10 @@ from labkit.widgets.panel import CSS, said
 WIDE = widgets.Layout(width="auto")
 
 
+class NotMeasured(Exception):
+    """Raised by an answer that is not known yet; its message says what to run first."""
+
+
 class Answer(NamedTuple):
     """The right option, and why."""
 
@@ -51,8 +55,11 @@ class Question:
 
     @property
     def right(self) -> bool | None:
-        """Whether the recorded prediction holds; None while none was recorded."""
-        return None if self.picked is None else self.picked == self.answer.option
+        """Whether the recorded prediction holds; None while none was recorded or its answer is not measured yet."""
+        try:
+            return None if self.picked is None else self.picked == self.answer.option
+        except (NotMeasured, NameError):
+            return None
 
     def record(self, option: str) -> None:
         """Record a prediction, once, and open the answer."""
@@ -69,10 +76,10 @@ class Question:
         """Open the answer. If it has to be measured first, say so and stay closed."""
         try:
             answer = self.answer
-        except (LookupError, NameError) as missing:
+        except (NotMeasured, NameError) as missing:
             told = (
                 missing.args[0]
-                if isinstance(missing, LookupError)
+                if isinstance(missing, NotMeasured)
                 else "A cell below measures this: run it, then press again."
             )
             recorded = "" if self.picked is None else f"Recorded: {html.escape(self.picked)}. "

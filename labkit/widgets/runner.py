@@ -5,11 +5,13 @@
     paused    resume → running: between two reports, everything kept in memory
     stopped   resume → running: the loop was left, which saved it, and is entered again
 
-One training thread is alive at most: starting a runner stops any other. ``wait`` is for "Run All" and for machines
-without a screen: it runs in the calling thread what nobody has started, or waits for what is running; Ctrl-C or the
-kernel's interrupt stops it and saves.
+One training is alive at most: starting a runner stops any other. ``wait`` is for "Run All" and for machines without a
+screen: it runs in the calling thread what nobody has started, or waits for what is running; Ctrl-C or the kernel's
+interrupt stops it and saves. Buttons may be handled in several threads at once, so every change goes through a lock.
 """
 
+import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
@@ -18,15 +20,18 @@ Status = Literal["ready", "running", "paused", "stopped", "finished", "failed"]
 
 
 class Runner:
-    """Drives ``loop``, an iterable that can be entered again after it was left (a Trainer or a Comparison).
+    """Drives ``loop``, whose iterator is a generator and which can be entered again after it was left.
+
+    That is what a Trainer and a Comparison are.
 
     Args:
         loop: gives reports; None until ``restart`` brings one.
-        on_report: called with every report, in the thread that runs.
-        on_status: called after every change of ``status``, in whichever thread changed it.
+        on_report: called with every report, in the thread that runs. An error in it ends the run as failed.
+        on_status: called after every change of ``status``, in whichever thread changed it. An error in it is logged.
     """
 
     _alive: ClassVar["Runner | None"] = None
+    _control: ClassVar[threading.RLock] = threading.RLock()  # one start or stop at a time, over all runners
 
     def __init__(
         self,
@@ -37,49 +42,54 @@ class Runner:
         self.loop, self.on_report, self.on_status = loop, on_report, on_status
         self.status: Status = "ready"
         self.error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._stop, self._go = threading.Event(), threading.Event()
-
-    def restart(self, loop: Iterable[Any]) -> None:
-        """Stop what runs and begin a new loop in the background."""
-        self.stop()
-        self.loop = loop
-        self.start()
-
-    def start(self) -> None:
-        """Enter the loop in a background thread; nothing happens if it is running, here or in a thread."""
-        if self.status in ("running", "paused"):
-            return
-        self._claim()
-        self._thread = threading.Thread(target=self._run, name="labkit-training", daemon=True)
-        self._thread.start()
-
-    def pause(self) -> None:
-        """Hold between two reports."""
-        if self.status == "running":
-            self._go.clear()
-            self._set("paused")
-
-    def resume(self) -> None:
-        """Go on after a pause, or enter the loop again after a stop."""
-        if self.status == "paused":
-            self._set("running")
-            self._go.set()
-        elif self.status in ("stopped", "failed"):
-            self.start()
-
-    def stop(self) -> None:
-        """Leave the loop after the report in hand and wait until it has saved."""
-        self._stop.set()
-        self._go.set()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        self._inside: threading.Thread | None = None
+        self._change = threading.Lock()  # guards status; held for moments only, unlike _control
+        self._stop, self._go, self._left = threading.Event(), threading.Event(), threading.Event()
+        self._left.set()
 
     @property
     def busy(self) -> bool:
-        """Whether a thread is inside the loop, paused or not."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether some thread is inside the loop, paused or not."""
+        return not self._left.is_set()
+
+    def restart(self, loop: Iterable[Any]) -> None:
+        """Stop what runs and begin a new loop in the background."""
+        with Runner._control:
+            self.stop()
+            self.loop = loop
+            self.start()
+
+    def start(self) -> None:
+        """Enter the loop in a background thread; nothing happens if it is running, here or in a thread."""
+        with Runner._control:
+            if self._enter():
+                threading.Thread(target=self._run, name="labkit-training", daemon=True).start()
+
+    def pause(self) -> None:
+        """Hold between two reports."""
+        with self._change:
+            if self.status != "running" or self._stop.is_set():  # who stops must not be held
+                return
+            self.status = "paused"
+            self._go.clear()
+        self._tell()
+
+    def resume(self) -> None:
+        """Go on after a pause, or enter the loop again after a stop."""
+        with Runner._control:
+            if self._move({"paused"}, "running", self._go.set):
+                self._tell()
+            elif self.status in ("stopped", "failed"):
+                self.start()
+
+    def stop(self) -> None:
+        """Leave the loop after the report in hand and wait until it has saved."""
+        with Runner._control:
+            with self._change:
+                self._stop.set()
+                self._go.set()
+            if self._inside is not threading.current_thread():
+                self._left.wait()
 
     def wait(self) -> Status:
         """Run to the end in this thread if nobody started, or wait for the thread that runs; return the status.
@@ -87,12 +97,13 @@ class Runner:
         A paused or stopped run is left as it is. A failure is raised here; an interrupt stops the run, which saves, and
         is raised again.
         """
+        with Runner._control:
+            mine = self.status == "ready" and self._enter()
         try:
-            if self.status == "ready":
-                self._claim()
+            if mine:
                 self._run()
-            while self.busy and self.status == "running":
-                self._thread.join(timeout=0.2)
+            while not self._left.wait(0.2) and self.status != "paused":
+                pass
         except KeyboardInterrupt:
             self.stop()
             raise
@@ -100,37 +111,52 @@ class Runner:
             raise self.error
         return self.status
 
-    def _claim(self) -> None:
-        """Become the one runner that is alive."""
-        other = Runner._alive
-        if other is not None and other is not self:
-            other.stop()
+    def _enter(self) -> bool:
+        """Become the one runner that is alive; False if this one runs already. Call it under ``_control``."""
+        if self.busy:
+            return False
+        if Runner._alive not in (None, self):
+            Runner._alive.stop()
         Runner._alive = self
         self._stop.clear()
         self._go.set()
+        self._left.clear()
         self.error = None
-        self._set("running")
+        self._move({"ready", "stopped", "finished", "failed"}, "running")
+        self._tell()
+        return True
 
     def _run(self) -> None:
-        steps = iter(self.loop)
+        self._inside = threading.current_thread()
+        ended: Status = "stopped"
         try:
-            for report in steps:
-                self.on_report(report)
-                self._go.wait()
-                if self._stop.is_set():
-                    break
-            else:
-                return self._set("finished")
-            steps.close()  # the loop saves as it is left
-            self._set("stopped")
-        except KeyboardInterrupt:
-            steps.close()
-            self._set("stopped")
-            raise
+            with contextlib.closing(iter(self.loop)) as reports:  # leaving the loop in any way saves
+                for report in reports:
+                    self.on_report(report)
+                    self._go.wait()
+                    if self._stop.is_set():
+                        break
+                else:
+                    ended = "finished"
         except Exception as error:
-            self.error = error
-            self._set("failed")
+            self.error, ended = error, "failed"
+        finally:
+            self._inside = None
+            self._move({"running", "paused"}, ended)
+            self._left.set()
+            self._tell()
 
-    def _set(self, status: Status) -> None:
-        self.status = status
-        self.on_status(status)
+    def _move(self, before: set[Status], after: Status, also: Callable[[], None] = lambda: None) -> bool:
+        """Change the status if it is one of ``before``; whether it was."""
+        with self._change:
+            if self.status not in before:
+                return False
+            self.status = after
+            also()
+            return True
+
+    def _tell(self) -> None:
+        try:
+            self.on_status(self.status)
+        except Exception:
+            logging.getLogger(__name__).exception("A listener to the runner's status failed")

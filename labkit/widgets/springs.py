@@ -3,7 +3,7 @@
     E(p) = mean (p − start)²  +  λ · L_disp(p; τ)
 
 The first term is the mean squared error that stands in for the regression loss, the second is ``dispersive_loss``. What
-is shown is the state of least energy, found from the start by gradient descent.
+is shown is where a hundred steps of gradient descent, from the start, end: close to a state of least energy.
 """
 
 from typing import NamedTuple
@@ -50,7 +50,7 @@ class Springs(HasTraits):
         self.start = centres[own] + 0.12 * torch.randn(POINTS, 2, generator=draw)
 
     def rest(self) -> Rest:
-        """Descend from the start to the least energy (a fixed number of steps with momentum)."""
+        """Descend from the start by a fixed number of steps with momentum."""
         points, velocity = self.start.clone().requires_grad_(), torch.zeros_like(self.start)
         for _ in range(DESCENT_STEPS):
             spring, dispersion = self._terms(points)

@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 import torch
 from plotly.basedatatypes import BaseFigure
 
-from labkit.config import ConfigError
-from labkit.plots import colour, digit_trace, figure, style_digits, tile
-from labkit.training import RunError
+from labkit.losses import dispersive_floor
+from labkit.plots import PALETTE, colour, digit_trace, figure, style_digits, tile
+from labkit.types import LabError
 from labkit.widgets.live import PREVIEW_SAMPLES, LiveTraining
 from labkit.widgets.panel import STYLE, Panel, log_slider, said, slider
 
@@ -55,6 +55,8 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
     """
     names = list(state.configs)
     plot, lines, sheets = _lay_out(names, title)
+    if len(names) > 1:
+        _draw_floor(plot, next(iter(state.configs.values())).batch_size)
     buttons = {
         "start": widgets.Button(description="Start", icon="play", button_style="primary"),
         "pause": widgets.Button(description="Pause", icon="pause"),
@@ -68,12 +70,12 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
     )
 
     def draw(state: LiveTraining, plot: BaseFigure) -> str:
-        running = state.status
-        buttons["start"].disabled = running in ("running", "paused")
-        buttons["pause"].disabled = running != "running"
-        buttons["resume"].disabled = running not in ("paused", "stopped", "failed")
-        buttons["stop"].disabled = running not in ("running", "paused")
-        bar.value, status.value = state.share_done, said(state.told())
+        status_now = state.status
+        buttons["start"].disabled = status_now in ("running", "paused")
+        buttons["pause"].disabled = status_now != "running"
+        buttons["resume"].disabled = status_now not in ("paused", "stopped", "failed")
+        buttons["stop"].disabled = status_now not in ("running", "paused")
+        bar.value, status.value = state.share_done, said(html.escape(state.told()))
         for (run, meter), trace in lines.items():
             curve = state.curve(run, _term(state, meter))
             plot.data[trace].x, plot.data[trace].y = [s for s, _ in curve], [v for _, v in curve]
@@ -91,7 +93,7 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
         status.value = said("Preparing…")
         try:
             state.start()
-        except (ConfigError, RunError, OSError) as refused:
+        except (LabError, OSError) as refused:
             buttons["start"].disabled = False
             status.value = said(f"<b>Not started:</b> {html.escape(str(refused))}")
 
@@ -146,6 +148,16 @@ def _lay_out(names: list[str], title: str) -> tuple[go.Figure, dict[tuple[str, s
         plot.add_trace(digit_trace(tile(BLANK)), row, across + 1)
         style_digits(plot, row, across + 1)
     return plot, lines, shown
+
+
+def _draw_floor(plot: go.Figure, batch: int) -> None:
+    """The floor of the Dispersive Loss, in its pane at the top of the second column."""
+    floor = dispersive_floor(batch)
+    label = f"floor −log {batch} = {floor:.2f}".replace("-", "−")
+    quiet = PALETTE["quiet"]
+    plot.add_hline(
+        floor, line_dash="dot", line_color=quiet, annotation_text=label, annotation_position="top right", row=1, col=2
+    )
 
 
 def _term(state: LiveTraining, meter: str) -> str:

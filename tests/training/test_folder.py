@@ -59,7 +59,14 @@ def test_a_checkpoint_of_another_config_is_refused(run, tmp_path):
     other = trained(tiny(steps=5, save_every=3, seed=1), tmp_path / "other") / "checkpoints"
     os.replace(other / "step-00000005.safetensors", run / "checkpoints" / "step-00000005.safetensors")
     with pytest.raises(RunError, match=r"step-00000005.*another config \(seed: 1 → 0\)"):
-        Trainer(tiny(steps=4, save_every=3), run)
+        Trainer(tiny(steps=5, save_every=3), run)
+
+
+def test_fewer_steps_than_were_trained_are_refused(run):
+    before = files(run)
+    with pytest.raises(ConfigError, match=r"steps = 2 .*has been trained for \d already"):
+        Trainer(tiny(steps=2, save_every=3), run)
+    assert files(run) == before
 
 
 def test_more_steps_extend_a_run(run, tmp_path):

@@ -136,6 +136,7 @@ def test_settings_stand_beside_the_samples(run, method, nfe):
     assert samples.y.tolist() == [4, 4, 10]
     assert samples.settings == {
         "method": method, "steps": 7, "guidance": 2.0, "seed": 5, "count": 3, "nfe": nfe,
+        "weights": "ema", "step": max(run.checkpoints),
     }  # fmt: skip
     assert samples.told() == f"{method}, 7 steps ({nfe} evaluations), guidance 2, seed 5"
 

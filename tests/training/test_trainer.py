@@ -81,6 +81,11 @@ def test_zero_lambda_trains_the_same_bits_as_off(tmp_path, blocks):
                            off["final_layer.linear.weight"])  # fmt: skip
 
 
+def test_the_start_is_logged_more_often():
+    logged = [r.step for r in Trainer(tiny(steps=23, log_every=10)) if r.meters]
+    assert logged == [1, 2, 4, 6, 8, 10, 20, 23]
+
+
 def test_reports(tmp_path):
     trainer = Trainer(tiny(steps=7, log_every=3))
     assert len(trainer) == 7

@@ -85,3 +85,20 @@ def test_a_bad_setting_is_told_in_the_panel(live):
     live._configs = lambda s: {"dispersive": recipes.digits(lam=0.5, blocks=(7,), steps=5)}
     buttons(panel)["Start"].click()
     assert "dispersive.blocks" in panel.widget.children[2].children[5].value
+
+
+def test_a_refused_start_keeps_what_was_there(live, tmp_path):
+    runs = live.wait()
+    live._configs = lambda s: {"dispersive": recipes.digits(lam=0.5, blocks=(7,), steps=5)}
+    with pytest.raises(ValueError, match=r"dispersive\.blocks"):
+        live.start()
+    assert live.runs is runs and live.curve("baseline", "velocity")
+    assert [path.name for path in tmp_path.iterdir()] == ["001"]
+
+
+def test_two_clicks_start_one_run(live, tmp_path):
+    live.steps = 10**4
+    for click in [threading.Thread(target=live.start) for _ in range(2)]:
+        click.start()
+        click.join(60)
+    assert [path.name for path in tmp_path.iterdir()] == ["001"] and live.status == "running"

@@ -3,7 +3,6 @@
 import threading
 
 import plotly.graph_objects as go
-import pytest
 from ipywidgets.widgets.widget import _instances
 from traitlets import Float, HasTraits
 
@@ -86,8 +85,7 @@ def test_a_drawing_that_fails_says_so_and_the_next_one_works():
         return "fine"
 
     panel = make(fragile)
-    with pytest.raises(ArithmeticError):
-        panel.state.size = 6.0
+    panel.state.size = 6.0
     assert "size too large" in panel.sentence.value
     panel.state.size = 2.0
     assert "fine" in panel.sentence.value

@@ -2,7 +2,7 @@
 
 import pytest
 
-from labkit.widgets import Answer, Predictions
+from labkit.widgets import Answer, NotMeasured, Predictions
 from labkit.widgets.prediction import Question
 
 TEXT, OPTIONS = "What happens?", ["up", "down"]
@@ -37,7 +37,7 @@ def test_an_answer_that_must_be_measured_waits_for_the_measurement():
 
     def answer():
         if not measured:
-            raise LookupError("Run section 3 first.")
+            raise NotMeasured("Run section 3 first.")
         return Answer("down", f"it is {measured['value']}")
 
     question = Question(TEXT, OPTIONS, answer)

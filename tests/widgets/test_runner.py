@@ -68,7 +68,7 @@ def test_stop_inside_a_report_ends_with_that_report():
     loop = Loop()
     runner = Runner(loop, lambda report: runner._stop.set() if report == 5 else None)
     runner.start()
-    runner._thread.join(20)
+    assert runner._left.wait(20)
     assert loop.done == 5 and runner.status == "stopped"
 
 
@@ -132,7 +132,7 @@ def test_interrupt_while_waiting_saves_and_is_raised():
 def test_a_failure_is_told_and_raised_where_one_waits():
     runner = Runner(Loop(fail_at=3))
     runner.start()
-    runner._thread.join(20)
+    assert runner._left.wait(20)
     assert runner.status == "failed" and not runner.busy
     with pytest.raises(ArithmeticError, match="not finite"):
         runner.wait()
@@ -143,3 +143,46 @@ def test_statuses_are_announced_in_order():
     runner = Runner(Loop(total=3), on_status=told.append)
     runner.wait()
     assert told == ["running", "finished"]
+
+
+def test_many_hands_leave_one_thread_and_a_true_status():
+    """Buttons may be handled in several threads at once."""
+    runners = [Runner(Loop()) for _ in range(2)]
+    hands = [threading.Thread(target=act) for _ in range(10) for r in runners for act in (r.start, r.pause, r.resume)]
+    for hand in hands:
+        hand.start()
+    for hand in hands:
+        hand.join(30)
+    assert training_threads() <= 1
+    for runner in runners:
+        assert runner.busy == (runner.status in ("running", "paused"))
+        runner.stop()
+        assert runner.status in ("stopped", "ready")
+
+
+def test_an_error_in_who_looks_at_reports_saves_the_run():
+    def clumsy(report: int) -> None:
+        raise ZeroDivisionError("drawing failed")
+
+    loop = Loop()
+    runner = Runner(loop, clumsy)
+    runner.start()
+    assert runner._left.wait(20)
+    assert runner.status == "failed" and loop.saves == 1
+
+
+def test_an_error_in_who_looks_at_the_status_harms_nothing(caplog):
+    def clumsy(status: str) -> None:
+        raise ZeroDivisionError
+
+    runner = Runner(Loop(total=3), on_status=clumsy)
+    assert runner.wait() == "finished" and "status failed" in caplog.text
+
+
+def test_a_straight_run_can_be_stopped_from_another_thread():
+    loop, seen = Loop(), Seen()
+    runner = Runner(loop, seen)
+    hand = threading.Thread(target=lambda: (seen.wait_for(3), runner.stop()))
+    hand.start()
+    assert runner.wait() == "stopped" and loop.saves == 1
+    hand.join(20)

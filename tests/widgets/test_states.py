@@ -54,7 +54,7 @@ def test_moving_a_slider_of_the_springs_moves_points_and_sentence(trait, values)
 def test_pair_force_matches_the_closed_form():
     state = PairForce(tau=0.7)
     losses, forces = state.curves()
-    r = np.linspace(0, 4, 161)
+    r = np.linspace(0, 4, 401)
     kernel = np.exp(-(r**2) / 0.7)
     assert np.allclose(losses, np.log((1 + kernel) / 2), atol=1e-9)
     assert np.allclose(forces, 2 * r / 0.7 * kernel / (1 + kernel), atol=1e-9)
