@@ -160,8 +160,8 @@ class Panel:
 
     def close(self) -> None:
         """Remove the panel's widgets from the page and from the kernel."""
+        self.closed = True  # first: what stops now must not draw on widgets that are about to go
         self.on_close()
-        self.closed = True
         self.state.unobserve(self._changed, names=list(self.controls))
         for bond in self._links:
             bond.unlink()

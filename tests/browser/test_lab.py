@@ -54,6 +54,7 @@ def test_notebook_03_start_stop_resume_and_one_thread(lab):
     lab.click("Resume", panel)
     lab.wait_for(lambda: number(lab, STEPS) > stopped, 60, "training to go on")
 
+    assert not lab.console_errors
     lab.run_cell(panel)  # a second time, while it trains: the earlier training stops
     assert number(lab, THREADS) == 0
     lab.click("Start", panel)
@@ -63,7 +64,9 @@ def test_notebook_03_start_stop_resume_and_one_thread(lab):
     lab.wait_for(lambda: "Paused at step" in lab.output(panel).inner_text(), 60, "the pause")
     lab.click("Stop", panel)
     lab.wait_for(lambda: number(lab, THREADS) == 0, 60, "the thread to end")
-    assert not lab.cell_errors() and not lab.console_errors
+    # The page may still be handling an update of the first figure when that is closed, and says so on its console.
+    assert not [error for error in lab.console_errors if "Error setting state" not in error]
+    assert not lab.cell_errors()
 
 
 def test_interrupting_the_straight_run_saves_it(lab):
