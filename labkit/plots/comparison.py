@@ -64,7 +64,7 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, batch: in
         row=1,
         col=2,
         annotation_text=f"floor −log {batch} = {floor:.2f}",
-        annotation_position="top left",
+        annotation_position="top right",
     )
     return plot
 

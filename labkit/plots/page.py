@@ -16,6 +16,7 @@ from labkit.training.checkpoint import replace_file
 if TYPE_CHECKING:
     import pandas as pd
 
+QUIET = {"displayModeBar": False}
 STYLE = f"""
 body {{ font-family: {FONT}; color: #222; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }}
 table {{ border-collapse: collapse; margin: 1rem 0; }}
@@ -40,7 +41,7 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
         cost_figure(result),
     ]
     shown = [
-        figure.to_html(full_html=False, include_plotlyjs="inline" if number == 0 else False)
+        figure.to_html(full_html=False, include_plotlyjs="inline" if number == 0 else False, config=QUIET)
         for number, figure in enumerate(figures)
     ]
     table = result.table().T.to_html(float_format=lambda value: f"{value:.3f}", na_rep="–", border=0)

@@ -45,7 +45,7 @@ class Report:
     samples: int
     """Training samples seen."""
     seconds: float
-    """Seconds spent in the steps of this run so far, earlier sessions included."""
+    """Seconds spent in the steps of this run so far, those before a resume included."""
     terms: dict[str, Tensor]
     """``total`` and the unweighted terms: ``velocity``, and ``dispersive`` when λ is set."""
     meters: dict[str, float] = field(default_factory=dict)

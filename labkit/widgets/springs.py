@@ -3,7 +3,7 @@
     E(p) = mean (p − start)²  +  λ · L_disp(p; τ)
 
 The first term is the mean squared error that stands in for the regression loss, the second is ``dispersive_loss``. What
-is shown is where a hundred steps of gradient descent, from the start, end: close to a state of least energy.
+is shown is where seventy steps of gradient descent, from the start, end: close to a state of least energy.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from labkit.runtime import generator
 from labkit.widgets.panel import Panel, log_slider, slider
 
 POINTS = 40
-DESCENT_STEPS = 100
+DESCENT_STEPS = 70
 
 
 class Rest(NamedTuple):
@@ -56,7 +56,7 @@ class Springs(HasTraits):
             spring, dispersion = self._terms(points)
             (grad,) = torch.autograd.grad(spring + self.lam * dispersion, points)
             # The curvature of the spring is 1/POINTS a coordinate; repulsion adds at most 4λ/(τP) of that order.
-            velocity = 0.9 * velocity - POINTS * grad / (1 + 2 * self.lam / self.tau)
+            velocity = 0.8 * velocity - POINTS * grad / (1 + 2 * self.lam / self.tau)
             points = (points + velocity).detach().requires_grad_()
         spring, dispersion = self._terms(points)
         return Rest(points.detach(), spring.item(), dispersion.item(), mean_pairwise_distance(points))
