@@ -50,7 +50,7 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
 <html lang="en"><head><meta charset="utf-8"><title>labkit: with and without dispersion</title>
 <style>{STYLE}</style></head><body>
 <h1>With and without Dispersive Loss</h1>
-<p>{result.finding()}</p>
+<p>{result.finding()} {result.spread_told()} {result.cost_told()}</p>
 {table}
 <p>Samples: {result.protocol.told()}. Fréchet distances are to the 500 held-out digits: <i>frechet</i> on the 64
 features of the lab's digits classifier, <i>frechet_pixels</i> on 32 pixel-PCA components; the last column is what as

@@ -69,6 +69,12 @@ def test_the_finding_says_worse_as_plainly_as_better(result):
     assert "20.0% of the baseline" in finding and "2.00 against 5.00" in finding and "2.0 times" in finding
 
 
+def test_figures_have_their_words(result):
+    words = "dispersive over baseline, blocks 0 to 3: feature norm 2.50, 2.00, 1.75, 1.60; effective rank 2.50, "
+    assert result.spread_told().startswith(words)
+    assert result.cost_told() == "The dispersive run trained at 320 images/s, the baseline at 640: 50.0% slower."
+
+
 def test_the_table_has_real_digits_beside_the_runs(result):
     table = result.table()
     assert list(table.index) == ["baseline", "dispersive", "real against real"]
