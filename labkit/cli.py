@@ -70,9 +70,10 @@ def doctor(argv: Sequence[str]) -> int:
 
 def train(argv: Sequence[str]) -> int:
     """Start or resume one run."""
-    if argv and argv[0] in RECIPES and "--resume" in argv:
+    resuming = any(word == "--resume" or word.startswith("--resume=") for word in argv)
+    if resuming and argv[0] in RECIPES:
         raise ConfigError(f"train takes a recipe or --resume, not both; leave {argv[0]!r} out to resume")
-    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
+    if resuming:
         asked = tyro.cli(Resume, args=argv, prog="labkit train")
         run = Run.open(asked.resume)
         trainer = run.trainer(**({} if asked.steps is None else {"steps": asked.steps}))
@@ -84,7 +85,7 @@ def train(argv: Sequence[str]) -> int:
         return 0
     config = trainer.config
     print(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
-    stopped = _drive(trainer, len(trainer), lambda report: _words(report))
+    stopped = _drive(trainer, len(trainer), _words)
     if stopped:
         saved = ", saved" if trainer.step else ""
         print(f"\nStopped at step {trainer.step}{saved}. Go on with:  {_command('train', '--resume', out)}")

@@ -5,7 +5,9 @@ no network here was trained on, so copying the training set earns no more than *
 against the same 500, the best that a perfect generator could expect.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -57,13 +59,19 @@ class Evaluation(NamedTuple):
     samples: Samples
 
 
-def _quality(x: Tensor) -> dict[str, float]:
-    classifier, train, held_out = DigitsClassifier.load(), datasets.digits("train"), datasets.digits("held_out")
-    pca = PixelPca(train.x)
-    return {
-        "frechet": frechet_distance(classifier.features(x), classifier.features(held_out.x)),
-        "frechet_pixels": frechet_distance(pca.features(x), pca.features(held_out.x)),
+@cache
+def _references() -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor]]:
+    """Each distance's features, as a function, and those of the held-out digits."""
+    held_out = datasets.digits("held_out").x
+    features = {
+        "frechet": DigitsClassifier.load().features,
+        "frechet_pixels": PixelPca(datasets.digits("train").x).features,
     }
+    return {name: (of, of(held_out)) for name, of in features.items()}
+
+
+def _quality(x: Tensor) -> dict[str, float]:
+    return {name: frechet_distance(of(x), real) for name, (of, real) in _references().items()}
 
 
 @torch.no_grad()
