@@ -2,7 +2,7 @@
 
 from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
 from labkit.plots.digits import digit_trace, style_digits, tile
-from labkit.plots.theme import PALETTE, colour, fade, figure
+from labkit.plots.theme import PALETTE, colour, draw_floor, fade, figure
 
 __all__ = [
     "PALETTE",
@@ -10,6 +10,7 @@ __all__ = [
     "cost_figure",
     "curves_figure",
     "digit_trace",
+    "draw_floor",
     "fade",
     "figure",
     "samples_figure",

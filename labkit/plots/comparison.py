@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from labkit.experiments.compare import ComparisonResult
-from labkit.losses import dispersive_floor
 from labkit.plots.digits import digit_trace, style_digits, tile
-from labkit.plots.theme import PALETTE, colour, figure
+from labkit.plots.theme import colour, draw_floor, figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,15 +56,7 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, batch: in
             )
             plot.add_trace(line, row, col)
         plot.update_xaxes(title_text="step", row=row, col=col)
-    floor = dispersive_floor(batch)
-    plot.add_hline(
-        floor,
-        line=dict(dash="dot", color=PALETTE["quiet"]),
-        row=1,
-        col=2,
-        annotation_text=f"floor −log {batch} = {floor:.2f}",
-        annotation_position="top right",
-    )
+    draw_floor(plot, batch, row=1, col=2)
     return plot
 
 

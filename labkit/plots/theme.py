@@ -5,6 +5,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from labkit.losses import dispersive_floor
+
 PALETTE = {
     "baseline": "#0072B2",
     "dispersive": "#D55E00",
@@ -64,3 +66,12 @@ def figure(title: str, rows: int = 1, cols: int = 1, height: int = 380, **subplo
     plot.update_layout(template=TEMPLATE, title_text=title, height=height, autosize=True)
     plot.update_annotations(font=dict(size=13, family=FONT))  # the titles of subplots
     return plot
+
+
+def draw_floor(plot: go.Figure, batch: int, row: int, col: int, label: str = "top right") -> None:
+    """The floor −log B of the Dispersive Loss in one pane: a curve that stays on it has finished, it is not broken."""
+    floor = dispersive_floor(batch)
+    plot.add_hline(
+        floor, line=dict(dash="dot", color=PALETTE["quiet"]), row=row, col=col,
+        annotation_text=f"floor −log {batch} = −{-floor:.2f}", annotation_position=label,
+    )  # fmt: skip

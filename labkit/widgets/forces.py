@@ -10,7 +10,7 @@ from plotly.basedatatypes import BaseFigure
 from traitlets import Float, HasTraits, Int
 
 from labkit.losses import dispersive_floor, dispersive_loss
-from labkit.plots import PALETTE, figure
+from labkit.plots import PALETTE, draw_floor, figure
 from labkit.runtime import generator
 from labkit.widgets.panel import Panel, choice, log_slider
 
@@ -59,14 +59,7 @@ def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
         1,
         2,
     )
-    plot.add_hline(
-        dispersive_floor(2),
-        line=dict(dash="dot", color=PALETTE["quiet"]),
-        row=1,
-        col=1,
-        annotation_text="floor −log 2",
-        annotation_position="bottom right",
-    )
+    draw_floor(plot, 2, row=1, col=1, label="bottom right")
     plot.update_yaxes(range=[-0.8, 0.08], row=1, col=1)
 
     def draw(state: PairForce, plot: BaseFigure) -> str:
@@ -141,14 +134,7 @@ def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
         )
         plot.update_xaxes(type="log", title_text="deviation s of each coordinate", row=1, col=col)
     floor = dispersive_floor(Cloud.BATCH)
-    plot.add_hline(
-        floor,
-        line=dict(dash="dot", color=PALETTE["quiet"]),
-        row=1,
-        col=1,
-        annotation_text=f"floor −log {Cloud.BATCH} = {floor:.2f}",
-        annotation_position="bottom left",
-    )
+    draw_floor(plot, Cloud.BATCH, row=1, col=1, label="bottom left")
     plot.update_yaxes(range=[floor - 0.6, 0.3], row=1, col=1)
 
     drawn: dict[str, tuple[float, int]] = {}

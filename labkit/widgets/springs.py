@@ -18,7 +18,7 @@ from traitlets import HasTraits
 
 from labkit.losses import dispersive_floor, dispersive_loss
 from labkit.metrics import mean_pairwise_distance
-from labkit.plots import PALETTE, fade, figure
+from labkit.plots import PALETTE, draw_floor, fade, figure
 from labkit.runtime import generator
 from labkit.widgets.panel import Panel, log_slider, slider
 
@@ -101,15 +101,7 @@ def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
         1,
         2,
     )
-    floor = dispersive_floor(POINTS)
-    plot.add_hline(
-        floor,
-        line=dict(dash="dot", color=ink),
-        row=1,
-        col=2,
-        annotation_text=f"floor −log {POINTS} = {floor:.2f}",
-        annotation_position="top left",
-    )
+    draw_floor(plot, POINTS, row=1, col=2, label="top left")
     plot.update_xaxes(range=[-3.2, 3.2], row=1, col=1, title_text="coordinate 1")
     plot.update_yaxes(range=[-2.6, 2.6], row=1, col=1, title_text="coordinate 2", scaleanchor="x")
     plot.update_yaxes(range=[-4.3, 1.4], row=1, col=2)

@@ -8,8 +8,7 @@ import plotly.graph_objects as go
 import torch
 from plotly.basedatatypes import BaseFigure
 
-from labkit.losses import dispersive_floor
-from labkit.plots import PALETTE, colour, digit_trace, figure, style_digits, tile
+from labkit.plots import colour, digit_trace, draw_floor, figure, style_digits, tile
 from labkit.types import LabError
 from labkit.widgets.live import PREVIEW_SAMPLES, LiveTraining
 from labkit.widgets.panel import STYLE, Panel, log_slider, said, slider
@@ -56,7 +55,7 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
     names = list(state.configs)
     plot, lines, sheets = _lay_out(names, title)
     if len(names) > 1:
-        _draw_floor(plot, next(iter(state.configs.values())).batch_size)
+        draw_floor(plot, next(iter(state.configs.values())).batch_size, row=1, col=2)
     buttons = {
         "start": widgets.Button(description="Start", icon="play", button_style="primary"),
         "pause": widgets.Button(description="Pause", icon="pause"),
@@ -148,16 +147,6 @@ def _lay_out(names: list[str], title: str) -> tuple[go.Figure, dict[tuple[str, s
         plot.add_trace(digit_trace(tile(BLANK)), row, across + 1)
         style_digits(plot, row, across + 1)
     return plot, lines, shown
-
-
-def _draw_floor(plot: go.Figure, batch: int) -> None:
-    """The floor of the Dispersive Loss, in its pane at the top of the second column."""
-    floor = dispersive_floor(batch)
-    label = f"floor −log {batch} = {floor:.2f}".replace("-", "−")
-    quiet = PALETTE["quiet"]
-    plot.add_hline(
-        floor, line_dash="dot", line_color=quiet, annotation_text=label, annotation_position="top right", row=1, col=2
-    )
 
 
 def _term(state: LiveTraining, meter: str) -> str:
