@@ -7,7 +7,8 @@ labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
 """
 
 from labkit import recipes
-from labkit.config import Config, ConfigError
+from labkit.checks import ConfigError
+from labkit.config import Config
 from labkit.losses import dispersive_loss
 from labkit.models import build_model
 from labkit.training import Run, Trainer, sample

@@ -18,7 +18,8 @@ import tyro
 from tqdm.auto import tqdm
 
 from labkit import recipes
-from labkit.config import Config, ConfigError
+from labkit.checks import ConfigError
+from labkit.config import Config
 from labkit.sampling import Method
 from labkit.training import Report, Run, Trainer, write_sheet
 from labkit.types import LabError

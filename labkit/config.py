@@ -6,77 +6,11 @@ a result is in here; where a run lies on disk and what shows it are not.
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from labkit.types import LabError
-
-Variant = Literal["infonce_l2"]
-
-
-class ConfigError(LabError, ValueError):
-    """A setting that cannot work. The message names the field, its value and what is allowed."""
-
-
-def require(ok: bool, name: str, value: Any, allowed: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name} = {value!r} cannot be used: {allowed}.")
-
-
-def check_tau(tau: float, name: str = "tau") -> None:
-    require(finite(tau) and tau > 0, name, tau, "the temperature must be a finite number above 0 (the paper: 0.5)")
-
-
-def check_variant(variant: str, name: str = "variant") -> None:
-    require(variant in get_args(Variant), name, variant, f"choose one of {', '.join(get_args(Variant))}")
-
-
-def check_seed(seed: int) -> None:
-    require(whole(seed, 0) and seed < 2**63, "seed", seed, "take a whole number from 0 to 2⁶³ − 1")
-
-
-def finite(value: Any) -> bool:
-    """Whether a value is a real number, numpy's included, and neither a bool nor NaN nor infinite."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def whole(value: Any, at_least: int) -> bool:
-    """Whether a value is a whole number, numpy's included, that is large enough."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= at_least
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, (tuple, list, range)) else (value,)
-
-
-@dataclass(frozen=True)
-class Dispersive:
-    """The Dispersive Loss: L_total = L_velocity + λ · mean over ``blocks`` of L_disp."""
-
-    lam: float | None = None
-    """Weight λ ≥ 0. None is off; 0 is computed, logged and multiplied by 0, so it trains the same bits as off."""
-    tau: float = 0.5
-    """Temperature τ > 0; squared distances are divided by the number of features P before they meet it."""
-    variant: Variant = "infonce_l2"
-    blocks: tuple[int, ...] | None = None
-    """Blocks, numbered from 0, whose output is regularized (and metered, even when λ is off). None: depth // 4."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.lam is None or (finite(self.lam) and self.lam >= 0),
-            "dispersive.lam", self.lam, "λ must be a finite number of at least 0, or None for off",
-        )  # fmt: skip
-        check_tau(self.tau, "dispersive.tau")
-        check_variant(self.variant, "dispersive.variant")
-        if self.blocks is not None:
-            object.__setattr__(self, "blocks", _tuple(self.blocks))
-            require(
-                len(self.blocks) > 0 and all(whole(b, 0) for b in self.blocks),
-                "dispersive.blocks", self.blocks, "name one or several blocks by whole numbers from 0",
-            )  # fmt: skip
-            require(len(set(self.blocks)) == len(self.blocks), "dispersive.blocks", self.blocks, "name each block once")
+from labkit.checks import ConfigError, as_tuple, check_seed, finite, require, whole
+from labkit.regularizers import Contrastive, Dispersive, Repa
 
 
 @dataclass(frozen=True)
@@ -88,7 +22,7 @@ class Optimizer:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", _tuple(self.betas))
+        object.__setattr__(self, "betas", as_tuple(self.betas))
         require(finite(self.lr) and self.lr > 0, "optimizer.lr", self.lr, "the learning rate must be above 0")
         require(
             len(self.betas) == 2 and all(finite(b) and 0 <= b < 1 for b in self.betas),
@@ -108,6 +42,8 @@ class Config:
     model: str = "SiT-Nano/2"
     """Size and patch, as in ``SiT-B/2``; see ``labkit.models.SIZES``."""
     dispersive: Dispersive = field(default_factory=Dispersive)
+    contrastive: Contrastive = field(default_factory=Contrastive)
+    repa: Repa = field(default_factory=Repa)
     optimizer: Optimizer = field(default_factory=Optimizer)
     batch_size: int = 128
     steps: int = 3000
@@ -127,14 +63,21 @@ class Config:
     def __post_init__(self) -> None:
         require(self.dataset in ("digits",), "dataset", self.dataset, "choose digits")
         require(isinstance(self.model, str), "model", self.model, "name it as in 'SiT-Nano/2'")
-        for name, group in (("dispersive", Dispersive), ("optimizer", Optimizer)):
+        groups = {"dispersive": Dispersive, "contrastive": Contrastive, "repa": Repa, "optimizer": Optimizer}
+        for name, group in groups.items():
             value = getattr(self, name)
-            require(isinstance(value, group), name, value, f"give its settings as {group.__name__}(…)")
+            require(type(value) is group, name, value, f"give its settings as {group.__name__}(…)")
         require(
             whole(self.batch_size, 2), "batch_size", self.batch_size,
             "take a whole number of at least 2 (with one sample there is no pair, so the Dispersive Loss is 0 with "
             "no gradient)",
         )  # fmt: skip
+        for name in ("dispersive", "contrastive"):
+            group = getattr(self, name)
+            fits = group.chunk is None or self.batch_size % group.chunk == 0
+            require(fits, f"{name}.chunk", group.chunk, f"it must divide batch_size = {self.batch_size}")
+            few = group.lam is not None and group.variant == "covariance" and self.batch_size < 3
+            require(not few, "batch_size", self.batch_size, "the covariance of two samples is constant, take 3")
         for name in ("steps", "log_every", "save_every", "keep_last"):
             require(whole(getattr(self, name), 1), name, getattr(self, name), "take a whole number of at least 1")
         check_seed(self.seed)
@@ -146,8 +89,13 @@ class Config:
             finite(self.ema_decay) and 0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "take a number in [0, 1)"
         )
 
+    @property
+    def repelling(self) -> Dispersive:
+        """The settings by which dispersion is metered: the contrastive ones if only those are on."""
+        return self.contrastive if self.dispersive.lam is None and self.contrastive.lam is not None else self.dispersive
+
     def replace(self, **changes: Any) -> "Config":
-        """A copy with some fields changed; ``lam``, ``tau``, ``variant`` and ``blocks`` reach into ``dispersive``."""
+        """A copy with some fields changed; names like ``lam`` and ``tau`` reach into ``dispersive``."""
         inner = {f.name for f in dataclasses.fields(Dispersive)}
         reach = {name: changes.pop(name) for name in list(changes) if name in inner}
         if reach:

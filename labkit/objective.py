@@ -1,52 +1,133 @@
 """What is minimised: a network, its base loss and the regularizers at its blocks, as one module.
 
-    L_total = L_velocity + λ · L_dispersive
+    L_total = L_velocity + λ_d · L_dispersive + λ_c · L_contrastive + λ_r · L_repa
 
-The network runs once; the regularizer reads features of that same forward. This module is what gets wrapped for
-precision, compilation or many GPUs, because a wrapper that is called past does nothing.
+The network runs once; the regularizers read features of that same forward. Only the contrastive loss needs those of a
+second view, for which the network runs once more, up to the last block that is read. This module is what gets wrapped
+for precision, compilation or many GPUs, because a wrapper that is called past does nothing.
 """
 
-import torch
-from torch import nn
+from collections.abc import Callable, Sequence
 
-from labkit import paths
+import torch
+from torch import Tensor, nn
+
+from labkit import paths, times
 from labkit.config import Config
-from labkit.losses import dispersive_loss, velocity_loss
+from labkit.distributed import gather
+from labkit.losses import contrastive_parts, dispersive_loss, velocity_errors
+from labkit.losses.alignment import repa_loss
 from labkit.models import Transformer, parse_name
+from labkit.models.projector import Projector
+from labkit.models.teachers import Teacher, load_teacher
+from labkit.regularizers import Dispersive, Repa
 from labkit.types import Batch, Draws, Losses
+
+REGULARIZERS = ("dispersive", "contrastive", "repa")
+Features = dict[int, Tensor]
+
+
+def blocks_of(settings: Dispersive | Repa, model: str) -> tuple[int, ...]:
+    """The blocks that a regularizer reads; by default the one at a quarter of the depth, as in the papers."""
+    depth = parse_name(model)[0].depth
+    if isinstance(settings, Repa):
+        return (depth // 4 if settings.block is None else settings.block,)
+    return tuple(range(depth)) if settings.blocks == "all" else settings.blocks or (depth // 4,)
 
 
 def regularized_blocks(config: Config) -> tuple[int, ...]:
-    """The blocks that the Dispersive Loss reads; by default the one at a quarter of the depth, as in the paper."""
-    size, _ = parse_name(config.model)
-    return config.dispersive.blocks or (size.depth // 4,)
+    """The blocks that are metered: those of the repelling regularizer that is on, or would be."""
+    return blocks_of(config.repelling, config.model)
 
 
 class Objective(nn.Module):
-    """Flow matching on the linear path with an optional Dispersive Loss.
+    """Flow matching on the linear path with optional Dispersive, contrastive and REPA terms.
 
-    ``forward(batch, draws)`` is deterministic: time, noise and dropped labels come from ``draws``.
+    ``forward(batch, draws)`` is deterministic: time, noise, dropped labels and second view come from ``draws``.
+
+    Args:
+        network: what is trained.  config: the experiment.
+        teacher: REPA's, by default the one that the config names. Its tokens must lie on the network's grid.
     """
 
-    def __init__(self, network: Transformer, config: Config) -> None:
+    def __init__(self, network: Transformer, config: Config, teacher: Teacher | None = None) -> None:
         super().__init__()
-        self.network = network
-        self.dispersive = config.dispersive
-        self.label_drop = config.label_drop
-        self.blocks = regularized_blocks(config)
-        network.check_blocks(self.blocks, "dispersive.blocks")
+        self.network, self.config = network, config
+        self.blocks = {name: blocks_of(getattr(config, name), config.model) for name in REGULARIZERS}
+        for name, blocks in self.blocks.items():
+            network.check_blocks(blocks, f"{name}.{'block' if name == 'repa' else 'blocks'}")
+        on = [name for name in REGULARIZERS if getattr(config, name).lam is not None]
+        self.taps = sorted({*regularized_blocks(config), *(block for name in on for block in self.blocks[name])})
+        self.teacher = self.projector = None
+        if "repa" in on:
+            self.teacher = teacher or load_teacher(config.repa.teacher)
+            self.projector = Projector(network.width, self.teacher.width, config.repa.hidden)
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
         t, drop = draws.uniforms.unbind(dim=1)
-        labels = torch.where(drop < self.label_drop, self.network.num_classes, batch.y)
+        labels = torch.where(drop < self.config.label_drop, self.network.num_classes, batch.y)
         point = paths.linear(batch.x, draws.noise, t)
-        prediction = self.network(point.x_t, t, labels, taps=self.blocks)
-        total = velocity_loss(prediction.output, point.velocity)
-        terms = {"velocity": total.detach()}
-        if self.dispersive.lam is not None:
-            dispersion = torch.stack([
-                dispersive_loss(z, self.dispersive.variant, self.dispersive.tau) for z in prediction.features.values()
-            ]).mean()  # fmt: skip
-            terms["dispersive"] = dispersion.detach()
-            total = total + self.dispersive.lam * dispersion
-        return Losses(total, terms, prediction.features)
+        prediction = self.network(point.x_t, t, labels, taps=self.taps)
+        errors = velocity_errors(prediction.output, point.velocity)
+        terms, weighted = {"velocity": errors.mean()}, {}
+        if self.config.dispersive.lam is not None:
+            terms["dispersive"] = self._dispersive(prediction.features)
+            weighted["dispersive"] = _weight(self.config.dispersive, draws.step) * terms["dispersive"]
+        if self.config.contrastive.lam is not None:
+            second = self._second_view(batch, draws, labels)
+            terms["alignment"], repulsion = self._contrastive(prediction.features, second)
+            terms["contrastive"] = self.config.contrastive.alignment_weight * terms["alignment"] + repulsion
+            weighted["contrastive"] = _weight(self.config.contrastive, draws.step) * terms["contrastive"]
+        if self.config.repa.lam is not None:
+            tokens = prediction.features[self.blocks["repa"][0]]
+            terms["repa"] = repa_loss(self.projector(tokens), self.teacher(batch.x))
+            weighted["repa"] = _weight(self.config.repa, draws.step) * terms["repa"]
+        total = sum(weighted.values(), start=terms["velocity"])
+        terms = {name: term.detach() for name, term in terms.items()}
+        return Losses(total, terms, weighted, prediction.features, errors.detach(), t)
+
+    def _dispersive(self, features: Features) -> Tensor:
+        settings = self.config.dispersive
+        known = settings.arguments()
+        return _over_blocks(lambda z: dispersive_loss(z, **known), settings, self.blocks["dispersive"], features)
+
+    def _contrastive(self, features: Features, second: Features) -> Tensor:
+        """(alignment, repulsion), the two terms of the contrastive loss."""
+        settings = self.config.contrastive
+        known = settings.parent_arguments()
+
+        def parts(z: Tensor, z_positive: Tensor) -> Tensor:
+            return torch.stack(contrastive_parts(z, z_positive, **known))
+
+        return _over_blocks(parts, settings, self.blocks["contrastive"], features, second)
+
+    def _second_view(self, batch: Batch, draws: Draws, labels: Tensor) -> Features:
+        """Features of the same images and labels under other noise, at another time; its denoising is not trained."""
+        view, settings = draws.second, self.config.contrastive
+        t = view.uniforms
+        if settings.noise == "restricted":
+            t = times.near(draws.uniforms[:, 0], t, settings.max_gap)
+        point = paths.linear(batch.x, view.noise, t)
+        return self.network.features(point.x_t, t, labels, taps=self.blocks["contrastive"])
+
+
+def _weight(settings: Dispersive | Repa, step: Tensor) -> Tensor | float:
+    """λ at a step, warmed up."""
+    if not settings.warmup:
+        return settings.lam
+    return settings.lam * ((step + 1) / settings.warmup).clamp_max(1)
+
+
+def _over_blocks(
+    loss: Callable[..., Tensor], settings: Dispersive, blocks: Sequence[int], *views: Features
+) -> Tensor:
+    """The loss of each block over the samples that repel each other, made one over chunks and blocks."""
+    found = []
+    for block in blocks:
+        scope = [view[block] for view in views]
+        if settings.negatives == "global":
+            scope = [gather(z) for z in scope]
+        chunks = zip(*(z.split(settings.chunk or len(z)) for z in scope), strict=True)
+        found.append(torch.stack([loss(*chunk) for chunk in chunks]).mean(dim=0))
+    losses = torch.stack(found)
+    return losses.mean(dim=0) if settings.reduce == "mean" else losses.sum(dim=0)

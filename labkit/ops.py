@@ -1,9 +1,11 @@
 """Small tensor operations that the losses and the meters share.
 
-Symbols: B samples, P features a sample; D_ij = ‖z_i − z_j‖² (squared, not yet divided by P).
+Symbols: B samples, P features a sample.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -17,43 +19,50 @@ def expand_like(t: Float[Tensor, " batch"], x: Tensor) -> Tensor:
     return t.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def full_precision(device: torch.device) -> torch.autocast:
-    """A context in which autocast is off. ``x.float()`` alone does not protect a matrix product from autocast."""
-    return torch.autocast(device.type, enabled=False)
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Autocast off, and matrix products in true float32 (no TF32), whatever the reader has switched on.
+
+    ``x.float()`` alone does not protect a matrix product from autocast. Inside torch.compile the switch of TF32 cannot
+    be turned for a part of a graph: there it stays as the reader has set it (torch's own default is off).
+    """
+    known = torch.amp.is_autocast_available(device.type)  # not on "meta", where operations are only counted
+    with torch.autocast(device.type, enabled=False) if known else contextlib.nullcontext():
+        if device.type != "cuda" or torch.compiler.is_compiling():
+            yield
+            return
+        matmul = torch.backends.cuda.matmul
+        switch, off = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+        before = getattr(matmul, switch)
+        setattr(matmul, switch, off)
+        try:
+            yield
+        finally:
+            setattr(matmul, switch, before)
 
 
-def rows(z: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
+def rows(z: Float[Tensor, "batch ..."], name: str = "z") -> Float[Tensor, "batch features"]:
     """Flatten (B, …) to (B, P) in at least float32: half and bfloat16 are raised, float64 stays."""
     if not z.is_floating_point():
-        raise TypeError(f"z has dtype {z.dtype}; give floating-point features.")
+        raise TypeError(f"{name} has dtype {z.dtype}; give floating-point features.")
     if z.ndim < 1 or z.numel() == 0:
-        raise ValueError(f"z has shape {tuple(z.shape)}; give features of shape (B, …) with at least one entry.")
+        raise ValueError(f"{name} has shape {tuple(z.shape)}; give features of shape (B, …) with at least one entry.")
     return z.reshape(z.shape[0], -1).to(torch.promote_types(z.dtype, torch.float32))
 
 
-def pairwise_sq_distances(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch batch"]:
-    """D_ij = ‖z_i − z_j‖² by a Gram matrix: O(B²P) time, O(B² + BP) memory, exact zeros on the diagonal.
-
-    The rows are centred first, since distances do not care and the differences of large squares would. Rounding can
-    still leave tiny negative entries off the diagonal; they are lifted to 0 in value only, so that no gradient is lost.
-    """
-    with full_precision(z.device):
-        z = z - z.mean(dim=0)
-        gram = z @ z.T
-        square = gram.diagonal()
-        distances = square[:, None] + square[None, :] - 2 * gram
-        return distances + (-distances).clamp_min(0).detach()
-
-
-def log_mean_exp(x: Tensor) -> Float[Tensor, ""]:
-    """log of the mean of exp(x) over all entries, without overflow.
+def log_sum_exp(x: Tensor, dim: int = -1) -> Tensor:
+    """log Σ exp(x) along ``dim``, without overflow.
 
     Terms that are less than about 1e-30 of the largest (1e-300 in float64) count as 0. They could not change the sum,
     but their gradients would be subnormal numbers, with which a processor computes up to forty times slower.
     """
-    x = x.flatten()
-    least = x.detach().max() + math.log(torch.finfo(x.dtype).tiny) + SUBNORMAL_MARGIN
-    return torch.logsumexp(x.masked_fill(x < least, -math.inf), dim=0) - math.log(x.numel())
+    least = x.detach().amax(dim, keepdim=True) + math.log(torch.finfo(x.dtype).tiny) + SUBNORMAL_MARGIN
+    return torch.logsumexp(x.masked_fill(x < least, -math.inf), dim)
+
+
+def log_mean_exp(x: Tensor) -> Float[Tensor, ""]:
+    """log of the mean of exp(x) over all entries; see ``log_sum_exp``."""
+    return log_sum_exp(x.flatten()) - math.log(x.numel())
 
 
 def off_diagonal(x: Float[Tensor, "n n"]) -> Float[Tensor, " m"]:

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -40,6 +41,18 @@ def scaled(*, smoke: T, cpu: T, gpu: T | None = None) -> T:
     """The value for this tier; the GPU takes the CPU's when it has none of its own."""
     values = {"smoke": smoke, "cpu": cpu, "gpu": cpu if gpu is None else gpu}
     return values[tier()]
+
+
+class Purpose(IntEnum):
+    """What a random number is for: part of the key of its generator, so that no two purposes share numbers."""
+
+    ORDER = 1
+    NOISE = 2
+    START = 3
+    PROBE = 4
+    REAL = 5
+    SECOND_VIEW = 6
+    PROJECTOR = 7
 
 
 def generator(*key: int, on: torch.device | str = "cpu") -> torch.Generator:

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """All the randomness of one training step, drawn outside the objective.
+    """All the randomness of one training step, drawn outside the objective, and which step it is.
 
     With every random number handed in, the objective is a plain function: a resumed run, two ranks or a compiled
     step see exactly what a straight run sees.
@@ -30,6 +30,17 @@ class Draws(NamedTuple):
     """x₀ ~ N(0, 1), of the data's shape."""
     uniforms: Float[Tensor, "batch 2"]
     """Uniform numbers in [0, 1) a sample: column 0 becomes the time t, column 1 decides on dropping the label."""
+    step: Int[Tensor, ""]
+    """Optimizer steps before this one, for what is warmed up."""
+    second: "SecondView | None" = None
+    """What a second view of the same images needs, where there is one."""
+
+
+class SecondView(NamedTuple):
+    """Noise and time of the second view that a contrastive loss compares with the first."""
+
+    noise: Float[Tensor, "batch channels height width"]
+    uniforms: Float[Tensor, " batch"]
 
 
 class PathSample(NamedTuple):
@@ -48,9 +59,16 @@ class Prediction(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What an objective returns: the loss to minimise, its named terms, and the features they were computed on."""
+    """What an objective returns: the loss to minimise, and all that a meter may want to look at."""
 
     total: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
-    """Unweighted terms by name, e.g. ``velocity`` and ``dispersive``."""
+    """Unweighted terms by name, detached, e.g. ``velocity`` and ``dispersive``."""
+    weighted: dict[str, Float[Tensor, ""]]
+    """Regularizer → what it adds to the total, λ included, with its gradient."""
     features: dict[int, Float[Tensor, "batch tokens width"]]
+    """Block → features of the (first) view."""
+    errors: Float[Tensor, " batch"]
+    """The base loss of each sample, detached."""
+    times: Float[Tensor, " batch"]
+    """The time t of each sample."""

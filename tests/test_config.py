@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.config import Config, ConfigError, Dispersive, Optimizer
+from labkit.checks import ConfigError
+from labkit.config import Config, Optimizer
+from labkit.regularizers import Dispersive
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # a reader's wrong types meet our sentences, not a type checker
 

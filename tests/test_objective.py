@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from labkit.config import Config, ConfigError, Dispersive
+from labkit.checks import ConfigError
+from labkit.config import Config
+from labkit.regularizers import Dispersive
 from labkit.losses import dispersive_loss
 from labkit.models import build_model
 from labkit.objective import Objective, regularized_blocks

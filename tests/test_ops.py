@@ -6,7 +6,8 @@ import jaxtyping
 import pytest
 import torch
 
-from labkit.ops import expand_like, log_mean_exp, off_diagonal, pairwise_sq_distances, rows
+from labkit.ops import expand_like, log_mean_exp, off_diagonal, rows
+from labkit.pairs import pairwise_sq_distances
 
 
 def test_the_shape_checker_is_at_work():

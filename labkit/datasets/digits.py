@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from labkit.config import require
+from labkit.checks import require
 from labkit.datasets.images import Images
 
 HELD_OUT = 500

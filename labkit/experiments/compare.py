@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.config import Config, require
+from labkit.checks import require
+from labkit.config import Config
 from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, real_against_real
 from labkit.objective import regularized_blocks
 from labkit.training import Report, Trainer

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from labkit import datasets, paths
-from labkit.config import Config, finite, require, whole
+from labkit.checks import finite, require, whole
+from labkit.config import Config
 from labkit.metrics import DigitsClassifier, PixelPca, class_agreement, frechet_distance, geometry
-from labkit.runtime import generator
+from labkit.runtime import Purpose, generator
 from labkit.sampling import Method
 from labkit.training import Samples, sample_network
 
@@ -89,7 +90,7 @@ def probe(network: nn.Module, protocol: Protocol) -> dict[int, dict[str, float]]
     """Geometry of every block's features on held-out digits, noised to ``probe_time`` by a fixed draw."""
     held_out = datasets.digits("held_out")
     x1, y = held_out.x[: protocol.count], held_out.y[: protocol.count]
-    x0 = torch.randn(x1.shape, generator=generator(protocol.seed, 4))
+    x0 = torch.randn(x1.shape, generator=generator(protocol.seed, Purpose.PROBE))
     t = torch.full((len(x1),), protocol.probe_time)
     on = next(network.parameters()).device
     blocks = range(len(network.blocks))
@@ -103,7 +104,7 @@ def real_against_real(protocol: Protocol = Protocol()) -> dict[str, tuple[float,
     train = datasets.digits("train")
     found = []
     for draw in range(REAL_DRAWS):
-        pick = torch.randperm(len(train), generator=generator(protocol.seed, 5, draw))[: protocol.count]
+        pick = torch.randperm(len(train), generator=generator(protocol.seed, Purpose.REAL, draw))[: protocol.count]
         found.append(_quality(train.x[pick]))
     columns = {name: [row[name] for row in found] for name in found[0]}
     return {name: (sum(v) / len(v), min(v), max(v)) for name, v in columns.items()}

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.ops import log_mean_exp, off_diagonal, pairwise_sq_distances, rows
+from labkit.ops import log_mean_exp, off_diagonal, rows
+from labkit.pairs import pairwise_sq_distances
 
 Features = Float[Tensor, "batch ..."]
 

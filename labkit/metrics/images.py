@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from labkit.config import require
+from labkit.checks import require
 
 
 class _Given(nn.Module):

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from labkit.config import require
+from labkit.checks import require
 from labkit.models.transformer import Transformer
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from labkit.config import require
+from labkit.checks import require
 from labkit.models.layers import Block, FinalLayer, LabelEmbedder, PatchEmbed, TimestepEmbedder, sincos_positions
 from labkit.types import Prediction
 
@@ -32,7 +32,7 @@ class Transformer(nn.Module):
             f"images of this side cannot be cut into patches of {patch}; take a patch that divides it",
         )  # fmt: skip
         require(num_classes >= 1, "num_classes", num_classes, "take at least 1")
-        self.patch, self.in_channels, self.num_classes = patch, in_channels, num_classes
+        self.patch, self.width, self.in_channels, self.num_classes = patch, width, in_channels, num_classes
         self.side = input_size // patch
         self.x_embedder = PatchEmbed(patch, in_channels, width)
         self.t_embedder = TimestepEmbedder(width)
@@ -77,6 +77,20 @@ class Transformer(nn.Module):
         Returns:
             Prediction with an output of the shape of ``x``.
         """
+        tokens, condition, features = self._run(x, t, y, taps, len(self.blocks))
+        image = self._unpatchify(self.final_layer(tokens, condition))
+        return Prediction(image[:, : self.in_channels], features)
+
+    def features(
+        self, x: Float[Tensor, "b c n n"], t: Float[Tensor, " b"], y: Int[Tensor, " b"], taps: Collection[int]
+    ) -> dict[int, Float[Tensor, "b t h"]]:
+        """The features of ``forward`` alone: nothing behind the last tapped block is computed."""
+        return self._run(x, t, y, taps, max(taps, default=-1) + 1)[2]
+
+    def _run(
+        self, x: Tensor, t: Tensor, y: Tensor, taps: Collection[int], depth: int
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """Through the first ``depth`` blocks: tokens, condition, and the features of the tapped ones."""
         self.check_blocks(taps, "taps")
         side = self.side * self.patch
         if x.shape[1:] != (self.in_channels, side, side):  # a convolution would crop it in silence
@@ -84,12 +98,11 @@ class Transformer(nn.Module):
         tokens = self.x_embedder(x) + self.pos_embed
         condition = self.t_embedder(t) + self.y_embedder(y)
         features = {}
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(self.blocks[:depth]):
             tokens = block(tokens, condition)
             if number in taps:
                 features[number] = tokens
-        image = self._unpatchify(self.final_layer(tokens, condition))
-        return Prediction(image[:, : self.in_channels], features)
+        return tokens, condition, features
 
     def _unpatchify(self, tokens: Float[Tensor, "b t o"]) -> Float[Tensor, "b c n n"]:
         grid = tokens.unflatten(1, (self.side, self.side)).unflatten(-1, (self.patch, self.patch, -1))

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from labkit.config import finite, require
+from labkit.checks import finite, require
 
 
 def guided(

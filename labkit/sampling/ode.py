@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.config import require, whole
+from labkit.checks import require, whole
 
 Method = Literal["euler", "heun"]
 Velocity = Callable[[Tensor, Tensor], Tensor]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from labkit.types import LabError
 
@@ -112,9 +112,9 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(int(about["step"]), int(about["samples"]), about["config"], tensors, float(about["seconds"]))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The optimizer's moments as {"<moment>.<parameter name>": tensor}."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names = {parameter: name for name, parameter in parameters.items()}
     return {
         f"{moment}.{names[parameter]}": tensor
         for parameter, state in optimizer.state.items()
@@ -122,9 +122,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> None:
     """Put back what ``optimizer_tensors`` took out."""
-    parameters = dict(network.named_parameters())
     for key, tensor in tensors.items():
         moment, name = key.split(".", 1)
         parameter = parameters[name]

@@ -13,7 +13,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.config import Config, ConfigError, require
+from labkit.checks import ConfigError, require
+from labkit.config import Config
 from labkit.runtime import machine
 from labkit.training import checkpoint as ckpt
 from labkit.types import LabError

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit import datasets
-from labkit.config import Config, check_seed, require, whole
-from labkit.runtime import generator
+from labkit.checks import check_seed, require, whole
+from labkit.config import Config
+from labkit.runtime import Purpose, generator
 from labkit.sampling import EVALUATIONS, Method, guided, integrate
 from labkit.training.checkpoint import replace_file
-
-START = 3  # purpose of randomness: part of the generators' keys
 
 
 class Samples(NamedTuple):
@@ -90,7 +89,7 @@ def sample_network(
 
 def starting_noise(images: datasets.Images, numbers: Sequence[int], seed: int) -> Float[Tensor, "n c h w"]:
     """The noise that samples of these numbers start from, each drawn from (seed, number) alone."""
-    return torch.stack([torch.randn(images.x.shape[1:], generator=generator(seed, START, i)) for i in numbers])
+    return torch.stack([torch.randn(images.x.shape[1:], generator=generator(seed, Purpose.START, i)) for i in numbers])
 
 
 def write_sheet(x: Float[Tensor, "n c h w"], path: Path, columns: int = 10, zoom: int = 4) -> Path:

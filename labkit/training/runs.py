@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from labkit import datasets
-from labkit.config import Config, require
+from labkit.checks import require
+from labkit.config import Config
 from labkit.models import Transformer
 from labkit.runtime import device
 from labkit.training import checkpoint as ckpt

@@ -1,37 +1,44 @@
 """The endless stream of training samples, a function of (seed, position) and nothing else.
 
 Position s is sample s mod N of epoch s // N, whose order is shuffled afresh; a batch may cross from one epoch to the
-next, so no sample is ever dropped and no batch is short. Noise, times and label drops of the batch that starts at s
-follow from (seed, s). There is no random state to save: a resumed run asks for the same positions and gets the same
-numbers.
+next, so no sample is ever dropped and no batch is short. Noise, times, label drops and second view of the batch that
+starts at s follow from (seed, s). There is no random state to save: a resumed run asks for the same positions and gets
+the same numbers.
 """
 
 import torch
 from torch import Tensor
 
 from labkit.datasets import Images
-from labkit.runtime import generator
-from labkit.types import Batch, Draws
-
-ORDER, NOISE = 1, 2  # purposes of randomness: part of the generators' keys
+from labkit.runtime import Purpose, generator
+from labkit.types import Batch, Draws, SecondView
 
 
 class Stream:
     """Batches and draws by position, on one device."""
 
-    def __init__(self, images: Images, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, images: Images, batch_size: int, seed: int, device: torch.device, two_views: bool = False
+    ) -> None:
         self.images = images.to(device)
-        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.batch_size, self.seed, self.device, self.two_views = batch_size, seed, device, two_views
         self._orders: dict[int, Tensor] = {}
 
     def at(self, position: int) -> tuple[Batch, Draws]:
         """The batch of samples position … position + batch_size − 1, and its randomness."""
         pick = self._indices(position)
         x, y = self.images.x[pick], self.images.y[pick]
-        draw = generator(self.seed, NOISE, position, on=self.device)
+        noise, uniforms = self._draw(Purpose.NOISE, position, x, 2)
+        second = None
+        if self.two_views:  # from numbers of its own: the first view is the same with and without it
+            other_noise, times = self._draw(Purpose.SECOND_VIEW, position, x, 1)
+            second = SecondView(other_noise, times[:, 0])
+        return Batch(x, y), Draws(noise, uniforms, torch.tensor(position // self.batch_size), second)
+
+    def _draw(self, purpose: Purpose, position: int, x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+        draw = generator(self.seed, purpose, position, on=self.device)
         noise = torch.randn(x.shape, generator=draw, device=self.device)
-        uniforms = torch.rand(len(x), 2, generator=draw, device=self.device)
-        return Batch(x, y), Draws(noise, uniforms)
+        return noise, torch.rand(len(x), columns, generator=draw, device=self.device)
 
     def _indices(self, position: int) -> Tensor:
         size, end = len(self.images), position + self.batch_size
@@ -41,4 +48,4 @@ class Stream:
         return torch.cat(list(self._orders.values()))[offset : offset + self.batch_size].to(self.device)
 
     def _order(self, epoch: int) -> Tensor:
-        return torch.randperm(len(self.images), generator=generator(self.seed, ORDER, epoch))
+        return torch.randperm(len(self.images), generator=generator(self.seed, Purpose.ORDER, epoch))

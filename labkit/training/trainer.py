@@ -17,17 +17,16 @@ from torch import Tensor
 
 from labkit import datasets
 from labkit.config import Config
-from labkit.losses import dispersive_loss
-from labkit.metrics import geometry
 from labkit.models import Transformer, build_model
-from labkit.objective import Objective
-from labkit.runtime import device
+from labkit.objective import REGULARIZERS, Objective
+from labkit.runtime import Purpose, device, generator
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
 from labkit.training.folder import RunFolder
 from labkit.training.generate import sample_network, write_sheet
+from labkit.training.meters import conflicts, measure, regularizer_gradients
 from labkit.training.stream import Stream
-from labkit.types import LabError, Losses
+from labkit.types import LabError
 
 SHEET, SHEET_STEPS = 50, 20  # samples, and Heun steps, of the sheet that goes with a checkpoint
 
@@ -47,10 +46,12 @@ class Report:
     seconds: float
     """Seconds spent in the steps of this run so far, those before a resume included."""
     terms: dict[str, Tensor]
-    """``total`` and the unweighted terms: ``velocity``, and ``dispersive`` when λ is set."""
+    """``total`` and the unweighted terms: ``velocity``, and those of the regularizers that are on."""
     meters: dict[str, float] = field(default_factory=dict)
-    """At the steps that are logged: geometry and Dispersive Loss of the batch's features, as "block1.feature_norm" and
-    "block1.dispersive", also when λ is off; else empty."""
+    """At the steps that are logged, else empty: geometry and Dispersive Loss of the batch's features, also when λ is
+    off ("block1.feature_norm", "block1.dispersive"); the velocity loss in five parts of [0, 1] ("velocity.t0" to
+    "velocity.t4"); how each regularizer's gradient lies to the base loss's ("dispersive.gradient_cosine",
+    "dispersive.gradient_ratio")."""
 
     def values(self) -> dict[str, float]:
         """Terms and meters as plain numbers (this waits for the device)."""
@@ -83,19 +84,23 @@ class Trainer:
         self.config = config
         images = getattr(datasets, config.dataset)("train")
         network = build_network(config, images)
-        objective = Objective(network, config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(config.seed, Purpose.PROJECTOR).initial_seed())
+            objective = Objective(network, config)
         # Only now, when the config has proved fit: a folder keeps the config it was created with.
         self.folder = None if run_dir is None else RunFolder.create(Path(run_dir), config)
         self.fabric = Fabric(accelerator=device().type, devices=1)
         self.ema = Ema(network.to(self.fabric.device), config.ema_decay)
         o = config.optimizer
         optimizer = torch.optim.AdamW(
-            [p for p in network.parameters() if p.requires_grad],
+            [p for p in objective.parameters() if p.requires_grad],
             lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=True,
         )  # fmt: skip
-        self.network = network
+        self.network, self.projector = network, objective.projector
+        self._trained = [p for p in network.parameters() if p.requires_grad]  # the projector belongs to no other loss
         self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
-        self.stream = Stream(images, config.batch_size, config.seed, self.fabric.device)
+        two_views = config.contrastive.lam is not None
+        self.stream = Stream(images, config.batch_size, config.seed, self.fabric.device, two_views)
         self.step = self.saved_step = 0
         self.seconds = 0.0
         if self.folder is not None:
@@ -135,14 +140,16 @@ class Trainer:
         log = self._logs(self.step + 1)
         if log or self.fabric.device.type == "cpu":  # on a GPU the look would wait for the device, so it is rare there
             self._check(losses.total, losses.terms)
+        pulls = regularizer_gradients(losses, self._trained) if log else {}
         self.fabric.backward(losses.total)
+        meters = measure(losses, self.config) | conflicts(pulls, self._trained) if log else {}
         with _uninterrupted():
             self.optimizer.step()
             self.ema.update(self.step)
             self.step += 1
             self.seconds += time.perf_counter() - began
             terms = {"total": losses.total.detach(), **losses.terms}
-            report = Report(self.step, self.samples, self.seconds, terms, self._meters(losses) if log else {})
+            report = Report(self.step, self.samples, self.seconds, terms, meters)
             if log and self.folder is not None:
                 self.folder.log(report.step, report.samples, report.seconds, report.values())
         return report
@@ -152,14 +159,6 @@ class Trainer:
         every = self.config.log_every
         early = every >= 10 and step < every and (step == 1 or step % (every // 5) == 0)
         return early or step % every == 0 or step == self.config.steps
-
-    def _meters(self, losses: Losses) -> dict[str, float]:
-        """Geometry and Dispersive Loss of each metered block, whether or not it is regularized."""
-        d, meters = self.config.dispersive, {}
-        for block, z in losses.features.items():
-            values = geometry(z) | {"dispersive": dispersive_loss(z.detach(), d.variant, d.tau).item()}
-            meters |= {f"block{block}.{name}": value for name, value in values.items()}
-        return meters
 
     def _check(self, total: Tensor, terms: dict[str, Tensor]) -> None:
         if torch.isfinite(total):
@@ -173,7 +172,9 @@ class Trainer:
         """Where a failed run can go on, and how it may fare better."""
         c = self.config
         last = f"the last good checkpoint is at step {self.saved_step}" if self.saved_step else "nothing was saved yet"
-        lam = f" or dispersive.lam (now {c.dispersive.lam})" if c.dispersive.lam else ""
+        lam = "".join(
+            f" or {name}.lam (now {getattr(c, name).lam})" for name in REGULARIZERS if getattr(c, name).lam
+        )
         where = "" if self.folder is None else f" of {self.folder.path}"
         anew = "Train anew" if self.folder is None else "Train anew in another folder"
         return f"{last}{where}. {anew}, with a lower optimizer.lr (now {c.optimizer.lr}){lam}."
@@ -182,16 +183,23 @@ class Trainer:
         """Write a checkpoint now, unless this step has one or there is no folder."""
         if self.folder is None or self.step == self.saved_step:
             return
-        if not all(bool(torch.isfinite(p).all()) for p in self.network.parameters()):
+        if not all(bool(torch.isfinite(p).all()) for p in self._named().values()):
             raise NonFiniteLoss(
                 f"The weights after step {self.step} are not finite, so they were not saved; {self._last()}"
             )
         tensors = {f"model.{name}": t for name, t in self.network.state_dict().items()}
         tensors |= {f"ema.{name}": t for name, t in self.ema.network.state_dict().items()}
-        moments = ckpt.optimizer_tensors(self.optimizer, self.network)
+        if self.projector is not None:
+            tensors |= {f"projector.{name}": t for name, t in self.projector.state_dict().items()}
+        moments = ckpt.optimizer_tensors(self.optimizer, self._named())
         tensors |= {f"optimizer.{name}": t for name, t in moments.items()}
         self.folder.save(ckpt.Checkpoint(self.step, self.samples, self.config.to_json(), tensors, self.seconds))
         self.saved_step = self.step
+
+    def _named(self) -> dict[str, Tensor]:
+        """What is trained, under the names that the optimizer's state is saved by."""
+        named = dict(self.network.named_parameters())
+        return named | ({} if self.projector is None else dict(self.projector.named_parameters(prefix="projector")))
 
     def _write_samples(self) -> None:
         if self.folder is not None:
@@ -203,7 +211,9 @@ class Trainer:
             return
         self.network.load_state_dict(state.part("model."))
         self.ema.network.load_state_dict(state.part("ema."))
-        ckpt.load_optimizer(self.optimizer, self.network, state.part("optimizer."))
+        if self.projector is not None:
+            self.projector.load_state_dict(state.part("projector."))
+        ckpt.load_optimizer(self.optimizer, self._named(), state.part("optimizer."))
         self.step = self.saved_step = state.step
         self.seconds = state.seconds
 

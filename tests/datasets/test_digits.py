@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from labkit.config import ConfigError
+from labkit.checks import ConfigError
 from labkit.datasets import digits
 
 HELD_OUT = "6b259e4b4d2cd106"  # of the pixels as bytes, in order

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from labkit import Run, datasets
-from labkit.config import ConfigError
+from labkit.checks import ConfigError
 from labkit.datasets import digits as load
 from labkit.experiments import Comparison, Protocol, bands, evaluate, over_seeds, real_against_real, ship, shipped
 from labkit.metrics import DigitsClassifier, frechet_distance

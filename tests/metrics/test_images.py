@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import sqrtm
 from sklearn.decomposition import PCA
 
-from labkit.config import ConfigError
+from labkit.checks import ConfigError
 from labkit.metrics import PixelPca, class_agreement, frechet_distance
 
 

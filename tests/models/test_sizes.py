@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from labkit.config import ConfigError
+from labkit.checks import ConfigError
 from labkit.models import SIZES, build_model, parse_name
 
 EXACT = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from labkit.config import ConfigError
+from labkit.checks import ConfigError
 from labkit.models import build_model
 from labkit.models.layers import sincos_positions
 

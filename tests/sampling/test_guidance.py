@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from labkit.config import ConfigError
+from labkit.checks import ConfigError
 from labkit.sampling import guided
 
 NULL = 10

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from labkit.config import ConfigError
+from labkit.checks import ConfigError
 from labkit.sampling import EVALUATIONS, integrate, states
 
 MEAN, DEVIATION = 1.5, 0.3

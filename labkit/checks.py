@@ -1,0 +1,40 @@
+"""How a setting is checked: a bad one is refused with its name, the value, and what is allowed."""
+
+import math
+from numbers import Integral, Real
+from typing import Any, get_args
+
+from labkit.types import LabError
+
+
+class ConfigError(LabError, ValueError):
+    """A setting that cannot work. The message names the field, its value and what is allowed."""
+
+
+def require(ok: bool, name: str, value: Any, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} = {value!r} cannot be used: {allowed}.")
+
+
+def choose(value: Any, kind: Any, name: str) -> None:
+    """Refuse what is not one of a Literal's words."""
+    require(value in get_args(kind), name, value, f"choose one of {', '.join(get_args(kind))}")
+
+
+def check_seed(seed: int) -> None:
+    require(whole(seed, 0) and seed < 2**63, "seed", seed, "take a whole number from 0 to 2⁶³ − 1")
+
+
+def finite(value: Any) -> bool:
+    """Whether a value is a real number, numpy's included, and neither a bool nor NaN nor infinite."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def whole(value: Any, at_least: int) -> bool:
+    """Whether a value is a whole number, numpy's included, that is large enough."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= at_least
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """A list, a range or a single value as a tuple, since frozen settings hold no lists."""
+    return tuple(value) if isinstance(value, (tuple, list, range)) else (value,)

@@ -1,0 +1,59 @@
+"""Representation alignment (REPA, Yu et al. 2024): a generator's tokens learn to point where a teacher's tokens point.
+
+Symbols: h_bt ∈ R^D is token t of sample b after the projector, y_bt the frozen teacher's token of the same place in the
+clean image.
+
+    L = −1/(BT) Σ_b Σ_t cos(y_bt, h_bt),   −1 ≤ L ≤ 1, lower when the tokens agree
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from labkit.ops import full_precision, rows
+from labkit.pairs import NO_DIRECTION, paired_cosines
+
+
+def repa_loss(
+    projected: Float[Tensor, "batch tokens width"], target: Float[Tensor, "batch tokens width"]
+) -> Float[Tensor, ""]:
+    """Minus the mean cosine between projected tokens and the teacher's tokens: one scalar in [−1, 1].
+
+    Args:
+        projected: the generator's tokens after the projector, (B, T, D).
+        target: the teacher's tokens in the same order, (B, T, D); no gradient flows into them.
+
+    Returns:
+        The loss, computed outside autocast in at least float32. A token without direction (largest entry below 1e-20)
+        counts as zeros: its cosine is 0 and so is its gradient.
+
+    Raises:
+        ValueError: shapes that differ or are not (B, T, D), or no token at all.
+        TypeError: tokens that are no floating-point numbers.
+    """
+    _check(projected, target)
+    with full_precision(projected.device):
+        ours, theirs = rows(projected.flatten(0, 1), "projected"), rows(target.detach().flatten(0, 1), "target")
+        kind = torch.promote_types(ours.dtype, theirs.dtype)
+        cosines = paired_cosines(ours.to(kind), theirs.to(kind))
+        # The gradient grows as 1/norm; where there is no direction to turn, it would only be a huge number.
+        directed = torch.linalg.vector_norm(ours.detach(), ord=math.inf, dim=1) >= NO_DIRECTION
+        return -torch.where(directed, cosines, 0).mean()
+
+
+def _check(projected: Tensor, target: Tensor) -> None:
+    told = f"projected has shape {tuple(projected.shape)} and target {tuple(target.shape)}"
+    if projected.ndim != 3 or target.ndim != 3 or 0 in projected.shape:
+        raise ValueError(f"{told}; give tokens of shape (B, T, D) for both, with at least one entry.")
+    (batch, tokens, width), (theirs_batch, theirs_tokens, theirs_width) = projected.shape, target.shape
+    if batch != theirs_batch:
+        raise ValueError(f"{told}: the batches differ; give the teacher the same images as the model.")
+    if tokens != theirs_tokens:
+        raise ValueError(
+            f"{told}: the model has {tokens} tokens an image and the teacher {theirs_tokens}, since the model's patch "
+            "and the teacher's grid differ; choose a patch, or the size of the teacher's images, so that they agree."
+        )
+    if width != theirs_width:
+        raise ValueError(f"{told}: the widths differ; give the projector the teacher's width, {theirs_width}.")

@@ -1,0 +1,131 @@
+"""The contrastive parents of the Dispersive Loss: the same repulsion, and an alignment term for two views of a sample.
+
+Symbols as in ``labkit.losses.dispersive``; z_i⁺ is the feature of the second view of sample i, C⁺ = ẐᵀẐ⁺/B the
+correlations between the features of the two views.
+
+    form="additive"    L_α = α·A(z, z⁺) + dispersive_loss(z), so α = 0 *is* the Dispersive Loss
+
+        A   infonce_l2  mean_i D(z_i, z_i⁺)/τ      infonce_cosine  −mean_i cos(z_i, z_i⁺)/τ
+            hinge       mean_i D(z_i, z_i⁺)²       covariance      Σ_m (1 − C⁺_mm)² / P
+
+    form="original"    what the field calls by these names; negatives come from the other view
+
+        InfoNCE        −mean_i log( exp(−D(z_i, z_i⁺)/τ) / Σ_j exp(−D(z_i, z_j⁺)/τ) )   (van den Oord et al. 2018)
+        covariance     Σ_m (1 − C⁺_mm)² / P + Σ_{m≠n} C⁺_mn² / (P(P − 1))   (Barlow Twins, Zbontar et al. 2021)
+
+The additive family is this lab's, built from the paper's table; divisors and the weight α are our choice. Both terms of
+both forms are of order 1 at any P. No P×P matrix is made: ‖Z₁ᵀZ₂‖² = ⟨Z₁Z₁ᵀ, Z₂Z₂ᵀ⟩.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from labkit.losses.dispersive import check_size, dispersive_loss
+from labkit.ops import full_precision, log_sum_exp, rows
+from labkit.pairs import (
+    cross_cosines,
+    cross_sq_distances,
+    gram,
+    paired_cosines,
+    paired_sq_distances,
+    standardized,
+)
+from labkit.regularizers import Form, Variant, check_parent, loss_arguments
+
+
+class Parts(NamedTuple):
+    """The two terms of a contrastive loss: it is α·alignment + repulsion."""
+
+    alignment: Float[Tensor, ""]
+    repulsion: Float[Tensor, ""]
+
+
+def contrastive_loss(
+    z: Float[Tensor, "batch ..."],
+    z_positive: Float[Tensor, "batch ..."],
+    variant: Variant = "infonce_l2",
+    tau: float | None = None,
+    margin: float | None = None,
+    include_self: bool | None = None,
+    alignment_weight: float = 1.0,
+    form: Form = "additive",
+) -> Float[Tensor, ""]:
+    """The contrastive loss of a batch and its second view: one scalar.
+
+    Args:
+        z, z_positive: features of the two views, both (B, …) with the same number P of features a sample; gradients
+            flow into both.
+        variant, tau, margin, include_self: as for ``dispersive_loss``.
+        alignment_weight: α ≥ 0: 1 is contrastive, 0 gives ``dispersive_loss(z, …)`` exactly.
+        form: ``additive``, or ``original`` (not for the hinge, whose parent is the additive one) with α = 1 only.
+
+    Raises:
+        ConfigError: as ``dispersive_loss``, or a form that makes no sense.
+        ValueError: views of different shapes, too few samples or features.
+    """
+    alignment, repulsion = contrastive_parts(z, z_positive, variant, tau, margin, include_self, alignment_weight, form)
+    return alignment_weight * alignment + repulsion
+
+
+def contrastive_parts(
+    z: Float[Tensor, "batch ..."],
+    z_positive: Float[Tensor, "batch ..."],
+    variant: Variant = "infonce_l2",
+    tau: float | None = None,
+    margin: float | None = None,
+    include_self: bool | None = None,
+    alignment_weight: float = 1.0,
+    form: Form = "additive",
+) -> Parts:
+    """The same in its two terms, not yet weighted by α."""
+    check_parent(variant, alignment_weight, form, include_self)
+    known = loss_arguments(variant, tau, margin, include_self)
+    a, b = rows(z), rows(z_positive, "z_positive")
+    if a.shape != b.shape:
+        raise ValueError(
+            f"z has {tuple(z.shape)} and z_positive {tuple(z_positive.shape)}: give two views of the same samples, "
+            "with as many features each."
+        )
+    if form == "additive":
+        repulsion = dispersive_loss(z, variant, tau, margin, include_self)
+        with full_precision(z.device):
+            return Parts(_alignment(a, b, variant, known["tau"]), repulsion)
+    check_size(*a.shape, variant)
+    with full_precision(z.device):
+        return _cross_correlations(a, b) if variant == "covariance" else _two_view_infonce(a, b, variant, known["tau"])
+
+
+def _alignment(a: Tensor, b: Tensor, variant: Variant, tau: float | None) -> Float[Tensor, ""]:
+    """A(z, z⁺) of the additive family."""
+    features = a.shape[1]
+    if variant == "infonce_l2":
+        return paired_sq_distances(a, b, per=features * tau).mean()
+    if variant == "infonce_cosine":
+        return -paired_cosines(a, b).mean() / tau
+    if variant == "hinge":
+        return paired_sq_distances(a, b, per=features, power=2).mean()
+    return _unlike(torch.linalg.vecdot(standardized(a), standardized(b), dim=0) / len(a))
+
+
+def _unlike(diagonal: Float[Tensor, " features"]) -> Float[Tensor, ""]:
+    """Σ_m (1 − C⁺_mm)² / P."""
+    return (1 - diagonal).square().mean()
+
+
+def _two_view_infonce(a: Tensor, b: Tensor, variant: Variant, tau: float) -> Parts:
+    if variant == "infonce_l2":
+        logits = -cross_sq_distances(a, b, per=a.shape[1] * tau)
+    else:
+        logits = cross_cosines(a, b) / tau
+    return Parts(-logits.diagonal().mean(), log_sum_exp(logits, dim=1).mean())
+
+
+def _cross_correlations(a: Tensor, b: Tensor) -> Parts:
+    batch, features = a.shape
+    a, b = standardized(a), standardized(b)
+    diagonal = torch.linalg.vecdot(a, b, dim=0) / batch
+    squares = (gram(a) * gram(b)).sum() / batch**2
+    return Parts(_unlike(diagonal), (squares - diagonal.square().sum()) / (features * (features - 1)))

@@ -1,0 +1,14 @@
+"""Times: where on the path from noise (t = 0) to data (t = 1) a sample is looked at."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def near(t: Float[Tensor, " b"], u: Float[Tensor, " b"], gap: float) -> Float[Tensor, " b"]:
+    """A second time at most ``gap`` away from t, mirrored at 0 and 1: with t uniform, so is it.
+
+    Args:
+        t: times in [0, 1].  u: uniform numbers in [0, 1).  gap: in [0, 1].
+    """
+    moved = (t + gap * (2 * u - 1)).abs()
+    return 1 - (1 - moved).abs()

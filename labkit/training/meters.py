@@ -1,0 +1,50 @@
+"""What is measured at the steps that are logged, beside the loss: geometry, loss by time, conflict of gradients."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from labkit.config import Config
+from labkit.losses import dispersive_loss
+from labkit.metrics import by_time, geometry, gradient_conflict
+from labkit.types import Losses
+
+Pulls = dict[str, tuple[Tensor | None, ...]]
+
+
+def measure(losses: Losses, config: Config) -> dict[str, float]:
+    """Geometry and Dispersive Loss of each tapped block, regularized or not, and the base loss in parts of [0, 1]."""
+    known, meters = config.repelling.arguments(), {}
+    for block, z in losses.features.items():
+        values = geometry(z) | {"dispersive": dispersive_loss(z.detach(), **known).item()}
+        meters |= {f"block{block}.{name}": value for name, value in values.items()}
+    return meters | _known({f"velocity.t{part}": e for part, e in enumerate(by_time(losses.errors, losses.times))})
+
+
+def regularizer_gradients(losses: Losses, parameters: Sequence[Tensor]) -> Pulls:
+    """Regularizer → its own gradient, to be taken before the total's backward, which frees the graph.
+
+    It reaches no further than the block that is read: this is the cheap part of a backward.
+    """
+    return {
+        name: torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        for name, loss in losses.weighted.items()
+    }
+
+
+def conflicts(pulls: Pulls, parameters: Sequence[Tensor]) -> dict[str, float]:
+    """Each regularizer against the base loss, whose gradient is what the regularizers leave of the total's."""
+    meters = {}
+    for name, pull in pulls.items():
+        base = [
+            p.grad - sum(other[i] for other in pulls.values() if other[i] is not None) for i, p in enumerate(parameters)
+        ]
+        found = gradient_conflict(base, pull)
+        meters |= _known({f"{name}.gradient_{what}": value for what, value in found._asdict().items()})
+    return meters
+
+
+def _known(values: dict[str, float]) -> dict[str, float]:
+    """Without NaN: a part without samples, a gradient that is zero."""
+    return {name: value for name, value in values.items() if value == value}

@@ -1,0 +1,158 @@
+"""The digits teacher's training, without labels: ``for report in TeacherTraining(): …``, as the trainer of generators.
+
+Two distorted views of each digit go through the encoder; the mean of its tokens, through a head that is thrown away
+afterwards, has to tell its own second view from those of the rest of the batch (SimCLR, Chen et al. 2020):
+
+    L = −mean_i log( exp(cos(h_i, h_i⁺)/τ) / Σ_j exp(cos(h_i, h_j⁺)/τ) )
+
+    python data/build_teacher.py
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from labkit.checks import check_seed, require, whole
+from labkit.datasets import digits
+from labkit.losses import contrastive_loss
+from labkit.models.encoder import DigitsEncoder
+from labkit.models.teachers import FILE, DigitsTeacher
+from labkit.runtime import generator, machine
+
+STEPS, BATCH, TAU, LR = 1600, 64, 0.2, 2e-3  # chosen by a probe's cross-validation on the training digits
+VIEWS = 101  # this module's purpose of randomness, beside those of labkit.runtime
+
+
+class TeacherReport(NamedTuple):
+    """What one step did."""
+
+    step: int
+    """Steps finished, this one included."""
+    loss: float
+    """The contrastive loss of this step's batch; log of the batch size where nothing is learnt."""
+    seconds: float
+    """Seconds spent in the steps so far."""
+
+
+class TeacherTraining:
+    """Trains a digits teacher; iterating yields one ``TeacherReport`` a step, and ``teacher`` is the state so far.
+
+    Args:
+        seed: initial weights, order of the digits and their distortions all follow from it.
+        steps: optimizer steps, of 64 digits in two views each. The learning rate rises and falls over these.
+
+    Raises:
+        ConfigError: a seed or a number of steps that is no whole number in range.
+    """
+
+    def __init__(self, seed: int = 0, steps: int = STEPS) -> None:
+        check_seed(seed)
+        require(whole(steps, 2), "steps", steps, "take a whole number of at least 2")
+        self.steps, self.step, self.seconds = steps, 0, 0.0
+        self.x = digits("train").x  # the images alone: no label enters this class
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = DigitsEncoder()
+            self.head = nn.Sequential(nn.Linear(self.encoder.width, 128), nn.ReLU(), nn.Linear(128, 64))
+        weights = [*self.encoder.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.AdamW(weights, lr=LR, weight_decay=0.05)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, LR, total_steps=steps)
+        self.draw = generator(seed, VIEWS)
+        self._order = torch.empty(0, dtype=torch.long)
+
+    def __len__(self) -> int:
+        """Steps that are left."""
+        return self.steps - self.step
+
+    def __iter__(self) -> Iterator[TeacherReport]:
+        while self.step < self.steps:
+            yield self._advance()
+
+    @property
+    def teacher(self) -> DigitsTeacher:
+        """A frozen copy of what the encoder has become, with its price so far."""
+        encoder = DigitsEncoder()
+        encoder.load_state_dict(self.encoder.state_dict())
+        return DigitsTeacher(encoder, len(self.x), self.seconds, machine()["processor"])
+
+    def _advance(self) -> TeacherReport:
+        began = time.perf_counter()
+        x = self.x[self._pick()]
+        self.optimizer.zero_grad()
+        tokens = self.encoder(torch.cat([distorted(x, self.draw), distorted(x, self.draw)]))
+        first, second = self.head(tokens.mean(dim=1)).chunk(2)
+        loss = contrastive_loss(first, second, variant="infonce_cosine", tau=TAU, form="original")
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        self.seconds += time.perf_counter() - began
+        return TeacherReport(self.step, loss.item(), self.seconds)
+
+    def _pick(self) -> Tensor:
+        """The next digits of an order that is shuffled again when it runs out; what is left over waits for no one."""
+        if len(self._order) < BATCH:
+            self._order = torch.randperm(len(self.x), generator=self.draw)
+        picked, self._order = self._order[:BATCH], self._order[BATCH:]
+        return picked
+
+
+def distorted(x: Float[Tensor, "n 1 8 8"], draw: torch.Generator) -> Float[Tensor, "n 1 8 8"]:
+    """Each digit turned up to 20°, scaled by 15 %, sheared, shifted up to one pixel, bent, paler or darker, noisy.
+
+    Nothing in here mirrors or turns so far that a 6 could become a 9.
+    """
+    n = len(x)
+
+    def uniform(*shape: int) -> Tensor:
+        return 2 * torch.rand(shape, generator=draw) - 1
+
+    angle, scale, shear = uniform(n) * torch.pi / 9, 1 + 0.15 * uniform(n, 2), 0.2 * uniform(n)
+    shift = uniform(n, 2) / 4  # in units of half the side, four pixels
+    rows = [
+        torch.stack([angle.cos() * scale[:, 0], shear - angle.sin(), shift[:, 0]], dim=1),
+        torch.stack([angle.sin(), angle.cos() * scale[:, 1], shift[:, 1]], dim=1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, dim=1), list(x.shape), align_corners=False)
+    bend = F.interpolate(0.2 * uniform(n, 2, 3, 3), size=x.shape[2:], mode="bicubic", align_corners=True)
+    ink = F.grid_sample(x + 1, grid + bend.movedim(1, 3), align_corners=False)  # 0 outside, as the paper of a digit
+    return ink * (1 + 0.3 * uniform(n, 1, 1, 1)) - 1 + 0.1 * torch.randn(x.shape, generator=draw)
+
+
+def linear_probe_accuracy(features: Callable[[Tensor], Float[Tensor, "n ..."]]) -> float:
+    """Share of the 500 held-out digits that a logistic regression on standardised, flattened features gets right.
+
+    It is fitted on the training digits. Labels serve this measurement only.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train, held_out = digits("train"), digits("held_out")
+    with torch.no_grad():
+        known, unknown = (features(images.x).flatten(1).double().numpy() for images in (train, held_out))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    return float(probe.fit(known, train.y.numpy()).score(unknown, held_out.y.numpy()))
+
+
+def probes(encoder: nn.Module) -> dict[str, float]:
+    """The linear probe on the mean of the tokens, and on all of them."""
+    pooled = linear_probe_accuracy(lambda x: encoder(x).mean(dim=1))
+    return {"pooled": pooled, "all_tokens": linear_probe_accuracy(encoder)}
+
+
+def save(teacher: DigitsTeacher, folder: Path, seed: int, measured: dict[str, Any]) -> Path:
+    """Write the weights with a record of how they came about and what was measured."""
+    record = {"cost": teacher.cost._asdict(), "probes": measured, "seed": seed, "machine": machine()}
+    path = folder / FILE
+    save_file(teacher.encoder.state_dict(), path, metadata={"record": json.dumps(record)})
+    path.chmod(0o644)
+    return path
