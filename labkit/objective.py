@@ -61,7 +61,7 @@ class Objective(nn.Module):
         self.teacher = self.projector = None
         if "repa" in on:
             self.teacher = teacher or load_teacher(config.repa.teacher)
-            self.projector = Projector(network.width, self.teacher.width, config.repa.hidden)
+            self.projector = Projector(network.width, config.repa.hidden, self.teacher.width)
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
         t, drop = draws.uniforms.unbind(dim=1)

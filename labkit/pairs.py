@@ -44,6 +44,32 @@ def gram(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch batch"]:
     return _Gram.apply(z)
 
 
+class _Product(torch.autograd.Function):
+    """a bᵀ whose gradients, too, are in full precision: torch takes them later, outside ``full_precision``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        with full_precision(a.device):
+            return a @ b.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        with full_precision(a.device):
+            return grad @ b, grad.mT @ a
+
+
+def product(a: Float[Tensor, "n features"], b: Float[Tensor, "m features"]) -> Float[Tensor, "n m"]:
+    """a bᵀ."""
+    return _Product.apply(a, b)
+
+
 def centred(*views: Float[Tensor, "batch features"]) -> tuple[list[Float[Tensor, "batch features"]], Tensor]:
     """Views moved to the first one's mean and brought into the range where squares neither overflow nor lose digits.
 
@@ -91,8 +117,7 @@ def cross_sq_distances(
 ) -> Float[Tensor, "n m"]:
     """D_ij = ‖a_i − b_j‖² / per, by the same means."""
     (a, b), scale = centred(a, b)
-    with full_precision(a.device):
-        inner = a @ b.mT
+    inner = product(a, b)
     squares = torch.linalg.vecdot(a, a)[:, None] + torch.linalg.vecdot(b, b)[None, :]
     return _lifted(squares - 2 * inner) * in_units(scale, a.shape[1], per)
 
@@ -133,8 +158,7 @@ def _inverse_norms(z: Tensor) -> Tensor:
 def cross_cosines(a: Float[Tensor, "n features"], b: Float[Tensor, "m features"]) -> Float[Tensor, "n m"]:
     """cos(a_i, b_j)."""
     a, b = directions(a), directions(b)
-    with full_precision(a.device):
-        inner = a @ b.mT
+    inner = product(a, b)
     return inner * _inverse_norms(a)[:, None] * _inverse_norms(b)[None, :]
 
 

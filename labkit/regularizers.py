@@ -137,7 +137,8 @@ class Contrastive(Dispersive):
 
     def parent_arguments(self) -> dict[str, Any]:
         """What ``contrastive_loss`` is called with, beside the features of both views."""
-        return {**self.arguments(), "alignment_weight": self.alignment_weight, "form": self.form}
+        own = {"include_self": self.include_self, "alignment_weight": self.alignment_weight, "form": self.form}
+        return {**self.arguments(), **own}
 
 
 def check_parent(variant: str, alignment_weight: float, form: str, include_self: bool | None, prefix: str = "") -> None:

@@ -2,13 +2,14 @@
 
 from labkit.experiments.compare import Comparison, ComparisonResult, Cost
 from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, probe, real_against_real
-from labkit.experiments.seeds import bands, over_seeds, ship, shipped
+from labkit.experiments.seeds import Outcome, bands, over_seeds, ship, ship_weights, shipped, shipped_model
 
 __all__ = [
     "Comparison",
     "ComparisonResult",
     "Cost",
     "Evaluation",
+    "Outcome",
     "Protocol",
     "bands",
     "evaluate",
@@ -16,5 +17,7 @@ __all__ = [
     "probe",
     "real_against_real",
     "ship",
+    "ship_weights",
     "shipped",
+    "shipped_model",
 ]

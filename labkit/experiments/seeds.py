@@ -1,86 +1,154 @@
-"""The same comparison for several seeds, and the tables of it that ship with the lab.
+"""The same runs for several seeds, and the tables of them that ship with the lab.
 
-A shipped table is a tidy CSV (seed, run, measure, value) beside a JSON record of its configs, protocol, seeds, commit
-and machine, both in ``data/runs/``. Notebooks show them as the range that a reader's own run should fall into.
+Every (run, seed) trains in a folder of its own, so what was interrupted goes on where it stopped, and what is finished
+is only judged. What ships lies in ``data/runs/``: a tidy table of the outcome (run, seed, step, measure, value), one of
+the curves (run, seed, step, name, value), a record of configs, protocol, seeds, commits and machines, and the weights
+of one seed. Notebooks show them as the range that a reader's own run should fall into.
 """
 
 import json
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
 
+from labkit import datasets
 from labkit.config import Config
-from labkit.experiments.compare import Comparison
-from labkit.experiments.evaluate import Protocol
-from labkit.runtime import cores, data_dir, machine
+from labkit.experiments.evaluate import Protocol, evaluate, real_against_real
+from labkit.models import Transformer
+from labkit.objective import regularized_blocks
+from labkit.runtime import cores, data_dir, device
+from labkit.training import Run, Trainer
+from labkit.training.trainer import build_network
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MEASURES = (
-    "agreement",
-    "frechet",
-    "frechet_pixels",
-    "feature_norm",
-    "mean_pairwise_distance",
-    "effective_rank",
-    "uniformity",
-)
+REAL = "real against real"
+CURVES = ("velocity", "dispersive", "contrastive", "alignment", "repa", "gradient_cosine", "gradient_ratio",
+          "feature_norm", "effective_rank")  # fmt: skip
 
 
-def _one_seed(config: Config, protocol: Protocol) -> list[dict[str, Any]]:
-    torch.set_num_threads(1)  # the seeds share the machine: a thread each is faster than all threads for all
-    comparison = Comparison.with_and_without(config)
-    for _ in comparison:
-        pass
-    table = comparison.evaluate(replace(protocol, seed=config.seed)).table()  # a seed changes everything that is drawn
-    return [
-        {"seed": config.seed, "run": run, "measure": measure, "value": table.loc[run, measure]}
-        for run in table.index
-        for measure in MEASURES
-    ]
+class Outcome(NamedTuple):
+    """What several runs over several seeds came to."""
+
+    table: "pd.DataFrame"
+    """run, seed, step, measure, value: every checkpoint judged by one protocol; *real against real* beside them."""
+    curves: "pd.DataFrame"
+    """run, seed, step, name, value: what was logged in training."""
+    record: dict[str, Any]
+    """Configs, protocol, seeds, and the machines and commits that the runs were trained with."""
+
+    def at(self, step: int | None = None) -> "pd.DataFrame":
+        """The rows of the table at one step, by default the last."""
+        return self.table[self.table["step"] == (self.table["step"].max() if step is None else step)]
 
 
-def over_seeds(config: Config, seeds: Sequence[int], protocol: Protocol) -> "pd.DataFrame":
-    """Train with and without the Dispersive Loss for each seed, in parallel, one thread each: a tidy table."""
+def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Protocol, out: Path) -> Outcome:
+    """Train every config with every seed, one process a core with one thread each, and judge all checkpoints.
+
+    Args:
+        configs: run → config; its seed is replaced.  seeds: at least one.
+        protocol: how samples are drawn; its seed is each run's own.
+        out: folder of the runs, one ``<run>-seed<seed>`` each. What is there already is not trained again.
+    """
     import pandas as pd
 
+    jobs = {(run, seed): (config.replace(seed=seed), out / f"{run}-seed{seed}")
+            for seed in seeds for run, config in configs.items()}  # fmt: skip
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_one_seed, config.replace(seed=seed), protocol) for seed in seeds]
-        rows = [row for job in jobs for row in job.result()]
-    return pd.DataFrame(rows).dropna()
-
-
-def ship(name: str, table: "pd.DataFrame", config: Config, protocol: Protocol, folder: Path) -> None:
-    """Write a table and its record."""
+        running = [pool.submit(_train_and_judge, run, *job, protocol) for (run, _), job in jobs.items()]
+        for done in tqdm(as_completed(running), total=len(running), unit="run"):
+            done.result()  # a failure ends it here; what is trained stays on the disk
+    rows = [row for one in running for row in one.result()]
+    steps = sorted({row["step"] for row in rows})
+    for seed in seeds:
+        for measure, (mean, _, _) in real_against_real(replace(protocol, seed=seed)).items():
+            rows += [dict(run=REAL, seed=seed, step=step, measure=measure, value=mean) for step in steps]
+    logged = [_curves(folder).assign(run=run, seed=seed) for (run, seed), (_, folder) in jobs.items()]
+    machines = [json.loads((folder / "machine.json").read_text()) for _, folder in jobs.values()]
     record = {
-        "config": json.loads(config.to_json()),
+        "configs": {run: json.loads(config.to_json()) for run, config in configs.items()},
         "protocol": protocol.told().replace(f"seed {protocol.seed}", "each run's own seed"),
-        "seeds": sorted(int(seed) for seed in table["seed"].unique()),
-        "machine": machine(),
+        "seeds": sorted(seeds),
+        "machines": [machine for i, machine in enumerate(machines) if machine not in machines[:i]],
     }
+    return Outcome(pd.DataFrame(rows), pd.concat(logged, ignore_index=True), record)
+
+
+def _train_and_judge(run: str, config: Config, folder: Path, protocol: Protocol) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)  # the runs share the machine: a thread each is faster than all threads for all
+    for _ in Trainer(config, folder):
+        pass
+    trained, block = Run.open(folder), regularized_blocks(config)[0]
+    rows = []
+    for step in trained.checkpoints:
+        found = evaluate(trained.model(step=step), config, replace(protocol, seed=config.seed))
+        values = found.quality | found.spread[block]
+        rows += [dict(run=run, seed=config.seed, step=step, measure=m, value=v) for m, v in values.items()]
+    return rows
+
+
+def _curves(folder: Path) -> "pd.DataFrame":
+    logged = Run.open(folder).metrics()
+    kept = logged["name"].str.rsplit(".", n=1).str[-1].isin(CURVES)
+    return logged.loc[kept, ["step", "name", "value"]]
+
+
+def ship(name: str, outcome: Outcome, folder: Path) -> None:
+    """Write an outcome as ``<name>.csv``, ``<name>_curves.csv`` and ``<name>.json``."""
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    outcome.table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    outcome.curves.to_csv(folder / f"{name}_curves.csv", index=False, float_format="%.5g")
+    text = json.dumps(outcome.record, indent=2, ensure_ascii=False)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def shipped(name: str) -> tuple["pd.DataFrame", dict[str, Any]]:
-    """The table and the record that ship under this name."""
+def ship_weights(name: str, runs: Sequence[str], seed: int, out: Path, folder: Path) -> None:
+    """Write the averaged weights of each run's last step, in half precision, as ``<name>/<run>.safetensors``."""
+    for run in runs:
+        trained = Run.open(out / f"{run}-seed{seed}")
+        half = {key: tensor.half().contiguous() for key, tensor in trained.model().state_dict().items()}
+        path = folder / name / f"{run}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(half, path, {"config": trained.config.to_json(), "step": str(max(trained.checkpoints))})
+
+
+def shipped(name: str) -> Outcome:
+    """The outcome that ships under this name."""
     import pandas as pd
 
-    path = data_dir() / "runs" / f"{name}.csv"
+    path = _shipped(f"{name}.csv")
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return Outcome(pd.read_csv(path), pd.read_csv(path.with_name(f"{name}_curves.csv")), record)
+
+
+def shipped_model(name: str, run: str) -> tuple[Transformer, Config]:
+    """A shipped run's averaged weights, ready to sample, and its config."""
+    path = _shipped(f"{name}/{run}.safetensors")
+    with safe_open(path, framework="pt") as file:
+        config = Config.from_json(file.metadata()["config"])
+    network = build_network(config, getattr(datasets, config.dataset)("train"))
+    network.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()})
+    return network.to(device()).eval().requires_grad_(False), config
+
+
+def _shipped(file: str) -> Path:
+    path = data_dir() / "runs" / file
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; restore the folder with `git checkout data`.")
-    return pd.read_csv(path), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return path
 
 
 def bands(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Measure × run: 'mean (lowest … highest)' over the seeds."""
+    """Measure × run: 'mean (lowest … highest)' over the seeds, of the rows of one step."""
     groups = table.groupby(["measure", "run"], sort=False)["value"]
     text = groups.agg(lambda v: f"{v.mean():.3g}  ({v.min():.3g} … {v.max():.3g})")
     return text.unstack("run").reindex(list(dict.fromkeys(table["measure"]))).fillna("–").rename_axis(None)

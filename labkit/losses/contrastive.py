@@ -90,7 +90,7 @@ def contrastive_parts(
             "with as many features each."
         )
     if form == "additive":
-        repulsion = dispersive_loss(z, variant, tau, margin, include_self)
+        repulsion = dispersive_loss(a, variant, tau, margin, include_self)  # of a: half features are raised once
         with full_precision(z.device):
             return Parts(_alignment(a, b, variant, known["tau"]), repulsion)
     check_size(*a.shape, variant)

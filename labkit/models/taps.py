@@ -145,5 +145,5 @@ def _first_float(output: Any) -> Tensor | None:
 
 def _note(passed: list[bool]) -> Callable[[Tensor], None]:
     """A tensor hook that notes a backward; not one with create_graph, which is a part of computing a loss."""
-    # It holds the list rather than the tap, so that tensor and tap do not keep each other alive.
+    # It knows the list of one run, not the tap: that would hold tap and model in a circle that is never collected.
     return lambda _: None if torch.is_grad_enabled() else passed.append(True)

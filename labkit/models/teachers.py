@@ -7,7 +7,7 @@ that was taught by its own examiner would only look better.
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ class TeacherCost(NamedTuple):
     images: int
     """Distinct images it was trained on."""
     seconds: float
-    """Seconds of its training; NaN if unknown."""
+    """Processor seconds of its training, those of all cores together; NaN if unknown."""
     source: str
     """What it is and where its weights come from."""
     machine: str = ""
@@ -49,7 +49,7 @@ class TeacherCost(NamedTuple):
 
     def told(self) -> str:
         """The price in words."""
-        time = "for an unknown time" if self.seconds != self.seconds else f"for {self.seconds:.0f} s"
+        time = "for an unknown time" if self.seconds != self.seconds else f"for {self.seconds:.0f} core-seconds"
         where = f" ({self.machine})" if self.machine else ""
         told = f"{self.source}: {self.parameters:,} parameters, trained without labels on {self.images:,} images {time}"
         return f"{told}{where}. {self.note}".strip()
@@ -77,10 +77,10 @@ class Teacher(nn.Module):
         """What a teacher is made of; ``forward`` calls it without gradients."""
         raise NotImplementedError
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)
 
-    def freeze(self) -> Self:
+    def freeze(self) -> "Teacher":
         return self.requires_grad_(False).eval()
 
 
@@ -106,7 +106,7 @@ class DigitsTeacher(Teacher):
         return self.encoder(x)
 
     @classmethod
-    def load(cls) -> Self:
+    def load(cls) -> "DigitsTeacher":
         """The teacher in ``data/``. The file is read once; each call gives a module of its own, free to be moved.
 
         Raises:

@@ -1,13 +1,26 @@
 """Comparisons and their protocol, on tiny models."""
 
+import json
+
 import pandas as pd
 import pytest
 import torch
 
-from labkit import Run, datasets
+from labkit import Config, Run, datasets
 from labkit.checks import ConfigError
 from labkit.datasets import digits as load
-from labkit.experiments import Comparison, Protocol, bands, evaluate, over_seeds, real_against_real, ship, shipped
+from labkit.experiments import (
+    Comparison,
+    Protocol,
+    bands,
+    evaluate,
+    over_seeds,
+    real_against_real,
+    ship,
+    ship_weights,
+    shipped,
+    shipped_model,
+)
 from labkit.metrics import DigitsClassifier, frechet_distance
 from labkit.recipes import digits
 from labkit.training.trainer import build_network
@@ -72,15 +85,45 @@ def test_evaluation_is_repeatable_and_looks_at_every_block():
     assert set(first.spread) == {0, 1, 2, 3} and len(first.samples.x) == 70
 
 
-def test_seeds_give_a_tidy_table_that_ships_with_its_record(tmp_path, monkeypatch):
-    table = over_seeds(TINY, [3, 4], QUICK)
-    assert list(table.columns) == ["seed", "run", "measure", "value"] and set(table["seed"]) == {3, 4}
-    ship("t", table, TINY, QUICK, tmp_path / "runs")
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    out = tmp_path_factory.mktemp("seeds")
+    configs = {"baseline": TINY.replace(lam=None, save_every=2), "dispersive": TINY.replace(save_every=2)}
+    return out, configs, over_seeds(configs, [3, 4], QUICK, out)
+
+
+def test_seeds_give_a_tidy_table_of_every_checkpoint(outcome):
+    _, configs, (table, curves, record) = outcome
+    assert set(table["run"]) == {*configs, "real against real"} and set(table["seed"]) == {3, 4}
+    assert set(table["step"]) == {2, 4}
+    assert not table.duplicated(["run", "seed", "step", "measure"]).any()
+    assert {"velocity", "dispersive"} <= set(curves["name"])
+    assert record["seeds"] == [3, 4] and record["configs"]["dispersive"]["dispersive"]["lam"] == 0.5
+    assert {"processor", "torch", "commit"} <= record["machines"][0].keys()
+
+
+def test_what_is_trained_is_only_judged_again(outcome, monkeypatch):
+    out, configs, first = outcome
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
+    again = over_seeds(configs, [3, 4], QUICK, out)
+    pd.testing.assert_frame_equal(first.table, again.table)
+    assert before == {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
+
+
+def test_an_outcome_ships_and_comes_back_whole(outcome, tmp_path, monkeypatch):
+    out, configs, first = outcome
+    ship("t", first, tmp_path / "runs")
+    ship_weights("t", list(configs), 3, out, tmp_path / "runs")
     monkeypatch.setattr("labkit.experiments.seeds.data_dir", lambda: tmp_path)
-    again, record = shipped("t")
-    pd.testing.assert_frame_equal(again, table.reset_index(drop=True), rtol=1e-5)
-    assert record["seeds"] == [3, 4] and record["config"]["dispersive"]["lam"] == 0.5
-    assert {"processor", "torch", "commit"} <= record["machine"].keys()
+    again = shipped("t")
+    pd.testing.assert_frame_equal(again.table, first.table, rtol=1e-5)
+    pd.testing.assert_frame_equal(again.curves, first.curves, rtol=1e-4)
+    assert again.record == first.record
+    network, config = shipped_model("t", "dispersive")
+    assert config == configs["dispersive"].replace(seed=3)
+    trained = Run.open(out / "dispersive-seed3").model()
+    for mine, theirs in zip(network.parameters(), trained.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
     with pytest.raises(FileNotFoundError, match="git checkout data"):
         shipped("missing")
 
@@ -90,8 +133,14 @@ def test_bands_name_mean_and_range():
     assert bands(table).loc["m", "a"] == "2  (1 … 3)"
 
 
-def test_the_shipped_comparison_is_whole():
-    table, record = shipped("digits_compare")
-    assert len(record["seeds"]) >= 5 and "+changes" not in record["machine"]["commit"]
-    counts = table.groupby(["run", "measure"]).size()
+def test_the_shipped_outcome_is_whole():
+    table, curves, record = shipped("digits_losses")
+    assert len(record["seeds"]) >= 3
+    assert not any("+changes" in machine["commit"] for machine in record["machines"])
+    counts = table.groupby(["run", "step", "measure"]).size()
     assert (counts == len(record["seeds"])).all()
+    assert set(record["configs"]) == set(curves["run"]) == set(table["run"]) - {"real against real"}
+    for run in record["configs"]:
+        network, config = shipped_model("digits_losses", run)
+        assert config.replace(seed=0) == Config.from_json(json.dumps(record["configs"][run]))
+        assert all(p.isfinite().all() for p in network.parameters())

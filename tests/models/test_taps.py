@@ -172,11 +172,13 @@ def test_down_blocks_that_return_a_tuple_give_their_hidden_states():
 # --- what a part may give out
 
 
-def test_the_empty_name_is_the_module_itself(x):
+def test_the_empty_name_is_the_module_itself_and_a_second_name_the_same_part(x):
     network = Net()
-    tapped = tap(network, "")
+    network.alias = network.middle
+    tapped, first, second = tap(network, ""), tap(network, "middle"), tap(network, "alias")
     output = network(x)
     assert tapped.features is output
+    assert first.features is second.features
 
 
 @pytest.mark.parametrize("give", [
@@ -241,6 +243,16 @@ def test_a_tap_keeps_no_more_than_the_latest_features(x):
         assert latest() is None
     finally:
         gc.enable()
+
+
+def test_a_forgotten_tap_goes_with_its_model(x):
+    network = Net()
+    tapped = tap(network, "middle")
+    network(x)
+    rests = [weakref.ref(thing) for thing in (network, tapped, tapped.features)]
+    del network, tapped
+    gc.collect()
+    assert [rest() for rest in rests] == [None, None, None]
 
 
 # --- errors
@@ -316,6 +328,15 @@ def test_features_serve_one_backward_and_can_then_be_measured(how, x):
             _ = tapped.features
         with torch.no_grad():
             assert mean_pairwise_distance(tapped.features) > 0
+
+
+def test_a_backward_through_an_earlier_run_does_not_count(x):
+    network = Net()
+    tapped = tap(network, "middle")
+    earlier = network(x).sum()
+    network(x)
+    earlier.backward()
+    assert tapped.features.requires_grad
 
 
 def test_a_backward_inside_the_loss_does_not_count(x):

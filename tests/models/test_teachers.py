@@ -109,10 +109,11 @@ def test_its_probes_are_measured_again(digits_teacher):
 
 def test_it_shares_nothing_with_the_measuring_network(digits_teacher):
     classifier = DigitsClassifier.load()
-    kinds = [{type(m) for m in model.modules() if [*m.parameters(recurse=False)]} for model in (digits_teacher, classifier)]
+    models = digits_teacher, classifier
+    kinds = [{type(m) for m in model.modules() if [*m.parameters(recurse=False)]} for model in models]
     assert nn.Conv2d in kinds[1]
     assert kinds[0] & kinds[1] == {nn.Linear}  # a transformer, and a convolutional network
-    ours, theirs = (dict(model.named_parameters()) for model in (digits_teacher, classifier))
+    ours, theirs = (dict(model.named_parameters()) for model in models)
     assert not {p.data_ptr() for p in ours.values()} & {p.data_ptr() for p in theirs.values()}
     assert not {p.shape for p in ours.values() if p.ndim > 1} & {p.shape for p in theirs.values() if p.ndim > 1}
 
@@ -235,7 +236,7 @@ def test_its_price_is_counted_and_told(tiny):
 
 def test_the_digits_teachers_price_is_told(digits_teacher):
     told, cost = digits_teacher.cost.told(), digits_teacher.cost
-    for fact in (f"{cost.parameters:,} parameters", "1,297 images", "without labels", f"{cost.seconds:.0f} s"):
+    for fact in (f"{cost.parameters:,} parameters", "1,297 images", "without labels", f"{cost.seconds:.0f} core-seconds"):
         assert fact in told
     assert "billion" not in told
 
@@ -248,7 +249,7 @@ def test_a_size_that_the_patch_does_not_divide_is_refused(tiny, size):
 
 
 def test_latents_are_no_images(tiny):
-    with pytest.raises(ValueError, match="4 channels.*images of 1 or 3, not latents"):
+    with pytest.raises(ValueError, match=r"4 channels.*images of 1 or 3, not latents"):
         DinoTeacher(str(tiny), size=28)(torch.zeros(1, 4, 8, 8))
 
 

@@ -1,0 +1,178 @@
+"""The teacher's training: a generator that follows from its seed, learns to tell digits apart, and sees no label."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from labkit.checks import ConfigError
+from labkit.datasets import Images, digits
+from labkit.models import teachers
+from labkit.training import teacher as training
+from labkit.training.teacher import TeacherTraining, distorted, linear_probe_accuracy, probes, save
+
+
+def weights(seed=0, steps=3):
+    run = TeacherTraining(seed, steps)
+    losses = [report.loss for report in run]
+    return run.teacher.state_dict(), losses
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- the loop
+
+
+def test_iterating_reports_each_step_and_can_stop_and_go_on():
+    run = TeacherTraining(steps=4)
+    assert len(run) == 4
+    first = next(iter(run))
+    assert (first.step, len(run)) == (1, 3)
+    rest = list(run)
+    assert [report.step for report in rest] == [2, 3, 4]
+    assert 0 < first.seconds < rest[-1].seconds == run.seconds
+    assert first.loss == pytest.approx(np.log(64), abs=1)  # a guess among the batch
+    assert list(run) == []
+    assert same(run.teacher.state_dict(), weights(steps=4)[0])
+
+
+def test_the_seed_decides_and_nothing_else():
+    before = torch.get_rng_state()
+    (one, losses), (again, _), (other, _) = weights(), weights(), weights(seed=1)
+    torch.manual_seed(123)
+    assert same(one, weights()[0])
+    assert same(one, again)
+    assert not same(one, other)
+    assert losses == weights()[1]
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_label_is_read(monkeypatch):
+    expected = weights()[0]
+    real = digits("train")
+    labels = {"shuffled": real.y[torch.randperm(len(real))], "senseless": torch.full_like(real.y, -(2**62))}
+    for y in labels.values():
+        monkeypatch.setattr(training, "digits", lambda split, y=y: Images(real.x, y, real.num_classes))
+        assert same(weights()[0], expected)
+
+
+def test_no_held_out_digit_is_seen(monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "digits", lambda split: asked.append(split) or digits(split))
+    weights()
+    assert asked == ["train"]
+
+
+def test_all_digits_have_their_turn():
+    run = TeacherTraining(steps=2)
+    epoch = torch.cat([run._pick() for _ in range(1297 // 64)])
+    assert len(epoch.unique()) == len(epoch) == 1280
+    assert len(torch.cat([epoch, *(run._pick() for _ in range(60))]).unique()) == 1297
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": 0.5}, {"steps": 0}, {"steps": 2.5}, {"steps": True}])
+def test_impossible_settings_are_refused_by_name(wrong):
+    with pytest.raises(ConfigError, match=f"^{next(iter(wrong))} = "):
+        TeacherTraining(**wrong)
+
+
+def test_the_teacher_so_far_is_a_frozen_copy_with_its_price():
+    run = TeacherTraining(steps=3)
+    reports = iter(run)
+    next(reports)
+    early = run.teacher
+    state = {name: tensor.clone() for name, tensor in early.state_dict().items()}
+    price = early.cost
+    assert price.images == 1297
+    assert price.parameters == sum(p.numel() for p in run.encoder.parameters())  # the head is thrown away
+    assert price.seconds == run.seconds
+    next(reports)
+    assert same(early.state_dict(), state)
+    assert not same(run.teacher.state_dict(), state)
+    assert run.teacher.cost.seconds > price.seconds
+    assert not any(p.requires_grad for p in early.parameters())
+    assert run.encoder.embed.weight.requires_grad
+
+
+def test_the_loss_falls():
+    losses = weights(steps=80)[1]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
+
+
+# --- the views
+
+
+def test_views_of_a_digit_differ_and_stay_near_it():
+    x, draw = digits("train").x[:300], torch.Generator().manual_seed(0)
+    first, second = distorted(x, draw), distorted(x, draw)
+    assert first.shape == x.shape
+    assert not torch.equal(first, second)
+    a, b = first.flatten(1), second.flatten(1)
+    away = torch.cdist(a, b)
+    assert away.diagonal().median() < away.median()  # nearer to its other view than to other digits
+    assert (away.argmin(dim=1) == torch.arange(300)).float().mean() > 10 / 300  # far above chance, far from trivial
+    assert torch.equal(distorted(x, torch.Generator().manual_seed(1)), distorted(x, torch.Generator().manual_seed(1)))
+
+
+def test_views_do_not_drift_to_one_side():
+    mark = torch.full((4000, 1, 8, 8), -1.0)
+    mark[:, :, 3:5, 3:5] = 1
+    ink = distorted(mark, torch.Generator().manual_seed(0)).add(1).mean(dim=(0, 1))
+    centre = torch.arange(8.0) - 3.5
+    assert (ink.sum(dim=0) @ centre / ink.sum()).abs() < 0.1
+    assert (ink.sum(dim=1) @ centre / ink.sum()).abs() < 0.1
+    moved = distorted(mark, torch.Generator().manual_seed(0)).add(1).mean(dim=1).clamp_min(0)
+    columns = moved.sum(dim=1) @ centre / moved.sum(dim=(1, 2))
+    assert columns.abs().quantile(0.99) < 2.5  # a shift of a pixel, a bend of less than another
+
+
+# --- measuring
+
+
+def test_the_probe_is_a_logistic_regression_on_standardised_features():
+    from sklearn.linear_model import LogisticRegression
+
+    train, held_out = (digits(split) for split in ("train", "held_out"))
+    known, unknown = train.x.flatten(1).double().numpy(), held_out.x.flatten(1).double().numpy()
+    mean, deviation = known.mean(axis=0), known.std(axis=0)
+    deviation[deviation == 0] = 1
+    oracle = LogisticRegression(max_iter=2000).fit((known - mean) / deviation, train.y.numpy())
+    found = oracle.predict((unknown - mean) / deviation)
+    assert linear_probe_accuracy(lambda x: x) == pytest.approx((found == held_out.y.numpy()).mean(), abs=0.0021)
+
+
+def test_the_probe_of_labels_is_perfect_and_of_nothing_is_chance():
+    answers = {len(digits(split)): digits(split).y for split in ("train", "held_out")}
+    assert linear_probe_accuracy(lambda x: torch.nn.functional.one_hot(answers[len(x)])) == 1
+    assert linear_probe_accuracy(lambda x: torch.zeros(len(x), 3)) < 0.15
+
+
+def test_saving_and_loading_keeps_every_bit_and_the_price(tmp_path, monkeypatch):
+    run = TeacherTraining(steps=2)
+    list(run)
+    path = save(run.teacher, tmp_path, seed=7, measured={"teacher": {"pooled": 0.5}})
+    monkeypatch.setattr(teachers, "data_dir", lambda: tmp_path)
+    again = teachers.DigitsTeacher.load()
+    assert again.cost == run.teacher.cost
+    assert same(again.state_dict(), run.teacher.state_dict())
+    assert len(load_file(path)) == len(again.state_dict())
+    with safe_open(path, framework="pt") as file:
+        record = json.loads(file.metadata()["record"])
+    assert (record["seed"], record["probes"]) == (7, {"teacher": {"pooled": 0.5}})
+
+
+@pytest.mark.slow
+def test_training_again_gives_the_shipped_teacher_again():
+    run = TeacherTraining(seed=0)
+    for _ in run:
+        pass
+    shipped = probes(teachers.DigitsTeacher.load())
+    assert probes(run.teacher) == pytest.approx(shipped, abs=0.015)
+    assert run.seconds < 120
