@@ -19,8 +19,9 @@ lint: .venv/test-ready  ## check style, and that imports only go down
 	$(PY) -m ruff check .
 	.venv/bin/lint-imports
 
-bench: .venv/test-ready  ## measure a training step against a bare loop
-	$(PY) benchmarks/digits_step.py $(ARGS)
+bench: .venv/test-ready  ## measure a training step against a bare loop, and each loss against torch.pdist
+	$(PY) benchmarks/digits_step.py
+	$(PY) benchmarks/losses.py $(ARGS)
 
 book: .venv/lab-ready  ## run all notebooks and write them as HTML into book/
 	$(PY) -m nbconvert --execute --to html --output-dir book notebooks/*.ipynb

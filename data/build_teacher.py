@@ -6,7 +6,7 @@ import torch
 from tqdm.auto import tqdm
 
 from labkit.models.encoder import DigitsEncoder
-from labkit.training.teacher import TeacherTraining, linear_probe_accuracy, probes, save
+from labkit.training.teacher import TeacherTraining, cosine_by_place, linear_probe_accuracy, probes, save
 
 SEED = 0
 
@@ -21,6 +21,7 @@ if __name__ == "__main__":
     teacher = training.teacher
     measured = {
         "teacher": probes(teacher), "untrained": untrained, "pixels": linear_probe_accuracy(lambda x: x),
+        "cosine_by_place": cosine_by_place(teacher),
     }  # fmt: skip
     path = save(teacher, Path(__file__).parent, SEED, measured)
     print(teacher.cost.told())

@@ -6,7 +6,6 @@ divided by a power of two before they are squared. The elementwise parts expect 
 (``ops.full_precision``).
 """
 
-import math
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ NO_DIRECTION = 1e-20  # rows and features with no larger entry count as zero, so
 
 
 class _Gram(torch.autograd.Function):
-    """z zᵀ with the gradient (G + Gᵀ) z in one product: half the time and a third of the memory of ``z @ z.T``."""
+    """z zᵀ with one product backwards: half the time and a third of the memory of ``z @ z.T``."""
 
     generate_vmap_rule = True
 
@@ -39,9 +38,31 @@ class _Gram(torch.autograd.Function):
             return (grad + grad.mT) @ z
 
 
-def gram(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch batch"]:
-    """z zᵀ: O(B²P) time and O(B²) memory beside z, backward included."""
-    return _Gram.apply(z)
+class _MovedGram(torch.autograd.Function):
+    """x xᵀ of x = factor·z − shift, both held constant: the factor goes back through B×B numbers instead of B×P."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, factor: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        x = (z * factor).sub_(shift)
+        with full_precision(z.device):
+            return x @ x.mT, x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(output[1], inputs[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, of_x: Tensor | None) -> tuple[Tensor | None, None, None]:
+        x, factor = ctx.saved_tensors
+        found = None if of_x is None else factor * of_x  # None, unless it is differentiated twice
+        if grad is not None:
+            with full_precision(x.device):
+                pull = ((grad + grad.mT) * factor) @ x
+            found = pull if found is None else found + pull
+        return found, None, None
 
 
 class _Product(torch.autograd.Function):
@@ -65,35 +86,38 @@ class _Product(torch.autograd.Function):
             return grad @ b, grad.mT @ a
 
 
+def gram(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch batch"]:
+    """z zᵀ: O(B²P) time and O(B²) memory beside z, backward included."""
+    return _Gram.apply(z)
+
+
 def product(a: Float[Tensor, "n features"], b: Float[Tensor, "m features"]) -> Float[Tensor, "n m"]:
     """a bᵀ."""
     return _Product.apply(a, b)
 
 
-def centred(*views: Float[Tensor, "batch features"]) -> tuple[list[Float[Tensor, "batch features"]], Tensor]:
-    """Views moved to the first one's mean and brought into the range where squares neither overflow nor lose digits.
+def _largest(z: Tensor, *dim: int) -> Tensor:
+    """The largest |entry|, without a tensor of them: torch's own infinity norm takes longer than a Gram matrix."""
+    z = z.detach()
+    return torch.maximum(z.amax(dim), -z.amin(dim))
 
-    Returns:
-        (views − mean) / scale, and the scale: a power of two of at least 1, so that dividing by it rounds nothing.
 
-    The differences of large squares would lose their digits, hence the mean. What is made of distances has no gradient
-    along a common shift, so none is asked for.
+def _range(*views: Float[Tensor, "_ features"]) -> tuple[Float[Tensor, ""], Float[Tensor, " features"]]:
+    """1/scale, and the mean of the first view divided by the scale.
+
+    The scale is the power of two just below the largest entry, at least 1: dividing by it rounds nothing, and squares
+    do not overflow. The mean goes because differences of large squares lose their digits. Distances see neither.
     """
-    scale = _scale(*views)
-    scaled = [z / scale for z in views]
-    origin = scaled[0].detach().mean(dim=0)
-    return [z - origin for z in scaled], scale
+    size = torch.stack([_largest(z) for z in views]).amax()
+    factor = torch.ldexp(torch.ones_like(size), (1 - torch.frexp(size).exponent).clamp_max(0))
+    first = views[0].detach()
+    with full_precision(first.device):
+        return factor, (factor / len(first)).expand(len(first)) @ first  # a sum of small terms, which cannot overflow
 
 
-def _scale(*views: Tensor) -> Float[Tensor, ""]:
-    """The power of two just below the largest entry, at least 1."""
-    size = torch.stack([torch.linalg.vector_norm(z.detach(), ord=math.inf) for z in views]).amax()
-    return torch.ldexp(torch.ones_like(size), (torch.frexp(size).exponent - 1).clamp_min(0))
-
-
-def in_units(scale: Float[Tensor, ""], features: int, per: float) -> Float[Tensor, ""]:
-    """scale² / per, capped so that the distances of ``centred`` rows times it, and sums of a few, stay finite."""
-    return (scale / per * scale).clamp_max(torch.finfo(scale.dtype).max / (256 * features))
+def _in_units(factor: Float[Tensor, ""], features: int, per: float) -> Float[Tensor, ""]:
+    """scale² / per, capped so that distances times it, and sums of a few, stay finite."""
+    return (1 / factor / per / factor).clamp_max(torch.finfo(factor.dtype).max / (256 * features))
 
 
 def _lifted(distances: Tensor) -> Tensor:
@@ -106,20 +130,20 @@ def pairwise_sq_distances(z: Float[Tensor, "batch features"], per: float = 1.0) 
 
     Finite for any finite z: where the square would overflow, D_ij saturates near the largest number.
     """
-    (z,), scale = centred(z)
-    inner = gram(z)
+    factor, mean = _range(z)
+    inner = _MovedGram.apply(z, factor, mean)[0]
     square = inner.diagonal()
-    return _lifted(square[:, None] + square[None, :] - 2 * inner) * in_units(scale, z.shape[1], per)
+    return _lifted(square[:, None] + square[None, :] - 2 * inner) * _in_units(factor, z.shape[1], per)
 
 
 def cross_sq_distances(
     a: Float[Tensor, "n features"], b: Float[Tensor, "m features"], per: float = 1.0
 ) -> Float[Tensor, "n m"]:
     """D_ij = ‖a_i − b_j‖² / per, by the same means."""
-    (a, b), scale = centred(a, b)
-    inner = product(a, b)
+    factor, mean = _range(a, b)
+    a, b = a * factor - mean, b * factor - mean
     squares = torch.linalg.vecdot(a, a)[:, None] + torch.linalg.vecdot(b, b)[None, :]
-    return _lifted(squares - 2 * inner) * in_units(scale, a.shape[1], per)
+    return _lifted(squares - 2 * product(a, b)) * _in_units(factor, a.shape[1], per)
 
 
 def paired_sq_distances(
@@ -127,39 +151,37 @@ def paired_sq_distances(
 ) -> Float[Tensor, " batch"]:
     """(‖a_i − b_i‖² / per)^power, row by row."""
     gap = a - b
-    scale = _scale(gap)
-    gap = gap / scale
+    factor, _ = _range(gap)
+    gap = gap * factor
     most = torch.finfo(gap.dtype).max ** (1 / power) / (256 * gap.shape[1])
-    return (torch.linalg.vecdot(gap, gap) * in_units(scale, gap.shape[1], per).clamp_max(most)) ** power
+    return (torch.linalg.vecdot(gap, gap) * _in_units(factor, gap.shape[1], per).clamp_max(most)) ** power
 
 
-def directions(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
-    """z_i divided by its largest entry, held constant: safe to square at any norm, and cosines stay what they are.
+def _inverse_sizes(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch 1"]:
+    """1 / the largest |entry| of each row, held constant: a factor that makes squares safe and leaves cosines alone.
 
     Rows whose largest entry is below 1e-20 come out shorter the smaller they are: a row of zeros has no direction.
     """
-    size = torch.linalg.vector_norm(z.detach(), ord=math.inf, dim=1, keepdim=True)
-    return z / size.clamp_min(NO_DIRECTION)
+    return 1 / _largest(z, 1).clamp_min(NO_DIRECTION)[:, None]
 
 
 def pairwise_cosines(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch batch"]:
     """cos(z_i, z_j) by a Gram matrix, exactly 1 on the diagonal; 0 between a row of zeros and any other."""
-    inner = gram(directions(z))
+    inner = _MovedGram.apply(z, _inverse_sizes(z), z.new_zeros(()))[0]
     inverse = inner.diagonal().clamp_min(1).rsqrt()
     cosines = inner * inverse[:, None] * inverse[None, :]
     return torch.where(torch.eye(len(z), dtype=torch.bool, device=z.device), 1.0, cosines)
 
 
 def _inverse_norms(z: Tensor) -> Tensor:
-    """1/‖z_i‖ of ``directions``, which are at least 1 long unless they are none."""
+    """1/‖z_i‖ of rows divided by their largest entry, which are at least 1 long unless they have no direction."""
     return torch.linalg.vecdot(z, z).clamp_min(1).rsqrt()
 
 
 def cross_cosines(a: Float[Tensor, "n features"], b: Float[Tensor, "m features"]) -> Float[Tensor, "n m"]:
     """cos(a_i, b_j)."""
-    a, b = directions(a), directions(b)
-    inner = product(a, b)
-    return inner * _inverse_norms(a)[:, None] * _inverse_norms(b)[None, :]
+    a, b = a * _inverse_sizes(a), b * _inverse_sizes(b)
+    return product(a, b) * _inverse_norms(a)[:, None] * _inverse_norms(b)[None, :]
 
 
 class _PairedCosine(torch.autograd.Function):
@@ -171,8 +193,8 @@ class _PairedCosine(torch.autograd.Function):
     def forward(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inverse = []
         for z in (a, b):
-            size = torch.linalg.vector_norm(z, ord=math.inf, dim=1).clamp_min(NO_DIRECTION)
-            inverse.append(_inverse_norms(z / size[:, None]) / size)
+            factor = _inverse_sizes(z)
+            inverse.append(_inverse_norms(z * factor) * factor[:, 0])
         return torch.linalg.vecdot(a * inverse[0][:, None], b * inverse[1][:, None]), *inverse
 
     @staticmethod
@@ -199,14 +221,14 @@ class _Standardized(torch.autograd.Function):
 
     @staticmethod
     def forward(z: Tensor) -> tuple[Tensor, Tensor]:
-        size = torch.linalg.vector_norm(z, ord=math.inf, dim=0).clamp_min(NO_DIRECTION)
+        size = _largest(z, 0).clamp_min(NO_DIRECTION)
         z = z / size
-        z = z - z.mean(dim=0)
+        z.sub_(z.mean(dim=0))
         deviation = torch.linalg.vector_norm(z, dim=0) / z.shape[0] ** 0.5
         # A feature that is the same for all samples, up to the rounding of its mean, correlates with nothing.
         live = deviation > 8 * torch.finfo(z.dtype).eps
         inverse = torch.where(live, 1 / deviation, 0.0)
-        return z * inverse, inverse / size
+        return z.mul_(inverse), inverse / size
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from labkit.checks import ConfigError
 from labkit.config import Config, Optimizer
-from labkit.regularizers import Dispersive
+from labkit.regularizers import KNOBS, Contrastive, Dispersive, Repa
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # a reader's wrong types meet our sentences, not a type checker
 
@@ -19,19 +19,62 @@ COUNT = st.integers(1, 10**9)
 SHARE = st.floats(0, 1, exclude_max=True)
 SIZE = st.floats(0, 1e300)
 POSITIVE = st.floats(0, 1e300, exclude_min=True)
-DISPERSIVE = {
-    "lam": st.none() | SIZE | st.integers(0, 9),
-    "tau": POSITIVE,
-    "variant": st.just("infonce_l2"),
-    "blocks": st.none() | st.lists(st.integers(0, 99), min_size=1, unique=True).map(tuple),
+WARMUP = st.integers(0, 10**9)
+WEIGHT = st.none() | SIZE | st.integers(0, 9)
+KNOB = {"tau": POSITIVE, "margin": POSITIVE, "include_self": st.booleans()}
+
+
+@st.composite
+def dispersive_settings(draw, variants=tuple(KNOBS)) -> dict:
+    """What one variant can be told; what it cannot be told stays None."""
+    variant = draw(st.sampled_from(variants))
+    knobs = {name: draw(st.none() | kind if name in KNOBS[variant] else st.none()) for name, kind in KNOB.items()}
+    chunk = draw(st.none() | st.sampled_from([3, 4, 6, 12]))  # of batches that are multiples of 12
+    return knobs | {
+        "lam": draw(WEIGHT),
+        "variant": variant,
+        "blocks": draw(st.none() | st.just("all") | st.lists(st.integers(0, 99), min_size=1, unique=True).map(tuple)),
+        "reduce": draw(st.sampled_from(["mean", "sum"])),
+        "negatives": draw(st.sampled_from(["local", "global"] if chunk is None else ["local"])),
+        "chunk": chunk,
+        "warmup": draw(WARMUP),
+    }
+
+
+@st.composite
+def contrastive_settings(draw) -> dict:
+    form = draw(st.sampled_from(["additive", "original"]))
+    whole = form == "original"
+    settings = draw(dispersive_settings([v for v in KNOBS if v != "hinge" or not whole]))
+    if whole:
+        settings["include_self"] = None
+    return settings | {
+        "form": form,
+        "alignment_weight": 1.0 if whole else draw(SIZE),
+        "noise": draw(st.sampled_from(["independent", "restricted"])),
+        "max_gap": draw(st.floats(0, 1)),
+    }
+
+
+REPA = {
+    "lam": WEIGHT,
+    "block": st.none() | st.integers(0, 99),
+    "teacher": st.text(min_size=1),
+    "hidden": COUNT,
+    "warmup": WARMUP,
 }
 OPTIMIZER = {"lr": POSITIVE, "betas": st.tuples(SHARE, SHARE), "weight_decay": SIZE}
+GROUPS = {
+    "dispersive": (Dispersive, dispersive_settings()),
+    "contrastive": (Contrastive, contrastive_settings()),
+    "repa": (Repa, st.fixed_dictionaries(REPA)),
+    "optimizer": (Optimizer, st.fixed_dictionaries(OPTIMIZER)),
+}
 CONFIG = {
     "dataset": st.just("digits"),
     "model": st.text(),
-    "dispersive": st.builds(Dispersive, **DISPERSIVE),
-    "optimizer": st.builds(Optimizer, **OPTIMIZER),
-    "batch_size": st.integers(2, 10**6),
+    **{name: drawn.map(lambda settings, kind=kind: kind(**settings)) for name, (kind, drawn) in GROUPS.items()},
+    "batch_size": st.integers(1, 10**5).map(lambda n: 12 * n),
     "steps": COUNT,
     "seed": st.integers(0, 2**63 - 1),
     "label_drop": SHARE,
@@ -40,16 +83,17 @@ CONFIG = {
     "save_every": COUNT,
     "keep_last": COUNT,
 }
-GROUPS = {"dispersive": (Dispersive, DISPERSIVE), "optimizer": (Optimizer, OPTIMIZER)}
 
 
 def names(kind: type) -> set[str]:
     return {f.name for f in dataclasses.fields(kind)}
 
 
-def test_every_field_is_drawn_below():
-    for kind, drawn in [(Config, CONFIG), *GROUPS.values()]:
-        assert drawn.keys() == names(kind)
+@given(st.data())
+def test_every_field_is_drawn_above(data):
+    assert CONFIG.keys() == names(Config)
+    for kind, drawn in GROUPS.values():
+        assert data.draw(drawn).keys() == names(kind)
 
 
 @given(st.builds(Config, **CONFIG))
@@ -64,22 +108,49 @@ def test_a_list_from_json_becomes_a_tuple_again():
     config = Config().replace(blocks=[2, 1])
     assert config == Config().replace(blocks=(2, 1))
     assert hash(Config.from_json(config.to_json())) == hash(config)
+    for group in ("dispersive", "contrastive"):
+        values = json.loads(Config().to_json())
+        values[group]["blocks"] = [2, 1]
+        assert getattr(Config.from_json(json.dumps(values)), group).blocks == (2, 1)
 
 
 INF, NAN = math.inf, math.nan
 COUNTS = [0, -1, 2.5, True, "9", None, NAN]
 SHARES = [1, 1.5, -0.1, NAN, INF, "0.5", None, True]
+WEIGHTS = [-0.5, -1e-300, NAN, INF, "0.5", True]
+WARMUPS = [-1, 0.5, True, "9", None, NAN]
+KNOB_SIZES = [0, 0.0, -0.5, NAN, INF, "0.5", True]
+OF_BOTH = {  # settings of Dispersive, which its parent shares
+    "lam": WEIGHTS,
+    "tau": KNOB_SIZES,
+    "margin": KNOB_SIZES,
+    "include_self": [0, 1, "yes", 1.0],
+    "variant": ["infonce_l3", "", None, 2],
+    "blocks": [(), [], (-1,), (0, 0), (1.0,), ("1",), (True,), "12", "1", "ALL", ("all",), -1, 0.5],
+    "reduce": ["max", "", None, 1],
+    "negatives": ["ranks", "", None, 2],
+    "chunk": [1, 0, -4, 2.0, True, "4", NAN],
+    "warmup": WARMUPS,
+}
 BAD = {
-    "dispersive.lam": [-0.5, -1e-300, NAN, INF, "0.5", True],
-    "dispersive.tau": [0, 0.0, -0.5, NAN, INF, "0.5", None, True],
-    "dispersive.variant": ["infonce_l3", "", None, 2, ["infonce_l2"]],
-    "dispersive.blocks": [(), [], (-1,), (0, 0), (1.0,), ("1",), (True,), "12", "1", -1, 0.5],
+    **{f"{group}.{name}": values for group in ("dispersive", "contrastive") for name, values in OF_BOTH.items()},
+    "contrastive.alignment_weight": [-0.5, -1e-300, NAN, INF, "0.5", None, True],
+    "contrastive.form": ["two-view", "", None, 1],
+    "contrastive.noise": ["same", "", None, 0.1],
+    "contrastive.max_gap": [-0.1, 1.0001, 2, NAN, INF, "0.1", None, True],
+    "repa.lam": WEIGHTS,
+    "repa.block": [-1, 1.0, True, "7", (7,), NAN],
+    "repa.teacher": ["", None, 3],
+    "repa.hidden": COUNTS,
+    "repa.warmup": WARMUPS,
     "optimizer.lr": [0, 0.0, -1e-3, NAN, INF, "1e-3", None, True],
     "optimizer.betas": [(0.9,), (0.9, 0.95, 0.99), (1, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, NAN), 0.9, None, "ab"],
     "optimizer.weight_decay": [-0.1, NAN, INF, "0", None],
     "dataset": ["mnist", "", None, 3],
     "model": [None, 3],
-    "dispersive": [None, 0.5, {"lam": 0.5}, Dispersive],
+    "dispersive": [None, 0.5, {"lam": 0.5}, Dispersive, Contrastive(lam=0.5)],
+    "contrastive": [None, 0.5, {"lam": 0.5}, Contrastive, Dispersive(lam=0.5)],
+    "repa": [None, 0.5, "digits", Repa],
     "optimizer": [None, 1e-3, "adam"],
     "batch_size": [1, 0, -8, 8.0, True, "8", None, NAN],
     "steps": COUNTS,
@@ -90,10 +161,11 @@ BAD = {
     "save_every": COUNTS,
     "keep_last": COUNTS,
 }
+BESIDE = {"margin": {"variant": "hinge"}}  # what must be set for a field to have a meaning
 
 
 def test_every_field_has_bad_values():
-    nested = {f"{group}.{name}" for group, (_, drawn) in GROUPS.items() for name in drawn}
+    nested = {f"{group}.{name}" for group, (kind, _) in GROUPS.items() for name in names(kind)}
     assert BAD.keys() == names(Config) | nested
 
 
@@ -102,7 +174,7 @@ def changed(name: str, value) -> Config:
     if not group:
         return dataclasses.replace(Config(), **{name: value})
     kind, _ = GROUPS[group]
-    return Config(**{group: kind(**{inner: value})})
+    return Config(**{group: kind(**BESIDE.get(inner, {}) | {inner: value})})
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
@@ -111,7 +183,7 @@ def test_a_bad_value_is_refused_by_name_and_value(name, value):
         changed(name, value)
     told = str(error.value)
     shown = repr(tuple(value)) if isinstance(value, list) and name.endswith("blocks") else repr(value)
-    if name in ("dispersive.blocks", "optimizer.betas") and not isinstance(value, (tuple, list)):
+    if name.endswith(("blocks", "betas")) and not isinstance(value, (tuple, list)):
         shown = repr((value,))
     assert told.startswith(f"{name} = {shown} cannot be used: ")
     remedy = told.split("cannot be used: ")[1]
@@ -119,19 +191,61 @@ def test_a_bad_value_is_refused_by_name_and_value(name, value):
     assert remedy.endswith(".")
 
 
-@pytest.mark.parametrize("name", [n for n in BAD if n not in ("dispersive", "optimizer")])
+@pytest.mark.parametrize("name", [n for n in BAD if n not in GROUPS])
 def test_a_bad_value_in_a_file_is_refused_too(name):
     for value in BAD[name]:
-        if value is None and name == "dispersive.lam":
-            continue
         values = json.loads(Config().to_json())
         *group, field = name.split(".")
+        (values[group[0]] if group else values).update(BESIDE.get(field, {}))
         (values[group[0]] if group else values)[field] = value
         with pytest.raises(ConfigError, match=re.escape(name)):
             Config.from_json(json.dumps(values))
 
 
-@pytest.mark.parametrize("group", ["", "dispersive", "optimizer"])
+SENSELESS = [  # group, its settings, the field that is named, and words of the remedy
+    ("dispersive", {"variant": "hinge", "tau": 0.5}, "tau", "hinge has no such setting, it takes margin and"),
+    ("dispersive", {"variant": "covariance", "tau": 0.5}, "tau", "covariance has no such setting, it takes none"),
+    ("dispersive", {"margin": 1.0}, "margin", "infonce_l2 has no such setting, it takes tau and include_self"),
+    ("dispersive", {"variant": "infonce_cosine", "margin": 1.0}, "margin", "infonce_cosine has no such setting"),
+    ("dispersive", {"variant": "covariance", "margin": 1.0}, "margin", "covariance has no such setting"),
+    ("dispersive", {"variant": "covariance", "include_self": True}, "include_self", "has no such setting"),
+    ("dispersive", {"variant": "covariance", "include_self": False}, "include_self", "has no such setting"),
+    ("dispersive", {"chunk": 4, "negatives": "global"}, "chunk", "take negatives = local"),
+    ("dispersive", {"chunk": 5}, "chunk", "it must divide batch_size = 128"),
+    ("dispersive", {"chunk": 256}, "chunk", "it must divide batch_size = 128"),
+    ("dispersive", {"variant": "covariance", "chunk": 2}, "chunk", "at least 3"),
+    ("contrastive", {"variant": "hinge", "tau": 0.5}, "tau", "hinge has no such setting"),
+    ("contrastive", {"chunk": 5}, "chunk", "it must divide batch_size = 128"),
+    ("contrastive", {"form": "original", "variant": "hinge"}, "form", "hinge"),
+    ("contrastive", {"form": "original", "alignment_weight": 0.5}, "alignment_weight", "α = 1 only"),
+    ("contrastive", {"form": "original", "alignment_weight": 0}, "alignment_weight", "α = 1 only"),
+    ("contrastive", {"form": "original", "include_self": True}, "include_self", "leave it out"),
+    ("contrastive", {"form": "original", "include_self": False}, "include_self", "leave it out"),
+]
+
+
+@pytest.mark.parametrize(("group", "settings", "name", "remedy"), SENSELESS)
+def test_what_makes_no_sense_together_is_refused(group, settings, name, remedy):
+    settings = dict(settings)
+    with pytest.raises(ConfigError) as error:
+        Config(**{group: GROUPS[group][0](**settings)})
+    told = str(error.value)
+    assert told.startswith(f"{group}.{name} = {settings[name]!r} cannot be used: ")
+    assert remedy in told
+    del settings[name]
+    Config(**{group: GROUPS[group][0](**settings)})  # without it there is nothing to refuse
+
+
+@pytest.mark.parametrize("group", ["dispersive", "contrastive"])
+def test_the_covariance_wants_three_samples(group):
+    settings = GROUPS[group][0](0.5, variant="covariance")
+    with pytest.raises(ConfigError, match=r"^batch_size = 2 cannot be used: the covariance of two .* take 3\.$"):
+        Config(batch_size=2, **{group: settings})
+    Config(batch_size=3, **{group: settings})
+    Config(batch_size=2, **{group: dataclasses.replace(settings, variant="infonce_l2")})
+
+
+@pytest.mark.parametrize("group", ["", *GROUPS])
 def test_unknown_and_missing_fields_are_refused_by_name(group):
     whole = json.loads(Config().to_json())
     for name in whole[group] if group else whole:
@@ -150,7 +264,7 @@ def test_text_that_is_no_config(text):
         Config.from_json(text)
 
 
-@pytest.mark.parametrize("group", ["dispersive", "optimizer"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_a_group_that_is_none(group):
     values = json.loads(Config().to_json()) | {group: None}
     with pytest.raises(ConfigError, match=f"^{group} = None"):
@@ -158,7 +272,8 @@ def test_a_group_that_is_none(group):
 
 
 def test_frozen():
-    for held, name in [(Config(), "steps"), (Dispersive(), "lam"), (Optimizer(), "lr")]:
+    lam = [(kind(), "lam") for kind in (Dispersive, Contrastive, Repa)]
+    for held, name in [(Config(), "steps"), (Optimizer(), "lr"), *lam]:
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(held, name, 1)
 
@@ -174,6 +289,9 @@ def test_replace_reaches_into_the_dispersive_loss():
     assert config == Config(seed=4, steps=9, dispersive=Dispersive(0.25, 2.0, "infonce_l2", (0, 3)))
     assert config.replace(tau=1.0).dispersive == Dispersive(0.25, 1.0, "infonce_l2", (0, 3))
     assert config.replace(dispersive=Dispersive(tau=3.0), lam=1.0).dispersive == Dispersive(1.0, 3.0)
+    hinge = Config().replace(lam=0.5, variant="hinge", margin=2.0, chunk=4, warmup=3)
+    assert hinge.dispersive == Dispersive(0.5, variant="hinge", margin=2.0, chunk=4, warmup=3)
+    assert hinge.contrastive == Contrastive()
     with pytest.raises(ConfigError, match=r"dispersive\.lam = -1"):
         config.replace(lam=-1)
     with pytest.raises(TypeError, match="lambda_"):
@@ -184,13 +302,47 @@ def test_one_block_may_be_given_as_a_number():
     assert Dispersive(blocks=2) == Dispersive(blocks=(2,)) == Dispersive(blocks=[2]) == Dispersive(blocks=range(2, 3))
 
 
+@pytest.mark.parametrize("group", ["dispersive", "contrastive", "repa"])
+def test_each_regularizer_has_fields_of_its_own(group):
+    """What is set in one is set in no other, and comes back from the file where it was."""
+    config = Config(**{group: GROUPS[group][0](lam=0.25, warmup=7)})
+    assert set(config.differences(Config())) == {f"{group}.lam: 0.25 → None", f"{group}.warmup: 7 → 0"}
+    assert Config.from_json(config.to_json()) == config
+
+
+def test_none_stands_for_what_the_variant_takes():
+    """The defaults of ``dispersive_loss``, by variant; the config itself keeps None."""
+    taken = {variant: Dispersive(variant=variant).arguments() for variant in KNOBS}
+    nothing = {"tau": None, "margin": None, "include_self": None}
+    assert taken == {
+        "infonce_l2": nothing | {"variant": "infonce_l2", "tau": 0.5, "include_self": True},
+        "infonce_cosine": nothing | {"variant": "infonce_cosine", "tau": 0.5, "include_self": True},
+        "hinge": nothing | {"variant": "hinge", "margin": 1.0, "include_self": True},
+        "covariance": nothing | {"variant": "covariance"},
+    }
+    assert (Dispersive().tau, Dispersive().include_self, Dispersive(variant="hinge").margin) == (None, None, None)
+    asked = Dispersive(variant="hinge", margin=2, include_self=False).arguments()
+    assert asked == nothing | {"variant": "hinge", "margin": 2, "include_self": False}
+    parent = Contrastive(tau=0.1, alignment_weight=0.25).parent_arguments()
+    own = {"include_self": None, "alignment_weight": 0.25, "form": "additive"}
+    assert parent == taken["infonce_l2"] | {"tau": 0.1} | own
+
+
+def test_dispersion_is_metered_by_the_settings_of_what_repels():
+    off, parent = Config(), Config(contrastive=Contrastive(0.5, variant="hinge"))
+    both = Config(contrastive=Contrastive(0.5, variant="hinge"), dispersive=Dispersive(0.0, tau=2.0))
+    assert off.repelling is off.dispersive
+    assert parent.repelling is parent.contrastive
+    assert both.repelling is both.dispersive
+
+
 @given(st.builds(Config, **CONFIG), st.data())
 def test_differences_name_exactly_the_changed_fields(config, data):
-    fields = {**CONFIG, **{f"{group}.{n}": s for group, (_, d) in GROUPS.items() for n, s in d.items()}}
-    name = data.draw(st.sampled_from(sorted(fields.keys() - GROUPS.keys())))
-    value = data.draw(fields[name])
-    *group, field = name.split(".")
-    inner = {group[0]: dataclasses.replace(getattr(config, group[0]), **{field: value})} if group else {field: value}
-    other = dataclasses.replace(config, **inner)
-    old = getattr(getattr(config, group[0]) if group else config, field)
-    assert config.differences(other) == ([] if old == value else [f"{name}: {old!r} → {value!r}"])
+    name = data.draw(st.sampled_from(sorted(CONFIG)))
+    old, new = getattr(config, name), data.draw(CONFIG[name])
+    inner = sorted(names(GROUPS[name][0])) if name in GROUPS else []
+    pairs = {f"{name}.{n}": (getattr(old, n), getattr(new, n)) for n in inner} or {name: (old, new)}
+    told = {f"{n}: {mine!r} → {theirs!r}" for n, (mine, theirs) in pairs.items() if mine != theirs}
+    found = config.differences(dataclasses.replace(config, **{name: new}))
+    assert set(found) == told
+    assert len(found) == len(told)

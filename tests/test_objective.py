@@ -2,16 +2,23 @@
 
 import pytest
 import torch
+from small import (
+    DEPTH,
+    SIZE,
+    assert_close_gradients,
+    assert_same_gradients,
+    floor_of,
+    gradients,
+    some_batch,
+    some_draws,
+)
 
 from labkit.checks import ConfigError
 from labkit.config import Config
-from labkit.regularizers import Dispersive
 from labkit.losses import dispersive_loss
 from labkit.models import build_model
 from labkit.objective import Objective, regularized_blocks
-from labkit.types import Batch, Draws
-
-DEPTH = 4  # of SiT-Nano
+from labkit.regularizers import Contrastive, Dispersive
 
 
 @pytest.fixture
@@ -21,30 +28,16 @@ def network(open_gates):
 
 @pytest.fixture
 def batch():
-    return Batch(torch.randn(6, 1, 8, 8), torch.arange(6))
+    return some_batch()
 
 
 @pytest.fixture
 def draws():
-    return Draws(torch.randn(6, 1, 8, 8), torch.rand(6, 2))
+    return some_draws()
 
 
 def objective(network, lam=None, *, label_drop=0.1, **dispersive):
-    return Objective(network, Config(label_drop=label_drop, dispersive=Dispersive(lam, **dispersive)))
-
-
-def gradients(loss, network):
-    named = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    options = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
-    found = torch.autograd.grad(loss, named.values(), **options)
-    return dict(zip(named, found, strict=True))
-
-
-def floor_of(name):
-    """The block that a parameter belongs to; embedders count as before all, the last layer as after."""
-    outside = {"final_layer": DEPTH, "x_embedder": -1, "t_embedder": -1, "y_embedder": -1}
-    first, second, *_ = name.split(".")
-    return int(second) if first == "blocks" else outside[first]
+    return Objective(network, Config(batch_size=SIZE, label_drop=label_drop, dispersive=Dispersive(lam, **dispersive)))
 
 
 # --- what is computed
@@ -58,6 +51,19 @@ def test_the_velocity_term_is_the_mean_square_on_the_linear_path(network, batch,
     torch.testing.assert_close(losses.terms["velocity"], wanted.detach())
     assert torch.equal(losses.total, losses.terms["velocity"])
     assert set(losses.terms) == {"velocity"}
+    assert losses.weighted == {}
+
+
+def test_each_sample_has_its_error_and_its_time(network, batch, draws):
+    losses = objective(network, 0.5, label_drop=0.0)(batch, draws)
+    t = draws.uniforms[:, 0]
+    assert torch.equal(losses.times, t)
+    for i in range(SIZE):
+        x_t = t[i] * batch.x[i : i + 1] + (1 - t[i]) * draws.noise[i : i + 1]
+        output = network(x_t, t[i : i + 1], batch.y[i : i + 1]).output[0]
+        wanted = (output - (batch.x[i] - draws.noise[i])).square().mean()
+        torch.testing.assert_close(losses.errors[i], wanted.detach())
+    assert not losses.errors.requires_grad
 
 
 @pytest.mark.parametrize(("lam", "tau"), [(0.5, 0.5), (2, 1.0)])
@@ -68,17 +74,69 @@ def test_the_total_is_velocity_plus_lambda_times_dispersion(network, batch, draw
     torch.testing.assert_close(losses.total, losses.terms["velocity"] + lam * losses.terms["dispersive"])
 
 
-def test_several_blocks_are_averaged(network, batch, draws):
-    losses = objective(network, 1.0, blocks=(0, 2, 3))(batch, draws)
-    each = [dispersive_loss(losses.features[n]).item() for n in (0, 2, 3)]
+VARIANTS = [
+    {"tau": 0.3},
+    {"tau": 0.3, "include_self": False},
+    {"variant": "infonce_cosine", "tau": 2.0},
+    {"variant": "infonce_cosine", "include_self": False},
+    {"variant": "hinge"},
+    {"variant": "hinge", "margin": 0.7, "include_self": False},
+    {"variant": "covariance"},
+]
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+def test_every_variant_arrives_with_its_settings(network, batch, draws, settings):
+    losses = objective(network, 0.5, blocks=(2,), **settings)(batch, draws)
+    assert losses.terms["dispersive"] == dispersive_loss(losses.features[2], **settings)
+    assert losses.terms["dispersive"] != dispersive_loss(losses.features[2])
+    torch.testing.assert_close(losses.weighted["dispersive"].detach(), 0.5 * losses.terms["dispersive"])
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+@pytest.mark.parametrize("blocks", [(0, 2, 3), "all"])
+def test_several_blocks_become_one(network, batch, draws, blocks, reduce):
+    losses = objective(network, 1.0, blocks=blocks, reduce=reduce)(batch, draws)
+    assert list(losses.features) == [0, 1, 2, 3] if blocks == "all" else [0, 2, 3]
+    each = [dispersive_loss(z).item() for z in losses.features.values()]
     assert max(each) - min(each) > 1e-3
-    assert losses.terms["dispersive"].item() == pytest.approx(sum(each) / 3)
+    assert losses.terms["dispersive"].item() == pytest.approx(sum(each) / (len(each) if reduce == "mean" else 1))
+
+
+@pytest.mark.parametrize("settings", [{}, {"variant": "covariance"}, {"blocks": (0, 3), "reduce": "sum"}], ids=str)
+def test_chunks_are_batches_of_their_own(network, batch, draws, settings):
+    """The mean of the loss over the chunks, in value and gradient, as devices with small batches would give it."""
+    losses = objective(network, 0.5, chunk=3, **settings)(batch, draws)
+    variant = settings.get("variant", "infonce_l2")
+    each = [[dispersive_loss(z[first : first + 3], variant) for first in (0, 3)] for z in losses.features.values()]
+    wanted = sum(sum(chunks) / 2 for chunks in each)
+    torch.testing.assert_close(losses.terms["dispersive"], wanted.detach())
+    assert losses.terms["dispersive"].item() != pytest.approx(
+        sum(dispersive_loss(z, variant).item() for z in losses.features.values()), abs=1e-3
+    )
+    assert_close_gradients(gradients(losses.weighted["dispersive"], network), gradients(0.5 * wanted, network))
+
+
+@pytest.mark.parametrize("settings", [{"chunk": SIZE}, {"negatives": "global"}], ids=str)
+def test_a_chunk_that_is_the_batch_and_a_gather_on_one_rank_change_no_bit(network, batch, draws, settings):
+    plain = objective(network, 0.5)(batch, draws)
+    other = objective(network, 0.5, **settings)(batch, draws)
+    assert torch.equal(plain.total, other.total)
+    assert_same_gradients(gradients(other.total, network), gradients(plain.total, network))
+
+
+def test_the_diagonal_of_a_chunk_weighs_more(network, batch, draws):
+    """With far-apart pairs the loss sits on its floor: −log of the chunk, not of the batch."""
+    for chunk in (2, 3, 6):
+        losses = objective(network, 0.5, tau=1e-6, chunk=chunk)(batch, draws)
+        assert losses.terms["dispersive"].item() == pytest.approx(-torch.tensor(chunk).log().item())
 
 
 def test_the_terms_are_for_reading_and_the_total_for_training(network, batch, draws):
     losses = objective(network, 0.5)(batch, draws)
     assert not any(term.requires_grad for term in losses.terms.values())
     assert losses.total.requires_grad
+    assert losses.weighted["dispersive"].requires_grad
 
 
 def test_the_same_draws_give_the_same_bits(network, batch, draws):
@@ -91,6 +149,9 @@ def test_the_default_block_is_a_quarter_down(size, block):
     model = f"SiT-{size}/2"
     assert regularized_blocks(Config(model=model)) == (block,)
     assert regularized_blocks(Config(model=model, dispersive=Dispersive(blocks=(0,)))) == (0,)
+    parent = Contrastive(0.5, blocks=(0, 2))
+    assert regularized_blocks(Config(model=model, contrastive=parent)) == (0, 2)  # alone it says what is metered
+    assert regularized_blocks(Config(model=model, contrastive=parent, dispersive=Dispersive(0.5))) == (block,)
 
 
 @pytest.mark.parametrize("blocks", [(4,), (0, 9)])

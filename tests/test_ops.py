@@ -2,17 +2,10 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 
 from labkit.ops import expand_like, log_mean_exp, off_diagonal, rows
-from labkit.pairs import pairwise_sq_distances
-
-
-def test_the_shape_checker_is_at_work():
-    with pytest.raises(jaxtyping.TypeCheckError):
-        pairwise_sq_distances(torch.randn(3, 4, 5))
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 1, 8, 8)])
@@ -45,50 +38,6 @@ def test_rows_refuses_emptiness_with_its_shape(shape):
     with pytest.raises(ValueError, match=r"^z has shape") as error:
         rows(torch.zeros(shape))
     assert str(shape) in str(error.value)
-
-
-def test_squared_distances_equal_a_double_loop():
-    z = torch.randn(7, 5, dtype=torch.float64) * 3 + 10
-    loop = [[sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) for q in z.tolist()] for p in z.tolist()]
-    torch.testing.assert_close(pairwise_sq_distances(z), torch.tensor(loop, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("scale", [1e-15, 1e-3, 1.0, 1e6, 1e15])
-def test_squared_distances_are_symmetric_non_negative_and_exactly_zero_on_the_diagonal(scale):
-    z = torch.randn(16, 256) * scale
-    z[8:] = z[:8] * (1 + 1e-7)  # near-duplicates, whose computed distances would round below 0
-    distances = pairwise_sq_distances(z)
-    assert (distances.diagonal() == 0).all()
-    assert distances.min() == 0
-    assert torch.equal(distances, distances.T)
-
-
-def test_squared_distances_survive_a_huge_common_offset():
-    z = torch.randn(8, 64) + 1e4
-    expected = torch.cdist(z.double(), z.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
-    torch.testing.assert_close(pairwise_sq_distances(z).double(), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_squared_distances_ignore_autocast():
-    z = torch.randn(8, 64)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (z @ z.T).dtype == torch.bfloat16  # this is what it must be protected from
-        inside = pairwise_sq_distances(z)
-    assert inside.dtype == torch.float32
-    assert torch.equal(inside, pairwise_sq_distances(z))
-
-
-def test_distances_lifted_to_zero_keep_their_gradient():
-    z = torch.randn(12, 256)
-    z[6:] = z[:6] + 1e-5 * torch.randn(6, 256)
-    z.requires_grad_()
-    centred = (z - z.mean(dim=0)).detach()
-    squares = (centred**2).sum(dim=1)
-    assert ((squares[:, None] + squares - 2 * centred @ centred.T) < 0).any()  # the corner that is meant
-    pairs = pairwise_sq_distances(z)[torch.arange(6), torch.arange(6, 12)]
-    (gradient,) = torch.autograd.grad(pairs.sum(), z)
-    expected = 2 * (z[:6] - z[6:]).detach()
-    torch.testing.assert_close(gradient, torch.cat([expected, -expected]), rtol=0.2, atol=2e-6)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1000.0, -1000.0])

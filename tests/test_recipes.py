@@ -24,7 +24,7 @@ def test_changes_reach_the_config_and_nothing_else():
     changes = dict(lam=0.5, tau=0.25, blocks=(2,), batch_size=16, seed=9)
     assert set(recipes.digits().differences(recipes.digits(**changes))) == {
         "dispersive.lam: None → 0.5",
-        "dispersive.tau: 0.5 → 0.25",
+        "dispersive.tau: None → 0.25",
         "dispersive.blocks: None → (2,)",
         f"batch_size: {recipes.digits().batch_size} → 16",
         "seed: 0 → 9",

@@ -25,14 +25,7 @@ from torch import Tensor
 
 from labkit.losses.dispersive import check_size, dispersive_loss
 from labkit.ops import full_precision, log_sum_exp, rows
-from labkit.pairs import (
-    cross_cosines,
-    cross_sq_distances,
-    gram,
-    paired_cosines,
-    paired_sq_distances,
-    standardized,
-)
+from labkit.pairs import cross_cosines, cross_sq_distances, gram, paired_cosines, paired_sq_distances, standardized
 from labkit.regularizers import Form, Variant, check_parent, loss_arguments
 
 

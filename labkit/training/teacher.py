@@ -149,6 +149,16 @@ def probes(encoder: nn.Module) -> dict[str, float]:
     return {"pooled": pooled, "all_tokens": linear_probe_accuracy(encoder)}
 
 
+@torch.no_grad()
+def cosine_by_place(tokens_of: Callable[[Tensor], Float[Tensor, "n t d"]]) -> float:
+    """Mean cosine between the tokens of the training digits and the best constant token of each place.
+
+    Its negative is the alignment loss of a generator that has learnt where a token stands and nothing of what is there.
+    """
+    tokens = F.normalize(tokens_of(digits("train").x), dim=2)
+    return (tokens * F.normalize(tokens.mean(dim=0), dim=1)).sum(dim=2).mean().item()
+
+
 def save(teacher: DigitsTeacher, folder: Path, seed: int, measured: dict[str, Any]) -> Path:
     """Write the weights with a record of how they came about and what was measured."""
     record = {"cost": teacher.cost._asdict(), "probes": measured, "seed": seed, "machine": machine()}

@@ -20,7 +20,7 @@ from labkit.models import teachers
 from labkit.models.encoder import DigitsEncoder
 from labkit.models.projector import Projector
 from labkit.models.teachers import DigitsTeacher, DinoTeacher, TeacherCost, load_teacher
-from labkit.training.teacher import probes
+from labkit.training.teacher import cosine_by_place, probes
 
 transformers = pytest.importorskip("transformers")
 
@@ -105,6 +105,7 @@ def test_its_probes_are_measured_again(digits_teacher):
     untrained, pixels = record()["probes"]["untrained"], record()["probes"]["pixels"]
     assert told["pooled"] > untrained["pooled"] + 0.05
     assert told["all_tokens"] > pixels
+    assert cosine_by_place(digits_teacher) == pytest.approx(record()["probes"]["cosine_by_place"], abs=1e-4)
 
 
 def test_it_shares_nothing_with_the_measuring_network(digits_teacher):
@@ -236,7 +237,7 @@ def test_its_price_is_counted_and_told(tiny):
 
 def test_the_digits_teachers_price_is_told(digits_teacher):
     told, cost = digits_teacher.cost.told(), digits_teacher.cost
-    for fact in (f"{cost.parameters:,} parameters", "1,297 images", "without labels", f"{cost.seconds:.0f} core-seconds"):
+    for fact in (f"{cost.parameters:,} parameters", "on 1,297 images", f"{cost.seconds:.0f} core-seconds"):
         assert fact in told
     assert "billion" not in told
 

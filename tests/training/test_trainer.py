@@ -10,30 +10,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import outcome, tiny, trained
+from tiny import assert_same, finished, outcome, tiny, trained, weights
 
 from labkit import ConfigError, Run, Trainer, build_model, datasets, dispersive_loss, training
 from labkit.datasets import Images
 from labkit.training import NonFiniteLoss
 from labkit.training.stream import Stream
-
-
-def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """All that training changes, by name."""
-    moments = training.checkpoint.optimizer_tensors(trainer.optimizer, trainer.network)
-    average = {f"ema.{name}": tensor for name, tensor in trainer.ema.network.state_dict().items()}
-    return {name: t.clone() for name, t in (trainer.network.state_dict() | average | moments).items()}
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
-
-
-def finished(config, folder=None) -> dict[str, torch.Tensor]:
-    trainer = Trainer(config, folder)
-    list(trainer)
-    return weights(trainer)
 
 
 @pytest.mark.parametrize("lam", [None, 0.5])
@@ -48,12 +30,13 @@ def test_equals_a_loop_written_by_hand(lam):
     )
     totals = []
     for step in range(5):
-        (x1, y), (x0, uniforms) = Stream(data, 8, 3, torch.device("cpu")).at(8 * step)
+        (x1, y), (x0, uniforms, number, second) = Stream(data, 8, 3, torch.device("cpu")).at(8 * step)
+        assert (number, second) == (step, None)
         t = uniforms[:, 0]
         y = y.masked_fill(uniforms[:, 1] < 0.4, 10)
         tt = t[:, None, None, None]
         out = net(tt * x1 + (1 - tt) * x0, t, y, taps=(0, 2))
-        loss = (out.output - (x1 - x0)).pow(2).mean()
+        loss = (out.output - (x1 - x0)).pow(2).flatten(1).mean(dim=1).mean()
         if lam:
             terms = [dispersive_loss(out.features[block], tau=0.3) for block in (0, 2)]
             loss = loss + lam * torch.stack(terms).mean()
@@ -77,8 +60,8 @@ def test_zero_lambda_trains_the_same_bits_as_off(tmp_path, blocks):
     assert len(terms) == 12
     assert (terms < 0).all()
     assert "dispersive" not in set(Run.open(tmp_path / "off").metrics().name)
-    assert not torch.equal(finished(tiny(lam=1e-3, blocks=blocks))["final_layer.linear.weight"],
-                           off["final_layer.linear.weight"])  # fmt: skip
+    assert not torch.equal(finished(tiny(lam=1e-3, blocks=blocks))["model.final_layer.linear.weight"],
+                           off["model.final_layer.linear.weight"])  # fmt: skip
 
 
 def test_the_start_is_logged_more_often():
@@ -180,7 +163,7 @@ def test_nan_in_the_data_stops_before_it_is_saved(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_the_term_that_broke_is_named(monkeypatch, value):
-    monkeypatch.setattr("labkit.objective.dispersive_loss", lambda z, *_: z.sum() * 0 + value)
+    monkeypatch.setattr("labkit.objective.dispersive_loss", lambda z, **_: z.sum() * 0 + value)
     with pytest.raises(NonFiniteLoss, match=f"step 1 is not finite .dispersive = {value}.; nothing was saved yet"):
         list(Trainer(tiny()))
 

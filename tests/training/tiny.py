@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from labkit import Config, Run, Trainer, training
 from labkit.config import Optimizer
+from labkit.training.checkpoint import optimizer_tensors
 
 # Processes that a test may kill. They are forked from a server that has imported everything, so they start at once.
 processes = multiprocessing.get_context("forkserver")
@@ -33,6 +35,28 @@ def trained(config: Config, folder: Path) -> Path:
     for _ in Trainer(config, folder):
         pass
     return folder
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    """All that training changes, by name."""
+    held = {"model": trainer.network, "ema": trainer.ema.network}
+    if trainer.projector is not None:
+        held["projector"] = trainer.projector
+    known = {f"{part}.{name}": tensor for part, module in held.items() for name, tensor in module.state_dict().items()}
+    trained = {f"{part}.{name}": p for part, module in held.items() for name, p in module.named_parameters()}
+    return {name: t.clone() for name, t in (known | optimizer_tensors(trainer.optimizer, trained)).items()}
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def finished(config: Config, folder: Path | None = None) -> dict[str, Tensor]:
+    """The weights after training to the end."""
+    trainer = Trainer(config, folder)
+    list(trainer)
+    return weights(trainer)
 
 
 def outcome(folder: Path) -> tuple[int, dict[str, bytes], list[Any]]:

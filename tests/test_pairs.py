@@ -1,0 +1,201 @@
+"""Distances, cosines, correlations and Gram matrices against loops, and at the ends of the number range."""
+
+import math
+
+import jaxtyping
+import pytest
+import torch
+
+from labkit.pairs import (
+    cross_cosines,
+    cross_sq_distances,
+    gram,
+    paired_cosines,
+    paired_sq_distances,
+    pairwise_cosines,
+    pairwise_sq_distances,
+    product,
+    standardized,
+)
+
+
+def sq_distance(p, q):
+    return math.fsum((a - b) ** 2 for a, b in zip(p.tolist(), q.tolist(), strict=True))
+
+
+def cosine(p, q):
+    return math.fsum((p * q).tolist()) / math.sqrt(math.fsum((p * p).tolist()) * math.fsum((q * q).tolist()))
+
+
+def looped(function, a, b):
+    return torch.tensor([[function(p, q) for q in b.double()] for p in a.double()], dtype=torch.float64)
+
+
+def test_the_shape_checker_is_at_work():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        pairwise_sq_distances(torch.randn(3, 4, 5))
+
+
+# --- values
+
+
+def test_pairs_equal_a_double_loop():
+    z, w = 3 * torch.randn(7, 5, dtype=torch.float64) + 10, 3 * torch.randn(4, 5, dtype=torch.float64) + 10
+    torch.testing.assert_close(gram(z), torch.einsum("ip,jp->ij", z, z))
+    torch.testing.assert_close(product(z, w), torch.einsum("ip,jp->ij", z, w))
+    torch.testing.assert_close(pairwise_sq_distances(z), looped(sq_distance, z, z))
+    torch.testing.assert_close(pairwise_sq_distances(z, per=2.5), looped(sq_distance, z, z) / 2.5)
+    torch.testing.assert_close(cross_sq_distances(z, w, per=2.5), looped(sq_distance, z, w) / 2.5)
+    torch.testing.assert_close(pairwise_cosines(z), looped(cosine, z, z))
+    torch.testing.assert_close(cross_cosines(z, w), looped(cosine, z, w))
+    distances = looped(sq_distance, z[:4], w).diagonal()
+    torch.testing.assert_close(paired_sq_distances(z[:4], w, per=2.5), distances / 2.5)
+    torch.testing.assert_close(paired_sq_distances(z[:4], w, per=2.5, power=2), (distances / 2.5) ** 2)
+    torch.testing.assert_close(paired_cosines(z[:4], w), looped(cosine, z[:4], w).diagonal())
+
+
+def test_standardized_features_have_mean_zero_and_the_deviation_one_of_the_batch():
+    z = torch.randn(9, 4, dtype=torch.float64) * torch.tensor([1e-6, 1.0, 50.0, 1e12]) + 3
+    found = standardized(z)
+    torch.testing.assert_close(found, (z - z.mean(dim=0)) / z.std(dim=0, correction=0), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found.mean(dim=0), torch.zeros(4).double(), rtol=0, atol=1e-8)
+    torch.testing.assert_close(found.square().mean(dim=0), torch.ones(4).double())
+
+
+@pytest.mark.parametrize("function", [
+    lambda a, b: gram(a), product, lambda a, b: pairwise_sq_distances(a, per=3.0), lambda a, b: pairwise_cosines(a),
+    lambda a, b: cross_sq_distances(a, b, per=3.0), cross_cosines, lambda a, b: paired_sq_distances(a, b, per=3.0),
+    lambda a, b: paired_sq_distances(a, b, power=2), paired_cosines, lambda a, b: standardized(a),
+], ids=["gram", "product", "pairwise distances", "pairwise cosines", "cross distances", "cross cosines",
+        "paired distances", "their squares", "paired cosines", "standardized"])  # fmt: skip
+@pytest.mark.parametrize("scale", [0.1, 7.0])
+def test_derivatives_pass_gradcheck_for_gradients_of_no_symmetry(function, scale):
+    views = tuple((scale * torch.randn(4, 3, dtype=torch.float64)).requires_grad_() for _ in range(2))
+    weights = torch.randn_like(function(*views).detach())
+    # Distances have no gradient along a shift of everything, so numerical and exact ones agree for them as well.
+    assert torch.autograd.gradcheck(lambda a, b: (weights * function(a, b)).sum() + 0 * b.sum(), views)
+    assert torch.autograd.gradgradcheck(lambda a, b: (weights * function(a, b)).sum() + 0 * b.sum(), views)
+
+
+# --- exactness
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-3, 1.0, 1e6, 1e15, 1e30])
+def test_squared_distances_are_symmetric_non_negative_and_exactly_zero_on_the_diagonal(scale):
+    z = torch.randn(16, 256) * scale
+    z[8:] = z[:8] * (1 + 1e-7)  # near-duplicates, whose computed distances would round below 0
+    distances = pairwise_sq_distances(z)
+    assert (distances.diagonal() == 0).all()
+    assert distances.min() == 0
+    assert torch.equal(distances, distances.T)
+    assert cross_sq_distances(z, z).min() == 0
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_cosines_are_symmetric_and_exactly_one_on_the_diagonal(scale):
+    cosines = pairwise_cosines(torch.randn(16, 256) * scale)
+    assert (cosines.diagonal() == 1).all()
+    torch.testing.assert_close(cosines, cosines.T)
+
+
+def test_squared_distances_survive_a_huge_common_offset():
+    z, w = torch.randn(8, 64) + 1e4, torch.randn(5, 64) + 1e4
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(pairwise_sq_distances(z).double(), looped(sq_distance, z, z), **close)
+    torch.testing.assert_close(cross_sq_distances(z, w).double(), looped(sq_distance, z, w), **close)
+    torch.testing.assert_close(paired_sq_distances(z[:5], w).double(), looped(sq_distance, z, w).diagonal(), **close)
+
+
+@pytest.mark.parametrize("function", [pairwise_sq_distances, pairwise_cosines, gram, lambda z: product(z, 2 - z)])
+def test_matrix_products_ignore_autocast_forward_and_backward(function):
+    z = torch.randn(8, 64, requires_grad=True)
+    weights = torch.randn(8, 8)
+
+    def act():
+        value = function(z)
+        return value, torch.autograd.grad((weights * value).sum(), z)[0]
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (z @ z.T).dtype == torch.bfloat16  # this is what it must be protected from
+        inside = act()
+    assert inside[0].dtype == torch.float32
+    assert all(torch.equal(x, y) for x, y in zip(inside, act(), strict=True))
+
+
+@pytest.mark.parametrize("function", [
+    lambda z: pairwise_sq_distances(z)[torch.arange(6), torch.arange(6, 12)],
+    lambda z: cross_sq_distances(z[:6], z[6:]).diagonal(),
+], ids=["pairwise", "cross"])  # fmt: skip
+def test_distances_lifted_to_zero_keep_their_gradient(function):
+    z = torch.randn(12, 256)
+    z[6:] = z[:6] + 1e-5 * torch.randn(6, 256)
+    z.requires_grad_()
+    centred = (z - z.mean(dim=0)).detach()
+    squares = (centred**2).sum(dim=1)
+    assert ((squares[:, None] + squares - 2 * centred @ centred.T) < 0).any()  # the corner that is meant
+    (gradient,) = torch.autograd.grad(function(z).sum(), z)
+    expected = 2 * (z[:6] - z[6:]).detach()
+    torch.testing.assert_close(gradient, torch.cat([expected, -expected]), rtol=0.2, atol=2e-6)
+
+
+# --- the ends of the number range
+
+
+@pytest.mark.parametrize("scale", [1e19, 1e25, 1e38])
+def test_distances_beyond_the_largest_number_saturate(scale):
+    a, b = (torch.rand(2, 5, 40) * 2 - 1) * scale
+    for found in (
+        pairwise_sq_distances(a), pairwise_sq_distances(a, per=0.01), cross_sq_distances(a, b),
+        paired_sq_distances(a, b), paired_sq_distances(a, b, power=2),
+    ):  # fmt: skip
+        assert found.isfinite().all()
+        assert found.sum().isfinite()
+        assert found.max() > 1e30
+
+
+def test_distances_know_the_difference_of_the_huge_and_the_near():
+    z = torch.tensor([[1e30, 0.0], [1e30, 0.0], [-1e30, 0.0]])
+    distances = pairwise_sq_distances(z)
+    assert distances[0, 1] == 0
+    assert distances[0, 2] == distances[1, 2] > 1e30
+
+
+@pytest.mark.parametrize("scale", [1e-19, 1e-10, 1e10, 1e19, 1e38])
+def test_cosines_and_correlations_do_not_depend_on_the_norm(scale):
+    z, w = torch.rand(2, 6, 9) * 2 - 1
+    torch.testing.assert_close(pairwise_cosines(scale * z), pairwise_cosines(z))
+    torch.testing.assert_close(cross_cosines(scale * z, w), cross_cosines(z, w))
+    torch.testing.assert_close(paired_cosines(scale * z, w), paired_cosines(z, w))
+    torch.testing.assert_close(standardized(scale * z), standardized(z))
+
+
+def test_rows_of_zeros_have_no_direction():
+    z, w = torch.randn(2, 4, 3)
+    z[1] = 0
+    z.requires_grad_(), w.requires_grad_()
+    cosines = pairwise_cosines(z)
+    assert cosines[1].tolist() == cosines[:, 1].tolist() == [0, 1, 0, 0]
+    assert (cross_cosines(z, w)[1] == 0).all()
+    assert paired_cosines(z, w)[1] == 0
+    total = cosines.sum() + cross_cosines(z, w).sum() + paired_cosines(z, w).sum()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(total, (z, w)))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1e4 + 0.1, 16777217.0, -3e30, 3e38, 1e-30, 1e-45])
+@pytest.mark.parametrize("batch", [3, 7, 48, 1000])
+def test_a_feature_of_one_value_becomes_zero_whatever_its_mean_rounds_to(batch, value):
+    z = torch.full((batch, 2), value)
+    z[:, 1] = torch.randn(batch)
+    z.requires_grad_()
+    found = standardized(z)
+    assert (found[:, 0] == 0).all()
+    assert found[:, 1].square().mean().item() == pytest.approx(1, rel=1e-5)
+    (grad,) = torch.autograd.grad((found * torch.randn(batch, 2)).sum(), z)
+    assert (grad[:, 0] == 0).all()
+    assert grad[:, 1].abs().max() > 0
+
+
+def test_a_feature_that_hardly_varies_still_counts():
+    varies = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    found = standardized(torch.stack([1 + 1e-4 * varies, varies], dim=1))
+    torch.testing.assert_close(found[:, 0], found[:, 1], rtol=2e-3, atol=0)
