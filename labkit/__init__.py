@@ -1,6 +1,8 @@
 """labkit: a lab for one idea about diffusion models, Dispersive Loss.
 
 labkit.dispersive_loss(z, tau=0.5)         the loss, on features of any shape (B, …)
+labkit.contrastive_loss(z, z_positive)     its parent, with a second view
+labkit.tap(module, "name")                 features of any part of any foreign model
 labkit.build_model("SiT-B/2")              the backbone
 labkit.Trainer(labkit.recipes.digits())    a generator of training reports
 labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
@@ -9,8 +11,23 @@ labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
 from labkit import recipes
 from labkit.checks import ConfigError
 from labkit.config import Config
-from labkit.losses import dispersive_loss
-from labkit.models import build_model
+from labkit.losses import contrastive_loss, dispersive_loss
+from labkit.models import build_model, tap
+from labkit.regularizers import Contrastive, Dispersive, Repa
 from labkit.training import Run, Trainer, sample
 
-__all__ = ["Config", "ConfigError", "Run", "Trainer", "build_model", "dispersive_loss", "recipes", "sample"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Contrastive",
+    "Dispersive",
+    "Repa",
+    "Run",
+    "Trainer",
+    "build_model",
+    "contrastive_loss",
+    "dispersive_loss",
+    "recipes",
+    "sample",
+    "tap",
+]

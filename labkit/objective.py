@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from labkit import paths, times
+from labkit.checks import require
 from labkit.config import Config
 from labkit.distributed import gather
-from labkit.losses import contrastive_parts, dispersive_loss, velocity_errors
-from labkit.losses.alignment import repa_loss
-from labkit.models import Transformer, parse_name
-from labkit.models.projector import Projector
-from labkit.models.teachers import Teacher, load_teacher
+from labkit.losses import contrastive_parts, dispersive_loss, repa_loss, velocity_errors
+from labkit.models import Projector, Teacher, Transformer, load_teacher, parse_name
 from labkit.regularizers import Dispersive, Repa
 from labkit.types import Batch, Draws, Losses
 
@@ -60,7 +58,12 @@ class Objective(nn.Module):
         self.taps = sorted({*regularized_blocks(config), *(block for name in on for block in self.blocks[name])})
         self.teacher = self.projector = None
         if "repa" in on:
-            self.teacher = teacher or load_teacher(config.repa.teacher)
+            self.teacher = teacher or load_teacher(config.repa.teacher, network.side)
+            require(
+                self.teacher.tokens == network.side**2, "repa.teacher", config.repa.teacher,
+                f"it gives {self.teacher.tokens} tokens an image and {config.model} has {network.side**2} here; choose "
+                "a patch or a teacher with the other's grid",
+            )  # fmt: skip
             self.projector = Projector(network.width, config.repa.hidden, self.teacher.width)
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:

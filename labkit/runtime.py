@@ -53,6 +53,7 @@ class Purpose(IntEnum):
     REAL = 5
     SECOND_VIEW = 6
     PROJECTOR = 7
+    TEACHER = 101
 
 
 def generator(*key: int, on: torch.device | str = "cpu") -> torch.Generator:

@@ -97,7 +97,7 @@ def test_every_variant_arrives_with_its_settings(network, batch, draws, settings
 @pytest.mark.parametrize("blocks", [(0, 2, 3), "all"])
 def test_several_blocks_become_one(network, batch, draws, blocks, reduce):
     losses = objective(network, 1.0, blocks=blocks, reduce=reduce)(batch, draws)
-    assert list(losses.features) == [0, 1, 2, 3] if blocks == "all" else [0, 2, 3]
+    assert list(losses.features) == ([0, 1, 2, 3] if blocks == "all" else [0, 2, 3])
     each = [dispersive_loss(z).item() for z in losses.features.values()]
     assert max(each) - min(each) > 1e-3
     assert losses.terms["dispersive"].item() == pytest.approx(sum(each) / (len(each) if reduce == "mean" else 1))

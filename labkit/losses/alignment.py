@@ -39,8 +39,8 @@ def repa_loss(
         kind = torch.promote_types(ours.dtype, theirs.dtype)
         cosines = paired_cosines(ours.to(kind), theirs.to(kind))
         # The gradient grows as 1/norm; where there is no direction to turn, it would only be a huge number.
-        directed = torch.linalg.vector_norm(ours.detach(), ord=math.inf, dim=1) >= NO_DIRECTION
-        return -torch.where(directed, cosines, 0).mean()
+        directionless = torch.linalg.vector_norm(ours.detach(), ord=math.inf, dim=1) < NO_DIRECTION  # NaN is not
+        return -torch.where(directionless, 0, cosines).mean()
 
 
 def _check(projected: Tensor, target: Tensor) -> None:

@@ -1,6 +1,25 @@
-"""The SiT backbone in all its sizes."""
+"""The SiT backbone in all its sizes, taps on foreign models, and REPA's teachers and projector."""
 
-from labkit.models.sizes import SIZES, Size, build_model, parse_name
+from labkit.models.projector import Projector
+from labkit.models.sizes import SIZES, Size, build_model, features_per_sample, parse_name
+from labkit.models.taps import Tap, TapError, tap
+from labkit.models.teachers import DigitsTeacher, DinoTeacher, Teacher, TeacherCost, load_teacher
 from labkit.models.transformer import Transformer
 
-__all__ = ["SIZES", "Size", "Transformer", "build_model", "parse_name"]
+__all__ = [
+    "SIZES",
+    "DigitsTeacher",
+    "DinoTeacher",
+    "Projector",
+    "Size",
+    "Tap",
+    "TapError",
+    "Teacher",
+    "TeacherCost",
+    "Transformer",
+    "build_model",
+    "features_per_sample",
+    "load_teacher",
+    "parse_name",
+    "tap",
+]

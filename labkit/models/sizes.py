@@ -32,6 +32,12 @@ def parse_name(name: str) -> tuple[Size, int]:
     return SIZES[match[1]], int(match[2])
 
 
+def features_per_sample(name: str, input_size: int) -> int:
+    """P = T·H, the numbers that a block gives out for one image of this side."""
+    size, patch = parse_name(name)
+    return (input_size // patch) ** 2 * size.width
+
+
 def build_model(
     name: str, input_size: int = 32, in_channels: int = 4, num_classes: int = 1000, learn_sigma: bool = True
 ) -> Transformer:

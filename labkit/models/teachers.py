@@ -173,10 +173,13 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def load_teacher(source: str) -> Teacher:
+def load_teacher(source: str, grid: int = 16) -> Teacher:
     """``digits``: the lab's own; anything else: the DINOv2 of that hub id or folder.
+
+    Args:
+        grid: tokens a side that are wanted. A DINOv2 sees its images at 14·grid pixels; the digits teacher has 4.
 
     Raises:
         FileNotFoundError, ConfigError: as ``DigitsTeacher.load`` and ``DinoTeacher``.
     """
-    return DigitsTeacher.load() if source == "digits" else DinoTeacher(source)
+    return DigitsTeacher.load() if source == "digits" else DinoTeacher(source, 14 * grid)

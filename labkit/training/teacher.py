@@ -25,10 +25,9 @@ from labkit.datasets import digits
 from labkit.losses import contrastive_loss
 from labkit.models.encoder import DigitsEncoder
 from labkit.models.teachers import FILE, DigitsTeacher
-from labkit.runtime import generator, machine
+from labkit.runtime import Purpose, generator, machine
 
 STEPS, BATCH, TAU, LR = 1600, 64, 0.1, 2e-3  # chosen by a probe's cross-validation on the training digits
-VIEWS = 101  # this module's purpose of randomness, beside those of labkit.runtime
 
 
 class TeacherReport(NamedTuple):
@@ -65,7 +64,7 @@ class TeacherTraining:
         weights = [*self.encoder.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.AdamW(weights, lr=LR, weight_decay=0.05)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, LR, total_steps=steps)
-        self.draw = generator(seed, VIEWS)
+        self.draw = generator(seed, Purpose.TEACHER)
         self._order = torch.empty(0, dtype=torch.long)
 
     def __len__(self) -> int:

@@ -13,13 +13,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
+from typing import get_args
 
 from torch import Tensor
-from traitlets import Float, HasTraits, Int
+from traitlets import Enum, Float, HasTraits, Int
 
 from labkit.config import Config
 from labkit.experiments import Comparison
 from labkit.objective import regularized_blocks
+from labkit.regularizers import KNOBS, Noise
 from labkit.training import Report, sample_network
 from labkit.widgets.runner import Runner, Status
 
@@ -43,6 +45,11 @@ class LiveTraining(HasTraits):
 
     lam = Float(0.5, min=0.0)
     tau = Float(0.5, min=1e-6)
+    variant = Enum(list(KNOBS), default_value="infonce_l2")
+    margin = Float(1.0, min=1e-6)
+    alpha = Float(1.0, min=0.0)
+    noise = Enum(list(get_args(Noise)), default_value="independent")
+    max_gap = Float(0.1, min=0.0, max=1.0)
     block = Int(1, min=0)
     steps = Int(100, min=1)
     seed = Int(0, min=0)
@@ -77,6 +84,11 @@ class LiveTraining(HasTraits):
         if self.runs is not None:
             return {name: trainer.config for name, trainer in self.runs.trainers.items()}
         return self._configs(self)
+
+    def loss_settings(self) -> dict[str, float | str]:
+        """``variant`` and those of τ and ε that it has, as configs take them."""
+        own = {name: getattr(self, name) for name in ("tau", "margin") if name in KNOBS[self.variant]}
+        return {"variant": self.variant, **own}
 
     @property
     def metered_block(self) -> int:

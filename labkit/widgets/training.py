@@ -2,35 +2,63 @@
 
 import html
 from collections.abc import Sequence
+from typing import NamedTuple, get_args
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
 import torch
 from plotly.basedatatypes import BaseFigure
 
-from labkit.plots import colour, digit_trace, draw_floor, figure, style_digits, tile
+from labkit.config import Config
+from labkit.datasets import digits
+from labkit.losses import dispersive_floor
+from labkit.models import features_per_sample
+from labkit.objective import REGULARIZERS
+from labkit.plots import PALETTE, colour, digit_trace, figure, style_digits, tile
+from labkit.regularizers import KNOBS, Noise
 from labkit.types import LabError
-from labkit.widgets.live import PREVIEW_SAMPLES, LiveTraining
+from labkit.widgets.live import PREVIEW_SAMPLES, Curve, LiveTraining
 from labkit.widgets.panel import STYLE, Panel, log_slider, said, slider
 
+
+class Pane(NamedTuple):
+    """One meter: the title of its pane, and its name in a sentence."""
+
+    title: str
+    short: str
+
+
 PANES = {
-    "velocity": "velocity loss (mean squared error)",
-    "dispersive": "Dispersive Loss at the block",
-    "feature_norm": "feature norm ‖z‖/√P at the block",
-    "effective_rank": "effective rank at the block",
+    "velocity": Pane("velocity loss (mean squared error)", "velocity loss"),
+    "dispersive": Pane("Dispersive Loss at the block", "L_disp"),
+    "feature_norm": Pane("feature norm ‖z‖/√P at the block", "norm"),
+    "effective_rank": Pane("effective rank at the block", "rank"),
+    "gradient_cosine": Pane("cosine of regularizer's and base gradient", "gradient cosine"),
+    "gradient_ratio": Pane("its gradient norm over the base's", "gradient ratio"),
+    "alignment": Pane("alignment term A(z, z⁺)", "alignment"),
+    "repa": Pane("REPA loss, −cos(teacher, projected)", "L_repa"),
 }
-SHORT = {"velocity": "velocity loss", "dispersive": "L_disp", "feature_norm": "norm", "effective_rank": "rank"}
-LOSSES = ("velocity",)  # these carry their own name; the other meters belong to a block
+BLOCK = ("dispersive", "feature_norm", "effective_rank")  # these belong to a block, the gradients to a regularizer
+USUAL = ("velocity", "dispersive", "feature_norm", "effective_rank", "gradient_cosine", "gradient_ratio")
 BLANK = torch.full((PREVIEW_SAMPLES, 1, 8, 8), -1.0)
+GRID = 12  # columns of the layout: divided by 3 panes, or by as many sheets as there are runs
+ACROSS = 3
 
 
 def _control(trait: str, state: LiveTraining) -> widgets.Widget:
-    """The slider of a trait; none of them redraws while dragged, since only Start reads them."""
+    """The control of a trait; none of them redraws while dragged, since only Start reads them."""
     wide = widgets.Layout(width="330px")
     most = 4 * state.steps
     made = {
         "lam": lambda: slider("λ (paper: 0.5)", 0, 2, 0.05, live=False),
         "tau": lambda: log_slider("τ (paper: 0.5)", -1.3, 1.0, live=False),
+        "variant": lambda: widgets.Dropdown(options=list(KNOBS), description="variant", style=STYLE, layout=wide),
+        "margin": lambda: log_slider("margin ε (ours: 1)", -1, 1, live=False),
+        "alpha": lambda: slider("α, weight of alignment", 0, 1, 0.05, live=False),
+        "noise": lambda: widgets.Dropdown(
+            options=list(get_args(Noise)), description="second view's noise", style=STYLE, layout=wide
+        ),
+        "max_gap": lambda: slider("largest gap in t", 0, 1, 0.01, live=False),
         "block": lambda: widgets.IntSlider(
             min=0, max=3, description="block (paper: depth/4)", style=STYLE, layout=wide
         ),
@@ -44,18 +72,19 @@ def _control(trait: str, state: LiveTraining) -> widgets.Widget:
     return made[trait]()
 
 
-def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title: str) -> Panel:
-    """Buttons and a live figure for one run (loss and samples) or several (losses, geometry, samples).
+def training_panel(
+    name: str, state: LiveTraining, sliders: Sequence[str], title: str, panes: Sequence[str] | None = None
+) -> Panel:
+    """Buttons and a live figure: for one run its loss and samples, for several all meters, samples below.
 
     Args:
         name: of the panel; making it again stops the training of the earlier one.
         state: what trains.  sliders: the traits of ``state`` that get a control.
-        title: what the figure asks or shows.
+        title: what the figure asks or shows.  panes: names in ``PANES``; by default the usual ones.
     """
     names = list(state.configs)
-    plot, lines, sheets = _lay_out(names, title)
-    if len(names) > 1:
-        draw_floor(plot, next(iter(state.configs.values())).batch_size, row=1, col=2)
+    panes = list(panes or (("velocity",) if len(names) == 1 else USUAL))
+    plot, lines, sheets = _lay_out(names, panes, title)
     buttons = {
         "start": widgets.Button(description="Start", icon="play", button_style="primary"),
         "pause": widgets.Button(description="Pause", icon="pause"),
@@ -67,6 +96,7 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
     row = widgets.HBox(
         [*buttons.values(), bar, status], layout=widgets.Layout(flex_flow="row wrap", align_items="center")
     )
+    controls = {trait: _control(trait, state) for trait in sliders}
 
     def draw(state: LiveTraining, plot: BaseFigure) -> str:
         status_now = state.status
@@ -74,17 +104,21 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
         buttons["pause"].disabled = status_now != "running"
         buttons["resume"].disabled = status_now not in ("paused", "stopped", "failed")
         buttons["stop"].disabled = status_now not in ("running", "paused")
+        for trait in ("tau", "margin"):  # a variant without this setting would refuse it
+            if trait in controls:
+                controls[trait].disabled = trait not in KNOBS[state.variant]
+        if "max_gap" in controls:
+            controls["max_gap"].disabled = state.noise != "restricted"
         bar.value, status.value = state.share_done, said(html.escape(state.told()))
         for (run, meter), trace in lines.items():
-            curve = state.curve(run, _term(state, meter))
-            plot.data[trace].x, plot.data[trace].y = [s for s, _ in curve], [v for _, v in curve]
+            points = _floor(state) if run == "floor" else curve_of(state, run, meter)
+            plot.data[trace].x, plot.data[trace].y = [s for s, _ in points], [v for _, v in points]
         for run, trace in sheets.items():
             if run in state.previews:
                 plot.data[trace].z = tile(state.previews[run])
-        return _sentence(state, names)
+        return _sentence(state, names, panes)
 
     alt = "Training curves and sample sheets that grow while the model trains."
-    controls = {trait: _control(trait, state) for trait in sliders}
     panel = Panel(name, state, controls, plot, draw, alt, extra=[row])
 
     def begin(_: widgets.Button) -> None:
@@ -104,63 +138,86 @@ def training_panel(name: str, state: LiveTraining, sliders: Sequence[str], title
     return panel
 
 
-def _lay_out(names: list[str], title: str) -> tuple[go.Figure, dict[tuple[str, str], int], dict[str, int]]:
+def _lay_out(
+    names: list[str], panes: list[str], title: str
+) -> tuple[go.Figure, dict[tuple[str, str], int], dict[str, int]]:
     """The empty figure, the trace of each (run, meter), and the trace of each run's sheet of samples."""
-    if len(names) == 1:
-        panes, rows, widths = ["velocity"], 1, [0.55, 0.45]
-        sheets = ["samples of the averaged weights (Heun, 10 steps)"]
+    alone = len(names) == 1
+    across = 2 * len(panes) if alone else ACROSS
+    rows = 1 if alone else -(-len(panes) // ACROSS) + 1
+    wide, half = GRID // across, GRID // len(names)
+    if alone:
+        specs = [_row(wide, across)]
     else:
-        panes, rows, widths = list(PANES), 2, [0.36, 0.36, 0.28]
-        sheets = [f"{name}, same noise" for name in names]
-    across = len(panes) // rows
-    titles = [
-        t for row in range(rows) for t in [*(PANES[m] for m in panes[row * across : (row + 1) * across]), sheets[row]]
-    ]
+        specs = [*(_row(wide, across) for _ in range(rows - 1)), _row(half, len(names))]
+    titles = [PANES[meter].title for meter in panes]
+    titles += [""] * ((rows - 1) * ACROSS - len(panes)) if not alone else []
+    titles += ["samples of the averaged weights (Heun, 10 steps)"] if alone else [f"{n}, same noise" for n in names]
     plot = figure(
-        title,
-        rows,
-        across + 1,
-        340 if rows == 1 else 560,
-        column_widths=widths,
-        subplot_titles=titles,
-        horizontal_spacing=0.07,
-        vertical_spacing=0.14,
-    )
+        title, rows, GRID, 340 if alone else 90 + 220 * (rows - 1) + 150, specs=specs, subplot_titles=titles,
+        row_heights=None if alone else [1.0] * (rows - 1) + [0.62], horizontal_spacing=0.045, vertical_spacing=0.11,
+    )  # fmt: skip
     lines = {}
     for place, meter in enumerate(panes):
-        row, col = place // across + 1, place % across + 1
-        for run in names:
+        row, col = place // across + 1, place % across * wide + 1
+        for run in [*names, *(["floor"] if meter == "dispersive" else [])]:
             style = dict(color=colour(run), width=2)
+            if run == "floor":
+                style = dict(color=PALETTE["quiet"], width=1.5, dash="dot")
             lines[run, meter] = len(plot.data)
+            shown = not alone and (place == 0 or run == "floor")
             plot.add_trace(
-                go.Scatter(
-                    name=run, legendgroup=run, showlegend=place == 0 and len(names) > 1, mode="lines", line=style
-                ),
-                row,
-                col,
+                go.Scatter(name=run, legendgroup=run, showlegend=shown, mode="lines", line=style), row, col
             )
         plot.update_xaxes(title_text="step", row=row, col=col)
     plot.update_layout(legend=dict(y=1.04))
     shown = {}
-    for row, run in enumerate(names, 1):
+    for place, run in enumerate(names):
         shown[run] = len(plot.data)
-        plot.add_trace(digit_trace(tile(BLANK)), row, across + 1)
-        style_digits(plot, row, across + 1)
+        row, col = (1, wide + 1) if alone else (rows, place * half + 1)
+        plot.add_trace(digit_trace(tile(BLANK)), row, col)
+        style_digits(plot, row, col)
     return plot, lines, shown
 
 
-def _term(state: LiveTraining, meter: str) -> str:
-    """The name under which reports carry a meter."""
-    return meter if meter in LOSSES else f"block{state.metered_block}.{meter}"
+def _row(wide: int, count: int) -> list[dict[str, int] | None]:
+    """A row of the grid with so many subplots of a width."""
+    return [{"colspan": wide} if cell % wide == 0 and cell < wide * count else None for cell in range(GRID)]
 
 
-def _sentence(state: LiveTraining, names: list[str]) -> str:
+def curve_of(state: LiveTraining, run: str, meter: str) -> Curve:
+    """The points of a meter, under whichever name this run's reports carry it; empty where it has none."""
+    if meter in BLOCK:
+        return state.curve(run, f"block{state.metered_block}.{meter}")
+    if meter.startswith("gradient"):
+        return next((c for name in REGULARIZERS if (c := state.curve(run, f"{name}.{meter}"))), [])
+    return state.curve(run, meter)
+
+
+def floor_of(config: Config) -> float:
+    """The floor of the metered Dispersive Loss: over a whole batch of digits, by the variant that is on."""
+    features = features_per_sample(config.model, digits("train").size)
+    return dispersive_floor(config.batch_size, **config.repelling.arguments(), features=features)
+
+
+def _floor(state: LiveTraining) -> Curve:
+    """A line from the first step to the last, where there is a floor to draw."""
+    floors = {floor_of(config) for config in state.configs.values() if any(_on(config))}
+    most = max((report.step for report in list(state.progress.values())), default=0)
+    floor = floors.pop() if len(floors) == 1 else float("-inf")
+    return [] if floor == float("-inf") or not most else [(1, floor), (most, floor)]
+
+
+def _on(config: Config) -> list[bool]:
+    return [group.lam is not None for group in (config.dispersive, config.contrastive)]
+
+
+def _sentence(state: LiveTraining, names: list[str], panes: list[str]) -> str:
     """The last value of every curve in words."""
     told = []
     for run in names:
-        meters = ["velocity"] if len(names) == 1 else list(PANES)
-        curves = {meter: state.curve(run, _term(state, meter)) for meter in meters}
-        now = ", ".join(f"{SHORT[meter]} {curve[-1][1]:.3g}" for meter, curve in curves.items() if curve)
+        curves = {meter: curve_of(state, run, meter) for meter in panes}
+        now = ", ".join(f"{PANES[meter].short} {curve[-1][1]:.3g}" for meter, curve in curves.items() if curve)
         if now:
-            told.append(f"{run} at step {curves['velocity'][-1][0]:,}: {now}")
+            told.append(f"{run} at step {curves[panes[0]][-1][0]:,}: {now}")
     return "; ".join(told) + "." if told else "No curve yet."

@@ -98,6 +98,41 @@ def test_a_block_out_of_range_is_refused_with_the_range(network, inputs, taps):
         network(*inputs, taps=taps)
 
 
+# --- features alone
+
+
+@pytest.mark.parametrize("taps", [(0,), (1, 2), (3,), range(4)])
+def test_features_are_those_of_a_forward(network, inputs, taps):
+    alone, forward = network.features(*inputs, taps=taps), network(*inputs, taps=taps).features
+    assert list(alone) == list(forward) == list(taps)
+    assert all(torch.equal(alone[n], forward[n]) for n in taps)
+    assert all(z.requires_grad for z in alone.values())
+
+
+@pytest.mark.parametrize(("taps", "runs"), [((), 0), ((0,), 1), ((2, 0), 3), ((3,), 4)])
+def test_nothing_behind_the_last_tap_is_computed(network, inputs, taps, runs):
+    ran = []
+    for n, block in enumerate(network.blocks):
+        block.register_forward_hook(lambda *_, n=n: ran.append(n))
+    network.final_layer.register_forward_hook(lambda *_: ran.append("final"))
+    assert network.features(*inputs, taps=taps).keys() == set(taps)
+    assert ran == [*range(runs)]
+
+
+@pytest.mark.parametrize("taps", [(4,), (-1, 0)])
+def test_features_of_a_block_out_of_range_are_refused(network, inputs, taps):
+    with pytest.raises(ConfigError, match=r"^taps = \(.*4 blocks, numbered 0 to 3"):
+        network.features(*inputs, taps=taps)
+
+
+def test_images_of_another_size_are_refused(network, inputs, unchecked):
+    x, t, y = inputs
+    for call in (network, lambda *args: network.features(*args, taps=(0,))):
+        for wrong in (x[:, :2], x[..., :6, :6], x[..., :7]):
+            with pytest.raises(ValueError, match=r"this model takes \(B, 3, 8, 8\)"):
+                call(wrong, t, y)
+
+
 # --- what the output depends on
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from labkit import Config, Run, Trainer, training
 from labkit.config import Optimizer
+from labkit.regularizers import Contrastive, Repa
 from labkit.training.checkpoint import optimizer_tensors
 
 # Processes that a test may kill. They are forked from a server that has imported everything, so they start at once.
@@ -28,6 +29,13 @@ def tiny(**changes: Any) -> Config:
     small = dict(model="SiT-Nano/4", optimizer=Optimizer(lr=1e-3), ema_decay=0.999, lam=0.5)
     short = dict(batch_size=8, steps=12, log_every=1, save_every=5)
     return Config().replace(**small | short | changes)
+
+
+def everything(**changes: Any) -> Config:
+    """All regularizers at once, each at blocks of its own and warming up at its own pace."""
+    contrastive = Contrastive(0.25, tau=0.3, blocks=(1,), warmup=9, noise="restricted", alignment_weight=0.5)
+    on = dict(contrastive=contrastive, repa=Repa(0.5, block=2, hidden=16, warmup=3))
+    return tiny(**dict(model="SiT-Nano/2", blocks=(0, 3), warmup=7) | on | changes)
 
 
 def trained(config: Config, folder: Path) -> Path:

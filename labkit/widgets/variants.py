@@ -1,0 +1,143 @@
+"""One cloud of samples, seen by all four variants of the loss: who notices its size, and who its shape."""
+
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+from plotly.basedatatypes import BaseFigure
+from torch import Tensor
+from traitlets import Float as FloatTrait
+from traitlets import HasTraits
+
+from labkit.losses import dispersive_floor, dispersive_loss
+from labkit.metrics import effective_rank
+from labkit.plots import PALETTE, figure
+from labkit.regularizers import KNOBS
+from labkit.runtime import generator
+from labkit.widgets.panel import Panel, log_slider, slider
+
+LOOKS = {  # warm: sees the size; cool: does not
+    "infonce_l2": ("InfoNCE-L2", "dispersive", "solid"),
+    "hinge": ("hinge", "gold", "dash"),
+    "infonce_cosine": ("InfoNCE-cosine", "baseline", "solid"),
+    "covariance": ("covariance", "sky", "dash"),
+}
+
+
+class FourLosses(HasTraits):
+    """Scale s, stretch, τ and ε in; what each variant makes of the same samples out.
+
+        z_i = s·(x_i + 1),   the cloud x with deviation σ_k ∝ (1 − 0.95·stretch²)^k along direction k, mean_k σ_k² = 1
+
+    The cloud is whitened: without stretch it is isotropic to the last digit. Its mean, one deviation in every feature,
+    is scaled along. The directions lie oblique to the features: the covariance standardises each feature, and would not
+    notice a stretch along one.
+    """
+
+    scale = FloatTrait(0.3, min=1e-6)
+    stretch = FloatTrait(0.3, min=0.0, max=1.0)
+    tau = FloatTrait(0.5, min=1e-6)
+    margin = FloatTrait(1.0, min=1e-6)
+    BATCH, FEATURES, MEAN = 64, 32, 1.0
+    SCALES = torch.logspace(-2, 1, 61)
+    STRETCHES = torch.linspace(0, 1, 41)
+
+    def __init__(self, **traits: float) -> None:
+        super().__init__(**traits)
+        draw = generator(17)
+        cloud = torch.randn(self.BATCH, self.FEATURES, generator=draw, dtype=torch.float64)
+        self._white = torch.linalg.qr(cloud - cloud.mean(dim=0)).Q * self.BATCH**0.5
+        self._turn = torch.linalg.qr(torch.randn(self.FEATURES, self.FEATURES, generator=draw, dtype=torch.float64)).Q
+        self._stretched = torch.stack([self.cloud(stretch, 1.0) for stretch in self.STRETCHES.tolist()])
+
+    def cloud(self, stretch: float, scale: float, mean: float = MEAN) -> Float[Tensor, "batch features"]:
+        """The samples; ``mean`` is that of each feature, in units of the scale."""
+        deviations = (1 - 0.95 * stretch**2) ** torch.arange(self.FEATURES, dtype=torch.float64)
+        deviations = deviations / deviations.square().mean().sqrt()
+        return (scale * (self._white * deviations @ self._turn + mean)).float()
+
+    def settings(self, variant: str) -> dict[str, float]:
+        """The variant's τ or ε, if it has one."""
+        return {name: getattr(self, name) for name in ("tau", "margin") if name in KNOBS[variant]}
+
+    def losses(self, variant: str, clouds: Float[Tensor, "n batch features"]) -> Float[Tensor, " n"]:
+        """The variant's loss of each cloud."""
+        return torch.func.vmap(lambda z: dispersive_loss(z, variant, **self.settings(variant)))(clouds)
+
+    def progress(self, variant: str, losses: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """How far a loss has come from the most it can be (0) to its floor (1)."""
+        most = {"infonce_l2": 0.0, "infonce_cosine": 1 / self.tau, "hinge": self.margin**2, "covariance": 1.0}[variant]
+        floor = dispersive_floor(self.BATCH, variant, features=self.FEATURES, **self.settings(variant))
+        return (most - losses) / (most - floor)
+
+    def against_scale(self, variant: str) -> Float[Tensor, " n"]:
+        """The loss at each of ``SCALES``, at this stretch."""
+        return self.losses(variant, self.SCALES[:, None, None] * self.cloud(self.stretch, 1.0))
+
+    def against_stretch(self, variant: str) -> Float[Tensor, " n"]:
+        """The loss at each of ``STRETCHES``, at this scale."""
+        return self.losses(variant, self.scale * self._stretched)
+
+
+def variants_panel(name: str = "variants", state: FourLosses | None = None) -> Panel:
+    """Four losses against the size and against the shape of the same cloud."""
+    state = state or FourLosses()
+    title = "Growing is enough for L2 and hinge; cosine and covariance see only how samples are arranged"
+    panes = ["against the size of the cloud", "against its shape"]
+    plot = figure(title, 1, 2, 430, horizontal_spacing=0.09, shared_yaxes=True, subplot_titles=panes)
+    for col, grid in ((1, state.SCALES), (2, state.STRETCHES)):
+        for label, ink, dash in LOOKS.values():
+            line = go.Scatter(x=grid.tolist(), name=label, mode="lines", showlegend=col == 1, legendgroup=label)
+            line.update(line=dict(color=PALETTE[ink], dash=dash, width=2.5))
+            line.update(hovertemplate=f"{label}: loss %{{customdata:.4g}}, %{{y:.1%}} of the way<extra></extra>")
+            plot.add_trace(line, 1, col)
+        inks = [PALETTE[ink] for _, ink, _ in LOOKS.values()]
+        dots = go.Scatter(mode="markers", marker=dict(color=inks, size=11, line=dict(color="white", width=1.5)))
+        plot.add_trace(dots.update(showlegend=False, hoverinfo="skip"), 1, col)
+    marks = [0.0, 0.25, 0.5, 0.75, 1.0]
+    ranks = [f"{mark:g}<br>rank {effective_rank(state.cloud(mark, 1.0)):.0f}" for mark in marks]
+    plot.update_xaxes(type="log", dtick=1, title_text="scale s (deviation of a feature)", row=1, col=1)
+    plot.update_xaxes(tickvals=marks, ticktext=ranks, title_text="stretch, and the cloud's effective rank", row=1, col=2)
+    plot.update_yaxes(tickformat=".0%", range=[-0.04, 1.06], showticklabels=True)
+    plot.update_yaxes(title_text="way from its largest value to its floor", row=1, col=1)
+    plot.update_layout(legend=dict(x=0, xanchor="left", y=-0.24, yanchor="top"))
+    drawn: dict[int, tuple[float, ...]] = {}
+
+    def draw(state: FourLosses, plot: BaseFigure) -> str:
+        knobs = state.tau, state.margin
+        for first, moved, follow in ((0, state.stretch, state.against_scale), (5, state.scale, state.against_stretch)):
+            if drawn.get(first) != (moved, *knobs):  # else only the markers move along the curves
+                drawn[first] = moved, *knobs
+                for line, variant in zip(plot.data[first : first + 4], LOOKS, strict=True):
+                    losses = follow(variant)
+                    line.y, line.customdata = state.progress(variant, losses).tolist(), losses.tolist()
+        here, there, found = state.cloud(state.stretch, state.scale), state.cloud(state.stretch, 2 * state.scale), {}
+        for variant in LOOKS:
+            losses = state.losses(variant, torch.stack([here, there]))
+            found[variant] = losses[0].item(), *state.progress(variant, losses).tolist()
+        for dots, x in ((plot.data[4], state.scale), (plot.data[9], state.stretch)):
+            dots.x, dots.y = [x] * 4, [now for _, now, _ in found.values()]
+        return _told(state, here, found)
+
+    controls = {
+        "scale": log_slider("scale s", -2, 1),
+        "stretch": slider("stretch: 0 round, 1 nearly a line", 0, 1, 0.01),
+        "tau": log_slider("τ (InfoNCE only)", -1.3, 1.0),
+        "margin": log_slider("margin ε (hinge only)", -1, 1),
+    }
+    alt = "Four losses of one cloud, each on the way from its largest value to its floor, against scale and stretch."
+    return Panel(name, state, controls, plot, draw, alt)
+
+
+def _told(state: FourLosses, here: Tensor, found: dict[str, tuple[float, float, float]]) -> str:
+    now = ", ".join(f"{LOOKS[v][0]} {way:.1%} (loss {loss:.3g})" for v, (loss, way, _) in found.items())
+    moved = {v: after for v, (_, way, after) in found.items() if abs(after - way) >= 5e-4}
+    would = " and ".join(f"{LOOKS[v][0]} to {after:.1%}" for v, after in moved.items())
+    still = ", ".join(LOOKS[v][0] for v in LOOKS if v not in moved)
+    centred = state.losses("infonce_cosine", state.cloud(state.stretch, state.scale, mean=0.0)[None])
+    return (
+        f"s = {state.scale:.2g}, stretch {state.stretch:.2f} (effective rank {effective_rank(here):.1f} of "
+        f"{state.FEATURES}), τ = {state.tau:.2g}, ε = {state.margin:.2g}. Way from its largest value to its floor: {now}. "
+        f"Doubling s would {f'move {would}' if moved else 'move none of them'}{' and' if moved else ':'} leave {still}"
+        f"{' where they are' if moved else ''}. Every feature has a mean of one deviation, which is scaled along; "
+        f"without that mean the cosine would stand at {state.progress('infonce_cosine', centred).item():.1%}."
+    )

@@ -1,0 +1,134 @@
+"""What is metered: the conflict of gradients, the loss by time, geometry. And training does not notice."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tiny import assert_same, everything, finished, tiny, trained
+
+from labkit import Run, Trainer, dispersive_loss
+from labkit.config import Config
+from labkit.metrics import geometry
+from labkit.objective import Objective
+from labkit.regularizers import Contrastive, Repa
+
+GEOMETRY = ("dispersive", "feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity")
+PARTS = [f"velocity.t{part}" for part in range(5)]
+
+
+def in_float64(trainer: Trainer) -> tuple:
+    """The step that comes next: objective, batch and draws, as they are before it."""
+    module = copy.deepcopy(trainer.objective.module).double()
+    batch, draws = trainer.stream.at(trainer.samples)
+    second = draws.second and draws.second._replace(
+        noise=draws.second.noise.double(), uniforms=draws.second.uniforms.double()
+    )
+    draws = draws._replace(noise=draws.noise.double(), uniforms=draws.uniforms.double(), second=second)
+    return module, batch._replace(x=batch.x.double()), draws
+
+
+def gradient(loss, network) -> list[np.ndarray | None]:
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return [None if g is None else g.numpy().ravel() for g in found]
+
+
+def test_conflicts_are_those_of_two_separate_gradients(open_gates):
+    """One backward of the base loss alone and one of each regularizer alone, in float64, on what both reach."""
+    trainer = Trainer(everything(steps=3))
+    open_gates(trainer.network)
+    for _ in range(3):
+        module, batch, draws = in_float64(trainer)
+        base = gradient(Objective(module.network, Config(batch_size=8))(batch, draws).total, module.network)
+        meters = next(iter(trainer)).meters
+        weighted = module(batch, draws).weighted
+        assert list(weighted) == ["dispersive", "contrastive", "repa"]
+        for name, loss in weighted.items():
+            pairs = [(b, g) for b, g in zip(base, gradient(loss, module.network), strict=True) if g is not None]
+            assert 0 < len(pairs) < len(base)  # the last layer is out of a regularizer's reach
+            b, g = (np.concatenate(side) for side in zip(*pairs, strict=True))
+            ratio = np.linalg.norm(g) / np.linalg.norm(b)
+            assert 1e-3 < ratio < 1e3
+            assert meters[f"{name}.gradient_cosine"] == pytest.approx(b @ g / (b @ b * (g @ g)) ** 0.5, abs=1e-4)
+            assert meters[f"{name}.gradient_ratio"] == pytest.approx(ratio, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("dispersive", None), ("contrastive", Contrastive), ("repa", Repa)])
+def test_lambda_scales_the_ratio_and_not_the_cosine(open_gates, name, kind):
+    def first_meters(lam, warmup=0):
+        more = {"hidden": 16} if kind is Repa else {}
+        own = {name: kind(lam, warmup=warmup, **more)} if kind else {"lam": lam, "warmup": warmup}
+        trainer = Trainer(tiny(**{"model": "SiT-Nano/2", "lam": None} | own))
+        torch.manual_seed(1)
+        open_gates(trainer.network)
+        meters = next(iter(trainer)).meters
+        return meters.get(f"{name}.gradient_cosine"), meters[f"{name}.gradient_ratio"]
+
+    cosine, ratio = first_meters(0.5)
+    assert abs(cosine) > 1e-4
+    assert first_meters(1.0) == pytest.approx((cosine, 2 * ratio), rel=1e-3, abs=1e-5)
+    assert first_meters(0.5, warmup=4) == pytest.approx((cosine, ratio / 4), rel=1e-3, abs=1e-5)
+    assert first_meters(0.0) == (None, 0)  # a gradient of zero has no direction
+
+
+def test_the_loss_by_time_is_that_of_the_samples_there():
+    trainer = Trainer(tiny(steps=6, lam=None))
+    missing = 0
+    for _ in range(6):
+        module, batch, draws = in_float64(trainer)
+        losses = module(batch, draws)
+        times, errors = losses.times.numpy(), losses.errors.numpy()
+        meters = next(iter(trainer)).meters
+        for n, name in enumerate(PARTS):
+            inside = (times >= n / 5) & (times < (n + 1) / 5)
+            assert (name in meters) == inside.any()
+            if inside.any():
+                assert meters[name] == pytest.approx(errors[inside].mean(), rel=1e-4)
+            missing += not inside.any()
+        shares = [((times >= n / 5) & (times < (n + 1) / 5)).mean() for n in range(5)]
+        mean = sum(share * meters.get(name, 0) for share, name in zip(shares, PARTS, strict=True))
+        assert mean == pytest.approx(errors.mean(), rel=1e-4)
+    assert missing  # eight samples do not fill every part
+
+
+@pytest.mark.parametrize(
+    ("changes", "known"),
+    [
+        ({"lam": None, "blocks": (0, 2)}, {}),
+        ({"variant": "hinge", "margin": 2.0, "blocks": (0, 2)}, {"variant": "hinge", "margin": 2.0}),
+        ({"lam": None, "contrastive": Contrastive(0.5, tau=0.1, blocks=(0, 2))}, {"tau": 0.1}),
+    ],
+    ids=["off", "dispersive", "contrastive"],
+)
+def test_dispersion_and_geometry_of_each_block(changes, known):
+    trainer = Trainer(tiny(**changes))
+    list(zip(range(3), trainer, strict=False))
+    module, batch, draws = in_float64(trainer)
+    features = module(batch, draws).features
+    meters = next(iter(trainer)).meters
+    assert list(features) == [0, 2]
+    for block, z in features.items():
+        wanted = geometry(z) | {"dispersive": dispersive_loss(z, **known).item()}
+        for name, value in wanted.items():
+            assert meters[f"block{block}.{name}"] == pytest.approx(value, rel=1e-3), name
+
+
+def test_everything_metered_has_a_name_in_the_table(tmp_path):
+    names = set(Run.open(trained(everything(steps=4), tmp_path)).metrics().name)
+    regularizers = ("dispersive", "contrastive", "repa")
+    assert names == {
+        "total", "velocity", "alignment", *regularizers, *PARTS,
+        *(f"{name}.gradient_{what}" for name in regularizers for what in ("cosine", "ratio")),
+        *(f"block{n}.{measure}" for n in (0, 1, 2, 3) for measure in GEOMETRY),
+    }  # fmt: skip
+
+
+def test_without_a_regularizer_there_is_no_conflict(tmp_path):
+    names = set(Run.open(trained(tiny(steps=4, lam=None), tmp_path)).metrics().name)
+    assert names == {"total", "velocity", *PARTS, *(f"block1.{measure}" for measure in GEOMETRY)}
+
+
+def test_meters_do_not_change_training():
+    """Logged at every step or only at the last: the same bits, moments and projector included."""
+    assert_same(finished(everything(steps=6, log_every=1)), finished(everything(steps=6, log_every=1000)))
