@@ -110,13 +110,13 @@ def sample(argv: Sequence[str]) -> int:
 
 
 def compare(argv: Sequence[str]) -> int:
-    """Train with and without the loss, measure both, write the page."""
+    """Train with and without the regularizers, measure both, write the page."""
     from labkit.experiments import Comparison
     from labkit.plots.page import write_page
 
     config, out = _ask(argv, "compare", "runs/compare", lam=0.5, steps=1500)
     comparison = Comparison.with_and_without(config, out)
-    print(f"Training baseline and dispersive side by side in {out}, {config.steps} steps each.")
+    print(f"Training {' and '.join(comparison.trainers)} side by side in {out}, {config.steps} steps each.")
     if _drive(comparison, len(comparison), lambda item: f"{item[0]} {_words(item[1])}"):
         print(f"\nStopped and saved. Go on with the same command:  {_command('compare', *argv)}")
         return 130

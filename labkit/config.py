@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
 from labkit.checks import ConfigError, as_tuple, check_seed, finite, require, whole
-from labkit.regularizers import Contrastive, Dispersive, Repa
+from labkit.regularizers import REGULARIZERS, Contrastive, Dispersive, Repa
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,20 @@ class Config:
         )
 
     @property
+    def regularizers(self) -> tuple[str, ...]:
+        """The names of the regularizers that are on."""
+        return tuple(name for name in REGULARIZERS if getattr(self, name).lam is not None)
+
+    def baseline(self) -> "Config":
+        """A copy with every regularizer off."""
+        off = {name: dataclasses.replace(getattr(self, name), lam=None) for name in REGULARIZERS}
+        return dataclasses.replace(self, **off)
+
+    @property
     def repelling(self) -> Dispersive:
         """The settings by which dispersion is metered: the contrastive ones if only those are on."""
-        return self.contrastive if self.dispersive.lam is None and self.contrastive.lam is not None else self.dispersive
+        parent_only = self.dispersive.lam is None and self.contrastive.lam is not None
+        return self.contrastive if parent_only else self.dispersive
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some fields changed; names like ``lam`` and ``tau`` reach into ``dispersive``."""

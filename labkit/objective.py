@@ -16,12 +16,11 @@ from labkit import paths, times
 from labkit.checks import require
 from labkit.config import Config
 from labkit.distributed import gather
-from labkit.losses import contrastive_parts, dispersive_loss, repa_loss, velocity_errors
-from labkit.models import Projector, Teacher, Transformer, load_teacher, parse_name
-from labkit.regularizers import Dispersive, Repa
+from labkit.losses import contrastive_parts, dispersive_floor, dispersive_loss, repa_loss, velocity_errors
+from labkit.models import Projector, Teacher, Transformer, features_per_sample, load_teacher, parse_name
+from labkit.regularizers import REGULARIZERS, Dispersive, Repa
 from labkit.types import Batch, Draws, Losses
 
-REGULARIZERS = ("dispersive", "contrastive", "repa")
 Features = dict[int, Tensor]
 
 
@@ -36,6 +35,12 @@ def blocks_of(settings: Dispersive | Repa, model: str) -> tuple[int, ...]:
 def regularized_blocks(config: Config) -> tuple[int, ...]:
     """The blocks that are metered: those of the repelling regularizer that is on, or would be."""
     return blocks_of(config.repelling, config.model)
+
+
+def metered_floor(config: Config, input_size: int) -> float:
+    """The floor of the Dispersive Loss as it is metered: over a whole batch of images of this side; may be −inf."""
+    features = features_per_sample(config.model, input_size)
+    return dispersive_floor(config.batch_size, **config.repelling.arguments(), features=features)
 
 
 class Objective(nn.Module):
@@ -54,7 +59,7 @@ class Objective(nn.Module):
         self.blocks = {name: blocks_of(getattr(config, name), config.model) for name in REGULARIZERS}
         for name, blocks in self.blocks.items():
             network.check_blocks(blocks, f"{name}.{'block' if name == 'repa' else 'blocks'}")
-        on = [name for name in REGULARIZERS if getattr(config, name).lam is not None]
+        on = config.regularizers
         self.taps = sorted({*regularized_blocks(config), *(block for name in on for block in self.blocks[name])})
         self.teacher = self.projector = None
         if "repa" in on:

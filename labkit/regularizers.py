@@ -10,6 +10,7 @@ from typing import Any, Literal
 from labkit.checks import as_tuple, choose, finite, require, whole
 
 Variant = Literal["infonce_l2", "infonce_cosine", "hinge", "covariance"]
+REGULARIZERS = ("dispersive", "contrastive", "repa")  # their names in a config
 KNOBS: dict[str, dict[str, float | bool]] = {  # what each variant can be told, and what it takes when it is not
     "infonce_l2": {"tau": 0.5, "include_self": True},
     "infonce_cosine": {"tau": 0.5, "include_self": True},

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from labkit import Run
+from labkit import Run, recipes
 from labkit.cli import main
+from labkit.regularizers import Contrastive, Dispersive, Repa
 
 SMALL = ["--batch-size", "8", "--steps", "4", "--log-every", "2"]
 
@@ -27,6 +28,70 @@ def test_train_sample_and_train_on(tmp_path, capsys):
     assert "is finished" in capsys.readouterr().out
     assert main(["train", "--resume", str(out), "--steps", "6"]) == 0
     assert max(run.checkpoints) == 6
+
+
+@pytest.fixture
+def two_steps(tmp_path, monkeypatch):
+    """Train for two steps with these words; what was asked for is what the folder says."""
+    monkeypatch.setattr("labkit.training.trainer.SHEET_STEPS", 1)
+
+    def train(words):
+        asked = f"train digits --batch-size 8 --steps 2 --log-every 1 {words} --out".split()
+        assert main([*asked, str(tmp_path / "x")]) == 0
+        return Run.open(tmp_path / "x")
+
+    return train
+
+
+def test_every_setting_of_the_regularizers_can_be_typed(two_steps):
+    run = two_steps(
+        "--dispersive.lam 0.25 --dispersive.variant hinge --dispersive.margin 2 --dispersive.blocks all "
+        "--dispersive.reduce sum --dispersive.negatives global --dispersive.include-self False --dispersive.warmup 3 "
+        "--contrastive.lam 0.5 --contrastive.tau 0.1 --contrastive.blocks 0 3 --contrastive.chunk 4 "
+        "--contrastive.noise restricted --contrastive.max-gap 0.2 --contrastive.alignment-weight 0.5 "
+        "--repa.lam 0.5 --repa.block 2 --repa.hidden 16 --repa.warmup 10 --repa.teacher digits"
+    )
+    wanted = recipes.digits(
+        batch_size=8,
+        steps=2,
+        log_every=1,
+        dispersive=Dispersive(
+            0.25, variant="hinge", margin=2.0, blocks="all", reduce="sum", negatives="global", include_self=False,
+            warmup=3,
+        ),
+        contrastive=Contrastive(
+            0.5, tau=0.1, blocks=(0, 3), chunk=4, noise="restricted", max_gap=0.2, alignment_weight=0.5
+        ),
+        repa=Repa(0.5, block=2, hidden=16, warmup=10),
+    )  # fmt: skip
+    assert run.config.differences(wanted) == []
+    assert {"dispersive", "contrastive", "alignment", "repa"} < set(run.metrics().name)
+    assert list(run.checkpoints) == [2]
+
+
+@pytest.mark.parametrize("form", ["additive", "original"])
+@pytest.mark.parametrize("variant", ["infonce_l2", "infonce_cosine", "hinge", "covariance"])
+def test_every_variant_and_its_parents_train(two_steps, capsys, variant, form):
+    words = f"--dispersive.lam 0.5 --dispersive.variant {variant} --contrastive.lam 0.5 --contrastive.variant {variant}"
+    words = f"{words} --contrastive.form {form} --model SiT-Nano/4"
+    if (variant, form) == ("hinge", "original"):
+        with pytest.raises(SystemExit):
+            two_steps(words)
+        streams = capsys.readouterr()
+        assert "contrastive.form = 'original'" in streams.out + streams.err
+        return
+    run = two_steps(words)
+    found = run.config
+    assert (found.dispersive.variant, found.contrastive.variant, found.contrastive.form) == (variant, variant, form)
+    losses = run.metrics().query("name in ('dispersive', 'contrastive')")
+    assert len(losses) == 4
+    assert losses.value.abs().min() > 1e-4
+
+
+def test_what_is_off_can_be_typed_too(two_steps):
+    words = "--dispersive.lam None --dispersive.tau None --dispersive.blocks None --contrastive.lam None"
+    config = two_steps(f"{words} --repa.block None").config
+    assert config.differences(recipes.digits(batch_size=8, steps=2, log_every=1)) == []
 
 
 def test_compare_writes_one_page_that_needs_nothing_else(tmp_path, capsys):
@@ -57,6 +122,10 @@ def test_compare_writes_one_page_that_needs_nothing_else(tmp_path, capsys):
         (["train", "digits", "--model", "SiT-Q/2", "--out", "o"], "model = 'SiT-Q/2'"),
         (["train", "digits", "--model", "SiT-Nano/3", "--out", "o"], "patches of 3"),
         (["train", "digits", "--dispersive.lam", "1", "--dispersive.blocks", "9", "--out", "o"], "numbered 0 to 3"),
+        (["train", "digits", "--dispersive.chunk", "5", "--out", "o"], "dispersive.chunk = 5 cannot be used: it must"),
+        (["train", "digits", "--contrastive.lam", "1", "--contrastive.blocks", "9", "--out", "o"], "numbered 0 to 3"),
+        (["train", "digits", "--repa.lam", "1", "--repa.block", "4", "--out", "o"], "repa.block = "),
+        (["train", "digits", "--repa.lam", "1", "--model", "SiT-Nano/4", "--out", "o"], "repa.teacher = 'digits'"),
         (["compare", "digits", "--dispersive.lam", "None"], "dispersive.lam = None"),
     ],
 )
@@ -68,11 +137,21 @@ def test_a_mistake_is_one_sentence_on_stderr(words, told, capsys, tmp_path, monk
     assert not list(tmp_path.iterdir()), "a refused request must leave nothing behind"
 
 
-def test_a_bad_value_names_the_field(capsys):
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ("--dispersive.lam -1", "dispersive.lam = -1.0"),
+        ("--dispersive.variant hinge --dispersive.tau 0.5", "dispersive.tau = 0.5"),
+        ("--contrastive.lam -1", "contrastive.lam = -1.0"),
+        ("--contrastive.max-gap 2", "contrastive.max_gap = 2.0"),
+        ("--repa.hidden 0", "repa.hidden = 0"),
+    ],
+)
+def test_a_bad_value_names_the_field(capsys, words, told):
     with pytest.raises(SystemExit):
-        main(["train", "digits", "--dispersive.lam", "-1", "--out", "o"])
+        main(["train", "digits", *words.split(), "--out", "o"])
     streams = capsys.readouterr()
-    assert "dispersive.lam = -1.0" in (streams.out + streams.err).replace("\n", " ")
+    assert told in (streams.out + streams.err).replace("\n", " ")
 
 
 def test_doctor_tells_all_is_well(capsys):

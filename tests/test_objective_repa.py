@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from small import (
     DEPTH,
+    Patches,
     assert_close_gradients,
     assert_same_gradients,
     floor_of,
@@ -13,29 +13,12 @@ from small import (
     some_batch,
     some_draws,
 )
-from torch import nn
 
 from labkit.checks import ConfigError
 from labkit.config import Config
 from labkit.models import build_model
-from labkit.models.teachers import Teacher
 from labkit.objective import Objective, blocks_of
 from labkit.regularizers import Contrastive, Dispersive, Repa
-
-
-class Patches(Teacher):
-    """Five numbers a patch, by a linear map that someone forgot to freeze."""
-
-    width, tokens = 5, 16
-
-    def __init__(self):
-        super().__init__()
-        self.map = nn.Linear(4, 5)
-        self.seen = []
-
-    def encode(self, x):
-        self.seen.append(x)
-        return self.map(F.unfold(x, 2, stride=2).transpose(1, 2))
 
 
 @pytest.fixture
@@ -105,12 +88,20 @@ def test_a_block_that_the_network_lacks_is_refused_at_construction(network, teac
 
 def test_the_teacher_is_loaded_by_its_name_and_only_if_it_is_on(network, monkeypatch):
     asked = []
-    monkeypatch.setattr("labkit.objective.load_teacher", lambda source, grid: asked.append(source) or Patches())
+    monkeypatch.setattr("labkit.objective.load_teacher", lambda *asking: asked.append(asking) or Patches())
     off = objective(network, repa=Repa(None, teacher="facebook/dinov2-base"), dispersive=Dispersive(0.5))
     assert (off.teacher, off.projector, asked) == (None, None, [])
     on = objective(network, repa=Repa(0.5, teacher="facebook/dinov2-base", hidden=7))
-    assert asked == ["facebook/dinov2-base"]
+    assert asked == [("facebook/dinov2-base", network.side)]
     assert isinstance(on.teacher, Patches)
+
+
+@pytest.mark.parametrize("model", ["SiT-Nano/4", "SiT-Nano/1"])
+def test_a_teacher_on_another_grid_is_refused_at_construction(teacher, model):
+    network = build_model(model, input_size=8, in_channels=1, num_classes=10)
+    with pytest.raises(ConfigError, match=r"^repa\.teacher = 'digits' cannot be used: it gives 16 tokens an image and"):
+        Objective(network, Config(model=model, repa=Repa(0.5)), teacher)
+    Objective(network, Config(model=model, repa=Repa(None)), teacher)
 
 
 # --- where the gradient goes

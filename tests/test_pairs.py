@@ -146,7 +146,7 @@ def test_distances_beyond_the_largest_number_saturate(scale):
     a, b = (torch.rand(2, 5, 40) * 2 - 1) * scale
     for found in (
         pairwise_sq_distances(a), pairwise_sq_distances(a, per=0.01), cross_sq_distances(a, b),
-        paired_sq_distances(a, b), paired_sq_distances(a, b, power=2),
+        cross_sq_distances(a / scale, b), paired_sq_distances(a, b), paired_sq_distances(a, b, power=2),
     ):  # fmt: skip
         assert found.isfinite().all()
         assert found.sum().isfinite()
@@ -193,6 +193,14 @@ def test_a_feature_of_one_value_becomes_zero_whatever_its_mean_rounds_to(batch, 
     (grad,) = torch.autograd.grad((found * torch.randn(batch, 2)).sum(), z)
     assert (grad[:, 0] == 0).all()
     assert grad[:, 1].abs().max() > 0
+
+
+@pytest.mark.parametrize("value", [0.1, 1e4 + 0.1, -3e30])
+def test_a_feature_that_differs_in_its_last_digit_only_is_constant_too(value):
+    value = torch.tensor(value)
+    z = torch.stack([value, value, torch.nextafter(value, 2 * value), value])
+    assert len(z.unique()) == 2
+    assert (standardized(torch.stack([z, torch.randn(4)], dim=1))[:, 0] == 0).all()
 
 
 def test_a_feature_that_hardly_varies_still_counts():

@@ -107,9 +107,9 @@ class Comparison:
 
     @classmethod
     def with_and_without(cls, config: Config, out: str | Path | None = None) -> "Comparison":
-        """The config, whose dispersive λ is set, beside itself with the Dispersive Loss off."""
-        require(config.dispersive.lam is not None, "dispersive.lam", None, "set λ, else both runs are the baseline")
-        return cls({"baseline": config.replace(lam=None), "dispersive": config}, out)
+        """The config, which has some regularizer on, beside itself with all of them off."""
+        require(config.regularizers != (), "lam", None, "set the λ of a regularizer, else both runs are the baseline")
+        return cls({"baseline": config.baseline(), " + ".join(config.regularizers): config}, out)
 
     def __len__(self) -> int:
         """Reports that are left."""

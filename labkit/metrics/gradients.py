@@ -17,7 +17,7 @@ class Conflict(NamedTuple):
     cosine: float
     """In [−1, 1]: 1 they agree, 0 they ignore each other, −1 one undoes the other. NaN if either is zero."""
     ratio: float
-    """‖regularizer's‖ / ‖base's‖, at least 0."""
+    """‖regularizer's‖ / ‖base's‖, at least 0. NaN if the base's is zero, as behind closed gates."""
 
 
 def gradient_conflict(base: Gradient, regularizer: Gradient) -> Conflict:
@@ -33,8 +33,9 @@ def gradient_conflict(base: Gradient, regularizer: Gradient) -> Conflict:
     if not shared:
         return Conflict(float("nan"), float("nan"))
     a, b = (_joined([pair[side] for pair in shared]) for side in (0, 1))
-    ratio = (b.norm() / a.norm()).item()
-    return Conflict(torch.dot(a, b).div(a.norm() * b.norm()).item(), ratio)
+    size = a.norm()
+    ratio = (b.norm() / size).item() if size > 0 else float("nan")
+    return Conflict(torch.dot(a, b).div(size * b.norm()).item(), ratio)
 
 
 def _joined(parts: list[Tensor]) -> Float[Tensor, " entries"]:

@@ -1,5 +1,6 @@
 """The figures of a comparison: curves, samples from the same noise, spread by block, cost."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ import plotly.graph_objects as go
 
 from labkit.experiments.compare import ComparisonResult
 from labkit.plots.digits import digit_trace, style_digits, tile
-from labkit.plots.theme import colour, draw_floor, figure
+from labkit.plots.theme import PALETTE, colour, figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,12 +21,12 @@ LABELS = {
 }
 
 
-def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, batch: int) -> go.Figure:
+def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: float) -> go.Figure:
     """Losses and geometry of the regularized block over training.
 
     Args:
         histories: name → tidy metrics (columns step, name, value), as ``Run.metrics`` gives them.
-        block: the metered block.  batch: B, for the floor −log B.
+        block: the metered block.  floor: of its Dispersive Loss; −inf for none.
     """
     panes = {
         "velocity": "velocity loss (mean squared error)",
@@ -56,7 +57,9 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, batch: in
             )
             plot.add_trace(line, row, col)
         plot.update_xaxes(title_text="step", row=row, col=col)
-    draw_floor(plot, batch, row=1, col=2)
+    if math.isfinite(floor):
+        label = dict(annotation_text=f"floor {floor:.2f}", annotation_position="top right")
+        plot.add_hline(floor, line=dict(dash="dot", color=PALETTE["quiet"]), row=1, col=2, **label)
     return plot
 
 

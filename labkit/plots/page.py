@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labkit import datasets
 from labkit.experiments.compare import ComparisonResult
-from labkit.objective import regularized_blocks
+from labkit.objective import metered_floor, regularized_blocks
 from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
 from labkit.plots.theme import FONT
 from labkit.runtime import machine
@@ -33,10 +34,11 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
         path: the HTML file to write (about 5 MB, since plotly's script is inside).
         result: of ``Comparison.evaluate``.  histories: each run's tidy metrics.
     """
-    config = next(iter(result.configs.values()))
+    config = list(result.configs.values())[-1]
+    floor = metered_floor(config, getattr(datasets, config.dataset)("train").size)
     figures = [
         samples_figure(result),
-        curves_figure(histories, regularized_blocks(config)[0], config.batch_size),
+        curves_figure(histories, regularized_blocks(config)[0], floor),
         spread_figure(result),
         cost_figure(result),
     ]

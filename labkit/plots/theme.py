@@ -17,6 +17,18 @@ PALETTE = {
     "ink": "#222222",
     "quiet": "#8A8A8A",
 }
+SHARED = {  # conditions that take the colour of a neighbour that they never stand beside
+    "contrastive_independent": "contrastive",
+    "contrastive_restricted": "sky",
+    "halfway": "gold",
+    "cosine": "sky",
+    "hinge": "gold",
+    "covariance": "accent",
+    "repa": "accent",
+    "repa_dispersive": "gold",
+    "both": "gold",
+    "dispersive + repa": "gold",
+}
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
 TEMPLATE = go.layout.Template(
@@ -51,7 +63,7 @@ TEMPLATE = go.layout.Template(
 
 def colour(name: str) -> str:
     """The colour of a condition; any other name is drawn in ink."""
-    return PALETTE.get(name, PALETTE["ink"])
+    return PALETTE.get(SHARED.get(name, name), PALETTE["ink"])
 
 
 def fade(hex_colour: str, alpha: float) -> str:

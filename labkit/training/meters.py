@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from labkit.config import Config
 from labkit.losses import dispersive_loss
@@ -11,6 +12,7 @@ from labkit.metrics import by_time, geometry, gradient_conflict
 from labkit.types import Losses
 
 Pulls = dict[str, tuple[Tensor | None, ...]]
+ROUNDING = 1e-5  # what subtracting float32 gradients leaves of nothing, as a share of them
 
 
 def measure(losses: Losses, config: Config) -> dict[str, float]:
@@ -34,12 +36,17 @@ def regularizer_gradients(losses: Losses, parameters: Sequence[Tensor]) -> Pulls
 
 
 def conflicts(pulls: Pulls, parameters: Sequence[Tensor]) -> dict[str, float]:
-    """Each regularizer against the base loss, whose gradient is what the regularizers leave of the total's."""
+    """Each regularizer against the base loss, whose gradient is what the regularizers leave of the total's.
+
+    Where that is nothing but rounding, as behind closed gates, there is no angle to tell.
+    """
     meters = {}
+    base = [p.grad - sum(pull[i] for pull in pulls.values() if pull[i] is not None) for i, p in enumerate(parameters)]
     for name, pull in pulls.items():
-        base = [
-            p.grad - sum(other[i] for other in pulls.values() if other[i] is not None) for i, p in enumerate(parameters)
-        ]
+        reached = [i for i, part in enumerate(pull) if part is not None]
+        left, whole = (get_total_norm([g[i] for i in reached]) for g in (base, [p.grad for p in parameters]))
+        if left <= ROUNDING * whole:
+            continue
         found = gradient_conflict(base, pull)
         meters |= _known({f"{name}.gradient_{what}": value for what, value in found._asdict().items()})
     return meters

@@ -18,7 +18,7 @@ from torch import Tensor
 from labkit import datasets
 from labkit.config import Config
 from labkit.models import Transformer, build_model
-from labkit.objective import REGULARIZERS, Objective
+from labkit.objective import Objective
 from labkit.runtime import Purpose, device, generator
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
@@ -172,9 +172,7 @@ class Trainer:
         """Where a failed run can go on, and how it may fare better."""
         c = self.config
         last = f"the last good checkpoint is at step {self.saved_step}" if self.saved_step else "nothing was saved yet"
-        lam = "".join(
-            f" or {name}.lam (now {getattr(c, name).lam})" for name in REGULARIZERS if getattr(c, name).lam
-        )
+        lam = "".join(f" or {name}.lam (now {getattr(c, name).lam})" for name in c.regularizers)
         where = "" if self.folder is None else f" of {self.folder.path}"
         anew = "Train anew" if self.folder is None else "Train anew in another folder"
         return f"{last}{where}. {anew}, with a lower optimizer.lr (now {c.optimizer.lr}){lam}."

@@ -1,11 +1,13 @@
-"""Forty points on a plane, each on a spring to where it started, pushed apart by the library's own loss.
+"""Points on a plane, each on a spring to where it started, pushed apart by the library's own losses.
 
     E(p) = mean (p − start)²  +  λ · L_disp(p; τ)
 
 The first term is the mean squared error that stands in for the regression loss, the second is ``dispersive_loss``. What
-is shown is where seventy steps of gradient descent, from the start, end: close to a state of least energy.
+is shown is where seventy steps of gradient descent, from the start, end: close to a state of least energy. ``Partners``
+has two views of each point, and its contrastive parent for a loss.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -13,17 +15,30 @@ import torch
 from jaxtyping import Float
 from plotly.basedatatypes import BaseFigure
 from torch import Tensor
+from traitlets import Enum, HasTraits
 from traitlets import Float as FloatTrait
-from traitlets import HasTraits
 
-from labkit.losses import dispersive_floor, dispersive_loss
+from labkit.losses import contrastive_loss, contrastive_parts, dispersive_floor, dispersive_loss
 from labkit.metrics import mean_pairwise_distance
+from labkit.ops import off_diagonal
+from labkit.pairs import cross_sq_distances
 from labkit.plots import PALETTE, draw_floor, fade, figure
 from labkit.runtime import generator
 from labkit.widgets.panel import Panel, log_slider, slider
 
-POINTS = 40
+POINTS, SAMPLES = 40, 20
 DESCENT_STEPS = 70
+
+
+def descend(energy: Callable[[Tensor], Tensor], start: Tensor, rate: float, steps: int = DESCENT_STEPS) -> Tensor:
+    """Where so many steps of gradient descent with momentum end."""
+    points, velocity = start.clone(), torch.zeros_like(start)
+    for _ in range(steps):
+        points.requires_grad_()
+        (grad,) = torch.autograd.grad(energy(points), points)
+        velocity = 0.8 * velocity - rate * grad
+        points = (points + velocity).detach()
+    return points
 
 
 class Rest(NamedTuple):
@@ -51,18 +66,75 @@ class Springs(HasTraits):
 
     def rest(self) -> Rest:
         """Descend from the start by a fixed number of steps with momentum."""
-        points, velocity = self.start.clone().requires_grad_(), torch.zeros_like(self.start)
-        for _ in range(DESCENT_STEPS):
-            spring, dispersion = self._terms(points)
-            (grad,) = torch.autograd.grad(spring + self.lam * dispersion, points)
-            # The curvature of the spring is 1/POINTS a coordinate; repulsion adds at most 4λ/(τP) of that order.
-            velocity = 0.8 * velocity - POINTS * grad / (1 + 2 * self.lam / self.tau)
-            points = (points + velocity).detach().requires_grad_()
+        # The curvature of the spring is 1/POINTS a coordinate; repulsion adds at most 4λ/(τP) of that order.
+        points = descend(self._energy, self.start, POINTS / (1 + 2 * self.lam / self.tau))
         spring, dispersion = self._terms(points)
-        return Rest(points.detach(), spring.item(), dispersion.item(), mean_pairwise_distance(points))
+        return Rest(points, spring.item(), dispersion.item(), mean_pairwise_distance(points))
+
+    def _energy(self, points: Tensor) -> Tensor:
+        spring, dispersion = self._terms(points)
+        return spring + self.lam * dispersion
 
     def _terms(self, points: Tensor) -> tuple[Tensor, Tensor]:
         return (points - self.start).square().mean(), dispersive_loss(points, tau=self.tau)
+
+
+class PartnersAtRest(NamedTuple):
+    """Both views of all samples at rest, what the three terms are worth there, and how far apart views lie."""
+
+    views: Float[Tensor, "2 n 2"]
+    spring: float
+    alignment: float
+    repulsion: float
+    distances: tuple[float, float]
+
+
+class Partners(HasTraits):
+    """α, λ, the variant and its τ or ε in; two views z, z⁺ of ``SAMPLES`` samples at rest out.
+
+    E(z, z⁺) = mean (z − start)² + mean (z⁺ − start⁺)² + λ·contrastive_loss(z, z⁺; α)
+    """
+
+    alpha, lam = FloatTrait(1.0, min=0.0), FloatTrait(0.5, min=0.0)
+    tau, margin = FloatTrait(0.5, min=1e-6), FloatTrait(1.0, min=1e-6)
+    variant = Enum(("infonce_l2", "hinge"), "infonce_l2")  # two features are too few for cosines and correlations
+
+    def __init__(self, **traits: float | str) -> None:
+        super().__init__(**traits)
+        samples, apart = torch.randn(2, SAMPLES, 2, generator=generator(23))
+        self.start = torch.stack([0.55 * samples, 0.55 * samples + 0.3 * apart])
+
+    def settings(self) -> dict[str, float | str]:
+        """What ``contrastive_loss`` is told."""
+        knob = {"infonce_l2": "tau", "hinge": "margin"}[self.variant]
+        return {"variant": self.variant, knob: getattr(self, knob), "alignment_weight": self.alpha}
+
+    def rest(self) -> PartnersAtRest:
+        """Descend from the start as ``Springs`` does."""
+        # Curvatures of L in units of 1/SAMPLES a coordinate, like the 1 of the springs; 6α is for gaps below 1.
+        stiff = 2 * (1 + self.alpha) / self.tau if self.variant == "infonce_l2" else 4 * self.margin + 6 * self.alpha
+        views = descend(self.energy, self.start, SAMPLES / (1 + self.lam * stiff), steps=50)
+        terms = self._spring(views), *contrastive_parts(*views, **self.settings())
+        return PartnersAtRest(views, *(term.item() for term in terms), self.distances(views))
+
+    def energy(self, views: Float[Tensor, "2 n 2"]) -> Float[Tensor, ""]:
+        """E with the points at any place."""
+        return self._spring(views) + self.lam * contrastive_loss(*views, **self.settings())
+
+    def _spring(self, views: Tensor) -> Tensor:
+        return (views - self.start).square().mean(dim=(1, 2)).sum()
+
+    @staticmethod
+    def distances(views: Float[Tensor, "2 n 2"]) -> tuple[float, float]:
+        """Mean distance /√2, as in ``Rest``, of the two views of a sample, and of views of two samples."""
+        apart = cross_sq_distances(*views, per=2).sqrt()
+        return apart.diagonal().mean().item(), off_diagonal(apart).mean().item()
+
+
+def lines_between(start: Float[Tensor, "n 2"], end: Float[Tensor, "n 2"]) -> list[list[float | None]]:
+    """The x and the y of a line from each start to its end, parted by None."""
+    return [[v for s, e in zip(a, b, strict=True) for v in (s, e, None)]
+            for a, b in zip(start.T.tolist(), end.T.tolist(), strict=True)]  # fmt: skip
 
 
 def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
@@ -70,37 +142,17 @@ def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
     state = state or Springs()
     x, y = state.start.T.tolist()
     plot = figure(
-        "Each point is held by a spring; the loss pushes all of them apart",
-        1,
-        2,
-        430,
-        column_widths=[0.64, 0.36],
-        horizontal_spacing=0.12,
-        subplot_titles=["where the points come to rest", "the two terms at rest"],
-    )
+        "Each point is held by a spring; the loss pushes all of them apart", 1, 2, 430, column_widths=[0.64, 0.36],
+        horizontal_spacing=0.12, subplot_titles=["where the points come to rest", "the two terms at rest"],
+    )  # fmt: skip
     ink, warm = PALETTE["quiet"], PALETTE["dispersive"]
-    plot.add_trace(
-        go.Scatter(mode="lines", name="spring", line=dict(color=fade(warm, 0.35), width=1.2), hoverinfo="skip"), 1, 1
-    )
-    plot.add_trace(
-        go.Scatter(
-            x=x, y=y, mode="markers", name="start", marker=dict(color="white", size=7, line=dict(color=ink, width=1.2))
-        ),
-        1,
-        1,
-    )
+    line, dot = dict(color=fade(warm, 0.35), width=1.2), dict(color="white", size=7, line=dict(color=ink, width=1.2))
+    plot.add_trace(go.Scatter(mode="lines", name="spring", line=line, hoverinfo="skip"), 1, 1)
+    plot.add_trace(go.Scatter(x=x, y=y, mode="markers", name="start", marker=dot), 1, 1)
     plot.add_trace(go.Scatter(mode="markers", name="at rest", marker=dict(color=warm, size=9)), 1, 1)
-    plot.add_trace(
-        go.Bar(
-            x=["spring<br>mean (p − start)²", "L_disp"],
-            marker_color=[PALETTE["baseline"], warm],
-            texttemplate="%{y:.3f}",
-            textposition="outside",
-            showlegend=False,
-        ),
-        1,
-        2,
-    )
+    bars = go.Bar(x=["spring<br>mean (p − start)²", "L_disp"], marker_color=[PALETTE["baseline"], warm])
+    bars.update(texttemplate="%{y:.3f}", textposition="outside", showlegend=False)
+    plot.add_trace(bars, 1, 2)
     draw_floor(plot, POINTS, row=1, col=2, label="top left")
     plot.update_xaxes(range=[-3.2, 3.2], row=1, col=1, title_text="coordinate 1")
     plot.update_yaxes(range=[-2.6, 2.6], row=1, col=1, title_text="coordinate 2", scaleanchor="x")
@@ -113,12 +165,9 @@ def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
 
 def _draw(state: Springs, plot: BaseFigure) -> str:
     rest = state.rest()
-    x, y = rest.points.T.tolist()
-    start = state.start.tolist()
     springs, _, points, bars = plot.data
-    springs.x = [v for (sx, _), px in zip(start, x, strict=True) for v in (sx, px, None)]
-    springs.y = [v for (_, sy), py in zip(start, y, strict=True) for v in (sy, py, None)]
-    points.x, points.y = x, y
+    springs.x, springs.y = lines_between(state.start, rest.points)
+    points.x, points.y = rest.points.T.tolist()
     bars.y = [rest.spring, rest.dispersive]
     before = mean_pairwise_distance(state.start)
     return (

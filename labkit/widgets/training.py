@@ -1,6 +1,7 @@
 """The view of ``LiveTraining``: sliders, Start, Pause, Resume, Stop, a bar, and a figure that follows."""
 
 import html
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
@@ -9,13 +10,10 @@ import plotly.graph_objects as go
 import torch
 from plotly.basedatatypes import BaseFigure
 
-from labkit.config import Config
 from labkit.datasets import digits
-from labkit.losses import dispersive_floor
-from labkit.models import features_per_sample
-from labkit.objective import REGULARIZERS
+from labkit.objective import metered_floor
 from labkit.plots import PALETTE, colour, digit_trace, figure, style_digits, tile
-from labkit.regularizers import KNOBS, Noise
+from labkit.regularizers import KNOBS, REGULARIZERS, Noise
 from labkit.types import LabError
 from labkit.widgets.live import PREVIEW_SAMPLES, Curve, LiveTraining
 from labkit.widgets.panel import STYLE, Panel, log_slider, said, slider
@@ -84,7 +82,8 @@ def training_panel(
     """
     names = list(state.configs)
     panes = list(panes or (("velocity",) if len(names) == 1 else USUAL))
-    plot, lines, sheets = _lay_out(names, panes, title)
+    columns = 5 if len(names) == 1 else 10
+    plot, lines, sheets = _lay_out(names, panes, title, columns)
     buttons = {
         "start": widgets.Button(description="Start", icon="play", button_style="primary"),
         "pause": widgets.Button(description="Pause", icon="pause"),
@@ -115,7 +114,7 @@ def training_panel(
             plot.data[trace].x, plot.data[trace].y = [s for s, _ in points], [v for _, v in points]
         for run, trace in sheets.items():
             if run in state.previews:
-                plot.data[trace].z = tile(state.previews[run])
+                plot.data[trace].z = tile(state.previews[run], columns)
         return _sentence(state, names, panes)
 
     alt = "Training curves and sample sheets that grow while the model trains."
@@ -139,7 +138,7 @@ def training_panel(
 
 
 def _lay_out(
-    names: list[str], panes: list[str], title: str
+    names: list[str], panes: list[str], title: str, columns: int
 ) -> tuple[go.Figure, dict[tuple[str, str], int], dict[str, int]]:
     """The empty figure, the trace of each (run, meter), and the trace of each run's sheet of samples."""
     alone = len(names) == 1
@@ -154,8 +153,8 @@ def _lay_out(
     titles += [""] * ((rows - 1) * ACROSS - len(panes)) if not alone else []
     titles += ["samples of the averaged weights (Heun, 10 steps)"] if alone else [f"{n}, same noise" for n in names]
     plot = figure(
-        title, rows, GRID, 340 if alone else 90 + 220 * (rows - 1) + 150, specs=specs, subplot_titles=titles,
-        row_heights=None if alone else [1.0] * (rows - 1) + [0.62], horizontal_spacing=0.045, vertical_spacing=0.11,
+        title, rows, GRID, 340 if alone else 90 + 220 * (rows - 1) + 100, specs=specs, subplot_titles=titles,
+        row_heights=None if alone else [1.0] * (rows - 1) + [0.45], horizontal_spacing=0.045, vertical_spacing=0.14,
     )  # fmt: skip
     lines = {}
     for place, meter in enumerate(panes):
@@ -170,12 +169,14 @@ def _lay_out(
                 go.Scatter(name=run, legendgroup=run, showlegend=shown, mode="lines", line=style), row, col
             )
         plot.update_xaxes(title_text="step", row=row, col=col)
+        if meter == "gradient_ratio":  # it falls by orders of magnitude when a loss reaches its floor
+            plot.update_yaxes(type="log", nticks=6, tickformat=".0e", row=row, col=col)
     plot.update_layout(legend=dict(y=1.04))
     shown = {}
     for place, run in enumerate(names):
         shown[run] = len(plot.data)
         row, col = (1, wide + 1) if alone else (rows, place * half + 1)
-        plot.add_trace(digit_trace(tile(BLANK)), row, col)
+        plot.add_trace(digit_trace(tile(BLANK, columns)), row, col)
         style_digits(plot, row, col)
     return plot, lines, shown
 
@@ -194,22 +195,14 @@ def curve_of(state: LiveTraining, run: str, meter: str) -> Curve:
     return state.curve(run, meter)
 
 
-def floor_of(config: Config) -> float:
-    """The floor of the metered Dispersive Loss: over a whole batch of digits, by the variant that is on."""
-    features = features_per_sample(config.model, digits("train").size)
-    return dispersive_floor(config.batch_size, **config.repelling.arguments(), features=features)
-
-
 def _floor(state: LiveTraining) -> Curve:
-    """A line from the first step to the last, where there is a floor to draw."""
-    floors = {floor_of(config) for config in state.configs.values() if any(_on(config))}
+    """A line from the first step to the last, where all runs that repel have one floor."""
+    size = digits("train").size
+    repelling = [c for c in state.configs.values() if {"dispersive", "contrastive"} & set(c.regularizers)]
+    floors = {metered_floor(config, size) for config in repelling}
     most = max((report.step for report in list(state.progress.values())), default=0)
-    floor = floors.pop() if len(floors) == 1 else float("-inf")
-    return [] if floor == float("-inf") or not most else [(1, floor), (most, floor)]
-
-
-def _on(config: Config) -> list[bool]:
-    return [group.lam is not None for group in (config.dispersive, config.contrastive)]
+    floor = floors.pop() if len(floors) == 1 else -math.inf
+    return [(1, floor), (most, floor)] if most and math.isfinite(floor) else []
 
 
 def _sentence(state: LiveTraining, names: list[str], panes: list[str]) -> str:

@@ -33,8 +33,8 @@ class FourLosses(HasTraits):
     notice a stretch along one.
     """
 
-    scale = FloatTrait(0.3, min=1e-6)
-    stretch = FloatTrait(0.3, min=0.0, max=1.0)
+    scale = FloatTrait(0.5, min=1e-6)
+    stretch = FloatTrait(0.4, min=0.0, max=1.0)
     tau = FloatTrait(0.5, min=1e-6)
     margin = FloatTrait(1.0, min=1e-6)
     BATCH, FEATURES, MEAN = 64, 32, 1.0
@@ -96,20 +96,20 @@ def variants_panel(name: str = "variants", state: FourLosses | None = None) -> P
     marks = [0.0, 0.25, 0.5, 0.75, 1.0]
     ranks = [f"{mark:g}<br>rank {effective_rank(state.cloud(mark, 1.0)):.0f}" for mark in marks]
     plot.update_xaxes(type="log", dtick=1, title_text="scale s (deviation of a feature)", row=1, col=1)
-    plot.update_xaxes(tickvals=marks, ticktext=ranks, title_text="stretch, and the cloud's effective rank", row=1, col=2)
+    plot.update_xaxes(tickvals=marks, ticktext=ranks, title_text="stretch, effective rank of the cloud", row=1, col=2)
     plot.update_yaxes(tickformat=".0%", range=[-0.04, 1.06], showticklabels=True)
-    plot.update_yaxes(title_text="way from its largest value to its floor", row=1, col=1)
-    plot.update_layout(legend=dict(x=0, xanchor="left", y=-0.24, yanchor="top"))
+    plot.update_yaxes(title_text="way from largest value (0 %) to floor", row=1, col=1)
+    plot.update_layout(legend=dict(x=0, xanchor="left", y=-0.24, yanchor="top"), margin_r=30)
     drawn: dict[int, tuple[float, ...]] = {}
 
     def draw(state: FourLosses, plot: BaseFigure) -> str:
-        knobs = state.tau, state.margin
-        for first, moved, follow in ((0, state.stretch, state.against_scale), (5, state.scale, state.against_stretch)):
-            if drawn.get(first) != (moved, *knobs):  # else only the markers move along the curves
-                drawn[first] = moved, *knobs
-                for line, variant in zip(plot.data[first : first + 4], LOOKS, strict=True):
-                    losses = follow(variant)
-                    line.y, line.customdata = state.progress(variant, losses).tolist(), losses.tolist()
+        for first, held, follow in ((0, state.stretch, state.against_scale), (5, state.scale, state.against_stretch)):
+            for place, variant in enumerate(LOOKS, first):
+                knobs = held, *state.settings(variant).values()
+                if drawn.get(place) != knobs:  # else only the marker moves along this curve
+                    drawn[place], losses = knobs, follow(variant)
+                    plot.data[place].y = state.progress(variant, losses).tolist()
+                    plot.data[place].customdata = losses.tolist()
         here, there, found = state.cloud(state.stretch, state.scale), state.cloud(state.stretch, 2 * state.scale), {}
         for variant in LOOKS:
             losses = state.losses(variant, torch.stack([here, there]))
@@ -120,7 +120,7 @@ def variants_panel(name: str = "variants", state: FourLosses | None = None) -> P
 
     controls = {
         "scale": log_slider("scale s", -2, 1),
-        "stretch": slider("stretch: 0 round, 1 nearly a line", 0, 1, 0.01),
+        "stretch": slider("stretch", 0, 1, 0.01),
         "tau": log_slider("τ (InfoNCE only)", -1.3, 1.0),
         "margin": log_slider("margin ε (hinge only)", -1, 1),
     }
@@ -130,14 +130,13 @@ def variants_panel(name: str = "variants", state: FourLosses | None = None) -> P
 
 def _told(state: FourLosses, here: Tensor, found: dict[str, tuple[float, float, float]]) -> str:
     now = ", ".join(f"{LOOKS[v][0]} {way:.1%} (loss {loss:.3g})" for v, (loss, way, _) in found.items())
-    moved = {v: after for v, (_, way, after) in found.items() if abs(after - way) >= 5e-4}
-    would = " and ".join(f"{LOOKS[v][0]} to {after:.1%}" for v, after in moved.items())
-    still = ", ".join(LOOKS[v][0] for v in LOOKS if v not in moved)
+    moved = [f"{LOOKS[v][0]} to {after:.1%}" for v, (_, way, after) in found.items() if abs(after - way) >= 5e-4]
+    would = f"move {' and '.join(moved)}, others by less than 0.05 %" if moved else "move none by as much as 0.05 %"
     centred = state.losses("infonce_cosine", state.cloud(state.stretch, state.scale, mean=0.0)[None])
     return (
         f"s = {state.scale:.2g}, stretch {state.stretch:.2f} (effective rank {effective_rank(here):.1f} of "
-        f"{state.FEATURES}), τ = {state.tau:.2g}, ε = {state.margin:.2g}. Way from its largest value to its floor: {now}. "
-        f"Doubling s would {f'move {would}' if moved else 'move none of them'}{' and' if moved else ':'} leave {still}"
-        f"{' where they are' if moved else ''}. Every feature has a mean of one deviation, which is scaled along; "
-        f"without that mean the cosine would stand at {state.progress('infonce_cosine', centred).item():.1%}."
+        f"{state.FEATURES}), τ = {state.tau:.2g}, ε = {state.margin:.2g}. From its largest value (0 %) to its floor "
+        f"(100 %) each has come: {now}. Doubling s would {would}. Every feature has a mean of one deviation, scaled "
+        f"along with the cloud; without it the cosine would stand at "
+        f"{state.progress('infonce_cosine', centred).item():.1%}."
     )

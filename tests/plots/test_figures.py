@@ -46,7 +46,7 @@ def test_curves_show_the_named_terms_of_each_run():
         [(s, name, s + k) for s in (1, 2) for k, name in enumerate(["velocity", "block1.dispersive", "block0.x"])],
         columns=["step", "name", "value"],
     )
-    plot = curves_figure({"baseline": history, "dispersive": history}, block=1, batch=128)
+    plot = curves_figure({"baseline": history, "dispersive": history}, block=1, floor=-4.852)
     assert [list(t.y) for t in plot.data[:4]] == [[1, 2], [1, 2], [2, 3], [2, 3]]
     assert any("-4.85" in a.text or "−4.85" in a.text for a in plot.layout.annotations)
     assert {t.line.color for t in plot.data} == {PALETTE["baseline"], PALETTE["dispersive"]}

@@ -54,6 +54,15 @@ def test_conflicts_are_those_of_two_separate_gradients(open_gates):
             assert meters[f"{name}.gradient_ratio"] == pytest.approx(ratio, rel=1e-3)
 
 
+@pytest.mark.parametrize("config", [tiny(), everything()], ids=["one", "three"])
+def test_behind_closed_gates_there_is_no_conflict(config):
+    """At step 1 the base loss moves the last layer only: what a subtraction leaves of its gradient is rounding."""
+    trainer = Trainer(config)
+    first, second = (next(iter(trainer)).meters for _ in range(2))
+    assert not [name for name in first if "gradient" in name]
+    assert [name for name in second if "gradient" in name]
+
+
 @pytest.mark.parametrize(("name", "kind"), [("dispersive", None), ("contrastive", Contrastive), ("repa", Repa)])
 def test_lambda_scales_the_ratio_and_not_the_cosine(open_gates, name, kind):
     def first_meters(lam, warmup=0):

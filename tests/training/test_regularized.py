@@ -156,11 +156,12 @@ def test_noise_policies_and_gaps_are_different_runs():
     [
         ({"contrastive": Contrastive(0.5, blocks=(1, 4))}, r"^contrastive\.blocks = \(1, 4\)"),
         ({"repa": Repa(0.5, block=4)}, r"^repa\.block = .*4"),
+        ({"repa": Repa(0.5), "model": "SiT-Nano/4"}, r"^repa\.teacher = 'digits' cannot be used"),
     ],
 )
-def test_a_block_beyond_the_model_leaves_no_folder(tmp_path, on, told):
-    with pytest.raises(ConfigError, match=told + r".*numbered 0 to 3"):
-        Trainer(tiny(model="SiT-Nano/2", **on), tmp_path / "run")
+def test_what_does_not_fit_the_model_leaves_no_folder(tmp_path, on, told):
+    with pytest.raises(ConfigError, match=told):
+        Trainer(tiny(**{"model": "SiT-Nano/2"} | on), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -176,8 +177,9 @@ def test_a_loss_that_breaks_names_every_weight_that_may_be_too_large():
 
 def test_a_projector_that_is_not_finite_is_never_saved(tmp_path):
     trainer = Trainer(everything(), tmp_path)
-    for report in trainer:
-        if report.step == 7:
-            trainer.projector[4].bias.data[0] = torch.nan
-            break
+    reports = iter(trainer)
+    next(r for r in reports if r.step == 7)
+    trainer.projector[4].bias.data[0] = torch.nan
+    with pytest.raises(NonFiniteLoss, match="weights after step 7 are not finite"):
+        reports.close()
     assert list(Run.open(tmp_path).checkpoints) == [5]

@@ -1,0 +1,164 @@
+"""The panel with all four losses: its values against the library and closed forms, and what each variant sees."""
+
+import pytest
+import torch
+from ipywidgets.widgets.widget import _instances
+
+from labkit.losses import dispersive_floor, dispersive_loss
+from labkit.metrics import effective_rank
+from labkit.widgets.variants import LOOKS, FourLosses, variants_panel
+
+every_variant = pytest.mark.parametrize("variant", LOOKS)
+MOST = {"infonce_l2": 0.0, "infonce_cosine": 1 / 0.4, "hinge": 1.5**2, "covariance": 1.0}
+
+
+def options(variant):
+    return {"infonce_l2": {"tau": 0.4}, "infonce_cosine": {"tau": 0.4}, "hinge": {"margin": 1.5}}.get(variant, {})
+
+
+@pytest.fixture
+def state():
+    return FourLosses(scale=0.6, stretch=0.5, tau=0.4, margin=1.5)
+
+
+def test_the_cloud_has_the_moments_that_it_claims(state):
+    for scale, stretch in ((0.1, 0.0), (2.0, 0.7)):
+        cloud = state.cloud(stretch, scale)
+        assert torch.allclose(cloud.mean(dim=0), torch.tensor(scale * state.MEAN), atol=1e-5)
+        assert cloud.var(dim=0, correction=0).mean().sqrt().item() == pytest.approx(scale, rel=1e-5)
+    assert torch.allclose(state.cloud(0.0, 1.0).T.cov(correction=0), torch.eye(state.FEATURES), atol=1e-5)
+
+
+def test_stretch_takes_directions_away():
+    state = FourLosses()
+    ranks = [effective_rank(state.cloud(stretch, 1.0)) for stretch in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert ranks == sorted(ranks, reverse=True)
+    assert ranks[0] == pytest.approx(state.FEATURES) and ranks[-1] < 1.5
+
+
+@every_variant
+def test_curves_are_the_librarys_loss(state, variant):
+    known = options(variant)
+    by_scale, by_stretch = state.against_scale(variant), state.against_stretch(variant)
+    for place in (0, 20, 40):
+        at_scale = state.cloud(0.5, state.SCALES[place].item())
+        at_stretch = state.cloud(state.STRETCHES[place].item(), 0.6)
+        assert by_scale[place].item() == pytest.approx(dispersive_loss(at_scale, variant, **known).item(), abs=1e-5)
+        assert by_stretch[place].item() == pytest.approx(dispersive_loss(at_stretch, variant, **known).item(), abs=1e-5)
+
+
+@every_variant
+def test_progress_is_0_at_the_largest_value_and_1_at_the_floor(state, variant):
+    floor = dispersive_floor(state.BATCH, variant, features=state.FEATURES, **options(variant))
+    ends = torch.tensor([MOST[variant], (MOST[variant] + floor) / 2, floor])
+    assert torch.allclose(state.progress(variant, ends), torch.tensor([0.0, 0.5, 1.0]), atol=1e-6)
+
+
+def test_cosine_and_covariance_are_blind_to_the_scale_and_the_others_are_not(state):
+    for variant in LOOKS:
+        losses = state.against_scale(variant)
+        if variant in ("infonce_cosine", "covariance"):
+            assert torch.allclose(losses, losses[0], rtol=1e-4)
+        else:
+            assert (losses.diff() <= 1e-6).all() and losses[0] - losses[-1] > 1
+
+
+@pytest.mark.parametrize("variant", ["infonce_l2", "hinge"])
+def test_l2_and_hinge_reach_their_floor_by_growing_alone(variant):
+    state = FourLosses(stretch=0.0)
+    assert state.progress(variant, state.against_scale(variant))[-1] == pytest.approx(1, abs=1e-6)
+
+
+@every_variant
+def test_stretching_undoes_what_each_variant_wants(variant):
+    state = FourLosses()
+    way = state.progress(variant, state.against_stretch(variant))
+    assert (way.diff() < 1e-5).all() and way[0] - way[-1] > 0.05
+
+
+def test_a_small_cloud_and_a_round_one_have_closed_forms():
+    state = FourLosses(stretch=0.0, tau=0.7, margin=1.3)
+    s = state.SCALES[0].item()  # all D are small, and their mean is 2s²
+    assert state.against_scale("infonce_l2")[0] == pytest.approx(-2 * s**2 / 0.7, rel=1e-2)
+    assert state.against_scale("hinge")[0] == pytest.approx(1.3**2 - 2 * 1.3 * 2 * s**2, rel=1e-4)
+    assert state.against_scale("covariance")[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_stretch_along_the_features_would_escape_the_covariance():
+    state = FourLosses(stretch=0.6)
+    oblique = state.cloud(0.6, 1.0)
+    along = (oblique - state.MEAN) @ state._turn.T.float()
+    assert dispersive_loss(oblique, "covariance") > 0.2
+    assert dispersive_loss(along, "covariance") == pytest.approx(0, abs=1e-5)
+    assert dispersive_loss(along).item() == pytest.approx(dispersive_loss(oblique).item(), abs=1e-5)
+
+
+def test_without_its_mean_the_round_cloud_is_nearly_at_the_floor_of_the_cosine():
+    state = FourLosses(stretch=0.0)
+    ways = [
+        state.progress("infonce_cosine", state.losses("infonce_cosine", state.cloud(0.0, 1.0, mean)[None])).item()
+        for mean in (0.0, state.MEAN)
+    ]
+    assert ways[0] > 0.95 and ways[1] < 0.6
+
+
+@pytest.mark.parametrize("scale", [0.01, 10.0])
+@pytest.mark.parametrize("stretch", [0.0, 1.0])
+@pytest.mark.parametrize("tau, margin", [(10**-1.3, 0.1), (10.0, 10.0)])
+def test_extreme_sliders_give_a_way_between_0_and_1(scale, stretch, tau, margin):
+    state = FourLosses(scale=scale, stretch=stretch, tau=tau, margin=margin)
+    for variant in LOOKS:
+        for losses in (state.against_scale(variant), state.against_stretch(variant)):
+            way = state.progress(variant, losses)
+            assert ((way >= -1e-4) & (way <= 1 + 1e-4)).all()  # not of NaN
+
+
+def shown(panel):
+    return [(trace.x, trace.y) for trace in panel.figure.data], panel.sentence.value
+
+
+def test_every_control_moves_drawing_and_sentence():
+    panel = variants_panel()
+    for trait, control in panel.controls.items():
+        before = shown(panel)
+        control.value *= 0.6
+        assert all(a != b for a, b in zip(before, shown(panel), strict=True)), trait
+    panel.close()
+
+
+def test_only_the_curves_that_a_control_concerns_change():
+    panel = variants_panel()
+    before = [trace.y for trace in panel.figure.data]
+    panel.controls["margin"].value = 3.0
+    changed = [place for place, trace in enumerate(panel.figure.data) if trace.y != before[place]]
+    hinge = list(LOOKS).index("hinge")
+    assert changed == [hinge, 4, 5 + hinge, 9]  # its curves, and both rows of markers
+    panel.close()
+
+
+def test_markers_lie_on_their_curves():
+    panel = variants_panel(state=FourLosses(scale=1.0, stretch=0.25))
+    left, right = panel.figure.data[:4], panel.figure.data[5:9]
+    assert panel.figure.data[4].y == pytest.approx([line.y[40] for line in left], abs=1e-4)  # SCALES[40] = 1
+    assert panel.figure.data[9].y == pytest.approx([line.y[10] for line in right], abs=1e-4)
+    panel.close()
+
+
+def test_the_sentence_names_what_doubling_the_scale_would_do():
+    panel = variants_panel(state=FourLosses(scale=0.5, stretch=0.0))
+    assert "Doubling s would move InfoNCE-L2 to" in panel.sentence.value and "and hinge to" in panel.sentence.value
+    panel.state.scale = 10.0
+    assert "move none" in panel.sentence.value
+    panel.close()
+
+
+def test_moving_about_leaks_no_widget():
+    variants_panel().close()
+    before = set(_instances)
+    panel = variants_panel()
+    open_now = set(_instances)
+    for step in range(20):
+        panel.state.scale = 0.1 + step / 10
+    assert set(_instances) == open_now
+    panel.close()
+    assert set(_instances) == before
