@@ -76,7 +76,8 @@ class Config:
             group = getattr(self, name)
             fits = group.chunk is None or self.batch_size % group.chunk == 0
             require(fits, f"{name}.chunk", group.chunk, f"it must divide batch_size = {self.batch_size}")
-            few = group.lam is not None and group.variant == "covariance" and self.batch_size < 3
+            computed = group.lam is not None or group is self.repelling  # what is off may yet be metered
+            few = computed and group.variant == "covariance" and self.batch_size < 3
             require(not few, "batch_size", self.batch_size, "the covariance of two samples is constant, take 3")
         for name in ("steps", "log_every", "save_every", "keep_last"):
             require(whole(getattr(self, name), 1), name, getattr(self, name), "take a whole number of at least 1")

@@ -245,6 +245,14 @@ def test_the_covariance_wants_three_samples(group):
     Config(batch_size=2, **{group: dataclasses.replace(settings, variant="infonce_l2")})
 
 
+def test_a_covariance_that_is_off_wants_three_samples_if_it_is_metered():
+    off = Dispersive(None, variant="covariance")
+    with pytest.raises(ConfigError, match=r"^batch_size = 2"):
+        Config(batch_size=2, dispersive=off)
+    Config(batch_size=2, dispersive=off, contrastive=Contrastive(0.5))
+    Config(batch_size=2, contrastive=Contrastive(None, variant="covariance"))
+
+
 @pytest.mark.parametrize("group", ["", *GROUPS])
 def test_unknown_and_missing_fields_are_refused_by_name(group):
     whole = json.loads(Config().to_json())

@@ -6,25 +6,33 @@ from labkit.widgets.live import LiveTraining
 from labkit.widgets.panel import Panel
 from labkit.widgets.prediction import Answer, NotMeasured, Predictions
 from labkit.widgets.runner import Runner
-from labkit.widgets.springs import Springs, springs_panel
+from labkit.widgets.springs import Partners, Springs, springs_panel
 from labkit.widgets.training import training_panel
+from labkit.widgets.variants import FourLosses, variants_panel
+from labkit.widgets.views import TwoViews, partners_panel, views_panel
 
 __all__ = [
     "Answer",
     "Cloud",
+    "FourLosses",
     "Interpolant",
     "LiveTraining",
     "NotMeasured",
     "PairForce",
     "Panel",
+    "Partners",
     "Predictions",
     "Runner",
     "Sampler",
     "Springs",
+    "TwoViews",
     "cloud_panel",
     "force_panel",
     "interpolant_panel",
+    "partners_panel",
     "sampler_panel",
     "springs_panel",
     "training_panel",
+    "variants_panel",
+    "views_panel",
 ]
