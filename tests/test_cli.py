@@ -126,7 +126,7 @@ def test_compare_writes_one_page_that_needs_nothing_else(tmp_path, capsys):
         (["train", "digits", "--contrastive.lam", "1", "--contrastive.blocks", "9", "--out", "o"], "numbered 0 to 3"),
         (["train", "digits", "--repa.lam", "1", "--repa.block", "4", "--out", "o"], "repa.block = "),
         (["train", "digits", "--repa.lam", "1", "--model", "SiT-Nano/4", "--out", "o"], "repa.teacher = 'digits'"),
-        (["compare", "digits", "--dispersive.lam", "None"], "dispersive.lam = None"),
+        (["compare", "digits", "--dispersive.lam", "None"], "lam = None cannot be used: set the λ of a regularizer"),
     ],
 )
 def test_a_mistake_is_one_sentence_on_stderr(words, told, capsys, tmp_path, monkeypatch):
