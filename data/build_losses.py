@@ -30,15 +30,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs") / NAME, help="of the runs (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1500, help="of each run (default: %(default)s)")
     parser.add_argument("--only", nargs="*", default=list(RUNS), help="train just these, and ship nothing")
     args = parser.parse_args()
 
-    configs = {
-        run: recipes.digits(steps=3000, save_every=1500, log_every=100, **RUNS[run]) for run in args.only
-    }
+    configs = {run: recipes.digits(steps=args.steps, save_every=1500, log_every=100, **RUNS[run]) for run in args.only}
     outcome = over_seeds(configs, range(args.seeds), Protocol(), args.out)
     print(outcome.at().groupby(["measure", "run"])["value"].describe().to_string())
     if args.only == list(RUNS):
         folder = Path(__file__).parent / "runs"
         ship(NAME, outcome, folder)
-        ship_weights(NAME, list(RUNS), 0, args.out, folder)
+        ship_weights(NAME, configs, 0, args.out, folder)

@@ -26,6 +26,7 @@ from labkit.models import Transformer
 from labkit.objective import regularized_blocks
 from labkit.runtime import cores, data_dir, device
 from labkit.training import Run, Trainer
+from labkit.training.folder import RunFolder
 from labkit.training.trainer import build_network
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Pr
     for seed in seeds:
         for measure, (mean, _, _) in real_against_real(replace(protocol, seed=seed)).items():
             rows += [dict(run=REAL, seed=seed, step=step, measure=measure, value=mean) for step in steps]
-    logged = [_curves(folder).assign(run=run, seed=seed) for (run, seed), (_, folder) in jobs.items()]
+    logged = [_curves(folder, config.steps).assign(run=run, seed=seed)
+              for (run, seed), (config, folder) in jobs.items()]  # fmt: skip
     machines = [json.loads((folder / "machine.json").read_text()) for _, folder in jobs.values()]
     record = {
         "configs": {run: json.loads(config.to_json()) for run, config in configs.items()},
@@ -85,20 +87,21 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Pr
 
 def _train_and_judge(run: str, config: Config, folder: Path, protocol: Protocol) -> list[dict[str, Any]]:
     torch.set_num_threads(1)  # the runs share the machine: a thread each is faster than all threads for all
-    for _ in Trainer(config, folder):
-        pass
+    if config.steps not in RunFolder(folder).checkpoints():  # a run that went on further is judged as it was then
+        for _ in Trainer(config, folder):
+            pass
     trained, block = Run.open(folder), regularized_blocks(config)[0]
     rows = []
-    for step in trained.checkpoints:
+    for step in (step for step in trained.checkpoints if step <= config.steps):
         found = evaluate(trained.model(step=step), config, replace(protocol, seed=config.seed))
         values = found.quality | found.spread[block]
         rows += [dict(run=run, seed=config.seed, step=step, measure=m, value=v) for m, v in values.items()]
     return rows
 
 
-def _curves(folder: Path) -> "pd.DataFrame":
+def _curves(folder: Path, steps: int) -> "pd.DataFrame":
     logged = Run.open(folder).metrics()
-    kept = logged["name"].str.rsplit(".", n=1).str[-1].isin(CURVES)
+    kept = logged["name"].str.rsplit(".", n=1).str[-1].isin(CURVES) & (logged["step"] <= steps)
     return logged.loc[kept, ["step", "name", "value"]]
 
 
@@ -111,14 +114,14 @@ def ship(name: str, outcome: Outcome, folder: Path) -> None:
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def ship_weights(name: str, runs: Sequence[str], seed: int, out: Path, folder: Path) -> None:
+def ship_weights(name: str, configs: Mapping[str, Config], seed: int, out: Path, folder: Path) -> None:
     """Write the averaged weights of each run's last step, in half precision, as ``<name>/<run>.safetensors``."""
-    for run in runs:
-        trained = Run.open(out / f"{run}-seed{seed}")
-        half = {key: tensor.half().contiguous() for key, tensor in trained.model().state_dict().items()}
+    for run, config in configs.items():
+        network = Run.open(out / f"{run}-seed{seed}").model(step=config.steps)
+        half = {key: tensor.half().contiguous() for key, tensor in network.state_dict().items()}
         path = folder / name / f"{run}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(half, path, {"config": trained.config.to_json(), "step": str(max(trained.checkpoints))})
+        save_file(half, path, {"config": config.replace(seed=seed).to_json(), "step": str(config.steps)})
 
 
 def shipped(name: str) -> Outcome:

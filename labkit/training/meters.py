@@ -38,8 +38,8 @@ def regularizer_gradients(losses: Losses, parameters: Sequence[Tensor]) -> Pulls
 def conflicts(pulls: Pulls, parameters: Sequence[Tensor]) -> dict[str, float]:
     """Each regularizer against the base loss, whose gradient is what the regularizers leave of the total's.
 
-    Where that is nothing but rounding, as behind closed gates, there is no angle to tell. Gradients are taken as exact to
-    float32: of a backward in bfloat16 a small base gradient could not be told by subtraction.
+    Where that is nothing but rounding, as behind closed gates, there is no angle to tell. Gradients are taken as exact
+    to float32: of a backward in bfloat16 a small base gradient could not be told by subtraction.
     """
     meters = {}
     base = [p.grad - sum(pull[i] for pull in pulls.values() if pull[i] is not None) for i, p in enumerate(parameters)]

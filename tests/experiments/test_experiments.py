@@ -110,10 +110,18 @@ def test_what_is_trained_is_only_judged_again(outcome, monkeypatch):
     assert before == {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
 
 
+def test_runs_that_went_on_further_are_judged_as_they_were(outcome):
+    out, configs, first = outcome
+    short = over_seeds({run: config.replace(steps=2) for run, config in configs.items()}, [3], QUICK, out)
+    then = first.table[(first.table["step"] == 2) & (first.table["seed"] == 3)]
+    pd.testing.assert_frame_equal(short.table, then.reset_index(drop=True))
+    assert short.curves["step"].max() == 2
+
+
 def test_an_outcome_ships_and_comes_back_whole(outcome, tmp_path, monkeypatch):
     out, configs, first = outcome
     ship("t", first, tmp_path / "runs")
-    ship_weights("t", list(configs), 3, out, tmp_path / "runs")
+    ship_weights("t", configs, 3, out, tmp_path / "runs")
     monkeypatch.setattr("labkit.experiments.seeds.data_dir", lambda: tmp_path)
     again = shipped("t")
     pd.testing.assert_frame_equal(again.table, first.table, rtol=1e-5)
