@@ -1,0 +1,47 @@
+"""Train the runs on digits that ship, for several seeds: ``python data/build_runs.py`` (an hour on two cores; resumes).
+
+Writes runs/<set>.csv, _curves.csv and .json beside this file, and the weights of seed 0. The runs themselves stay in
+the folder that is named, and sets share them: more seeds or steps later cost only what is new.
+"""
+
+import argparse
+from pathlib import Path
+
+from labkit import recipes
+from labkit.experiments import Protocol, over_seeds, ship, ship_weights
+from labkit.regularizers import Contrastive, Repa
+
+LAM = 0.5
+RUNS = {
+    "baseline": {},
+    "dispersive": {"lam": LAM},
+    "contrastive_independent": {"contrastive": Contrastive(lam=LAM)},
+    "contrastive_restricted": {"contrastive": Contrastive(lam=LAM, noise="restricted")},
+    "halfway": {"contrastive": Contrastive(lam=LAM, alignment_weight=0.5)},
+    "cosine": {"lam": LAM, "variant": "infonce_cosine"},
+    "hinge": {"lam": LAM, "variant": "hinge"},
+    "covariance": {"lam": LAM, "variant": "covariance"},
+    "repa": {"repa": Repa(lam=LAM, hidden=256)},
+    "repa_dispersive": {"lam": LAM, "repa": Repa(lam=LAM, hidden=256)},
+}
+
+SETS = {  # name → runs, seeds
+    "digits_losses": (list(RUNS), 3),  # notebooks 05 and 09
+    "digits_compare": (["baseline", "dispersive"], 6),  # notebook 03
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/shipped"), help="of the runs (default: %(default)s)")
+    parser.add_argument("--only", choices=list(SETS), help="this set alone")
+    args = parser.parse_args()
+
+    folder = Path(__file__).parent / "runs"
+    for name, (runs, seeds) in SETS.items():
+        if args.only in (None, name):
+            configs = {run: recipes.digits(steps=1500, save_every=1500, log_every=100, **RUNS[run]) for run in runs}
+            outcome = over_seeds(configs, range(seeds), Protocol(), args.out)
+            print(outcome.at().groupby(["measure", "run"])["value"].describe().to_string())
+            ship(name, outcome, folder)
+            if set(runs) == set(RUNS):
+                ship_weights(name, configs, 0, args.out, folder)
