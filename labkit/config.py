@@ -96,8 +96,12 @@ class Config:
         return tuple(name for name in REGULARIZERS if getattr(self, name).lam is not None)
 
     def baseline(self) -> "Config":
-        """A copy with every regularizer off."""
+        """A copy with every regularizer off, metered at the same blocks by the same loss as this one."""
         off = {name: dataclasses.replace(getattr(self, name), lam=None) for name in REGULARIZERS}
+        shared = [field.name for field in dataclasses.fields(Dispersive) if field.name != "lam"]
+        off["dispersive"] = Dispersive(**{name: getattr(self.repelling, name) for name in shared})
+        if self.regularizers == ("repa",) and self.repa.block is not None:
+            off["dispersive"] = dataclasses.replace(off["dispersive"], blocks=(self.repa.block,))
         return dataclasses.replace(self, **off)
 
     @property

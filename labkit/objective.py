@@ -33,8 +33,8 @@ def blocks_of(settings: Dispersive | Repa, model: str) -> tuple[int, ...]:
 
 
 def regularized_blocks(config: Config) -> tuple[int, ...]:
-    """The blocks that are metered: those of the repelling regularizer that is on, or would be."""
-    return blocks_of(config.repelling, config.model)
+    """The blocks that are metered: REPA's if it is on alone, else those of the regularizer that repels, or would."""
+    return blocks_of(config.repa if config.regularizers == ("repa",) else config.repelling, config.model)
 
 
 def metered_floor(config: Config, input_size: int) -> float:

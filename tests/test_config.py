@@ -354,3 +354,14 @@ def test_differences_name_exactly_the_changed_fields(config, data):
     found = config.differences(dataclasses.replace(config, **{name: new}))
     assert set(found) == told
     assert len(found) == len(told)
+
+
+def test_the_baseline_is_metered_as_the_run_that_it_stands_beside():
+    settings = {"tau": 0.2, "blocks": (3,), "variant": "infonce_cosine"}
+    for config in (Config(dispersive=Dispersive(0.5, **settings)), Config(contrastive=Contrastive(0.5, **settings))):
+        plain = config.baseline()
+        assert plain.regularizers == ()
+        assert plain.repelling.arguments() == config.repelling.arguments()
+        assert plain.repelling.blocks == (3,)
+    assert Config(repa=Repa(0.5, block=2)).baseline().repelling.blocks == (2,)
+    assert Config(seed=3, steps=7).baseline() == Config(seed=3, steps=7)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from labkit.checks import require
 from labkit.config import Config
-from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, real_against_real
+from labkit.experiments.evaluate import REAL, Evaluation, Protocol, evaluate, real_against_real
 from labkit.objective import regularized_blocks
 from labkit.training import Report, Trainer
 
@@ -53,7 +53,7 @@ class ComparisonResult:
             }
             for name, found in self.evaluations.items()
         }
-        rows["real against real"] = {name: mean for name, (mean, _, _) in self.real.items()}
+        rows[REAL] = {name: mean for name, (mean, _, _) in self.real.items()}
         return pd.DataFrame(rows).T
 
     def finding(self) -> str:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from labkit import datasets, paths
-from labkit.checks import finite, require, whole
+from labkit.checks import check_seed, choose, finite, require, whole
 from labkit.config import Config
 from labkit.metrics import DigitsClassifier, PixelPca, class_agreement, frechet_distance, geometry
 from labkit.runtime import Purpose, generator
 from labkit.sampling import Method
 from labkit.training import Samples, sample_network
 
-REAL_DRAWS = 5
+REAL, REAL_DRAWS = "real against real", 5
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class Protocol:
             whole(self.count, 2) and self.count <= most, "count", self.count,
             f"take 2 to {most}: real against real needs as many training digits",
         )  # fmt: skip
+        check_seed(self.seed)
+        require(whole(self.steps, 1), "steps", self.steps, "take a whole number of at least 1")
+        choose(self.method, Method, "method")
+        require(finite(self.guidance), "guidance", self.guidance, "take a finite number, 1 for none")
         require(finite(self.probe_time) and 0 <= self.probe_time <= 1, "probe_time", self.probe_time, "take 0 to 1")
 
     def told(self) -> str:

@@ -20,19 +20,19 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from labkit import datasets
+from labkit.checks import require
 from labkit.config import Config
-from labkit.experiments.evaluate import Protocol, evaluate, real_against_real
+from labkit.experiments.evaluate import REAL, Protocol, evaluate, real_against_real
 from labkit.models import Transformer
 from labkit.objective import regularized_blocks
 from labkit.runtime import cores, data_dir, device
 from labkit.training import Run, Trainer
-from labkit.training.folder import RunFolder
+from labkit.training.folder import RunError, RunFolder
 from labkit.training.trainer import build_network
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REAL = "real against real"
 CURVES = ("velocity", "dispersive", "contrastive", "alignment", "repa", "gradient_cosine", "gradient_ratio",
           "feature_norm", "effective_rank")  # fmt: skip
 
@@ -49,7 +49,10 @@ class Outcome(NamedTuple):
 
     def at(self, step: int | None = None) -> "pd.DataFrame":
         """The rows of the table at one step, by default the last."""
-        return self.table[self.table["step"] == (self.table["step"].max() if step is None else step)]
+        step = self.table["step"].max() if step is None else step
+        known = sorted(self.table["step"].unique().tolist())
+        require(step in known, "step", step, f"this outcome has {', '.join(map(str, known))}")
+        return self.table[self.table["step"] == step]
 
 
 def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Protocol, out: Path) -> Outcome:
@@ -62,12 +65,18 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Pr
     """
     import pandas as pd
 
+    require(len(seeds) > 0, "seeds", list(seeds), "name at least one")
+    require(len(configs) > 0, "configs", dict(configs), "name at least one")
     jobs = {(run, seed): (config.replace(seed=seed), out / f"{run}-seed{seed}")
             for seed in seeds for run, config in configs.items()}  # fmt: skip
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
         running = [pool.submit(_train_and_judge, run, *job, protocol) for (run, _), job in jobs.items()]
-        for done in tqdm(as_completed(running), total=len(running), unit="run"):
-            done.result()  # a failure ends it here; what is trained stays on the disk
+        try:
+            for done in tqdm(as_completed(running), total=len(running), unit="run"):
+                done.result()
+        except BaseException:  # what is trained stays on the disk; what has not begun does not begin
+            pool.shutdown(cancel_futures=True)
+            raise
     rows = [row for one in running for row in one.result()]
     steps = sorted({row["step"] for row in rows})
     for seed in seeds:
@@ -79,7 +88,7 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Pr
     record = {
         "configs": {run: json.loads(config.to_json()) for run, config in configs.items()},
         "protocol": protocol.told().replace(f"seed {protocol.seed}", "each run's own seed"),
-        "seeds": sorted(seeds),
+        "seeds": sorted(int(seed) for seed in seeds),
         "machines": [machine for i, machine in enumerate(machines) if machine not in machines[:i]],
     }
     return Outcome(pd.DataFrame(rows), pd.concat(logged, ignore_index=True), record)
@@ -91,8 +100,12 @@ def _train_and_judge(run: str, config: Config, folder: Path, protocol: Protocol)
         for _ in Trainer(config, folder):
             pass
     trained, block = Run.open(folder), regularized_blocks(config)[0]
+    other = trained.config.replace(steps=config.steps).differences(config)
+    if other:
+        raise RunError(f"{folder} holds a run of another config ({'; '.join(other)}); name another folder.")
     rows = []
-    for step in (step for step in trained.checkpoints if step <= config.steps):
+    due = [step for step in trained.checkpoints if step % config.save_every == 0 or step == config.steps]
+    for step in (step for step in due if step <= config.steps):  # not those that an interruption saved
         found = evaluate(trained.model(step=step), config, replace(protocol, seed=config.seed))
         values = found.quality | found.spread[block]
         rows += [dict(run=run, seed=config.seed, step=step, measure=m, value=v) for m, v in values.items()]

@@ -48,7 +48,9 @@ def dispersive_loss(
     Returns:
         A scalar, computed outside autocast in float32 (float64 stays float64), at least ``dispersive_floor`` and at
         most 0 (L2), 1/τ (cosine), ε² (hinge), 1 (covariance). Pairs whose weight is below about 1e-30 of the largest
-        (D/τ > 69) get a gradient of exactly 0; see ``ops.log_mean_exp``. Rows of zeros have a cosine of 0 with others.
+        (D/τ > 69) get a gradient of exactly 0; see ``ops.log_mean_exp``. Rows of zeros have a cosine of 0 with
+        others. A feature that is constant in the batch has a correlation of 0, with which the covariance can fall
+        below its floor.
 
     Raises:
         ConfigError: an unknown variant, a value out of its range, or a setting that the variant does not have.
@@ -90,7 +92,7 @@ def dispersive_floor(
     """The least value that the loss of a batch can have; where a curve stays on it, its regularizer has finished.
 
     −log B for L2, once all pairs are far apart; for the cosine when the B directions spread like a simplex; ε²/B for
-    the hinge when all pairs are ε apart; for the covariance with P ``features`` (needed there) what is left when P
+    the hinge when all pairs have D ≥ ε; for the covariance with P ``features`` (needed there) what is left when P
     exceeds B − 1 and they cannot all be uncorrelated. Without self-pairs L2 has no floor: −inf.
     """
     known = loss_arguments(variant, tau, margin, include_self)

@@ -40,7 +40,7 @@ def tap(module: nn.Module, name: str) -> "Tap":
         ConfigError: a name that the module does not have, or that of a mere list of modules, which never runs.
     """
     parts = dict(module.named_modules(remove_duplicate=False))
-    near = difflib.get_close_matches(name, parts, n=3, cutoff=0)
+    near = difflib.get_close_matches(str(name), parts, n=3, cutoff=0)
     require(name in parts, "name", name, f"{type(module).__name__} has no such part; the closest are {near}")
     part = parts[name]
     runs = getattr(part.forward, "__func__", None) is not nn.Module.forward

@@ -132,27 +132,27 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 class DinoTeacher(Teacher):
-    """DINOv2 (Oquab et al. 2023): the patch tokens after its last LayerNorm, (size / patch)² of them.
+    """DINOv2 (Oquab et al. 2023): the patch tokens after its last LayerNorm, grid² of them.
 
-    Images of 1 or 3 channels and any size are normalised by ImageNet's colours and resized to size×size, bicubic and
+    Images of 1 or 3 channels and any size are normalised by ImageNet's colours and resized, bicubic and
     without antialiasing, as REPA's authors do; transformers interpolates the position embeddings to that grid.
 
     Args:
         source: a hub id such as ``facebook/dinov2-base``, or a folder with its config.json and model.safetensors.
-        size: side of the resized images in pixels; 224 and patches of 14 give 16×16 tokens.
+        grid: tokens a side; images are resized to grid times the model's patch, 16·14 = 224 as REPA's authors do.
         images: distinct images these weights were trained on; by default those of the published DINOv2.
 
     Raises:
-        ConfigError: a size that the patch does not divide, or as ``load_dinov2``.
+        ConfigError: a grid that is no whole number, or as ``load_dinov2``.
     """
 
-    def __init__(self, source: str, size: int = 224, images: int = DINOV2_IMAGES) -> None:
+    def __init__(self, source: str, grid: int = 16, images: int = DINOV2_IMAGES) -> None:
         super().__init__()
         self.model = load_dinov2(source)
         config = self.model.config
         patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
-        require(whole(size, patch) and size % patch == 0, "size", size, f"take a multiple of the patch, {patch} pixels")
-        self.size, self.width, self.tokens = size, config.hidden_size, (size // patch) ** 2
+        require(whole(grid, 1), "grid", grid, "take a whole number of tokens a side")
+        self.size, self.width, self.tokens = grid * patch, config.hidden_size, grid**2
         self.others = 1 + getattr(config, "num_register_tokens", 0)  # class token and registers stand first
         for name, colours in IMAGENET.items():
             self.register_buffer(name, torch.tensor(colours)[:, None, None], persistent=False)
@@ -177,9 +177,9 @@ def load_teacher(source: str, grid: int = 16) -> Teacher:
     """``digits``: the lab's own; anything else: the DINOv2 of that hub id or folder.
 
     Args:
-        grid: tokens a side that are wanted. A DINOv2 sees its images at 14·grid pixels; the digits teacher has 4.
+        grid: tokens a side that are wanted. The digits teacher has 4.
 
     Raises:
         FileNotFoundError, ConfigError: as ``DigitsTeacher.load`` and ``DinoTeacher``.
     """
-    return DigitsTeacher.load() if source == "digits" else DinoTeacher(source, 14 * grid)
+    return DigitsTeacher.load() if source == "digits" else DinoTeacher(source, grid)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from labkit.experiments import Outcome
-from labkit.experiments.seeds import REAL
+from labkit.experiments.evaluate import REAL
 from labkit.plots.theme import PALETTE, colour, fade, figure
 from labkit.regularizers import REGULARIZERS
 
@@ -21,7 +21,7 @@ RUNS = {
     "covariance": "dispersive (covariance)",
     "contrastive_independent": "contrastive, independent",
     "contrastive_restricted": "contrastive, restricted",
-    "halfway": "halfway (α = 0.5)",
+    "halfway": "halfway (α = 0.5, independent)",
     "repa": "REPA",
     "repa_dispersive": "REPA + dispersive",
 }
@@ -34,6 +34,10 @@ MEASURES = {
 }
 
 
+def _label(run: str) -> str:
+    return RUNS.get(run, run)
+
+
 def outcome_figure(
     outcome: Outcome, runs: Sequence[str], measures: Sequence[str], step: int | None = None
 ) -> go.Figure:
@@ -42,14 +46,14 @@ def outcome_figure(
     count = table["seed"].nunique()
     plot = figure(
         f"After {table['step'].iloc[0]:,} steps: each dot a seed of {count}, the bar their mean",
-        1, len(measures), 110 + 34 * len(runs), subplot_titles=[MEASURES[m] for m in measures],
+        1, len(measures), 110 + 34 * len(runs), subplot_titles=[MEASURES.get(m, m) for m in measures],
         shared_yaxes=True, horizontal_spacing=0.03,
     )  # fmt: skip
     for col, measure in enumerate(measures, 1):
         values = table[table["measure"] == measure]
         for run in runs:
             own = values.loc[values["run"] == run, "value"]
-            label = [RUNS[run]]
+            label = [_label(run)]
             dots = dict(color=fade(colour(run), 0.55), size=9)
             bar = dict(color=colour(run), size=17, symbol="line-ns", line=dict(color=colour(run), width=3))
             plot.add_scatter(x=own, y=label * len(own), mode="markers", marker=dots, showlegend=False, row=1, col=col)
@@ -69,7 +73,8 @@ def seeds_figure(outcome: Outcome, runs: Sequence[str], meters: Mapping[str, str
 
     Args:
         meters: name → title. ``feature_norm`` and ``effective_rank`` are those of the metered block,
-            ``gradient_cosine`` and ``gradient_ratio`` those of the run's regularizer.
+            ``gradient_cosine`` and ``gradient_ratio`` those of the run's first regularizer; a full name such as
+            ``repa.gradient_cosine`` means just that.
     """
     plot = figure(title, 1, len(meters), 330, subplot_titles=list(meters.values()), horizontal_spacing=0.07)
     for col, meter in enumerate(meters, 1):
@@ -84,11 +89,11 @@ def seeds_figure(outcome: Outcome, runs: Sequence[str], meters: Mapping[str, str
                 showlegend=False, legendgroup=run, row=1, col=col,
             )  # fmt: skip
             plot.add_scatter(
-                x=steps, y=seeds.mean(axis=1), line=dict(color=ink, width=2), name=RUNS[run], legendgroup=run,
+                x=steps, y=seeds.mean(axis=1), line=dict(color=ink, width=2), name=_label(run), legendgroup=run,
                 showlegend=col == 1, row=1, col=col,
             )  # fmt: skip
         plot.update_xaxes(title_text="step", row=1, col=col)
-        if meter == "gradient_ratio":
+        if meter.endswith("gradient_ratio"):
             plot.update_yaxes(type="log", nticks=6, tickformat=".0e", row=1, col=col)
     plot.update_layout(legend=dict(y=-0.28, x=0, xanchor="left", yanchor="top"))
     return plot
@@ -99,14 +104,17 @@ def curves_of(outcome: Outcome, run: str, meter: str) -> "pd.DataFrame":
     curves = outcome.curves
     last = curves["name"].str.rsplit(".", n=1).str[-1]
     first = curves["name"].str.split(".").str[0]
-    wanted = (last == meter) & ((curves["name"] == meter) | first.str.startswith("block") | first.isin(REGULARIZERS))
+    part = (last == meter) & (first.str.startswith("block") | first.isin(REGULARIZERS))
+    wanted = (curves["name"] == meter) | part
     own = curves[wanted & (curves["run"] == run)]
     own = own[own["name"] == own["name"].iloc[0]] if len(own) else own
     return own.pivot(index="step", columns="seed", values="value")
 
 
-def differences(outcome: Outcome, measure: str, runs: Sequence[str], step: int | None = None) -> "pd.DataFrame":
-    """Each run minus the baseline, paired by seed: mean, 95 % interval (Student's t), number of seeds.
+def differences(
+    outcome: Outcome, measure: str, runs: Sequence[str], step: int | None = None, against: str = "baseline"
+) -> "pd.DataFrame":
+    """Each run minus the baseline, or another, paired by seed: mean, 95 % interval (Student's t), number of seeds.
 
     Two runs of one seed share initial weights, data and noise, so their difference is steadier than either.
     """
@@ -117,9 +125,10 @@ def differences(outcome: Outcome, measure: str, runs: Sequence[str], step: int |
     values = table[table["measure"] == measure].pivot(index="seed", columns="run", values="value")
     rows = {}
     for run in runs:
-        gap = (values[run] - values["baseline"]).dropna()
+        gap = (values[run] - values[against]).dropna()
         half = student.ppf(0.975, len(gap) - 1) * gap.sem() if len(gap) > 1 else float("nan")
-        rows[RUNS[run]] = {"difference": gap.mean(), "low": gap.mean() - half, "high": gap.mean() + half, "n": len(gap)}
+        mean = gap.mean()
+        rows[_label(run)] = {"difference": mean, "low": mean - half, "high": mean + half, "n": len(gap)}
     return pd.DataFrame(rows).T
 
 
@@ -129,7 +138,5 @@ def told(outcome: Outcome, measure: str, runs: Sequence[str], step: int | None =
     parts = [
         f"{run} {row.difference:+.3g} ({row.low:+.3g} to {row.high:+.3g})" for run, row in found.iterrows()
     ]
-    return (
-        f"{MEASURES[measure]}, minus the baseline's, paired by seed (mean and 95 % interval of {int(found['n'].min())} "
-        f"seeds): {'; '.join(parts)}."
-    )
+    seeds = f"mean and 95 % interval of {int(found['n'].min())} seeds"
+    return f"{MEASURES.get(measure, measure)}, minus the baseline's, paired by seed ({seeds}): {'; '.join(parts)}."

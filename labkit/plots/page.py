@@ -48,15 +48,16 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
     ]
     table = result.table().T.to_html(float_format=lambda value: f"{value:.3f}", na_rep="–", border=0)
     made = {"configs": {n: json.loads(c.to_json()) for n, c in result.configs.items()}, "machine": machine()}
+    names = " against ".join(result.configs)
     text = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>labkit: with and without dispersion</title>
+<html lang="en"><head><meta charset="utf-8"><title>labkit: {names}</title>
 <style>{STYLE}</style></head><body>
-<h1>With and without Dispersive Loss</h1>
+<h1>{names}</h1>
 <p>{result.finding()} {result.spread_told()} {result.cost_told()}</p>
 {table}
 <p>Samples: {result.protocol.told()}. Fréchet distances are to the 500 held-out digits: <i>frechet</i> on the 64
 features of the lab's digits classifier, <i>frechet_pixels</i> on 32 pixel-PCA components; the last column is what as
-many real training digits score (mean of 5 draws). Geometry is that of the regularized block. One seed proves nothing:
+many real training digits score (mean of 5 draws). Geometry is that of the metered block. One seed proves nothing:
 try others.</p>
 {"".join(shown)}
 <h2>How this was made</h2>

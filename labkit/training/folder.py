@@ -65,7 +65,7 @@ class RunFolder:
         for unfinished in path.rglob(".*.part"):  # of a save that was killed
             unfinished.unlink()
         ckpt.replace_file(path / "config.json", config.to_json().encode())
-        if not (path / "machine.json").exists():
+        if not folder.checkpoints():  # it begins here, whatever was begun and lost before
             ckpt.replace_file(path / "machine.json", json.dumps(machine(), indent=2).encode())
         return folder
 

@@ -44,7 +44,7 @@ class Report:
     samples: int
     """Training samples seen."""
     seconds: float
-    """Seconds spent in the steps of this run so far, those before a resume included."""
+    """Seconds spent in the steps of this run so far, without the meters; those before a resume included."""
     terms: dict[str, Tensor]
     """``total`` and the unweighted terms: ``velocity``, and those of the regularizers that are on."""
     meters: dict[str, float] = field(default_factory=dict)
@@ -140,14 +140,18 @@ class Trainer:
         log = self._logs(self.step + 1)
         if log or self.fabric.device.type == "cpu":  # on a GPU the look would wait for the device, so it is rare there
             self._check(losses.total, losses.terms)
+        looked = time.perf_counter()
         pulls = regularizer_gradients(losses, self._trained) if log else {}
+        looking = time.perf_counter() - looked
         self.fabric.backward(losses.total)
+        looked = time.perf_counter()
         meters = measure(losses, self.config) | conflicts(pulls, self._trained) if log else {}
+        looking += time.perf_counter() - looked  # meters are no part of what a regularizer costs
         with _uninterrupted():
             self.optimizer.step()
             self.ema.update(self.step)
             self.step += 1
-            self.seconds += time.perf_counter() - began
+            self.seconds += time.perf_counter() - began - looking
             terms = {"total": losses.total.detach(), **losses.terms}
             report = Report(self.step, self.samples, self.seconds, terms, meters)
             if log and self.folder is not None:

@@ -11,7 +11,7 @@ import torch
 from plotly.basedatatypes import BaseFigure
 
 from labkit.datasets import digits
-from labkit.objective import metered_floor
+from labkit.objective import metered_floor, regularized_blocks
 from labkit.plots import PALETTE, colour, digit_trace, figure, style_digits, tile
 from labkit.regularizers import KNOBS, REGULARIZERS, Noise
 from labkit.types import LabError
@@ -142,11 +142,11 @@ def _lay_out(
 ) -> tuple[go.Figure, dict[tuple[str, str], int], dict[str, int]]:
     """The empty figure, the trace of each (run, meter), and the trace of each run's sheet of samples."""
     alone = len(names) == 1
-    across = 2 * len(panes) if alone else ACROSS
+    across = len(panes) + 1 if alone else ACROSS
     rows = 1 if alone else -(-len(panes) // ACROSS) + 1
     wide, half = GRID // across, GRID // len(names)
     if alone:
-        specs = [_row(wide, across)]
+        specs = [_row(wide, across)]  # the panes, and the sheet
     else:
         specs = [*(_row(wide, across) for _ in range(rows - 1)), _row(half, len(names))]
     titles = [PANES[meter].title for meter in panes]
@@ -175,7 +175,7 @@ def _lay_out(
     shown = {}
     for place, run in enumerate(names):
         shown[run] = len(plot.data)
-        row, col = (1, wide + 1) if alone else (rows, place * half + 1)
+        row, col = (1, len(panes) * wide + 1) if alone else (rows, place * half + 1)
         plot.add_trace(digit_trace(tile(BLANK, columns)), row, col)
         style_digits(plot, row, col)
     return plot, lines, shown
@@ -189,7 +189,7 @@ def _row(wide: int, count: int) -> list[dict[str, int] | None]:
 def curve_of(state: LiveTraining, run: str, meter: str) -> Curve:
     """The points of a meter, under whichever name this run's reports carry it; empty where it has none."""
     if meter in BLOCK:
-        return state.curve(run, f"block{state.metered_block}.{meter}")
+        return state.curve(run, f"block{regularized_blocks(state.configs[run])[0]}.{meter}")
     if meter.startswith("gradient"):
         return next((c for name in REGULARIZERS if (c := state.curve(run, f"{name}.{meter}"))), [])
     return state.curve(run, meter)
@@ -212,5 +212,5 @@ def _sentence(state: LiveTraining, names: list[str], panes: list[str]) -> str:
         curves = {meter: curve_of(state, run, meter) for meter in panes}
         now = ", ".join(f"{PANES[meter].short} {curve[-1][1]:.3g}" for meter, curve in curves.items() if curve)
         if now:
-            told.append(f"{run} at step {curves[panes[0]][-1][0]:,}: {now}")
+            told.append(f"{run} at step {max(curve[-1][0] for curve in curves.values() if curve):,}: {now}")
     return "; ".join(told) + "." if told else "No curve yet."

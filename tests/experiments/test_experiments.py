@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from labkit import Config, Run, datasets
+from labkit import Config, Run, Trainer, datasets
 from labkit.checks import ConfigError
 from labkit.datasets import digits as load
 from labkit.experiments import (
@@ -23,6 +23,7 @@ from labkit.experiments import (
 )
 from labkit.metrics import DigitsClassifier, frechet_distance
 from labkit.recipes import digits
+from labkit.training import RunError
 from labkit.training.trainer import build_network
 
 TINY = digits(batch_size=8, steps=4, log_every=2, lam=0.5)
@@ -116,6 +117,33 @@ def test_runs_that_went_on_further_are_judged_as_they_were(outcome):
     then = first.table[(first.table["step"] == 2) & (first.table["seed"] == 3)]
     pd.testing.assert_frame_equal(short.table, then.reset_index(drop=True))
     assert short.curves["step"].max() == 2
+
+
+def test_a_run_of_another_config_is_not_judged_as_this_one(outcome):
+    out, configs, _ = outcome
+    with pytest.raises(RunError, match=r"dispersive-seed3 holds a run of another config \(dispersive.lam: 0.5 → 0.7"):
+        over_seeds({"dispersive": configs["dispersive"].replace(lam=0.7)}, [3], QUICK, out)
+    with pytest.raises(ConfigError, match="seeds = "):
+        over_seeds(configs, [], QUICK, out)
+
+
+def test_what_an_interruption_saved_is_not_judged(tmp_path):
+    config = TINY.replace(steps=4, save_every=2, seed=5)
+    reports = iter(Trainer(config, tmp_path / "run-seed5"))
+    for _ in range(3):
+        next(reports)
+    reports.close()
+    assert 3 in Run.open(tmp_path / "run-seed5").checkpoints
+    assert set(over_seeds({"run": config}, [5], QUICK, tmp_path).table["step"]) == {4}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("seed", -1), ("steps", 0), ("method", "rk4"), ("guidance", float("nan"))]
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_protocol_that_cannot_work_is_refused_before_anything_is_trained(field, value):
+    with pytest.raises(ConfigError, match=f"^{field} = "):
+        Protocol(**{field: value})
 
 
 def test_an_outcome_ships_and_comes_back_whole(outcome, tmp_path, monkeypatch):

@@ -174,7 +174,7 @@ def test_it_stays_in_evaluation_mode_and_lets_no_gradient_pass(digits_teacher):
 
 
 def test_a_dinov2_is_frozen_too(tiny):
-    teacher = DinoTeacher(str(tiny), size=28).train()
+    teacher = DinoTeacher(str(tiny), grid=2).train()
     assert not any(module.training for module in teacher.modules())
     assert not any(p.requires_grad for p in teacher.parameters())
     x = torch.randn(2, 1, 8, 8, requires_grad=True)
@@ -209,7 +209,7 @@ def bicubic(n, size):
 @pytest.mark.parametrize("size", [70, 56])  # the grid of its position embeddings, and one they are interpolated to
 def test_its_tokens_are_transformers_own(tiny, shape, size):
     x = torch.rand(shape) * 2 - 1
-    teacher = DinoTeacher(str(tiny), size=size)
+    teacher = DinoTeacher(str(tiny), grid=size // 14)
     model = transformers.AutoModel.from_pretrained(tiny).eval()
     with torch.no_grad():
         all_tokens = model(pixel_values=torch.from_numpy(independently(x, size)).float()).last_hidden_state
@@ -242,16 +242,16 @@ def test_the_digits_teachers_price_is_told(digits_teacher):
     assert "billion" not in told
 
 
-@pytest.mark.parametrize("size", [0, 13, 225, 224.0, True, None])
+@pytest.mark.parametrize("grid", [0, -1, 16.0, True, None])
 @pytest.mark.usefixtures("unchecked")
-def test_a_size_that_the_patch_does_not_divide_is_refused(tiny, size):
-    with pytest.raises(ConfigError, match=r"^size = .*multiple of the patch, 14 pixels"):
-        DinoTeacher(str(tiny), size=size)
+def test_a_size_that_the_patch_does_not_divide_is_refused(tiny, grid):
+    with pytest.raises(ConfigError, match=r"^grid = .*whole number of tokens"):
+        DinoTeacher(str(tiny), grid=grid)
 
 
 def test_latents_are_no_images(tiny):
     with pytest.raises(ValueError, match=r"4 channels.*images of 1 or 3, not latents"):
-        DinoTeacher(str(tiny), size=28)(torch.zeros(1, 4, 8, 8))
+        DinoTeacher(str(tiny), grid=2)(torch.zeros(1, 4, 8, 8))
 
 
 # --- weights that cannot be had

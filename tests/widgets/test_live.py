@@ -1,10 +1,11 @@
 """Live training driven as a person would, without a browser."""
 
+import math
 import threading
 
 import pytest
 
-from labkit import Run, recipes
+from labkit import Contrastive, Repa, Run, recipes
 from labkit.widgets import LiveTraining, Runner, training_panel
 
 SLIDERS = ("lam", "tau", "block", "steps", "seed")
@@ -102,3 +103,59 @@ def test_two_clicks_start_one_run(live, tmp_path):
         click.start()
         click.join(60)
     assert [path.name for path in tmp_path.iterdir()] == ["001"] and live.status == "running"
+
+
+def test_only_the_settings_that_a_variant_has_can_be_moved(live):
+    panel = training_panel("live", live, ("lam", "variant", "tau", "margin", "noise", "max_gap"), "?")
+    disabled = lambda: {name: panel.controls[name].disabled for name in ("tau", "margin", "max_gap")}  # noqa: E731
+    assert disabled() == {"tau": False, "margin": True, "max_gap": True}
+    live.variant, live.noise = "hinge", "restricted"
+    assert disabled() == {"tau": True, "margin": False, "max_gap": False}
+    assert live.loss_settings() == {"variant": "hinge", "margin": 1.0}
+    live.variant = "covariance"
+    assert disabled() == {"tau": True, "margin": True, "max_gap": False}
+    assert live.loss_settings() == {"variant": "covariance"}
+
+
+def test_every_regularizer_shows_its_meters_and_the_baseline_those_it_has():
+    def configs(s):
+        base = recipes.digits(steps=4, batch_size=8, log_every=2)
+        return {
+            "repa": base.replace(repa=Repa(lam=0.5, hidden=8)),
+            "contrastive": base.replace(contrastive=Contrastive(lam=0.5, blocks=(3,))),
+            "baseline": base,
+        }
+
+    live = LiveTraining(configs)
+    panes = ("repa", "alignment", "feature_norm", "gradient_cosine", "dispersive", "velocity", "gradient_ratio")
+    panel = training_panel("all", live, ("lam",), "?", panes)
+    live.wait()
+    names = {trace.name: trace for trace in panel.figure.data if trace.name}
+    drawn = {(t.name, i // 3) for i, t in enumerate(panel.figure.data) if t.x and t.name in names}
+    assert len(drawn) > 10
+    said = panel.sentence.value
+    assert said.count("at step 4") == 3
+    for words in ("repa at step 4: L_repa", "contrastive at step 4: alignment", "baseline at step 4: norm"):
+        assert words in said
+    assert live.curve("contrastive", "block3.feature_norm") and not live.curve("contrastive", "block1.feature_norm")
+
+
+def test_one_run_shows_as_many_panes_as_are_asked_for_and_its_samples():
+    live = LiveTraining(lambda s: {"dispersive": recipes.digits(lam=0.5, steps=2, batch_size=8, log_every=1)})
+    panel = training_panel("one", live, (), "?", ("velocity", "feature_norm"))
+    live.wait()
+    assert [t.type for t in panel.figure.data] == ["scatter", "scatter", "heatmap"]
+    places = {(t.xaxis, t.yaxis) for t in panel.figure.data}
+    assert len(places) == 3, "no two share a pane"
+
+
+def test_the_floor_is_that_of_the_variant_and_absent_where_there_is_none():
+    def trained(**changes):
+        live = LiveTraining(lambda s: {"a": recipes.digits(lam=0.5, steps=2, batch_size=8, log_every=1, **changes)})
+        panel = training_panel("floor", live, (), "?", ("dispersive",))
+        live.wait()
+        return next(t for t in panel.figure.data if t.name == "floor").y
+
+    assert trained() == pytest.approx((-math.log(8),) * 2)
+    assert trained(variant="hinge", margin=2.0) == pytest.approx((0.5, 0.5))
+    assert not trained(include_self=False)
