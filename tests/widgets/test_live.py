@@ -130,9 +130,6 @@ def test_every_regularizer_shows_its_meters_and_the_baseline_those_it_has():
     panes = ("repa", "alignment", "feature_norm", "gradient_cosine", "dispersive", "velocity", "gradient_ratio")
     panel = training_panel("all", live, ("lam",), "?", panes)
     live.wait()
-    names = {trace.name: trace for trace in panel.figure.data if trace.name}
-    drawn = {(t.name, i // 3) for i, t in enumerate(panel.figure.data) if t.x and t.name in names}
-    assert len(drawn) > 10
     said = panel.sentence.value
     assert said.count("at step 4") == 3
     for words in ("repa at step 4: L_repa", "contrastive at step 4: alignment", "baseline at step 4: norm"):
