@@ -61,7 +61,7 @@ def outcome_figure(
         real = values.loc[values["run"] == REAL, "value"]
         if len(real):
             style = dict(line=dict(dash="dot", color=PALETTE["quiet"]), annotation_text="real", row=1, col=col)
-            plot.add_vline(real.mean(), annotation_position="bottom", **style)
+            plot.add_vline(real.mean(), annotation_position="top right", **style)
         if measure == "agreement":
             plot.update_xaxes(tickformat=".0%", row=1, col=col)
     plot.update_yaxes(autorange="reversed")
@@ -77,6 +77,7 @@ def seeds_figure(outcome: Outcome, runs: Sequence[str], meters: Mapping[str, str
             ``repa.gradient_cosine`` means just that.
     """
     plot = figure(title, 1, len(meters), 330, subplot_titles=list(meters.values()), horizontal_spacing=0.07)
+    named = set()
     for col, meter in enumerate(meters, 1):
         for run in runs:
             seeds = curves_of(outcome, run, meter)
@@ -89,9 +90,10 @@ def seeds_figure(outcome: Outcome, runs: Sequence[str], meters: Mapping[str, str
                 showlegend=False, legendgroup=run, row=1, col=col,
             )  # fmt: skip
             plot.add_scatter(
-                x=steps, y=seeds.mean(axis=1), line=dict(color=ink, width=2), name=_label(run), legendgroup=run,
-                showlegend=col == 1, row=1, col=col,
+                x=steps, y=seeds.mean(axis=1), mode="lines", line=dict(color=ink, width=2), name=_label(run),
+                legendgroup=run, showlegend=run not in named, row=1, col=col,
             )  # fmt: skip
+            named.add(run)
         plot.update_xaxes(title_text="step", row=1, col=col)
         if meter.endswith("gradient_ratio"):
             plot.update_yaxes(type="log", nticks=6, tickformat=".0e", row=1, col=col)
@@ -133,10 +135,8 @@ def differences(
 
 
 def told(outcome: Outcome, measure: str, runs: Sequence[str], step: int | None = None) -> str:
-    """The differences in words."""
+    """The differences in words, a line each."""
     found = differences(outcome, measure, runs, step)
-    parts = [
-        f"{run} {row.difference:+.3g} ({row.low:+.3g} to {row.high:+.3g})" for run, row in found.iterrows()
-    ]
+    lines = [f"{run} {row.difference:+.3g} ({row.low:+.3g} to {row.high:+.3g})" for run, row in found.iterrows()]
     seeds = f"mean and 95 % interval of {int(found['n'].min())} seeds"
-    return f"{MEASURES.get(measure, measure)}, minus the baseline's, paired by seed ({seeds}): {'; '.join(parts)}."
+    return "\n  ".join([f"{MEASURES.get(measure, measure)}, minus the baseline's, paired by seed ({seeds}):", *lines])

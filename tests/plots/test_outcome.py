@@ -74,3 +74,9 @@ def test_a_curve_is_the_mean_in_a_band_over_its_seeds(outcome):
     band, line = plot.data
     assert list(line.y) == [6, 7] and line.line.color == PALETTE["dispersive"]
     assert list(band.x) == [1, 2, 2, 1] and list(band.y) == [11, 12, 2, 1]
+
+
+def test_every_run_is_in_the_legend_once_whichever_pane_it_first_appears_in(outcome):
+    meters = {"missing": "nobody has it", "velocity": "loss", "feature_norm": "norm"}
+    plot = seeds_figure(outcome, ["baseline", "dispersive"], meters, "title")
+    assert [trace.name for trace in plot.data if trace.showlegend] == ["dispersive (L2)"]
