@@ -67,13 +67,14 @@ def samples_figure(result: ComparisonResult, count: int = 40) -> go.Figure:
     """Samples of each run from the same noise and labels, side by side."""
     names = list(result.evaluations)
     agreement = {n: result.evaluations[n].quality["agreement"] for n in names}
+    words = f"of {result.protocol.count} read as asked" if len(names) < 3 else "as asked"
     plot = figure(
         "Same noise, same labels, different model",
         1,
         len(names),
         330,
         horizontal_spacing=0.03,
-        subplot_titles=[f"{n}: {agreement[n]:.1%} of {result.protocol.count} read as asked" for n in names],
+        subplot_titles=[f"{n}: {agreement[n]:.1%} {words}" for n in names],
     )
     for col, name in enumerate(names, 1):
         plot.add_trace(digit_trace(tile(result.evaluations[name].samples.x[:count], 10)), 1, col)
