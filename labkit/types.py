@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -30,7 +31,7 @@ class Draws(NamedTuple):
     """x₀ ~ N(0, 1), of the data's shape."""
     uniforms: Float[Tensor, "batch 2"]
     """Uniform numbers in [0, 1) a sample: column 0 becomes the time t, column 1 decides on dropping the label."""
-    step: Int[Tensor, ""]
+    step: Int[Tensor, ""] = torch.tensor(0)
     """Optimizer steps before this one, for what is warmed up."""
     second: "SecondView | None" = None
     """What a second view of the same images needs, where there is one."""

@@ -64,7 +64,7 @@ def test_a_comparison_that_is_left_saves_every_run_and_goes_on(tmp_path):
 
 
 def test_without_a_weight_there_is_nothing_to_compare():
-    with pytest.raises(ConfigError, match=r"dispersive\.lam = None"):
+    with pytest.raises(ConfigError, match=r"^lam = None .*regularizer"):
         Comparison.with_and_without(TINY.replace(lam=None))
 
 
