@@ -112,9 +112,7 @@ class Objective(nn.Module):
     def _second_view(self, batch: Batch, draws: Draws, labels: Tensor) -> Features:
         """Features of the same images and labels under other noise, at another time; its denoising is not trained."""
         view, settings = draws.second, self.config.contrastive
-        t = view.uniforms
-        if settings.noise == "restricted":
-            t = times.near(draws.uniforms[:, 0], t, settings.max_gap)
+        t = times.second(draws.uniforms[:, 0], view.uniforms, settings.noise, settings.max_gap)
         point = paths.linear(batch.x, view.noise, t)
         return self.network.features(point.x_t, t, labels, taps=self.blocks["contrastive"])
 

@@ -23,6 +23,11 @@ Reduce = Literal["mean", "sum"]
 Negatives = Literal["local", "global"]
 
 
+def own_knobs(variant: str, holder: Any) -> dict[str, float]:
+    """Those of τ and ε that a variant has, with the values that ``holder`` has under these names."""
+    return {name: getattr(holder, name) for name in ("tau", "margin") if name in KNOBS[variant]}
+
+
 def loss_arguments(
     variant: str, tau: float | None, margin: float | None, include_self: bool | None, prefix: str = ""
 ) -> dict[str, Any]:

@@ -3,6 +3,17 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from labkit.regularizers import Noise
+
+
+def second(t: Float[Tensor, " b"], u: Float[Tensor, " b"], noise: Noise, max_gap: float) -> Float[Tensor, " b"]:
+    """The time of a second view of samples whose first is at t: u itself (``independent``), or near t (``restricted``).
+
+    Args:
+        t, u: as in ``near``.  max_gap: the gap of ``restricted``.
+    """
+    return near(t, u, max_gap) if noise == "restricted" else u
+
 
 def near(t: Float[Tensor, " b"], u: Float[Tensor, " b"], gap: float) -> Float[Tensor, " b"]:
     """A second time at most ``gap`` away from t, mirrored at 0 and 1: with t uniform, so is it.

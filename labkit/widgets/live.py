@@ -21,7 +21,7 @@ from traitlets import Enum, Float, HasTraits, Int
 from labkit.config import Config
 from labkit.experiments import Comparison
 from labkit.objective import regularized_blocks
-from labkit.regularizers import KNOBS, Noise
+from labkit.regularizers import KNOBS, Noise, own_knobs
 from labkit.training import Report, sample_network
 from labkit.widgets.runner import Runner, Status
 
@@ -87,8 +87,7 @@ class LiveTraining(HasTraits):
 
     def loss_settings(self) -> dict[str, float | str]:
         """``variant`` and those of τ and ε that it has, as configs take them."""
-        own = {name: getattr(self, name) for name in ("tau", "margin") if name in KNOBS[self.variant]}
-        return {"variant": self.variant, **own}
+        return {"variant": self.variant, **own_knobs(self.variant, self)}
 
     @property
     def metered_block(self) -> int:

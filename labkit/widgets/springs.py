@@ -23,6 +23,7 @@ from labkit.metrics import mean_pairwise_distance
 from labkit.ops import off_diagonal
 from labkit.pairs import cross_sq_distances
 from labkit.plots import PALETTE, draw_floor, fade, figure
+from labkit.regularizers import own_knobs
 from labkit.runtime import generator
 from labkit.widgets.panel import Panel, log_slider, slider
 
@@ -106,8 +107,7 @@ class Partners(HasTraits):
 
     def settings(self) -> dict[str, float | str]:
         """What ``contrastive_loss`` is told."""
-        knob = {"infonce_l2": "tau", "hinge": "margin"}[self.variant]
-        return {"variant": self.variant, knob: getattr(self, knob), "alignment_weight": self.alpha}
+        return {"variant": self.variant, **own_knobs(self.variant, self), "alignment_weight": self.alpha}
 
     def rest(self) -> PartnersAtRest:
         """Descend from the start as ``Springs`` does."""

@@ -11,7 +11,7 @@ from traitlets import HasTraits
 from labkit.losses import dispersive_floor, dispersive_loss
 from labkit.metrics import effective_rank
 from labkit.plots import PALETTE, figure
-from labkit.regularizers import KNOBS
+from labkit.regularizers import own_knobs
 from labkit.runtime import generator
 from labkit.widgets.panel import Panel, log_slider, slider
 
@@ -57,7 +57,7 @@ class FourLosses(HasTraits):
 
     def settings(self, variant: str) -> dict[str, float]:
         """The variant's τ or ε, if it has one."""
-        return {name: getattr(self, name) for name in ("tau", "margin") if name in KNOBS[variant]}
+        return own_knobs(variant, self)
 
     def losses(self, variant: str, clouds: Float[Tensor, "n batch features"]) -> Float[Tensor, " n"]:
         """The variant's loss of each cloud."""

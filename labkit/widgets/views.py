@@ -25,8 +25,8 @@ DROPDOWN = dict(style=STYLE, layout=dict(width="316px", margin="2px 14px 2px 2px
 class TwoViews(HasTraits):
     """Noise policy, largest gap and the first view's time t in; both views of every held-out digit out.
 
-    Each view has its own noise. The second view's time follows from one uniform number a digit, as in training: it is
-    that number (independent), or ``times.near`` t (restricted).
+    Each view has its own noise. The second view's time follows from one uniform number a digit, as in training, by
+    ``times.second``.
     """
 
     noise = Enum(("independent", "restricted"), "independent")
@@ -45,8 +45,7 @@ class TwoViews(HasTraits):
 
     def second_times(self, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """t⁺ of the first n digits."""
-        u = self.uniforms[: len(t)]
-        return times.near(t, u, self.max_gap) if self.noise == "restricted" else u
+        return times.second(t, self.uniforms[: len(t)], self.noise, self.max_gap)
 
     def views(self) -> tuple[Tensor, Tensor, Float[Tensor, " n"]]:
         """All digits as first view, as second view, and the times of the second."""
