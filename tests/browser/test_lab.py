@@ -92,3 +92,20 @@ def test_a_page_that_is_loaded_again_shows_the_curves(lab):
     panel = lab.find_cell("training_panel(")
     plot = lab.wait_plot(panel, lambda p: p["traces"][0]["x"])
     assert plot["traces"][0]["x"][-1] == 30
+
+
+def test_the_panels_of_the_losses_follow_their_sliders(lab):
+    for notebook, panel, slider, traces in (
+        ("02_dispersive_loss.ipynb", "variants_panel()", "stretch", (0, 4, 9)),
+        ("05_contrastive_vs_dispersive.ipynb", "views_panel()", "time t of the first view", (0, 3, 4)),
+        ("05_contrastive_vs_dispersive.ipynb", "partners_panel()", "λ", (0, 2, 4)),
+    ):
+        lab.open(notebook)
+        setup, cell = lab.find_cell("predictions = Predictions()"), lab.find_cell(panel)
+        lab.run_cells([setup, cell])
+        before = lab.wait_plot(cell)["traces"]
+        words = lab.text(".labkit-said", cell)
+        lab.drag_slider(slider, 0.9, within=cell)
+        lab.wait_plot(cell, lambda p, old=before, t=traces: all(p["traces"][i] != old[i] for i in t))
+        assert lab.text(".labkit-said", cell) != words
+        assert not lab.cell_errors() and not lab.console_errors
