@@ -14,6 +14,8 @@ from torch import Tensor
 
 from labkit.ops import full_precision
 
+ALL = slice(None)
+CACHED = 2**18  # numbers of a part: few enough to stay in a processor's cache
 NO_DIRECTION = 1e-20  # rows and features with no larger entry count as zero, so that 1/norm stays finite
 
 
@@ -44,25 +46,36 @@ class _MovedGram(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z: Tensor, factor: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        x = (z * factor).sub_(shift)
+    def forward(z: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
         with full_precision(z.device):
-            return x @ x.mT, x
+            return sum((x @ x.mT for x in (_moved(z, factor, shift, part) for part in _parts(z))), z.new_zeros(()))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(output[1], inputs[1])
-        ctx.set_materialize_grads(False)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, of_x: Tensor | None) -> tuple[Tensor | None, None, None]:
-        x, factor = ctx.saved_tensors
-        found = None if of_x is None else factor * of_x  # None, unless it is differentiated twice
-        if grad is not None:
-            with full_precision(x.device):
-                pull = ((grad + grad.mT) * factor) @ x
-            found = pull if found is None else found + pull
-        return found, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        z, factor, shift = ctx.saved_tensors
+        pull = (grad + grad.mT) * factor
+        with full_precision(z.device):
+            if torch.is_grad_enabled():  # differentiated twice
+                return pull @ _moved(z, factor, shift), None, None
+            found = torch.empty_like(z)
+            for part in _parts(z):
+                found[:, part] = pull @ _moved(z, factor, shift, part)
+            return found, None, None
+
+
+def _parts(z: Tensor) -> list[slice]:
+    """Ranges of features: on a CPU small enough to stay in its cache, elsewhere all at once."""
+    features = z.shape[1]
+    size = max(1, CACHED // len(z)) if z.device.type == "cpu" else features
+    return [slice(start, start + size) for start in range(0, features, size)]
+
+
+def _moved(z: Tensor, factor: Tensor, shift: Tensor, part: slice = ALL) -> Tensor:
+    return torch.addcmul(-shift[part], z[:, part], factor)
 
 
 class _Product(torch.autograd.Function):
@@ -131,7 +144,7 @@ def pairwise_sq_distances(z: Float[Tensor, "batch features"], per: float = 1.0) 
     Finite for any finite z: where the square would overflow, D_ij saturates near the largest number.
     """
     factor, mean = _range(z)
-    inner = _MovedGram.apply(z, factor, mean)[0]
+    inner = _MovedGram.apply(z, factor, mean)
     square = inner.diagonal()
     return _lifted(square[:, None] + square[None, :] - 2 * inner) * _in_units(factor, z.shape[1], per)
 
@@ -167,7 +180,7 @@ def _inverse_sizes(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch 1
 
 def pairwise_cosines(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch batch"]:
     """cos(z_i, z_j) by a Gram matrix, exactly 1 on the diagonal; 0 between a row of zeros and any other."""
-    inner = _MovedGram.apply(z, _inverse_sizes(z), z.new_zeros(()))[0]
+    inner = _MovedGram.apply(z, _inverse_sizes(z), z.new_zeros(()).expand(z.shape[1]))
     inverse = inner.diagonal().clamp_min(1).rsqrt()
     cosines = inner * inverse[:, None] * inverse[None, :]
     return torch.where(torch.eye(len(z), dtype=torch.bool, device=z.device), 1.0, cosines)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from labkit.pairs import (
+    CACHED,
     cross_cosines,
     cross_sq_distances,
     gram,
@@ -207,3 +208,18 @@ def test_a_feature_that_hardly_varies_still_counts():
     varies = torch.tensor([0.0, 1.0, 2.0, 3.0])
     found = standardized(torch.stack([1 + 1e-4 * varies, varies], dim=1))
     torch.testing.assert_close(found[:, 0], found[:, 1], rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("function", [pairwise_sq_distances, pairwise_cosines])
+@pytest.mark.parametrize("features", [CACHED // 8, CACHED // 2, CACHED - 1])  # one part, four, and a last one short
+def test_features_taken_in_parts_give_the_same_values_and_gradients(function, features):
+    z = torch.randn(8, features, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weight = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    if function is pairwise_sq_distances:
+        direct = (z[:, None] - z[None]).square().sum(-1)
+    else:
+        direct = torch.nn.functional.cosine_similarity(z[:, None], z[None], dim=-1)
+    expected = torch.autograd.grad((weight * direct).sum(), z)[0]
+    found = function(z)
+    torch.testing.assert_close(found, direct)
+    torch.testing.assert_close(torch.autograd.grad((weight * found).sum(), z)[0], expected, rtol=1e-8, atol=1e-14)
