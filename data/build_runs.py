@@ -1,15 +1,17 @@
-"""Train the runs on digits that ship, for several seeds: ``python data/build_runs.py`` (two hours on two cores; resumes).
+"""Train the runs on digits that ship, for several seeds: ``python data/build_runs.py`` (two hours; resumes).
 
-Writes runs/<set>.csv, _curves.csv and .json beside this file, and the weights of seed 0. The runs themselves stay in
-the folder that is named, and sets share them: more seeds or steps later cost only what is new.
+Writes runs/<set>.csv, _curves.csv and .json beside this file, and exports of seed 0 in runs/digits/: of three runs at
+several ages, of the others at the last. The runs themselves stay in the folder that is named, and sets share them: more
+seeds or steps later cost only what is new.
 """
 
 import argparse
 from pathlib import Path
 
 from labkit import recipes
-from labkit.experiments import Protocol, over_seeds, ship, ship_weights
+from labkit.experiments import Protocol, over_seeds, ship, ship_run
 from labkit.regularizers import Contrastive, Repa
+from labkit.training import Run, Trainer
 
 LAM = 0.5
 RUNS = {
@@ -30,10 +32,21 @@ SETS = {  # name → runs, seeds, steps
     "digits_compare": (["baseline", "dispersive"], 6, 1500),  # notebook 03
 }
 
+FILM = ["baseline", "dispersive", "contrastive_independent"]  # notebook 04 follows these through training
+FRAMES = [100, 400, 1500, 3000]
+
+
+def filmed(run: str, out: Path) -> Run:
+    """A run of seed 0 with a checkpoint every 100 steps."""
+    for _ in Trainer(recipes.digits(steps=FRAMES[-1], save_every=100, keep_last=100, **RUNS[run]), out / run):
+        pass
+    return Run.open(out / run)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/shipped"), help="of the runs (default: %(default)s)")
-    parser.add_argument("--only", choices=list(SETS), help="this set alone")
+    parser.add_argument("--only", choices=[*SETS, "exports"], help="this set alone, or the exports alone")
     args = parser.parse_args()
 
     folder = Path(__file__).parent / "runs"
@@ -43,5 +56,9 @@ if __name__ == "__main__":
             outcome = over_seeds(configs, range(seeds), Protocol(), args.out)
             print(outcome.at().groupby(["measure", "run"])["value"].describe().to_string())
             ship(name, outcome, folder)
-            if set(runs) == set(RUNS):
-                ship_weights(name, configs, 0, args.out, folder)
+    if args.only in (None, "exports"):
+        for run in RUNS:
+            if run in FILM:
+                ship_run(f"digits/{run}", filmed(run, args.out / "film"), folder, FRAMES)
+            else:
+                ship_run(f"digits/{run}", Run.open(args.out / f"{run}-seed0"), folder, FRAMES[-1:])

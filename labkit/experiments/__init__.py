@@ -2,7 +2,7 @@
 
 from labkit.experiments.compare import Comparison, ComparisonResult, Cost
 from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, probe, real_against_real
-from labkit.experiments.seeds import Outcome, bands, over_seeds, ship, ship_weights, shipped, shipped_model
+from labkit.experiments.seeds import Outcome, bands, over_seeds, ship, ship_run, shipped, shipped_run
 
 __all__ = [
     "Comparison",
@@ -17,7 +17,7 @@ __all__ = [
     "probe",
     "real_against_real",
     "ship",
-    "ship_weights",
+    "ship_run",
     "shipped",
-    "shipped_model",
+    "shipped_run",
 ]

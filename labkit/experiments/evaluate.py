@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labkit import datasets, paths
+from labkit import datasets
 from labkit.checks import check_seed, choose, finite, require, whole
 from labkit.config import Config
 from labkit.metrics import DigitsClassifier, PixelPca, class_agreement, frechet_distance, geometry
 from labkit.runtime import Purpose, generator
 from labkit.sampling import Method
-from labkit.training import Samples, sample_network
+from labkit.training import Look, Samples, sample_network, see
 
 REAL, REAL_DRAWS = "real against real", 5
 
@@ -86,21 +86,13 @@ def evaluate(network: nn.Module, config: Config, protocol: Protocol = Protocol()
     samples = sample_network(network, config, p.count, steps=p.steps, method=p.method, guidance=p.guidance, seed=p.seed)
     agreement = class_agreement(DigitsClassifier.load().predict(samples.x), samples.y)
     quality: dict[str, Any] = {"agreement": agreement, **_quality(samples.x)}
-    return Evaluation(quality, probe(network, p), samples)
+    return Evaluation(quality, probe(network, config, p), samples)
 
 
-@torch.no_grad()
-def probe(network: nn.Module, protocol: Protocol) -> dict[int, dict[str, float]]:
+def probe(network: nn.Module, config: Config, protocol: Protocol) -> dict[int, dict[str, float]]:
     """Geometry of every block's features on held-out digits, noised to ``probe_time`` by a fixed draw."""
-    held_out = datasets.digits("held_out")
-    x1, y = held_out.x[: protocol.count], held_out.y[: protocol.count]
-    x0 = torch.randn(x1.shape, generator=generator(protocol.seed, Purpose.PROBE))
-    t = torch.full((len(x1),), protocol.probe_time)
-    on = next(network.parameters()).device
-    blocks = range(len(network.blocks))
-    x_t = paths.linear(x1, x0, t).x_t
-    prediction = network(x_t.to(on), t.to(on), y.to(on), taps=blocks)
-    return {block: geometry(z) for block, z in prediction.features.items()}
+    look = Look(protocol.probe_time, protocol.count, seed=protocol.seed)
+    return {block: geometry(z) for block, z in see(network, look, config.dataset).features.items()}
 
 
 def real_against_real(protocol: Protocol = Protocol()) -> dict[str, tuple[float, float, float]]:

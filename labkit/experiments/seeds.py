@@ -2,12 +2,13 @@
 
 Every (run, seed) trains in a folder of its own, so what was interrupted goes on where it stopped, and what is finished
 is only judged. What ships lies in ``data/runs/``: a tidy table of the outcome (run, seed, step, measure, value), one of
-the curves (run, seed, step, name, value), a record of configs, protocol, seeds, commits and machines, and the weights
-of one seed. Notebooks show them as the range that a reader's own run should fall into.
+the curves (run, seed, step, name, value), a record of configs, protocol, seeds, commits and machines, and exports of
+one seed's runs. Notebooks show them as the range that a reader's own run should fall into.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
@@ -15,20 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from labkit import datasets
 from labkit.checks import require
 from labkit.config import Config
 from labkit.experiments.evaluate import REAL, Protocol, evaluate, real_against_real
-from labkit.models import Transformer
 from labkit.objective import regularized_blocks
-from labkit.runtime import cores, data_dir, device
+from labkit.runtime import cores, data_dir, runs_dir
 from labkit.training import Run, Trainer
 from labkit.training.folder import RunError, RunFolder
-from labkit.training.trainer import build_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,14 +123,11 @@ def ship(name: str, outcome: Outcome, folder: Path) -> None:
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def ship_weights(name: str, configs: Mapping[str, Config], seed: int, out: Path, folder: Path) -> None:
-    """Write the averaged weights of each run's last step, in half precision, as ``<name>/<run>.safetensors``."""
-    for run, config in configs.items():
-        network = Run.open(out / f"{run}-seed{seed}").model(step=config.steps)
-        half = {key: tensor.half().contiguous() for key, tensor in network.state_dict().items()}
-        path = folder / name / f"{run}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(half, path, {"config": config.replace(seed=seed).to_json(), "step": str(config.steps)})
+def ship_run(name: str, run: Run, folder: Path, steps: Iterable[int] | None = None) -> None:
+    """Export a run as ``<name>``, replacing what ships under that name; see ``Run.export``."""
+    if (folder / name).exists():
+        shutil.rmtree(folder / name)
+    run.export(folder / name, steps)
 
 
 def shipped(name: str) -> Outcome:
@@ -146,14 +139,12 @@ def shipped(name: str) -> Outcome:
     return Outcome(pd.read_csv(path), pd.read_csv(path.with_name(f"{name}_curves.csv")), record)
 
 
-def shipped_model(name: str, run: str) -> tuple[Transformer, Config]:
-    """A shipped run's averaged weights, ready to sample, and its config."""
-    path = _shipped(f"{name}/{run}.safetensors")
-    with safe_open(path, framework="pt") as file:
-        config = Config.from_json(file.metadata()["config"])
-    network = build_network(config, getattr(datasets, config.dataset)("train"))
-    network.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()})
-    return network.to(device()).eval().requires_grad_(False), config
+def shipped_run(name: str) -> Run:
+    """A run that ships, such as ``"digits_film/baseline"``: its averaged weights, log and config.
+
+    Features of it are kept among the reader's runs, since the folder it ships in may be read-only.
+    """
+    return Run.open(_shipped(name), shelf=runs_dir() / "shipped" / name)
 
 
 def _shipped(file: str) -> Path:

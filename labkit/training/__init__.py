@@ -1,6 +1,7 @@
 """Training runs: a generator of reports, checkpoints that survive a kill, folders that reopen."""
 
 from labkit.training.checkpoint import CheckpointError
+from labkit.training.features import Look, Seen, see
 from labkit.training.folder import RunError
 from labkit.training.generate import Samples, sample_network, starting_noise, write_sheet
 from labkit.training.runs import Run, sample
@@ -8,14 +9,17 @@ from labkit.training.trainer import NonFiniteLoss, Report, Trainer
 
 __all__ = [
     "CheckpointError",
+    "Look",
     "NonFiniteLoss",
     "Report",
     "Run",
     "RunError",
     "Samples",
+    "Seen",
     "Trainer",
     "sample",
     "sample_network",
+    "see",
     "starting_noise",
     "write_sheet",
 ]

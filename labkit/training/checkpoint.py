@@ -112,6 +112,15 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(int(about["step"]), int(about["samples"]), about["config"], tensors, float(about["seconds"]))
 
 
+def digest(path: Path) -> str:
+    """The checksum that a checkpoint's header states: what was made from this file carries it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("sha256", "")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is cut or not a checkpoint ({error}).") from error
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The optimizer's moments as {"<moment>.<parameter name>": tensor}."""
     names = {parameter: name for name, parameter in parameters.items()}

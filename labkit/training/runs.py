@@ -1,5 +1,7 @@
 """A run is a folder that reopens: its config, metrics and weights, ready to sample from or to go on training."""
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -7,8 +9,10 @@ from labkit import datasets
 from labkit.checks import require
 from labkit.config import Config
 from labkit.models import Transformer
+from labkit.models.sizes import parse_name
 from labkit.runtime import device
 from labkit.training import checkpoint as ckpt
+from labkit.training.features import Look, Seen, Shelf, inputs, see
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.generate import Samples, sample_network
 from labkit.training.trainer import Trainer, build_network
@@ -22,20 +26,31 @@ Weights = Literal["ema", "model"]
 class Run:
     """An existing run. Open it with ``Run.open(path)``."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, shelf: Path | None = None) -> None:
         self.folder = folder
         self.path = folder.path
+        self.shelf = shelf or folder.path / "features"
+        """Where ``features`` keeps what it made."""
         self.config: Config = folder.config()
 
     @classmethod
-    def open(cls, path: str | Path) -> "Run":
-        """Open a run's folder; a missing or foreign folder is refused with a RunError."""
-        return cls(RunFolder.open(Path(path)))
+    def open(cls, path: str | Path, shelf: Path | None = None) -> "Run":
+        """Open a run's folder; a missing or foreign folder is refused with a RunError.
+
+        Args:
+            path: of the run.  shelf: where ``features`` may write, by default in the run's folder.
+        """
+        return cls(RunFolder.open(Path(path)), shelf)
 
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Step → checkpoint file."""
         return self.folder.checkpoints()
+
+    @property
+    def steps(self) -> list[int]:
+        """The ages at which this run can be looked at: 0, the initial network, and every checkpoint's."""
+        return [0, *self.checkpoints]
 
     def metrics(self) -> "pd.DataFrame":
         """The tidy table of everything logged: step, samples, seconds, name, value."""
@@ -46,7 +61,7 @@ class Run:
         return Trainer(self.config.replace(**changes), self.path)
 
     def model(self, weights: Weights = "ema", step: int | None = None) -> Transformer:
-        """The network at a checkpoint (the newest by default), averaged weights or live ones, ready to evaluate.
+        """The network at one of ``steps`` (by default the newest), averaged weights or live ones, ready to evaluate.
 
         Raises:
             ConfigError: unknown weights, or a step without a checkpoint.
@@ -54,27 +69,87 @@ class Run:
         """
         return self._network(self._state(step), weights)
 
+    def features(
+        self,
+        look: Look = Look(),  # noqa: B008 (frozen)
+        blocks: Iterable[int] | None = None,
+        step: int | None = None,
+        weights: Weights = "ema",
+    ) -> Seen:
+        """What the network at a checkpoint makes of fixed inputs; kept in the run's folder for the next time.
+
+        Args:
+            look: which inputs, at which time.  blocks: numbers from 0; by default all.
+            step: one of ``steps``, by default the newest.  weights: averaged or live ones.
+
+        Raises:
+            ConfigError: a block or a step that the run does not have.
+            CheckpointError: the step's file cannot be read.
+        """
+        depth = parse_name(self.config.model)[0].depth
+        blocks = sorted(range(depth) if blocks is None else set(blocks))
+        require(
+            len(blocks) > 0 and set(blocks) <= set(range(depth)), "blocks", tuple(blocks),
+            f"this run's model has {depth} blocks, numbered 0 to {depth - 1}",
+        )  # fmt: skip
+        step = self.steps[-1] if step is None else step
+        self._check(step)
+        network = ckpt.digest(self.checkpoints[step]) if step else self.config.to_json()
+        shelf = Shelf(self.shelf, step, {"look": asdict(look), "network": network, "weights": weights})
+        found = {block: shelf.get(block) for block in blocks}
+        missing = [block for block, z in found.items() if z is None]
+        if missing:
+            made = see(self.model(weights, step), look, self.config.dataset, missing).features
+            for block, z in made.items():
+                shelf.put(block, z)
+            found |= made
+        return inputs(look, self.config.dataset)._replace(features=found)
+
+    def export(self, to: str | Path, steps: Iterable[int] | None = None) -> "Run":
+        """Copy what it takes to look at this run: config, log, and averaged weights in half precision.
+
+        The copy opens like any run, but training cannot go on from it.
+
+        Args:
+            to: a folder that does not exist yet.  steps: which checkpoints, by default all.
+        """
+        to, steps = Path(to), list(self.checkpoints if steps is None else steps)
+        require(not to.exists(), "to", str(to), "it exists already; name a new folder")
+        for step in steps:
+            state = self._state(step)
+            half = {name: x.half() for name, x in state.tensors.items() if name.startswith("ema.")}
+            ckpt.write(to / "checkpoints" / self.checkpoints[step].name, state._replace(tensors=half))
+        for name in ("machine.json", "metrics.csv", "config.json"):  # last what makes it a run
+            if (self.path / name).exists():
+                ckpt.replace_file(to / name, (self.path / name).read_bytes())
+        return Run.open(to)
+
     def sample(self, n: int = 64, **settings: Any) -> Samples:
         """Generate images with the averaged weights of the newest checkpoint; see ``labkit.sample``."""
         state = self._state(None)
         samples = sample_network(self._network(state, "ema"), self.config, n, **settings)
         return samples._replace(settings={**samples.settings, "weights": "ema", "step": state.step})
 
-    def _state(self, step: int | None) -> ckpt.Checkpoint:
+    def _check(self, step: int) -> None:
+        require(step in self.steps, "step", step, f"this run's steps are {', '.join(map(str, self.steps))}")
+
+    def _state(self, step: int | None) -> ckpt.Checkpoint | None:
+        """The checkpoint at a step, by default the newest that can be read; None for the initial network."""
         if step is None:
             state = self.folder.newest(self.config)
             if state is None:
                 raise RunError(f"{self.path} has no checkpoint yet; train it with `labkit train --resume {self.path}`.")
             return state
-        known = self.checkpoints
-        told = ", ".join(map(str, known)) or "no step"
-        require(step in known, "step", step, f"this run has checkpoints at {told}")
-        return ckpt.read(known[step])
+        self._check(step)
+        return ckpt.read(self.checkpoints[step]) if step else None
 
-    def _network(self, state: ckpt.Checkpoint, weights: Weights) -> Transformer:
+    def _network(self, state: ckpt.Checkpoint | None, weights: Weights) -> Transformer:
         require(weights in ("ema", "model"), "weights", weights, "choose 'ema' (the moving average) or 'model'")
         network = build_network(self.config, getattr(datasets, self.config.dataset)("train"))
-        network.load_state_dict(state.part(f"{weights}."))
+        if state is not None:
+            saved = state.part(f"{weights}.")
+            require(len(saved) > 0, "weights", weights, f"{self.path} is an export, which holds averaged weights alone")
+            network.load_state_dict(saved)
         return network.to(device()).eval().requires_grad_(False)
 
 

@@ -22,7 +22,7 @@ from labkit.objective import Objective
 from labkit.runtime import Purpose, device, generator
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
-from labkit.training.folder import RunFolder
+from labkit.training.folder import RunError, RunFolder
 from labkit.training.generate import sample_network, write_sheet
 from labkit.training.meters import conflicts, measure, regularizer_gradients
 from labkit.training.stream import Stream
@@ -211,6 +211,8 @@ class Trainer:
     def _restore(self, state: ckpt.Checkpoint | None) -> None:
         if state is None:
             return
+        if not state.part("model."):
+            raise RunError(f"{self.folder.path} is an export: training cannot go on from it. Train anew elsewhere.")
         self.network.load_state_dict(state.part("model."))
         self.ema.network.load_state_dict(state.part("ema."))
         if self.projector is not None:

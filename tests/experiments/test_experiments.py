@@ -17,13 +17,13 @@ from labkit.experiments import (
     over_seeds,
     real_against_real,
     ship,
-    ship_weights,
+    ship_run,
     shipped,
-    shipped_model,
+    shipped_run,
 )
 from labkit.metrics import DigitsClassifier, frechet_distance
 from labkit.recipes import digits
-from labkit.training import RunError
+from labkit.training import Look, RunError
 from labkit.training.trainer import build_network
 
 TINY = digits(batch_size=8, steps=4, log_every=2, lam=0.5)
@@ -147,21 +147,34 @@ def test_a_protocol_that_cannot_work_is_refused_before_anything_is_trained(field
 
 
 def test_an_outcome_ships_and_comes_back_whole(outcome, tmp_path, monkeypatch):
-    out, configs, first = outcome
+    _, _, first = outcome
     ship("t", first, tmp_path / "runs")
-    ship_weights("t", configs, 3, out, tmp_path / "runs")
     monkeypatch.setattr("labkit.experiments.seeds.data_dir", lambda: tmp_path)
     again = shipped("t")
     pd.testing.assert_frame_equal(again.table, first.table, rtol=1e-5)
     pd.testing.assert_frame_equal(again.curves, first.curves, rtol=1e-4)
     assert again.record == first.record
-    network, config = shipped_model("t", "dispersive")
-    assert config == configs["dispersive"].replace(seed=3)
-    trained = Run.open(out / "dispersive-seed3").model()
-    for mine, theirs in zip(network.parameters(), trained.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
     with pytest.raises(FileNotFoundError, match="git checkout data"):
         shipped("missing")
+
+
+def test_a_run_ships_as_an_export_that_opens(outcome, tmp_path, monkeypatch):
+    out, configs, _ = outcome
+    monkeypatch.setattr("labkit.experiments.seeds.data_dir", lambda: tmp_path)
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path / "mine"))
+    trained = Run.open(out / "dispersive-seed3")
+    for _ in range(2):  # a second time, it replaces the first
+        ship_run("t/dispersive", trained, tmp_path / "runs", trained.steps[-1:])
+    run = shipped_run("t/dispersive")
+    assert run.config == configs["dispersive"].replace(seed=3)
+    assert run.steps == [0, trained.steps[-1]]
+    for mine, theirs in zip(run.model().parameters(), trained.model().parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-6)
+    run.features(Look(count=3))
+    assert list((tmp_path / "mine").rglob("*.safetensors"))
+    assert not (run.path / "features").exists()
+    with pytest.raises(FileNotFoundError, match="git checkout data"):
+        shipped_run("t/missing")
 
 
 def test_bands_name_mean_and_range():
@@ -176,7 +189,14 @@ def test_the_shipped_outcome_is_whole():
     counts = table.groupby(["run", "step", "measure"]).size()
     assert (counts == len(record["seeds"])).all()
     assert set(record["configs"]) == set(curves["run"]) == set(table["run"]) - {"real against real"}
-    for run in record["configs"]:
-        network, config = shipped_model("digits_losses", run)
-        assert config.replace(seed=0) == Config.from_json(json.dumps(record["configs"][run]))
-        assert all(p.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", shipped("digits_losses").record["configs"])
+def test_every_run_ships_as_an_export(name):
+    run = shipped_run(f"digits/{name}")
+    asked = Config.from_json(json.dumps(shipped("digits_losses").record["configs"][name]))
+    unlike = run.config.replace(save_every=asked.save_every, keep_last=asked.keep_last, log_every=asked.log_every)
+    assert unlike.replace(seed=0) == asked.replace(seed=0)
+    assert "+changes" not in json.loads((run.path / "machine.json").read_text())["commit"]
+    for step in run.checkpoints:
+        assert all(p.isfinite().all() for p in run.model(step=step).parameters())

@@ -48,7 +48,7 @@ def test_averaged_and_live_weights_differ_and_so_do_steps(run):
 
 
 def test_bad_requests_for_a_model(run, unchecked):
-    with pytest.raises(ConfigError, match=r"step = 6 cannot be used: this run has checkpoints at 5, 7"):
+    with pytest.raises(ConfigError, match=r"step = 6 cannot be used: this run's steps are 0, 5, 7"):
         run.model(step=6)
     with pytest.raises(ConfigError, match=r"weights = 'best' cannot be used: choose 'ema'"):
         run.model("best")
@@ -61,7 +61,7 @@ def test_a_run_without_a_checkpoint(tmp_path):
     for ask in (run.model, run.sample):
         with pytest.raises(RunError, match=re.escape(f"{tmp_path} has no checkpoint yet; train it")):
             ask()
-    with pytest.raises(ConfigError, match=r"step = 5 .* no step"):
+    with pytest.raises(ConfigError, match=r"this run's steps are 0\."):
         run.model(step=5)
 
 
