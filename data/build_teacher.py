@@ -6,7 +6,7 @@ import torch
 from tqdm.auto import tqdm
 
 from labkit.models.encoder import DigitsEncoder
-from labkit.training.teacher import TeacherTraining, cosine_by_place, linear_probe_accuracy, probes, save
+from labkit.training.teacher import TeacherTraining, cosine_by_place, digits_probe, probes, save
 
 SEED = 0
 
@@ -20,7 +20,7 @@ if __name__ == "__main__":
         pass
     teacher = training.teacher
     measured = {
-        "teacher": probes(teacher), "untrained": untrained, "pixels": linear_probe_accuracy(lambda x: x),
+        "teacher": probes(teacher), "untrained": untrained, "pixels": digits_probe(lambda x: x),
         "cosine_by_place": cosine_by_place(teacher),
     }  # fmt: skip
     path = save(teacher, Path(__file__).parent, SEED, measured)

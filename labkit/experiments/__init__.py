@@ -3,6 +3,7 @@
 from labkit.experiments.compare import Comparison, ComparisonResult, Cost
 from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, probe, real_against_real
 from labkit.experiments.seeds import Outcome, bands, over_seeds, ship, ship_run, shipped, shipped_run
+from labkit.experiments.spread import geometry_table, probe_table, similarity_table
 
 __all__ = [
     "Comparison",
@@ -13,11 +14,14 @@ __all__ = [
     "Protocol",
     "bands",
     "evaluate",
+    "geometry_table",
     "over_seeds",
+    "probe_table",
     "probe",
     "real_against_real",
     "ship",
     "ship_run",
     "shipped",
     "shipped_run",
+    "similarity_table",
 ]

@@ -1,22 +1,40 @@
-"""Measurements: the geometry of features, and the quality of images on given features."""
+"""Measurements: the geometry of features, what can be read from them, and the quality of images on given features."""
 
 from labkit.metrics.classifier import DigitsClassifier
-from labkit.metrics.geometry import effective_rank, feature_norm, geometry, mean_pairwise_distance, uniformity
+from labkit.metrics.geometry import (
+    alignment,
+    anisotropy,
+    cka_table,
+    effective_rank,
+    feature_norm,
+    geometry,
+    linear_cka,
+    mean_pairwise_distance,
+    uniformity,
+)
 from labkit.metrics.gradients import Conflict, gradient_conflict
 from labkit.metrics.images import PixelPca, class_agreement, frechet_distance
+from labkit.metrics.probes import knn_accuracy, linear_probe_accuracy, neighbour_purity
 from labkit.metrics.times import by_time
 
 __all__ = [
     "Conflict",
     "DigitsClassifier",
     "PixelPca",
+    "alignment",
+    "anisotropy",
     "by_time",
+    "cka_table",
     "class_agreement",
     "effective_rank",
     "feature_norm",
     "frechet_distance",
     "geometry",
     "gradient_conflict",
+    "knn_accuracy",
+    "linear_cka",
+    "linear_probe_accuracy",
     "mean_pairwise_distance",
+    "neighbour_purity",
     "uniformity",
 ]

@@ -3,10 +3,14 @@
 from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
 from labkit.plots.digits import digit_trace, style_digits, tile
 from labkit.plots.outcome import curves_of, differences, outcome_figure, seeds_figure, told
-from labkit.plots.theme import PALETTE, colour, draw_floor, fade, figure
+from labkit.plots.spread import lines_figure, lines_told, similarity_figure
+from labkit.plots.theme import CLASSES, DASHES, PALETTE, SYMBOLS, colour, draw_floor, fade, figure
 
 __all__ = [
+    "CLASSES",
+    "DASHES",
     "PALETTE",
+    "SYMBOLS",
     "colour",
     "cost_figure",
     "curves_figure",
@@ -16,9 +20,12 @@ __all__ = [
     "draw_floor",
     "fade",
     "figure",
+    "lines_figure",
+    "lines_told",
     "outcome_figure",
     "samples_figure",
     "seeds_figure",
+    "similarity_figure",
     "spread_figure",
     "style_digits",
     "tile",

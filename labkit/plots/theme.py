@@ -17,6 +17,10 @@ PALETTE = {
     "ink": "#222222",
     "quiet": "#8A8A8A",
 }
+CLASSES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222", "#8C6D1F", "#8A8A8A", "#B5A800"]
+SYMBOLS = ["circle", "square", "diamond", "cross", "x", "triangle-up", "triangle-down", "pentagon", "star", "hexagram"]
+"""Ten classes, told apart by shape as well as by colour."""
+DASHES = ("solid", "dash", "dot", "dashdot")  # of lines that cross, so that colour is not all that tells them apart
 SHARED = {  # conditions that take the colour of a neighbour that they never stand beside
     "contrastive_independent": "contrastive",
     "contrastive_restricted": "sky",

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from labkit.checks import check_seed, require, whole
 from labkit.datasets import digits
 from labkit.losses import contrastive_loss
+from labkit.metrics import linear_probe_accuracy
 from labkit.models.encoder import DigitsEncoder
 from labkit.models.teachers import FILE, DigitsTeacher
 from labkit.runtime import Purpose, generator, machine
@@ -126,26 +127,17 @@ def distorted(x: Float[Tensor, "n 1 8 8"], draw: torch.Generator) -> Float[Tenso
     return ink * (1 + 0.3 * uniform(n, 1, 1, 1)) - 1 + 0.1 * torch.randn(x.shape, generator=draw)
 
 
-def linear_probe_accuracy(features: Callable[[Tensor], Float[Tensor, "n ..."]]) -> float:
-    """Share of the 500 held-out digits that a logistic regression on standardised, flattened features gets right.
-
-    It is fitted on the training digits. Labels serve this measurement only.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
+@torch.no_grad()
+def digits_probe(features: Callable[[Tensor], Float[Tensor, "n ..."]]) -> float:
+    """The linear probe of features of digits: fitted on the training digits, judged on the 500 held-out ones."""
     train, held_out = digits("train"), digits("held_out")
-    with torch.no_grad():
-        known, unknown = (features(images.x).flatten(1).double().numpy() for images in (train, held_out))
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    return float(probe.fit(known, train.y.numpy()).score(unknown, held_out.y.numpy()))
+    return linear_probe_accuracy(features(train.x), train.y, features(held_out.x), held_out.y)
 
 
 def probes(encoder: nn.Module) -> dict[str, float]:
     """The linear probe on the mean of the tokens, and on all of them."""
-    pooled = linear_probe_accuracy(lambda x: encoder(x).mean(dim=1))
-    return {"pooled": pooled, "all_tokens": linear_probe_accuracy(encoder)}
+    pooled = digits_probe(lambda x: encoder(x).mean(dim=1))
+    return {"pooled": pooled, "all_tokens": digits_probe(encoder)}
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from labkit.metrics import geometry
 from labkit.objective import Objective
 from labkit.regularizers import Contrastive, Repa
 
-GEOMETRY = ("dispersive", "feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity")
+GEOMETRY = ("dispersive", "feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity", "anisotropy")
 PARTS = [f"velocity.t{part}" for part in range(5)]
 
 

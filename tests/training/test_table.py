@@ -32,7 +32,7 @@ def test_the_table_is_tidy_and_exact(tmp_path):
     expected = [(r.step, 8 * r.step, name, value) for r in logged for name, value in r.values().items()]
     found = table[["step", "samples", "name", "value"]].itertuples(index=False, name=None)
     assert list(found) == [(*row[:3], pytest.approx(row[3], rel=1e-15)) for row in expected]
-    geometry = ("dispersive", "feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity")
+    geometry = ("dispersive", "feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity", "anisotropy")
     assert set(table.name) == {"total", "velocity", "dispersive"} | {f"block1.{measure}" for measure in geometry} | {
         *(f"velocity.t{part}" for part in range(5)),
         *("dispersive.gradient_cosine", "dispersive.gradient_ratio"),

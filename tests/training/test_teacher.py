@@ -12,7 +12,7 @@ from labkit.checks import ConfigError
 from labkit.datasets import Images, digits
 from labkit.models import teachers
 from labkit.training import teacher as training
-from labkit.training.teacher import TeacherTraining, distorted, linear_probe_accuracy, probes, save
+from labkit.training.teacher import TeacherTraining, digits_probe, distorted, probes, save
 
 
 def weights(seed=0, steps=3):
@@ -145,13 +145,13 @@ def test_the_probe_is_a_logistic_regression_on_standardised_features():
     deviation[deviation == 0] = 1
     oracle = LogisticRegression(max_iter=2000).fit((known - mean) / deviation, train.y.numpy())
     found = oracle.predict((unknown - mean) / deviation)
-    assert linear_probe_accuracy(lambda x: x) == pytest.approx((found == held_out.y.numpy()).mean(), abs=0.0021)
+    assert digits_probe(lambda x: x) == pytest.approx((found == held_out.y.numpy()).mean(), abs=0.0021)
 
 
 def test_the_probe_of_labels_is_perfect_and_of_nothing_is_chance():
     answers = {len(digits(split)): digits(split).y for split in ("train", "held_out")}
-    assert linear_probe_accuracy(lambda x: torch.nn.functional.one_hot(answers[len(x)])) == 1
-    assert linear_probe_accuracy(lambda x: torch.zeros(len(x), 3)) < 0.15
+    assert digits_probe(lambda x: torch.nn.functional.one_hot(answers[len(x)]).float()) == 1
+    assert digits_probe(lambda x: torch.zeros(len(x), 3)) < 0.15
 
 
 def test_the_cosine_by_place_is_what_no_image_adds_to():

@@ -1,0 +1,98 @@
+"""Tables of how runs' features lie in space: by block, by time, by age, and what can be read from them.
+
+All are tidy: one row a value. Features come from ``Run.features``, so a second call takes moments.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from labkit.checks import require, whole
+from labkit.metrics import alignment, cka_table, geometry, knn_accuracy, linear_probe_accuracy
+from labkit.training import Look, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Times = Iterable[float | None]
+
+
+def geometry_table(
+    runs: Mapping[str, Run],
+    times: Times = (0.5,),
+    blocks: Iterable[int] | None = None,
+    steps: Iterable[int] | None = None,
+    look: Look = Look(),  # noqa: B008 (frozen)
+) -> "pd.DataFrame":
+    """run, step, block, t, measure, value: every meter of ``geometry``, and the ``alignment`` of two views.
+
+    Args:
+        runs: name → run.  times: of the inputs, each instead of ``look.t``.
+        blocks: numbers from 0; by default all.  steps: by default each run's last.
+        look: which inputs; the second view has the next seed.
+
+    Raises:
+        ConfigError: a step, block or time that cannot be.
+    """
+    import pandas as pd
+
+    rows, times = [], list(times)
+    for name, run in runs.items():
+        for step in run.steps[-1:] if steps is None else steps:
+            for t in times:
+                views = [run.features(replace(look, t=t, seed=look.seed + k), blocks, step).features for k in (0, 1)]
+                for block, z in views[0].items():
+                    values = geometry(z) | {"alignment": alignment(z, views[1][block])}
+                    rows += [(name, step, block, t, measure, value) for measure, value in values.items()]
+    return pd.DataFrame(rows, columns=["run", "step", "block", "t", "measure", "value"])
+
+
+def probe_table(
+    runs: Mapping[str, Run],
+    times: Times = (0.5,),
+    blocks: Iterable[int] | None = None,
+    step: int | None = None,
+    labelled: bool = False,
+    count: int = 2000,
+    k: int = 20,
+) -> "pd.DataFrame":
+    """run, block, t, measure, value: held-out accuracy of ``knn`` and of a ``linear probe`` fitted on training images.
+
+    Args:
+        runs: name → run.  times: of the inputs.  blocks: by default all.  step: by default each run's last.
+        labelled: tell the model the class, and so its features, and so the probe: nearly always a mistake.
+        count: at most so many images of each split.  k: neighbours.
+
+    Raises:
+        ConfigError: as ``geometry_table``, or k beyond the training images.
+    """
+    import pandas as pd
+
+    require(whole(k, 1) and k <= count, "k", k, f"take 1 to {count}, as many as there are images to learn from")
+    rows, times = [], list(times)
+    for name, run in runs.items():
+        for t in times:
+            known, shown = (
+                run.features(Look(t, count, labelled, split), blocks, step) for split in ("train", "held_out")
+            )
+            for block, z in shown.features.items():
+                asked = known.features[block], known.y, z, shown.y
+                rows.append((name, block, t, "knn", knn_accuracy(*asked, k=min(k, len(known.y)))))
+                rows.append((name, block, t, "linear probe", linear_probe_accuracy(*asked)))
+    return pd.DataFrame(rows, columns=["run", "block", "t", "measure", "value"])
+
+
+def similarity_table(
+    runs: Mapping[str, Run],
+    look: Look = Look(),  # noqa: B008 (frozen)
+    blocks: Iterable[int] | None = None,
+    step: int | None = None,
+) -> "pd.DataFrame":
+    """Linear CKA of every (run, block) with every other, 0 to 1; blind to rotation and scale.
+
+    Args:
+        runs: name → run.  look: which inputs.  blocks: by default all.  step: by default each run's last.
+    """
+    return cka_table({
+        (name, block): z for name, run in runs.items() for block, z in run.features(look, blocks, step).features.items()
+    })

@@ -1,0 +1,75 @@
+"""Figures of ``geometry_table``, ``probe_table`` and ``similarity_table``, each with its sentence."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from labkit.plots.theme import DASHES, colour, figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMES = {
+    "feature_norm": "feature norm ‖z‖/√P",
+    "mean_pairwise_distance": "spread: mean distance/√P",
+    "effective_rank": "effective rank",
+    "uniformity": "uniformity",
+    "anisotropy": "mean cosine of two samples",
+    "alignment": "alignment of two views",
+    "knn": "k-NN accuracy",
+    "linear probe": "linear probe accuracy",
+}
+AXES = {"block": "block", "t": "time t", "step": "training step"}
+LOG = ("feature_norm", "mean_pairwise_distance")  # runs differ by factors in these
+
+
+def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, title: str) -> go.Figure:
+    """One pane a measure, one line a run, along ``block``, ``t`` or ``step``: one value of the table for each point."""
+    plot = figure(title, 1, len(measures), 320, subplot_titles=[NAMES.get(m, m) for m in measures],
+                  horizontal_spacing=0.07)  # fmt: skip
+    for col, measure in enumerate(measures, 1):
+        values = table[table["measure"] == measure]
+        for place, (run, own) in enumerate(values.groupby("run", sort=False)):
+            line = dict(color=colour(run), dash=DASHES[place % len(DASHES)], width=2)
+            plot.add_scatter(
+                x=own[along], y=own["value"], name=run, legendgroup=run, showlegend=col == 1, mode="lines+markers",
+                line=line, row=1, col=col,
+            )  # fmt: skip
+        plot.update_xaxes(title_text=AXES.get(along, along), dtick=1 if along == "block" else None, row=1, col=col)
+        if measure in LOG:
+            plot.update_yaxes(type="log", nticks=6, row=1, col=col)
+        if "accuracy" in NAMES.get(measure, ""):
+            plot.update_yaxes(tickformat=".0%", range=[0, 1.03], row=1, col=col)
+    plot.update_layout(legend=dict(y=-0.28, x=0, xanchor="left", yanchor="top"))
+    return plot
+
+
+def lines_told(table: "pd.DataFrame", measures: Sequence[str], along: str) -> str:
+    """The same lines in words: each run's values from the first to the last point."""
+    told = []
+    for measure in measures:
+        values = table[table["measure"] == measure]
+        runs = values.groupby("run", sort=False)["value"].agg(lambda found: ", ".join(f"{v:.3g}" for v in found))
+        told.append(f"{NAMES.get(measure, measure)}: {'; '.join(f'{run} {found}' for run, found in runs.items())}")
+    points = ", ".join(f"{x:g}" for x in dict.fromkeys(table[along]))
+    return f"Along {AXES.get(along, along)} {points}:\n  " + "\n  ".join(told)
+
+
+def similarity_figure(table: "pd.DataFrame", title: str) -> go.Figure:
+    """Linear CKA of every (run, block) with every other as a heat map, the numbers written in."""
+    labels = [f"{run} {block}" for run, block in table.index]
+    plot = figure(title, height=150 + 30 * len(labels))
+    plot.add_heatmap(
+        z=table.to_numpy(), x=labels, y=labels, zmin=0, zmax=1, colorscale="Cividis", texttemplate="%{z:.2f}",
+        hovertemplate="%{y} with %{x}: %{z:.3f}<extra></extra>", colorbar=dict(title="CKA", thickness=12),
+    )  # fmt: skip
+    plot.update_xaxes(type="category", ticks="", showgrid=False)
+    plot.update_yaxes(type="category", autorange="reversed", ticks="", showgrid=False)
+    runs = [run for run, _ in table.index]
+    for edge in [i for i in range(1, len(runs)) if runs[i] != runs[i - 1]]:  # where one run ends
+        style = dict(line=dict(color="white", width=3))
+        plot.add_shape(type="line", x0=edge - 0.5, x1=edge - 0.5, y0=-0.5, y1=len(runs) - 0.5, **style)
+        plot.add_shape(type="line", y0=edge - 0.5, y1=edge - 0.5, x0=-0.5, x1=len(runs) - 0.5, **style)
+    plot.update_layout(margin=dict(l=8))
+    return plot
