@@ -1,7 +1,10 @@
 """Panels of the notebooks: each a small state model that needs no browser, and a view that shows it."""
 
+from labkit.widgets.explorer import Explorer
+from labkit.widgets.explorer_view import explorer_panel
 from labkit.widgets.flow import Interpolant, Sampler, interpolant_panel, sampler_panel
 from labkit.widgets.forces import Cloud, PairForce, cloud_panel, force_panel
+from labkit.widgets.honesty import Shrunk, shrunk_panel
 from labkit.widgets.live import LiveTraining
 from labkit.widgets.panel import Panel
 from labkit.widgets.prediction import Answer, NotMeasured, Predictions
@@ -14,6 +17,7 @@ from labkit.widgets.views import TwoViews, partners_panel, views_panel
 __all__ = [
     "Answer",
     "Cloud",
+    "Explorer",
     "FourLosses",
     "Interpolant",
     "LiveTraining",
@@ -24,13 +28,16 @@ __all__ = [
     "Predictions",
     "Runner",
     "Sampler",
+    "Shrunk",
     "Springs",
     "TwoViews",
     "cloud_panel",
+    "explorer_panel",
     "force_panel",
     "interpolant_panel",
     "partners_panel",
     "sampler_panel",
+    "shrunk_panel",
     "springs_panel",
     "training_panel",
     "variants_panel",

@@ -1,0 +1,270 @@
+"""The view of ``Explorer``: runs side by side in one basis, the numbers beside them, and the images behind them."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ipywidgets as widgets
+import numpy as np
+import plotly.graph_objects as go
+from plotly.basedatatypes import BaseFigure
+
+from labkit.checks import require
+from labkit.plots import CLASSES, DASHES, PALETTE, SYMBOLS, colour, digit_trace, figure, style_digits, tile
+from labkit.training import Run
+from labkit.widgets.explorer import Explorer
+from labkit.widgets.panel import STYLE, Panel, choice, said
+
+GRID, ACROSS, SIDE = 29, 24, 5  # columns: all, those of the runs (divided by 1, 2, 3, 4), those of the images
+BESIDE = {  # the measures drawn against training, and what to call them
+    "mean_pairwise_distance": "spread: mean distance, per √P",
+    "effective_rank": "effective rank",
+    "neighbour_purity": "neighbours of the same class",
+}
+CAN = {
+    "PCA": "<b>PCA</b> keeps lengths: a cloud that looks twice as wide <i>is</i> twice as wide along these two axes. "
+    "It cannot show the other directions: read above each cloud what share of its variance the two hold.",
+    "UMAP": "<b>UMAP</b> shows who is near whom. It cannot show spread, density, or how far apart groups are: every "
+    "map fills its box. Trust it as far as its trustworthiness goes, and nothing in it that another seed would move.",
+}
+WIDE = widgets.Layout(width="330px")
+
+
+class Traces(NamedTuple):
+    """Which trace of the figure shows what."""
+
+    points: dict[str, int]
+    rings: dict[str, int]
+    """The image that is looked at."""
+    lines: dict[tuple[str, str], int]
+    """(run, measure)"""
+    images: tuple[int, int]
+
+
+def explorer_panel(
+    runs: Mapping[str, Run] | Explorer,
+    title: str = "How do features lie in space, and how did they get there?",
+    name: str = "explorer",
+) -> Panel:
+    """Runs side by side at any age, block and time; everything is mapped in the background.
+
+    Args:
+        runs: name → run, one to four of them; or an ``Explorer`` of one's own settings.
+        title: what the figure asks.  name: of the panel.
+
+    Raises:
+        ConfigError: runs that cannot be compared.
+    """
+    state = runs if isinstance(runs, Explorer) else Explorer(runs)
+    require(len(state.runs) <= 4, "runs", list(state.runs), "four are as many as fit side by side")
+    state.settle()  # the first picture; all others come from the background
+    plot, traces = _lay_out(state, title)
+    controls = _controls(state)
+    film = widgets.Play(min=0, max=len(state.steps) - 1, value=len(state.steps) - 1, interval=800, show_repeat=False)
+    can, status = widgets.HTML(), widgets.HTML()
+
+    def draw(state: Explorer, plot: BaseFigure) -> str:
+        can.value, status.value = said(CAN[state.projection]), said(_status(state))
+        controls["axes"].disabled = state.projection == "UMAP"
+        _draw_images(state, plot, traces)
+        _draw_history(state, plot, traces)
+        fault = state.faults.get(state.place)
+        if fault is not None:
+            return f"<b>This cannot be shown:</b> {html.escape(str(fault))} The picture is that of the place before."
+        if not state.ready:
+            return f"{_where(state)} is on its way; the picture is that of the place before."
+        _draw_points(state, plot, traces)
+        return _sentence(state)
+
+    alt = "Features of held-out digits as points, one pane a run, above curves of their spread against training."
+    below = widgets.HBox([widgets.Label("film of training"), film, status], layout=dict(align_items="center"))
+    panel = Panel(name, state, controls, plot, draw, alt, extra=[below, can])
+    film.observe(lambda change: state.set_trait("step", state.steps[change.new]), "value")
+    state.observe(lambda change: film.set_trait("value", state.steps.index(change.new)), "step")
+
+    def look_at(trace: Any, points: Any, device: Any) -> None:
+        if points.point_inds:
+            state.image = points.point_inds[0]
+
+    def surround(trace: Any, points: Any, selector: Any) -> None:
+        if points.point_inds:
+            state.highlight, state.drawn = "all", tuple(points.point_inds)
+            state.highlight = "drawn"
+
+    for index in traces.points.values():
+        trace = panel.figure.data[index]
+        trace.on_click(look_at)
+        trace.on_hover(look_at)
+        trace.on_selection(surround)
+        trace.on_deselect(lambda *_: state.set_trait("highlight", "all"))
+    state.changed, panel.on_close = panel.redraw, state.close
+    state.start()
+    return panel
+
+
+def _menu(label: str, options: Sequence[Any]) -> widgets.Dropdown:
+    return widgets.Dropdown(options=options, description=label, style=STYLE, layout=WIDE)
+
+
+def _controls(state: Explorer) -> dict[str, widgets.Widget]:
+    classes = [(f"the {digit}s", digit) for digit in sorted(set(state.y.tolist()))]
+    return {
+        "step": choice("training step", [(f"{step:,}", step) for step in state.steps]),
+        "block": choice("block", list(range(state.depth))),
+        "t": choice("time t", [("mixed" if t is None else f"{t:g}", t) for t in state.times]),
+        "projection": widgets.ToggleButtons(options=["PCA", "UMAP"], style=dict(button_width="76px")),
+        "axes": _menu("axes and scale", [("shared by all runs", "shared"), ("each run its own", "own")]),
+        "colour": _menu("colour", ["class", "time t", "norm"]),
+        "highlight": _menu("highlight", [("all", "all"), *classes, ("what I drew around", "drawn")]),
+        "image": widgets.IntSlider(
+            min=0, max=len(state.y) - 1, description="image (or point at one)", style=STYLE, layout=WIDE
+        ),
+        "labelled": widgets.Checkbox(description="the model is told the class", indent=False, layout=WIDE),
+    }
+
+
+def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
+    names = list(state.runs)
+    wide, third = ACROSS // len(names), ACROSS // len(BESIDE)
+    specs = [[None] * GRID, [None] * GRID]
+    for row, (width, count) in enumerate(((wide, len(names)), (third, len(BESIDE)))):
+        for place in range(count):
+            specs[row][place * width] = {"colspan": width}
+        specs[row][ACROSS] = {"colspan": SIDE}
+    titles = [*names, "image", *BESIDE.values(), "as the model sees it"]
+    side = min(340, 560 / len(names))  # of a pane, in a window of 1,280 pixels
+    height = round(side + 470)
+    under = 1 - 42 / height  # below the title
+    plot = figure(
+        title, 2, GRID, height, specs=specs, subplot_titles=titles, row_heights=[side, 130],
+        horizontal_spacing=0.033, vertical_spacing=90 / (side + 220),
+    )  # fmt: skip
+    traces = Traces({}, {}, {}, (0, 0))
+    digits = state.y.tolist()
+    for place, name in enumerate(names):
+        at = dict(row=1, col=place * wide + 1)
+        traces.points[name] = len(plot.data)
+        dots = go.Scatter(
+            mode="markers", showlegend=False, customdata=np.array([digits, range(len(digits))]).T,
+            hovertemplate="a %{customdata[0]} (image %{customdata[1]})<extra></extra>",
+            marker=dict(size=6, symbol=[SYMBOLS[d % len(SYMBOLS)] for d in digits], line=dict(width=0)),
+            unselected=dict(marker=dict(opacity=0.08)), selected=dict(marker=dict(opacity=1)),
+        )  # fmt: skip
+        plot.add_trace(dots, **at)
+        traces.rings[name] = len(plot.data)
+        ring = dict(size=17, color="rgba(0,0,0,0)", line=dict(color=PALETTE["ink"], width=2))
+        plot.add_trace(go.Scatter(mode="markers", marker=ring, showlegend=False, hoverinfo="skip"), **at)
+        anchor = plot.get_subplot(**at).xaxis.plotly_name.replace("axis", "")
+        plot.update_xaxes(showticklabels=len(names) < 4, zeroline=True, constrain="domain", nticks=5, **at)
+        plot.update_yaxes(scaleanchor=anchor, constrain="domain", nticks=5, automargin=False, **at)
+    for place, measure in enumerate(BESIDE):
+        at = dict(row=2, col=place * third + 1)
+        for name in names:
+            traces.lines[name, measure] = len(plot.data)
+            line = dict(color=colour(name), width=2, dash=DASHES[names.index(name)])
+            plot.add_trace(
+                go.Scatter(name=name, legend="legend2", showlegend=place == 0, mode="lines+markers", line=line), **at
+            )
+        ticks = dict(tickvals=list(range(len(state.steps))), ticktext=[f"{step:,}" for step in state.steps])
+        plot.update_xaxes(title_text="training step", range=[-0.3, len(state.steps) - 0.7], **ticks, **at)
+        if measure == "neighbour_purity":
+            plot.update_yaxes(tickformat=".0%", range=[0, 1.02], **at)
+        plot.add_vline(0, line=dict(color=PALETTE["quiet"], dash="dot", width=1.5), **at)
+    images = []
+    for row in (1, 2):
+        images.append(len(plot.data))
+        plot.add_trace(digit_trace(tile(state.inputs[state.t].x1[:1], 1)), row, ACROSS + 1)
+        style_digits(plot, row, ACROSS + 1)
+    for digit in sorted(set(digits)):
+        marker = dict(symbol=SYMBOLS[digit % len(SYMBOLS)], color=CLASSES[digit % len(CLASSES)], size=9)
+        plot.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=str(digit), marker=marker), 1, 1)
+    plot.update_layout(
+        dragmode="lasso", margin=dict(t=150, b=92), title=dict(y=1, yref="container", yanchor="top", pad=dict(t=12)),
+        legend=dict(x=0, xanchor="left", y=under, yref="container", yanchor="top"),
+        legend2=dict(orientation="h", x=0, y=0, yref="container", yanchor="bottom"),
+        coloraxis=dict(colorscale="Cividis", showscale=False, colorbar=dict(
+            orientation="h", x=0, xanchor="left", y=under, yref="container", yanchor="top", len=0.4, thickness=10)),
+    )  # fmt: skip
+    return plot, traces._replace(images=tuple(images))
+
+
+def _draw_points(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
+    points, clouds, chosen = state.points(), state.clouds[state.place], state.selected()
+    shown = state.inputs[state.t]
+    for place, (name, xy) in enumerate(points.items()):
+        dots, ring, cloud = plot.data[traces.points[name]], plot.data[traces.rings[name]], clouds[name]
+        xy = xy.numpy()
+        dots.x, dots.y = xy[:, 0], xy[:, 1]
+        dots.selectedpoints = chosen
+        ring.x, ring.y = xy[[state.image], 0], xy[[state.image], 1]
+        if state.colour == "class":
+            dots.marker.color = [CLASSES[d % len(CLASSES)] for d in shown.y.tolist()]
+        else:
+            dots.marker.color = (shown.t if state.colour == "time t" else cloud.norms).numpy()
+        dots.marker.coloraxis = None if state.colour == "class" else "coloraxis"
+        plot.layout.annotations[place].text = _caption(state, name)
+        for letter, bounds in zip("xy", state.bounds(name), strict=True):
+            axis = plot.layout[dots[f"{letter}axis"].replace(letter, f"{letter}axis")]
+            axis.range, axis.showticklabels = bounds, state.projection == "PCA"
+    bar = plot.layout.coloraxis
+    bar.showscale = state.colour != "class"
+    bar.colorbar.title.text = "time t" if state.colour == "time t" else "norm ‖z‖/√P"
+    for trace in plot.data[-len(set(shown.y.tolist())):]:
+        trace.visible = state.colour == "class"
+
+
+def _draw_images(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
+    shown = state.inputs[state.t]
+    for index, images in zip(traces.images, (shown.x1, shown.x_t), strict=True):
+        plot.data[index].z = tile(images[state.image : state.image + 1], 1)
+    first, last = plot.layout.annotations[len(state.runs)], plot.layout.annotations[len(state.runs) + 1 + len(BESIDE)]
+    first.text = f"image {state.image}: a {shown.y[state.image]}"
+    last.text = f"as seen at t = {shown.t[state.image]:.2f}"
+
+
+def _draw_history(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
+    for measure in BESIDE:
+        for name, known in state.history(measure).items():
+            line = plot.data[traces.lines[name, measure]]
+            line.x, line.y = [state.steps.index(step) for step in known], list(known.values())
+    for rule in plot.layout.shapes:
+        rule.x0 = rule.x1 = state.steps.index(state.step)
+
+
+def _caption(state: Explorer, name: str) -> str:
+    """What stands above a run's pane: the numbers beside the picture."""
+    cloud = state.clouds[state.place][name]
+    if state.projection == "UMAP":
+        told = f"trustworthiness {state.map.trustworthiness[name]:.2f}"
+    else:
+        told = f"axes hold {cloud.explained[state.axes]:.0%} of variance"
+    return f"<b>{html.escape(name)}</b><br>spread {cloud.numbers['mean_pairwise_distance']:.2g}<br>{told}"
+
+
+def _where(state: Explorer) -> str:
+    t = "each image at a time of its own" if state.t is None else f"t = {state.t:g}"
+    told = "class told" if state.labelled else "class not told"
+    return f"{state.projection} at step {state.step:,}, block {state.block}, {t}, {told}"
+
+
+def _sentence(state: Explorer) -> str:
+    found = []
+    for name, cloud in state.clouds[state.place].items():
+        n = cloud.numbers
+        purity = n["neighbour_purity"]
+        near = "" if purity != purity else f", {purity:.0%} of nearest neighbours of the same class"
+        found.append(
+            f"<b>{html.escape(name)}</b> norm {n['feature_norm']:.2g}, spread {n['mean_pairwise_distance']:.2g}, "
+            f"effective rank {n['effective_rank']:.0f}{near}"
+        )
+    end = "."
+    if state.projection == "UMAP":
+        end = f". A map from another seed differs by a disparity of {state.map.flicker:.2f} (0 the same, 1 unrelated)."
+    return f"{_where(state)}: {'; '.join(found)}{end}"
+
+
+def _status(state: Explorer) -> str:
+    done, total = state.progress()
+    if state.projection == "UMAP" and not state.ready and state.place not in state.faults:
+        return "UMAP is being fitted in the background, some ten seconds the first time…"
+    return "every view is at hand" if done == total else f"{done} of {total} views at hand, the rest follow"
