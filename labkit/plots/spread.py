@@ -36,7 +36,9 @@ def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, tit
                 x=own[along], y=own["value"], name=run, legendgroup=run, showlegend=col == 1, mode="lines+markers",
                 line=line, row=1, col=col,
             )  # fmt: skip
-        plot.update_xaxes(title_text=AXES.get(along, along), dtick=1 if along == "block" else None, row=1, col=col)
+        # Checkpoints lie ever further apart: as categories, the first ones can be told from each other.
+        kind = dict(type="category") if along == "step" else dict(dtick=1 if along == "block" else None)
+        plot.update_xaxes(title_text=AXES.get(along, along), **kind, row=1, col=col)
         if measure in LOG:
             plot.update_yaxes(type="log", nticks=6, row=1, col=col)
         if "accuracy" in NAMES.get(measure, ""):
@@ -47,13 +49,12 @@ def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, tit
 
 def lines_told(table: "pd.DataFrame", measures: Sequence[str], along: str) -> str:
     """The same lines in words: each run's values from the first to the last point."""
-    told = []
-    for measure in measures:
-        values = table[table["measure"] == measure]
-        runs = values.groupby("run", sort=False)["value"].agg(lambda found: ", ".join(f"{v:.3g}" for v in found))
-        told.append(f"{NAMES.get(measure, measure)}: {'; '.join(f'{run} {found}' for run, found in runs.items())}")
     points = ", ".join(f"{x:g}" for x in dict.fromkeys(table[along]))
-    return f"Along {AXES.get(along, along)} {points}:\n  " + "\n  ".join(told)
+    told = [f"Along {AXES.get(along, along)} {points}:"]
+    for measure in measures:
+        runs = table[table["measure"] == measure].groupby("run", sort=False)["value"]
+        told += [NAMES.get(measure, measure), *(f"  {run} {', '.join(f'{v:.3g}' for v in own)}" for run, own in runs)]
+    return "\n".join(told)
 
 
 def similarity_figure(table: "pd.DataFrame", title: str) -> go.Figure:
@@ -64,7 +65,7 @@ def similarity_figure(table: "pd.DataFrame", title: str) -> go.Figure:
         z=table.to_numpy(), x=labels, y=labels, zmin=0, zmax=1, colorscale="Cividis", texttemplate="%{z:.2f}",
         hovertemplate="%{y} with %{x}: %{z:.3f}<extra></extra>", colorbar=dict(title="CKA", thickness=12),
     )  # fmt: skip
-    plot.update_xaxes(type="category", ticks="", showgrid=False)
+    plot.update_xaxes(type="category", ticks="", showgrid=False, tickangle=-40, automargin=True)
     plot.update_yaxes(type="category", autorange="reversed", ticks="", showgrid=False)
     runs = [run for run, _ in table.index]
     for edge in [i for i in range(1, len(runs)) if runs[i] != runs[i - 1]]:  # where one run ends

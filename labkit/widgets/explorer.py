@@ -7,7 +7,7 @@ lengths in the picture are lengths in feature space. UMAP shows who is near whom
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,8 @@ from labkit.projection import Pca, UmapReference, seed_flicker, warm_up
 from labkit.training import Look, Run
 from labkit.training.features import Seen, inputs
 
-TIMES = (0.1, 0.3, 0.5, 0.7, 0.9, None)
+Time = float | Literal["mixed"]  # mixed: each image has its own; not None, which no menu of ipywidgets can offer
+TIMES: tuple[Time, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, "mixed")
 MEASURES: dict[str, Callable[[Tensor, Tensor], float]] = {
     "feature_norm": lambda z, y: feature_norm(z),
     "mean_pairwise_distance": lambda z, y: mean_pairwise_distance(z),
@@ -33,10 +34,10 @@ Points = Float[Tensor, "n 2"]
 
 
 class Place(NamedTuple):
-    """Where one looks: block, time (None: each image its own), whether the class is told, step of training."""
+    """Where one looks: block, time, whether the class is told, step of training."""
 
     block: int
-    t: float | None
+    t: Time
     labelled: bool
     step: int
 
@@ -76,6 +77,7 @@ class Explorer(HasTraits):
     step = Int()
     block = Int(0)
     t = AnyTrait(0.5)
+    """One of ``times``."""
     labelled = Bool(True)
     projection = Enum(("PCA", "UMAP"), "PCA")
     axes = Enum(("shared", "own"), "shared")
@@ -86,18 +88,20 @@ class Explorer(HasTraits):
     """The images that were last selected by drawing around them."""
     image = Int(0, min=0)
 
-    def __init__(self, runs: Mapping[str, Run], count: int = 300, times: tuple[float | None, ...] = TIMES) -> None:
+    def __init__(self, runs: Mapping[str, Run], count: int = 300, times: tuple[Time, ...] = TIMES) -> None:
         self.runs, self.times = dict(runs), times
         self.steps, self.depth = _common(self.runs)
         require(whole(count, 3), "count", count, "a picture of spread takes 3 images or more")
-        self._looks = {(t, told): Look(t, count, told) for t in times for told in (True, False)}
+        self._looks = {
+            (t, told): Look(None if t == "mixed" else t, count, told) for t in times for told in (True, False)
+        }
         self.dataset = next(iter(self.runs.values())).config.dataset
-        self.inputs: dict[float | None, Seen] = {t: inputs(self._looks[t, True], self.dataset) for t in times}
+        self.inputs: dict[Time, Seen] = {t: inputs(self._looks[t, True], self.dataset) for t in times}
         self.y = self.inputs[times[0]].y
         self.clouds: dict[Place, dict[str, Spread]] = {}
-        self.maps: dict[tuple[int, float | None, bool], Map] = {}
+        self.maps: dict[tuple[int, Time, bool], Map] = {}
         self.mapped: dict[Place, dict[str, Points]] = {}
-        self.faults: dict[Place, Exception] = {}
+        self.faults: dict[tuple[str, Place], Exception] = {}
         self._axes: dict[tuple[int, bool], dict[str, dict[str, Pca]]] = {}
         self._kept: set[tuple[str, Look, int]] = set()
         self._wake, self._closed = threading.Event(), threading.Event()
@@ -115,6 +119,12 @@ class Explorer(HasTraits):
     def ready(self) -> bool:
         """Whether what is asked for can be drawn at once."""
         return self.place in self.clouds and (self.projection == "PCA" or self.place in self.mapped)
+
+    @property
+    def fault(self) -> Exception | None:
+        """Why what is asked for cannot be drawn."""
+        found = self.faults.get(("PCA", self.place))
+        return self.faults.get((self.projection, self.place)) if found is None else found
 
     def points(self) -> dict[str, Points]:
         """Run → coordinates of what is asked for; only when ``ready``."""
@@ -152,7 +162,7 @@ class Explorer(HasTraits):
     def selected(self) -> list[int] | None:
         """Indices of the images that are highlighted; None for all."""
         if self.highlight == "drawn":
-            return list(self.drawn)
+            return list(self.drawn) or None
         return None if self.highlight == "all" else (self.y == self.highlight).nonzero()[:, 0].tolist()
 
     # What follows makes clouds and maps: here and now by ``settle``, or in the background.
@@ -160,12 +170,15 @@ class Explorer(HasTraits):
     def settle(self) -> None:
         """Make what is asked for here and now; errors are raised."""
         while (job := self._next_shown()) is not None:
-            job()
+            self._make(*job)
 
     def start(self) -> None:
-        """Make everything in the background, first what is looked at."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="labkit-explorer", daemon=True)
+        """Make everything in the background, first what is looked at; after ``close``, go on where that left it."""
+        if self._thread is None or self._closed.is_set():
+            self._closed = threading.Event()
+            self._thread = threading.Thread(
+                target=self._work, args=(self._closed,), name="labkit-explorer", daemon=True
+            )
             self._thread.start()
 
     def close(self) -> None:
@@ -174,47 +187,53 @@ class Explorer(HasTraits):
         self._wake.set()
 
     def progress(self) -> tuple[int, int]:
-        """How many places are mapped by PCA, of how many."""
-        return len([p for p in self.clouds if p.labelled == self.labelled]), len(self._all())
+        """How many views are at hand, of how many can be: by PCA all of them, by UMAP the steps of this map."""
+        views, made = (self._all(), self.clouds) if self.projection == "PCA" else (self._film(), self.mapped)
+        able = [p for p in views if not any((way, p) in self.faults for way in ("PCA", self.projection))]
+        return sum(p in made for p in able), len(able)
 
     def _all(self) -> list[Place]:
         return [Place(b, t, self.labelled, s) for t in self.times for s in self.steps for b in range(self.depth)]
 
-    def _work(self) -> None:
-        while not self._closed.is_set():
+    def _film(self) -> list[Place]:
+        here = self.place
+        return [here._replace(step=step) for step in self.steps]
+
+    def _work(self, closed: threading.Event) -> None:
+        while not closed.is_set():
             self._wake.clear()
-            place, shown = self.place, self._next_shown()
-            job = shown or self._next_other(place)
+            job = self._next_shown() or self._next_other()
             if job is None:
                 self._wake.wait()
                 continue
             try:
-                job()
+                self._make(*job)
             except Exception as error:  # told where the reader looks; other places may work
-                self.faults[place] = error
+                self.faults[job] = error
             self.changed()
 
-    def _next_shown(self) -> Callable[[], None] | None:
-        """What is missing most where one looks."""
+    def _next_shown(self) -> tuple[str, Place] | None:
+        """What is missing most where one looks: by which projection, and where."""
         place = self.place
-        if place in self.faults or self.ready:
-            return None
-        if place not in self.clouds:
-            return lambda: self._make_clouds(place)
-        if place[:3] not in self.maps:
-            return lambda: self._make_map(place)
-        return lambda: self._make_mapped(place)
+        job = ("UMAP" if place in self.clouds else "PCA", place)
+        at_hand = place in (self.mapped if self.projection == "UMAP" else self.clouds)
+        return None if at_hand or job in self.faults else job
 
-    def _next_other(self, place: Place) -> Callable[[], None] | None:
+    def _next_other(self) -> tuple[str, Place] | None:
         """The next missing place: first other steps, then other blocks, then other times."""
-        steps = [place._replace(step=step) for step in self.steps]
-        if place[:3] in self.maps:
-            missing = [p for p in steps if p in self.clouds and p not in self.mapped and p not in self.faults]
-            if missing:
-                return lambda: self._make_mapped(missing[0])
-        missing = [p for p in self._all() if p not in self.clouds and p not in self.faults]
-        missing.sort(key=lambda p: (p.t != place.t, p.block != place.block, p.step))
-        return (lambda: self._make_clouds(missing[0])) if missing else None
+        here, film = self.place, self._film()
+        missing = [("UMAP", p) for p in film if p[:3] in self.maps and p in self.clouds and p not in self.mapped]
+        others = [("PCA", p) for p in self._all() if p not in self.clouds]
+        others.sort(key=lambda job: (job[1].t != here.t, job[1].block != here.block, job[1].step))
+        return next((job for job in missing + others if job not in self.faults), None)
+
+    def _make(self, projection: str, place: Place) -> None:
+        if projection == "PCA":
+            self._make_clouds(place)
+        elif place[:3] not in self.maps:
+            self._make_map(place)
+        else:
+            self._make_mapped(place)
 
     def _features(self, name: str, place: Place) -> Float[Tensor, "n features"]:
         """One run's features; those of all blocks are made together."""

@@ -1,5 +1,6 @@
 """The view of ``Explorer``: runs side by side in one basis, the numbers beside them, and the images behind them."""
 
+import copy
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ CAN = {
     "UMAP": "<b>UMAP</b> shows who is near whom. It cannot show spread, density, or how far apart groups are: every "
     "map fills its box. Trust it as far as its trustworthiness goes, and nothing in it that another seed would move.",
 }
-WIDE = widgets.Layout(width="330px")
+WIDE = dict(width="330px")  # not a Layout: that is a widget, which the first panel would take along when it closes
 
 
 class Traces(NamedTuple):
@@ -64,12 +65,12 @@ def explorer_panel(
     can, status = widgets.HTML(), widgets.HTML()
 
     def draw(state: Explorer, plot: BaseFigure) -> str:
+        state = copy.copy(state)  # the reader may move a slider while this is drawn
         can.value, status.value = said(CAN[state.projection]), said(_status(state))
         controls["axes"].disabled = state.projection == "UMAP"
         _draw_images(state, plot, traces)
         _draw_history(state, plot, traces)
-        fault = state.faults.get(state.place)
-        if fault is not None:
+        if (fault := state.fault) is not None:
             return f"<b>This cannot be shown:</b> {html.escape(str(fault))} The picture is that of the place before."
         if not state.ready:
             return f"{_where(state)} is on its way; the picture is that of the place before."
@@ -79,8 +80,16 @@ def explorer_panel(
     alt = "Features of held-out digits as points, one pane a run, above curves of their spread against training."
     below = widgets.HBox([widgets.Label("film of training"), film, status], layout=dict(align_items="center"))
     panel = Panel(name, state, controls, plot, draw, alt, extra=[below, can])
+
+    def follow(change: Any) -> None:
+        film.value = state.steps.index(change.new)
+
+    def leave() -> None:
+        state.unobserve(follow, "step")
+        state.close()
+
     film.observe(lambda change: state.set_trait("step", state.steps[change.new]), "value")
-    state.observe(lambda change: film.set_trait("value", state.steps.index(change.new)), "step")
+    state.observe(follow, "step")
 
     def look_at(trace: Any, points: Any, device: Any) -> None:
         if points.point_inds:
@@ -97,7 +106,7 @@ def explorer_panel(
         trace.on_hover(look_at)
         trace.on_selection(surround)
         trace.on_deselect(lambda *_: state.set_trait("highlight", "all"))
-    state.changed, panel.on_close = panel.redraw, state.close
+    state.changed, panel.on_close = panel.redraw, leave
     state.start()
     return panel
 
@@ -111,7 +120,7 @@ def _controls(state: Explorer) -> dict[str, widgets.Widget]:
     return {
         "step": choice("training step", [(f"{step:,}", step) for step in state.steps]),
         "block": choice("block", list(range(state.depth))),
-        "t": choice("time t", [("mixed" if t is None else f"{t:g}", t) for t in state.times]),
+        "t": choice("time t", [(t if t == "mixed" else f"{t:g}", t) for t in state.times]),
         "projection": widgets.ToggleButtons(options=["PCA", "UMAP"], style=dict(button_width="76px")),
         "axes": _menu("axes and scale", [("shared by all runs", "shared"), ("each run its own", "own")]),
         "colour": _menu("colour", ["class", "time t", "norm"]),
@@ -155,8 +164,8 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
         ring = dict(size=17, color="rgba(0,0,0,0)", line=dict(color=PALETTE["ink"], width=2))
         plot.add_trace(go.Scatter(mode="markers", marker=ring, showlegend=False, hoverinfo="skip"), **at)
         anchor = plot.get_subplot(**at).xaxis.plotly_name.replace("axis", "")
-        plot.update_xaxes(showticklabels=len(names) < 4, zeroline=True, constrain="domain", nticks=5, **at)
-        plot.update_yaxes(scaleanchor=anchor, constrain="domain", nticks=5, automargin=False, **at)
+        plot.update_xaxes(showticklabels=len(names) < 4, zeroline=True, constrain="domain", nticks=4, **at)
+        plot.update_yaxes(scaleanchor=anchor, constrain="domain", nticks=4, automargin=False, **at)
     for place, measure in enumerate(BESIDE):
         at = dict(row=2, col=place * third + 1)
         for name in names:
@@ -226,7 +235,8 @@ def _draw_history(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
     for measure in BESIDE:
         for name, known in state.history(measure).items():
             line = plot.data[traces.lines[name, measure]]
-            line.x, line.y = [state.steps.index(step) for step in known], list(known.values())
+            line.x = [state.steps.index(step) for step in known]
+            line.y = [None if value != value else value for value in known.values()]  # NaN is no JSON
     for rule in plot.layout.shapes:
         rule.x0 = rule.x1 = state.steps.index(state.step)
 
@@ -242,7 +252,7 @@ def _caption(state: Explorer, name: str) -> str:
 
 
 def _where(state: Explorer) -> str:
-    t = "each image at a time of its own" if state.t is None else f"t = {state.t:g}"
+    t = "each image at a time of its own" if state.t == "mixed" else f"t = {state.t:g}"
     told = "class told" if state.labelled else "class not told"
     return f"{state.projection} at step {state.step:,}, block {state.block}, {t}, {told}"
 
@@ -265,6 +275,7 @@ def _sentence(state: Explorer) -> str:
 
 def _status(state: Explorer) -> str:
     done, total = state.progress()
-    if state.projection == "UMAP" and not state.ready and state.place not in state.faults:
+    if state.projection == "UMAP" and state.map is None and state.fault is None:
         return "UMAP is being fitted in the background, some ten seconds the first time…"
-    return "every view is at hand" if done == total else f"{done} of {total} views at hand, the rest follow"
+    one, all_ = ("view", "views") if state.projection == "PCA" else ("step of this map", "steps of this map")
+    return f"every {one} is at hand" if done == total else f"{done} of {total} {all_} at hand, the rest follow"

@@ -24,7 +24,7 @@ class Shrunk(HasTraits):
     """A scale in; both clouds' maps, and how large the copy looks in each, out. Every map is made beforehand.
 
     Args:
-        z: features.  scales: of the copy, each to be chosen; the first is shown first.  seed: of UMAP.
+        z: features.  scales: of the copy, each to be chosen; the middle one is shown first.  seed: of UMAP.
     """
 
     scale = FloatTrait(1.0)
@@ -33,7 +33,7 @@ class Shrunk(HasTraits):
         self, z: Float[Tensor, "n ..."], scales: tuple[float, ...] = SCALES, seed: int = 0, progress: bool = True
     ) -> None:
         require(len(scales) > 0 and min(scales) > 0, "scales", scales, "take one or more, all above 0")
-        super().__init__(scale=scales[0])
+        super().__init__(scale=scales[len(scales) // 2])
         self.scales = scales
         z = z.flatten(1) - z.flatten(1).mean(dim=0)
         self.maps: dict[float, dict[str, dict[str, Tensor]]] = {}

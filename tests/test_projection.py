@@ -1,0 +1,430 @@
+"""Maps to the plane: axes against numpy's, alignment against scipy's, and UMAP by what it may and may not show.
+
+UMAP's coordinates differ between machines, so only their properties are asserted.
+"""
+
+import math
+import subprocess
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import scipy.spatial
+import sklearn.manifold
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labkit.checks import ConfigError
+from labkit.metrics import mean_pairwise_distance
+from labkit.projection import Pca, UmapReference, procrustes, seed_flicker, warm_up
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unforgiving_threads():
+    """Of numba's threading layers the one that aborts the process when two threads run it at once."""
+    import numba
+
+    numba.config.THREADING_LAYER = "workqueue"
+
+
+def unequal(n, p, fall=0.7, shift=3.0):
+    """Points whose deviations along hidden axes fall by a factor each, so that every principal axis is well defined."""
+    turn = torch.linalg.qr(torch.randn(p, p)).Q
+    return torch.randn(n, p) * fall ** torch.arange(p) @ turn + shift
+
+
+def groups(count=3, each=40, width=16, apart=20.0):
+    return torch.cat([torch.randn(each, width) + apart * torch.randn(width) for _ in range(count)])
+
+
+def size(map_):
+    """Root mean square distance from the middle of a map."""
+    return (map_ - map_.mean(dim=0)).norm() / len(map_) ** 0.5
+
+
+def random_states():
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()
+
+
+# --- principal axes
+
+
+@pytest.mark.parametrize(("n", "p", "components"), [(300, 24, 2), (20, 90, 5), (60, 60, 3), (7, 40, 7), (50, 2, 2)])
+def test_axes_are_those_of_numpys_svd_of_the_union(n, p, components):
+    z = unequal(3 * n, p, fall=0.4 if p == 2 else 0.7)
+    pca = Pca.fit({"a": z[:n], "b": z[n : 2 * n], "c": z[2 * n :].reshape(n, 1, p)}, components)
+    union = z.double().numpy()
+    axes = np.linalg.svd(union - union.mean(axis=0))[2][:components]
+    axes *= np.sign(axes[np.arange(components), np.abs(axes).argmax(axis=1)])[:, None]
+    np.testing.assert_allclose(pca.axes, axes, atol=3e-4)
+    expected = (union - union.mean(axis=0)) @ axes.T / math.sqrt(p)
+    np.testing.assert_allclose(pca.transform(z), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_features_in_float64_give_axes_in_float64():
+    z = unequal(80, 30).double()
+    pca = Pca.fit({"a": z})
+    axes = torch.linalg.svd(z - z.mean(dim=0)).Vh[:2]
+    assert pca.axes.dtype == torch.float64
+    torch.testing.assert_close((pca.axes * axes).sum(dim=1).abs(), torch.ones(2).double(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(400, 128), (128, 400)])
+def test_of_noise_without_any_direction_the_axes_take_as_much_as_there_is(shape):
+    z = torch.randn(shape)
+    union = z.double() - z.double().mean(dim=0)
+    most = torch.linalg.svdvals(union)[:2].square().sum() / union.square().sum()
+    assert Pca.fit({"a": z}).explained(z) == pytest.approx(most.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("z", [
+    unequal(40, 12), torch.randn(9, 300), torch.eye(30), torch.ones(5, 4),
+    torch.randn(20, 1) * torch.randn(1, 50), torch.nn.functional.pad(torch.randn(30, 1), (0, 40)),
+    torch.randn(30, 3) @ torch.randn(3, 80),
+], ids=["tall", "wide", "one hot", "identical", "a line", "one feature", "rank 3"])  # fmt: skip
+def test_axes_are_orthonormal_point_to_their_largest_entry_and_fall_in_variance(z):
+    pca = Pca.fit({"a": z}, components=4)
+    torch.testing.assert_close(pca.axes @ pca.axes.T, torch.eye(4), rtol=0, atol=1e-5)
+    assert (pca.axes.amax(dim=1) >= -pca.axes.amin(dim=1)).all()
+    variance = pca.transform(z).var(dim=0)
+    assert (variance[1:] <= variance[:-1] * (1 + 1e-4) + 1e-9).all()
+
+
+def test_a_line_lies_along_the_first_axis_only():
+    z = torch.randn(20, 1) * torch.randn(1, 50) + 5
+    pca = Pca.fit({"a": z})
+    assert pca.explained(z) == pytest.approx(1) and pca.explained(z) <= 1
+    assert pca.transform(z)[:, 1].abs().max() < 1e-5
+
+
+def test_axes_neither_flip_nor_depend_on_chance_and_draw_none():
+    z = unequal(60, 20)
+    first = Pca.fit({"a": z})
+    torch.manual_seed(7)
+    before = random_states()
+    again, mirrored = Pca.fit({"a": z}), Pca.fit({"a": -z})
+    assert random_states() == before
+    assert torch.equal(first.axes, again.axes)
+    torch.testing.assert_close(mirrored.axes, first.axes, atol=1e-4, rtol=0)
+
+
+def test_the_share_of_each_condition_is_that_of_its_own_variance():
+    wide, narrow = unequal(50, 20), 0.1 * torch.randn(30, 20) - 40
+    pca = Pca.fit({"wide": wide, "narrow": narrow})
+    for z in (wide, narrow):
+        own = z.double() - z.double().mean(dim=0)
+        expected = (own @ pca.axes.double().T).square().sum() / own.square().sum()
+        assert pca.explained(z) == pytest.approx(expected.item(), rel=1e-4)
+    assert pca.explained(narrow) < 0.3 < pca.explained(wide)
+
+
+def test_all_axes_explain_all_and_keep_every_distance():
+    for z in torch.randn(10, 12, 5, 8):
+        pca = Pca.fit({"a": z}, components=12)
+        found = pca.transform(z)
+        assert pca.explained(z) == pytest.approx(1) and pca.explained(z) <= 1
+        torch.testing.assert_close(torch.cdist(found, found), torch.cdist(z.flatten(1), z.flatten(1)) / 40**0.5)
+
+
+def test_a_hundredth_of_a_cloud_takes_a_hundredth_of_the_room():
+    z = unequal(100, 30, shift=0.0)
+    pca = Pca.fit({"a": z, "b": 0.01 * z})
+    of_a, of_b = (x - x.mean(dim=0) for x in (pca.transform(z), pca.transform(0.01 * z)))
+    torch.testing.assert_close(of_b, 0.01 * of_a, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("width", [10, 1000])
+def test_coordinates_read_as_per_feature(width):
+    z = 0.7 * torch.randn(50, 1).expand(50, width)
+    along = Pca.fit({"a": z}).transform(z)
+    assert along[:, 0].std().item() == pytest.approx(z[:, 0].std().item(), rel=1e-5)
+    assert mean_pairwise_distance(along) * 2**0.5 == pytest.approx(mean_pairwise_distance(z), rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_tiny_and_huge_features_have_the_axes_of_ordinary_ones(scale):
+    z = unequal(40, 12)
+    ordinary, other = Pca.fit({"a": z}), Pca.fit({"a": scale * z})
+    torch.testing.assert_close(other.axes, ordinary.axes, atol=1e-4, rtol=0)
+    assert other.explained(scale * z) == pytest.approx(ordinary.explained(z), rel=1e-4)
+
+
+def test_identical_samples_have_no_place_but_the_middle_and_nothing_to_explain():
+    z = torch.randn(1, 50).expand(12, 50)
+    pca = Pca.fit({"a": z[:2], "b": z[2:]})
+    assert not pca.transform(z).any()
+    assert math.isnan(pca.explained(z))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_is_raised_and_gradients_stay_out(dtype):
+    z = torch.randn(30, 4, 6).to(dtype).requires_grad_()
+    pca = Pca.fit({"a": z})
+    assert torch.equal(pca.axes, Pca.fit({"a": z.detach().float()}).axes)
+    assert pca.transform(z).dtype == torch.float32 and not pca.transform(z).requires_grad
+
+
+@pytest.mark.parametrize("components", [0, 6, 2.0])
+@pytest.mark.usefixtures("unchecked")
+def test_more_axes_than_features_or_none_are_refused(components):
+    with pytest.raises(ConfigError, match=f"^components = {components} .*20 samples of 5 features take 1 to 5"):
+        Pca.fit({"a": torch.randn(20, 5)}, components)
+
+
+# --- what neither can map
+
+
+def spoilt():
+    z = torch.randn(30, 6)
+    z[3, 2], z[7, 0], z[7, 1] = float("nan"), float("inf"), float("-inf")
+    return z
+
+
+@pytest.mark.parametrize("fit", [Pca.fit, UmapReference.fit], ids=["pca", "umap"])
+@pytest.mark.parametrize(("conditions", "error", "told"), [
+    ({}, ConfigError, "at least one named set"),
+    ({"run": torch.randn(30, 4), "wider": torch.randn(30, 2, 4)}, ConfigError, r"'run': 4, 'wider': 8.*share axes"),
+    ({"a": torch.randn(1, 4), "b": torch.randn(1, 4)}, ValueError, "2 samples in all.* at least 3"),
+    ({"good": torch.randn(30, 6), "bad": spoilt()}, ValueError, "'bad' holds NaN or infinite features in 2 of 30"),
+    ({"empty": torch.randn(0, 6)}, ValueError, "'empty' has shape"),
+    ({"whole": torch.ones(30, 6, dtype=torch.int64)}, TypeError, "'whole' has dtype"),
+], ids=["none", "widths", "few", "not finite", "empty", "integers"])  # fmt: skip
+@pytest.mark.usefixtures("unchecked")
+def test_conditions_that_cannot_share_a_map_are_refused_by_name(fit, conditions, error, told):
+    with pytest.raises(error, match=told):
+        fit(conditions)
+
+
+# --- alignment
+
+
+def similar(angle, scale, shift, reflect):
+    """A map of x to the plane by rotation, reflection, scale and shift."""
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    mirror = torch.diag(torch.tensor([1.0, -1.0 if reflect else 1.0], dtype=torch.float64))
+    return lambda x: scale * x.double() @ turn @ mirror + shift
+
+
+ANY = st.builds(similar, st.floats(-4, 4), st.floats(1e-3, 1e3), st.floats(-100, 100), st.booleans())
+
+
+@given(seed=st.integers(0, 99), n=st.integers(3, 30), moved=ANY)
+def test_a_moved_turned_mirrored_and_scaled_map_is_laid_back_onto_itself(seed, n, moved):
+    a = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    points, disparity = procrustes(a, moved(a))
+    torch.testing.assert_close(points, a, atol=1e-6, rtol=0)
+    assert disparity == pytest.approx(0, abs=1e-9)
+
+
+@given(seed=st.integers(0, 99), n=st.integers(3, 30), moved=ANY, other=ANY)
+def test_the_disparity_is_scipys_and_blind_to_how_either_map_lies(seed, n, moved, other):
+    draw = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(2, n, 2, generator=draw, dtype=torch.float64)
+    points, disparity = procrustes(a, b)
+    assert disparity == pytest.approx(scipy.spatial.procrustes(a.numpy(), b.numpy())[2], abs=1e-9)
+    assert procrustes(moved(a), other(b)).disparity == pytest.approx(disparity, abs=1e-6)
+    assert procrustes(b, a).disparity == pytest.approx(disparity, abs=1e-9)
+    gap = (points - a).square().sum() / (a - a.mean(dim=0)).square().sum()
+    assert disparity == pytest.approx(gap.item(), abs=1e-9)  # the points, in a's units, are as far off as it says
+    assert 0 <= disparity <= 1
+
+
+def test_unrelated_maps_of_many_points_have_nothing_in_common():
+    assert procrustes(torch.randn(5000, 2), torch.randn(5000, 2)).disparity > 0.99
+
+
+@pytest.mark.parametrize(("a", "b", "error", "told"), [
+    (torch.randn(5, 2), torch.randn(4, 2), ConfigError, r"^b = \(4, 2\) .*a's shape, \(5, 2\)"),
+    (torch.randn(5, 2), torch.ones(5, 2), ValueError, "All points of b are the same"),
+    (torch.full((5, 2), 0.1), torch.randn(5, 2), ValueError, "All points of a are the same"),
+    (torch.randn(5, 2), torch.full((5, 2), math.nan), ValueError, "b holds NaN or infinite features in 5 of 5"),
+])  # fmt: skip
+@pytest.mark.usefixtures("unchecked")
+def test_maps_without_a_shape_are_refused(a, b, error, told):
+    with pytest.raises(error, match=told):
+        procrustes(a, b)
+
+
+# --- UMAP
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    torch.manual_seed(0)
+    conditions = {"a": groups(), "b": groups(count=2)}
+    return conditions, UmapReference.fit(conditions)
+
+
+def test_fits_and_transforms_from_two_threads_take_turns_with_a_warm_up(fitted):
+    conditions, reference = fitted
+    further = conditions["a"] + 0.1
+    expected, found = reference.transform(further), []
+
+    def map_again():
+        warm_up()
+        for _ in range(3):
+            again = UmapReference.fit(conditions)
+            found.append((again.places, again.transform(further)))
+
+    threads = [threading.Thread(target=map_again) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6  # and the process is alive: unguarded, numba takes it down
+    assert all(torch.equal(places, reference.places) and torch.equal(new, expected) for places, new in found)
+
+
+def test_a_seed_draws_one_map_and_nothing_from_anybodys_random_state(fitted):
+    conditions, reference = fitted
+    before = random_states()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # and it warns of nothing
+        again = UmapReference.fit(conditions)
+        again.transform(conditions["a"] + 0.1)
+    assert random_states() == before
+    assert torch.equal(again.places, reference.places)
+    assert not torch.equal(UmapReference.fit(conditions, seed=1).places, reference.places)
+
+
+def test_fitted_samples_keep_their_places_among_others_in_any_order(fitted):
+    conditions, reference = fitted
+    assert reference.places.shape == (200, 2) and reference.places.dtype == torch.float32
+    assert torch.equal(reference.transform(conditions["a"].reshape(120, 4, 4)), reference.places[:120])
+    order = torch.randperm(80)
+    mixed = torch.cat([conditions["b"][order], conditions["b"] + 0.1])
+    assert torch.equal(reference.transform(mixed)[:80], reference.places[120:][order])
+
+
+def test_samples_like_those_fitted_come_near_them(fitted):
+    conditions, reference = fitted
+    moved = reference.transform(conditions["a"] + 1e-5) - reference.places[:120]
+    assert moved.any()
+    assert moved.norm(dim=1).mean() < 0.1 * size(reference.places[:120])
+
+
+def test_a_further_group_of_samples_joins_the_group_it_comes_from(fitted):
+    conditions, reference = fitted
+    places = reference.transform(conditions["a"] + 0.1 * torch.randn(120, 16))
+    owner = torch.cdist(places, reference.places).argmin(dim=1) // 40
+    assert torch.equal(owner, torch.arange(120) // 40)
+
+
+def test_trustworthiness_is_sklearns(fitted):
+    conditions, reference = fitted
+    for z in (conditions["a"], torch.randn(40, 16)):
+        places = reference.transform(z).numpy()
+        expected = sklearn.manifold.trustworthiness(z.numpy(), places, n_neighbors=15)
+        assert reference.trustworthiness(z) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_collapsed_condition_keeps_its_neighbours_beside_one_far_away():
+    tight = 1e-3 * torch.randn(60, 2) @ torch.randn(2, 8)
+    reference = UmapReference.fit({"tight": tight, "far": 1e3 + torch.randn(60, 8)})
+    assert reference.trustworthiness(tight) > 0.8
+
+
+def test_a_cloud_and_a_hundredth_of_it_fill_about_the_same_room():
+    cloud = torch.randn(120, 10)
+    conditions = {"cloud": cloud, "small": 0.01 * cloud + 20}
+    flat, map_ = Pca.fit(conditions), UmapReference.fit(conditions)
+    true, shown = ((size(f(conditions["small"])) / size(f(cloud))).item() for f in (flat.transform, map_.transform))
+    assert true == pytest.approx(0.01, rel=0.3)
+    assert 0.3 < shown < 3
+
+
+def test_clusters_of_any_spread_come_out_nearly_equal():
+    spreads = (0.1, 0.5, 1.0, 2.0)
+    conditions = {str(s): s * torch.randn(60, 10) + 30 * torch.eye(10)[i] for i, s in enumerate(spreads)}
+    map_ = UmapReference.fit(conditions)
+    shown = torch.stack([size(map_.transform(z)) for z in conditions.values()])
+    true = torch.stack([size(Pca.fit(conditions, 10).transform(z)) for z in conditions.values()])
+    torch.testing.assert_close(true / true[2], torch.tensor(spreads), rtol=0.15, atol=0)
+    assert shown.max() < 1.5 * shown.min()
+
+
+def test_of_large_conditions_the_same_rows_are_fitted_and_small_ones_are_kept_whole():
+    numbers = torch.arange(100.0)[:, None] + torch.zeros(1, 3)
+    reference = UmapReference.fit({"a": numbers, "b": numbers + 1000, "small": numbers[:5] - 1000}, most=30)
+    of_a, of_b, small = reference.features[:, 0].split([10, 10, 5])
+    assert torch.equal(of_b - 1000, of_a) and torch.equal(small + 1000, torch.arange(5.0))
+    assert len(of_a.unique()) == 10 and len((of_a % 10).unique()) > 3  # not a single class of ten that come in turn
+    other = UmapReference.fit({"a": numbers}, n_neighbors=5, most=10, seed=1)
+    assert torch.equal(other.features[:, 0], of_a)
+    assert reference.transform(numbers).shape == (100, 2)
+
+
+def test_the_smallest_maps_that_there_are():
+    z = torch.randn(4, 3)
+    for neighbours in (2, 3):
+        reference = UmapReference.fit({"a": z}, n_neighbors=neighbours)
+        assert reference.transform(z + 0.1).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_tiny_and_huge_features_are_mapped_as_well(scale):
+    z = scale * groups(count=5, each=20)
+    reference, again = (UmapReference.fit({"a": z}, n_neighbors=5) for _ in range(2))
+    assert reference.trustworthiness(z) > 0.95
+    assert torch.equal(reference.places, again.places)
+    moved = reference.transform(1.0001 * z) - reference.places
+    assert moved.norm(dim=1).mean() < 0.1 * size(reference.places)
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    ({"n_neighbors": 30}, "n_neighbors = 30 .*more samples than neighbours.* n = 30; give more or lower it"),
+    ({"most": 15}, "n_neighbors = 15 .*n = 15"),
+    ({"n_neighbors": 1}, "n_neighbors = 1 .*at least 2"),
+    ({"min_dist": 1.5}, "min_dist = 1.5 .*0 to 1"),
+    ({"min_dist": math.nan}, "min_dist = nan"),
+    ({"seed": -1}, "seed = -1"),
+    ({"seed": 2**32}, "seed = 4294967296 .*below 2³²"),
+    ({"most": 3}, "most = 3 .*at least 4"),
+])  # fmt: skip
+def test_settings_that_umap_cannot_use_are_refused(settings, told):
+    with pytest.raises(ConfigError, match=told):
+        UmapReference.fit({"a": torch.randn(30, 4)}, **settings)
+
+
+def test_three_samples_and_identical_ones_have_no_map():
+    with pytest.raises(ConfigError, match=r"n_neighbors = 2 .*at least 4, but n = 3"):
+        UmapReference.fit({"a": torch.randn(3, 4)}, n_neighbors=2)
+    with pytest.raises(ValueError, match="All 30 samples are the same"):
+        UmapReference.fit({"a": torch.full((30, 4), 0.1)})
+
+
+def test_further_features_that_do_not_fit_are_refused(fitted):
+    conditions, reference = fitted
+    for frame in (reference, Pca.fit(conditions)):
+        with pytest.raises(ValueError, match="z has 15 features a sample, but the fit was on 16"):
+            frame.transform(torch.randn(40, 15))
+        with pytest.raises(ValueError, match="z holds NaN or infinite features in 40 of 40"):
+            frame.transform(torch.full((40, 16), math.inf))
+    with pytest.raises(ValueError, match="z has 30 samples; the trustworthiness of 15 neighbours needs more than 30"):
+        reference.trustworthiness(conditions["a"][:30])
+
+
+# --- chance
+
+
+def test_flicker_is_the_mean_disparity_between_the_maps_of_all_pairs_of_seeds():
+    conditions = {"a": torch.randn(60, 8)}
+    maps = [UmapReference.fit(conditions, n_neighbors=8, seed=seed).places for seed in (0, 1, 5)]
+    pairs = [procrustes(maps[i], maps[j]).disparity for i, j in ((0, 1), (0, 2), (1, 2))]
+    found = seed_flicker(conditions, seeds=(0, 1, 5), n_neighbors=8)
+    assert found == pytest.approx(sum(pairs) / 3)
+    assert 0.01 < found < 1
+
+
+@pytest.mark.parametrize("seeds", [(), (0,), (1, 1)])
+def test_flicker_of_a_single_seed_is_refused(seeds):
+    with pytest.raises(ConfigError, match="at least two different ones"):
+        seed_flicker({"a": torch.randn(30, 4)}, seeds=seeds)
+
+
+def test_importing_labkit_loads_neither_umap_nor_sklearn():
+    code = "import sys, labkit.projection; print({'umap', 'numba', 'sklearn'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
