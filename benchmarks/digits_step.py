@@ -47,7 +47,7 @@ def diffusers_model(config: Config, data: Images) -> nn.Module:
     """diffusers' DiT of the same depth, width, heads and patch."""
     from diffusers import DiTTransformer2DModel
 
-    size, patch = parse_name(config.model)
+    _, size, patch = parse_name(config.model)
     return DiTTransformer2DModel(
         num_attention_heads=size.heads, attention_head_dim=size.width // size.heads, num_layers=size.depth,
         sample_size=data.size, in_channels=data.channels, out_channels=data.channels, patch_size=patch,

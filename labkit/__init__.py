@@ -3,7 +3,8 @@
 labkit.dispersive_loss(z, tau=0.5)         the loss, on features of any shape (B, …)
 labkit.contrastive_loss(z, z_positive)     its parent, with a second view
 labkit.tap(module, "name")                 features of any part of any foreign model
-labkit.build_model("SiT-B/2")              the backbone
+labkit.build_model("SiT-B/2")              the backbone, S to XL; DiT-… is the noise model
+labkit.load_official("SiT-XL-2-256.pt")    the same with released weights
 labkit.Trainer(labkit.recipes.digits())    a generator of training reports
 labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
 """
@@ -12,7 +13,7 @@ from labkit import recipes
 from labkit.checks import ConfigError
 from labkit.config import Config
 from labkit.losses import contrastive_loss, dispersive_loss
-from labkit.models import build_model, tap
+from labkit.models import build_model, load_official, tap
 from labkit.regularizers import Contrastive, Dispersive, Repa
 from labkit.training import Run, Trainer, sample
 
@@ -27,6 +28,7 @@ __all__ = [
     "build_model",
     "contrastive_loss",
     "dispersive_loss",
+    "load_official",
     "recipes",
     "sample",
     "tap",

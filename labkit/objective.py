@@ -26,7 +26,7 @@ Features = dict[int, Tensor]
 
 def blocks_of(settings: Dispersive | Repa, model: str) -> tuple[int, ...]:
     """The blocks that a regularizer reads; by default the one at a quarter of the depth, as in the papers."""
-    depth = parse_name(model)[0].depth
+    depth = parse_name(model).size.depth
     if isinstance(settings, Repa):
         return (depth // 4 if settings.block is None else settings.block,)
     return tuple(range(depth)) if settings.blocks == "all" else settings.blocks or (depth // 4,)

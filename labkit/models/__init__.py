@@ -1,7 +1,8 @@
 """The SiT backbone in all its sizes, taps on foreign models, and REPA's teachers and projector."""
 
+from labkit.models.official import WeightsError, load_official
 from labkit.models.projector import Projector
-from labkit.models.sizes import SIZES, Size, build_model, features_per_sample, parse_name
+from labkit.models.sizes import SIZES, Family, Name, Size, build_model, features_per_sample, parse_name
 from labkit.models.taps import Tap, TapError, tap
 from labkit.models.teachers import DigitsTeacher, DinoTeacher, Teacher, TeacherCost, load_teacher
 from labkit.models.transformer import Transformer
@@ -10,6 +11,8 @@ __all__ = [
     "SIZES",
     "DigitsTeacher",
     "DinoTeacher",
+    "Family",
+    "Name",
     "Projector",
     "Size",
     "Tap",
@@ -17,8 +20,10 @@ __all__ = [
     "Teacher",
     "TeacherCost",
     "Transformer",
+    "WeightsError",
     "build_model",
     "features_per_sample",
+    "load_official",
     "load_teacher",
     "parse_name",
     "tap",

@@ -1,16 +1,27 @@
-"""Model names: ``SiT-B/2`` is size B with patches of 2×2."""
+"""Model names: ``SiT-B/2`` is the velocity model of size B with patches of 2×2, ``DiT-B/2`` the noise model."""
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from labkit.checks import require
 from labkit.models.transformer import Transformer
+
+Family = Literal["SiT", "DiT"]
+"""SiT predicts one number a channel (a velocity, say), at times in [0, 1]; DiT noise and its variance, at 0 … 999."""
 
 
 class Size(NamedTuple):
     depth: int
     width: int
     heads: int
+
+
+class Name(NamedTuple):
+    """A model's name, taken apart."""
+
+    family: Family
+    size: Size
+    patch: int
 
 
 SIZES = {
@@ -22,19 +33,19 @@ SIZES = {
 }
 
 
-def parse_name(name: str) -> tuple[Size, int]:
-    """``'SiT-XL/2'`` → its Size and its patch; anything else is refused."""
-    match = re.fullmatch(r"SiT-(\w+)/([1-9]\d*)", name)
+def parse_name(name: str) -> Name:
+    """``'SiT-XL/2'`` → its family, Size and patch; anything else is refused."""
+    match = re.fullmatch(r"(\w+)-(\w+)/([1-9]\d*)", name)
     require(
-        match is not None and match[1] in SIZES, "model", name,
-        f"write SiT-<size>/<patch> with a size of {', '.join(SIZES)}, for instance 'SiT-Nano/2'",
+        match is not None and match[1] in get_args(Family) and match[2] in SIZES, "model", name,
+        f"write SiT-<size>/<patch> or DiT-… with a size of {', '.join(SIZES)}, for instance 'SiT-Nano/2'",
     )  # fmt: skip
-    return SIZES[match[1]], int(match[2])
+    return Name(match[1], SIZES[match[2]], int(match[3]))
 
 
 def features_per_sample(name: str, input_size: int) -> int:
     """P = T·H, the numbers that a block gives out for one image of this side."""
-    size, patch = parse_name(name)
+    _, size, patch = parse_name(name)
     return (input_size // patch) ** 2 * size.width
 
 
@@ -44,14 +55,16 @@ def build_model(
     """Build a freshly initialised model by name; the defaults are the published ImageNet-latent setting.
 
     Args:
-        name: ``SiT-<size>/<patch>``, size one of Nano, S, B, L, XL.
+        name: ``SiT-<size>/<patch>`` or ``DiT-<size>/<patch>``, size one of Nano, S, B, L, XL.
         input_size: side of the square input; the patch must divide it.
         in_channels: channels of the input (4 for latents, 1 for digits).
         num_classes: number of classes; one more label, the null class, is added.
-        learn_sigma: twice the output channels in the last layer, as in the released checkpoints.
+        learn_sigma: twice the output channels in the last layer, as in the released checkpoints. SiT drops the second
+            half; DiT, which cannot do without, returns it as well: what it says about the variance.
 
     Raises:
-        ConfigError: an unknown name, or a patch that does not divide the input.
+        ConfigError: an unknown name, a patch that does not divide the input, or a DiT without ``learn_sigma``.
     """
-    size, patch = parse_name(name)
-    return Transformer(*size, patch, input_size, in_channels, num_classes, learn_sigma)
+    family, size, patch = parse_name(name)
+    require(learn_sigma or family == "SiT", "learn_sigma", learn_sigma, "DiT learns the variance of its noise")
+    return Transformer(*size, patch, input_size, in_channels, num_classes, learn_sigma, keep_sigma=family == "DiT")

@@ -1,4 +1,4 @@
-"""SiT: the diffusion transformer that predicts a velocity, with its features returned by value."""
+"""SiT and DiT: one diffusion transformer, with its features returned by value."""
 
 from collections.abc import Collection
 
@@ -19,12 +19,13 @@ class Transformer(nn.Module):
         patch: side of a patch; T = (input_size / patch)² tokens.
         input_size, in_channels: side and channels of the (square) input.
         num_classes: classes 0 … num_classes − 1; the label ``num_classes`` is the null class.
-        learn_sigma: give the last layer twice the channels, as the published models have; the second half is dropped.
+        learn_sigma: give the last layer twice the channels, as the published models have.
+        keep_sigma: return the second half, too (DiT); else it is dropped (SiT).
     """
 
     def __init__(
         self, depth: int, width: int, heads: int, patch: int, input_size: int, in_channels: int, num_classes: int,
-        learn_sigma: bool,
+        learn_sigma: bool, keep_sigma: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         require(
@@ -34,6 +35,7 @@ class Transformer(nn.Module):
         require(num_classes >= 1, "num_classes", num_classes, "take at least 1")
         self.patch, self.width, self.in_channels, self.num_classes = patch, width, in_channels, num_classes
         self.side = input_size // patch
+        self.out_channels = in_channels * (2 if keep_sigma else 1)
         self.x_embedder = PatchEmbed(patch, in_channels, width)
         self.t_embedder = TimestepEmbedder(width)
         self.y_embedder = LabelEmbedder(num_classes, width)
@@ -71,15 +73,16 @@ class Transformer(nn.Module):
         """Predict from a noised image.
 
         Args:
-            x: x_t, (B, C, N, N).  t: times in [0, 1], (B,).  y: labels, ``num_classes`` for none, (B,).
+            x: x_t, (B, C, N, N).  t: times, (B,), in [0, 1] for SiT, 0 … 999 for DiT.
+            y: labels, ``num_classes`` for none, (B,).
             taps: blocks whose residual stream (B, T, H) comes back in ``Prediction.features``.
 
         Returns:
-            Prediction with an output of the shape of ``x``.
+            Prediction with an output of the shape of ``x``, or with twice its channels (``keep_sigma``).
         """
         tokens, condition, features = self._run(x, t, y, taps, len(self.blocks))
         image = self._unpatchify(self.final_layer(tokens, condition))
-        return Prediction(image[:, : self.in_channels], features)
+        return Prediction(image[:, : self.out_channels], features)
 
     def features(
         self, x: Float[Tensor, "b c n n"], t: Float[Tensor, " b"], y: Int[Tensor, " b"], taps: Collection[int]

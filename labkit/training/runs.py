@@ -86,7 +86,7 @@ class Run:
             ConfigError: a block or a step that the run does not have.
             CheckpointError: the step's file cannot be read.
         """
-        depth = parse_name(self.config.model)[0].depth
+        depth = parse_name(self.config.model).size.depth
         blocks = sorted(range(depth) if blocks is None else set(blocks))
         require(
             len(blocks) > 0 and set(blocks) <= set(range(depth)), "blocks", tuple(blocks),

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from labkit import datasets
+from labkit.checks import require
 from labkit.config import Config
-from labkit.models import Transformer, build_model
+from labkit.models import Transformer, build_model, parse_name
 from labkit.objective import Objective
 from labkit.runtime import Purpose, device, generator
 from labkit.training import checkpoint as ckpt
@@ -60,6 +61,7 @@ class Report:
 
 def build_network(config: Config, images: datasets.Images) -> Transformer:
     """The network of a config for given images, its initial weights drawn from the config's seed."""
+    require(parse_name(config.model).family == "SiT", "model", config.model, "DiT's diffusion loss is not there yet")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return build_model(config.model, images.size, images.channels, images.num_classes, learn_sigma=False)

@@ -9,12 +9,12 @@ from labkit.checks import ConfigError
 from labkit.models import SIZES, build_model, parse_name
 
 EXACT = {
-    "SiT-S/4": 32_945_024, "SiT-S/8": 33_148_160,
-    "SiT-B/4": 130_475_648, "SiT-B/8": 130_881_536,
-    "SiT-L/4": 458_053_760, "SiT-L/8": 458_594_816,
-    "SiT-XL/2": 675_129_632, "SiT-XL/4": 675_074_432, "SiT-XL/8": 675_683_072,
+    "S/4": 32_945_024, "S/8": 33_148_160,
+    "B/4": 130_475_648, "B/8": 130_881_536,
+    "L/4": 458_053_760, "L/8": 458_594_816,
+    "XL/2": 675_129_632, "XL/4": 675_074_432, "XL/8": 675_683_072,
 }  # fmt: skip
-ROUNDED = {"SiT-S/2": 32.96, "SiT-B/2": 130.51, "SiT-L/2": 458.10}  # in millions
+ROUNDED = {"S/2": 32.96, "B/2": 130.51, "L/2": 458.10}  # in millions
 
 
 def parameters(name, **options):
@@ -22,14 +22,16 @@ def parameters(name, **options):
         return sum(p.numel() for p in build_model(name, **options).parameters())
 
 
+@pytest.mark.parametrize("family", ["SiT", "DiT"])
 @pytest.mark.parametrize("name", EXACT)
-def test_parameter_counts_are_those_of_the_published_models(name):
-    assert parameters(name) == EXACT[name]
+def test_parameter_counts_are_those_of_the_published_models(name, family):
+    assert parameters(f"{family}-{name}") == EXACT[name]
 
 
+@pytest.mark.parametrize("family", ["SiT", "DiT"])
 @pytest.mark.parametrize("name", ROUNDED)
-def test_parameter_counts_round_to_the_published_millions(name):
-    assert round(parameters(name) / 1e6, 2) == ROUNDED[name]
+def test_parameter_counts_round_to_the_published_millions(name, family):
+    assert round(parameters(f"{family}-{name}") / 1e6, 2) == ROUNDED[name]
 
 
 def test_nano_on_digits_fits_a_laptop():
@@ -45,13 +47,14 @@ def test_without_learned_sigma_the_last_layer_has_half_the_rows():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_name_is_a_size_and_a_patch(size):
-    assert parse_name(f"SiT-{size}/4") == (SIZES[size], 4)
+    assert parse_name(f"SiT-{size}/4") == ("SiT", SIZES[size], 4)
+    assert parse_name(f"DiT-{size}/16") == ("DiT", SIZES[size], 16)
     assert SIZES[size].width % SIZES[size].heads == 0
     assert SIZES[size].width % 4 == 0  # for the positions
 
 
 @pytest.mark.parametrize(
-    "name", ["SiT-H/2", "SiT-B", "SiT-B/0", "SiT-B/02", "SiT-B/-2", "DiT-B/2", "sit-b/2", "", " SiT-B/2"]
+    "name", ["SiT-H/2", "SiT-B", "SiT-B/0", "SiT-B/02", "SiT-B/-2", "UiT-B/2", "sit-b/2", "", " SiT-B/2"]
 )
 def test_any_other_name_is_refused_with_the_ones_there_are(name):
     with pytest.raises(ConfigError, match=re.escape(f"model = {name!r}")) as error:
@@ -63,3 +66,12 @@ def test_any_other_name_is_refused_with_the_ones_there_are(name):
 def test_the_patch_must_divide_the_image(side, patch):
     with pytest.raises(ConfigError, match=rf"^input_size = {side} .*patches of {patch}"):
         build_model(f"SiT-Nano/{patch}", input_size=side)
+
+
+def test_a_dit_returns_what_it_says_about_the_variance_and_cannot_do_without():
+    with torch.device("meta"):
+        x, t, y = torch.empty(2, 4, 32, 32), torch.empty(2), torch.empty(2, dtype=torch.long)
+        assert build_model("DiT-S/8")(x, t, y).output.shape == (2, 8, 32, 32)
+        assert build_model("SiT-S/8")(x, t, y).output.shape == (2, 4, 32, 32)
+    with pytest.raises(ConfigError, match="learn_sigma = False .*DiT learns the variance"):
+        build_model("DiT-S/8", learn_sigma=False)

@@ -5,28 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from published import SHAPES
 from torch import nn
 
 from labkit.checks import ConfigError
 from labkit.models import build_model
 from labkit.models.layers import sincos_positions
-
-OUTSIDE = {  # S/2 as published: width 384, 16×16 tokens, 2·2·8 outputs a token, 1,000 classes and none
-    "pos_embed": (1, 256, 384),
-    "x_embedder.proj.weight": (384, 4, 2, 2), "x_embedder.proj.bias": (384,),
-    "t_embedder.mlp.0.weight": (384, 256), "t_embedder.mlp.0.bias": (384,),
-    "t_embedder.mlp.2.weight": (384, 384), "t_embedder.mlp.2.bias": (384,),
-    "y_embedder.embedding_table.weight": (1001, 384),
-    "final_layer.linear.weight": (32, 384), "final_layer.linear.bias": (32,),
-    "final_layer.adaLN_modulation.1.weight": (768, 384), "final_layer.adaLN_modulation.1.bias": (768,),
-}  # fmt: skip
-IN_EACH_BLOCK = {
-    "attn.qkv.weight": (1152, 384), "attn.qkv.bias": (1152,),
-    "attn.proj.weight": (384, 384), "attn.proj.bias": (384,),
-    "mlp.fc1.weight": (1536, 384), "mlp.fc1.bias": (1536,),
-    "mlp.fc2.weight": (384, 1536), "mlp.fc2.bias": (384,),
-    "adaLN_modulation.1.weight": (2304, 384), "adaLN_modulation.1.bias": (2304,),
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -47,8 +31,7 @@ def inputs():
 def test_names_and_shapes_are_those_of_the_released_checkpoints():
     with torch.device("meta"):
         state = build_model("SiT-S/2").state_dict()
-    blocks = {f"blocks.{n}.{name}": shape for n in range(12) for name, shape in IN_EACH_BLOCK.items()}
-    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == OUTSIDE | blocks
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == SHAPES
 
 
 def test_it_starts_with_output_exactly_0_and_the_same_features_in_every_block(fresh, inputs):

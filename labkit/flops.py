@@ -1,0 +1,32 @@
+"""What a forward pass costs, in closed form: T tokens of width H through D blocks, patches of p×p pixels.
+
+    patches in          T·p²C·H
+    time embedder       256·H + H²
+    each of D blocks    4·T·H² (attention's four linears) + 2·T²·H (scores and mix) + 8·T·H² (MLP) + 6·H² (modulation)
+    last layer          2·H² + T·H·p²·C_out
+
+These are multiply-accumulates, the "Gflops" of the papers. A FLOP counter counts two for each; norms, activations and
+softmax, which cost little, it leaves out as well.
+"""
+
+from labkit.models import Transformer
+
+
+def macs(network: Transformer) -> dict[str, int]:
+    """Multiply-accumulates of one image's forward pass: ``linears``, ``attention``, ``modulation``, ``ends``."""
+    tokens, width, depth = network.side**2, network.width, len(network.blocks)
+    patch_in = network.x_embedder.proj.weight[0].numel()  # p²C
+    patch_out = network.final_layer.linear.out_features  # p²·C_out
+    hidden = network.blocks[0].mlp.fc1.out_features
+    time = sum(linear.weight.numel() for linear in (network.t_embedder.mlp[0], network.t_embedder.mlp[2]))
+    return {
+        "linears": depth * tokens * (4 * width**2 + 2 * width * hidden),
+        "attention": depth * 2 * tokens**2 * width,
+        "modulation": depth * 6 * width**2 + 2 * width**2,
+        "ends": tokens * width * (patch_in + patch_out) + time,
+    }
+
+
+def training_flops(network: Transformer, images: int = 1) -> int:
+    """Floating-point operations of a training step on so many images: forward, and twice that backward; two a MAC."""
+    return 6 * sum(macs(network).values()) * images

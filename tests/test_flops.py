@@ -1,0 +1,44 @@
+"""Multiply-accumulates in closed form: those of the papers, and those that torch counts."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from labkit import build_model
+from labkit.flops import macs, training_flops
+
+PUBLISHED = {  # billions, of one image of 32×32×4
+    "S/2": 6.06, "B/2": 23.01, "L/2": 80.70, "XL/2": 118.62, "S/4": 1.41, "B/4": 5.57, "L/4": 19.70, "XL/4": 29.04,
+    "S/8": 0.36, "B/8": 1.42, "L/8": 5.01, "XL/8": 7.39,
+}  # fmt: skip
+ALL = [f"{family}-{size}" for family in ("SiT", "DiT") for size in PUBLISHED]
+
+
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return build_model(name, **options)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_model_costs_what_its_paper_says(name):
+    assert round(sum(macs(on_meta(name)).values()) / 1e9, 2) == PUBLISHED[name[4:]]
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    *((name, {}) for name in ALL), ("SiT-Nano/2", dict(input_size=8, in_channels=1, learn_sigma=False, num_classes=10)),
+])  # fmt: skip
+def test_torch_counts_the_same(name, options):
+    network = on_meta(name, **options)
+    side = network.side * network.patch
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        network(torch.empty(1, network.in_channels, side, side), torch.empty(1), torch.empty(1, dtype=torch.long))
+    assert counter.get_total_flops() == 2 * sum(macs(network).values())
+
+
+def test_a_training_step_costs_three_forward_passes():
+    with torch.device("meta"):
+        network = build_model("SiT-S/4")
+        x, t, y = torch.randn(2, 4, 32, 32), torch.rand(2), torch.zeros(2, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter:
+            network(x, t, y).output.sum().backward()
+    assert training_flops(network, images=2) == pytest.approx(counter.get_total_flops(), rel=0.01)  # no gradient of x
