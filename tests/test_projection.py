@@ -278,6 +278,22 @@ def test_fits_and_transforms_from_two_threads_take_turns_with_a_warm_up(fitted):
     assert all(torch.equal(places, reference.places) and torch.equal(new, expected) for places, new in found)
 
 
+def test_the_graph_of_neighbours_is_the_one_that_the_library_finds_in_the_features():
+    import umap
+
+    z = groups(each=20)
+    graph = umap.UMAP(n_neighbors=7, random_state=0, n_jobs=1).fit(z.numpy()).graph_
+    found = UmapReference.fit({"a": z[:25], "b": z[25:]}, n_neighbors=7).fitted.graph_
+    np.testing.assert_allclose(found.toarray(), graph.toarray(), atol=1e-3)
+
+
+def test_samples_keep_the_distance_that_is_asked_for(fitted):
+    conditions, reference = fitted
+    loose = UmapReference.fit(conditions, min_dist=0.9)
+    gaps = [torch.cdist(x, x).topk(2, largest=False).values[:, 1].median() for x in (reference.places, loose.places)]
+    assert gaps[1] > 1.5 * gaps[0]
+
+
 def test_a_seed_draws_one_map_and_nothing_from_anybodys_random_state(fitted):
     conditions, reference = fitted
     before = random_states()
