@@ -98,7 +98,7 @@ class Path:
         return {"data": x1, "noise": x0, "score": -x0 / c.sigma}[wanted]
 
     def interval(self, predicted: Quantity) -> tuple[float, float]:
-        """The times at which a network may predict this quantity and be asked for any other: ``EDGE`` off singular ends.
+        """The times at which a network may predict this and be asked for any other: ``EDGE`` off singular ends.
 
         A velocity can be used from 0 to 1, but for VP's infinite speed at 1. Noise and score say nothing of the data
         where α = 0, data nothing of the noise where σ = 0, and the score itself is infinite there.
