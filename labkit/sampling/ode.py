@@ -2,26 +2,35 @@
 
 Euler:  x ← x + h·v(x, t)                                                     one evaluation a step, error O(h)
 Heun:   x ← x + h/2·(v(x, t) + v(x̂, t + h)),  x̂ = x + h·v(x, t)      two evaluations a step, error O(h²)
+
+Where the velocity is singular at an end, the grid covers a shorter ``interval``. Beside them stands torchdiffeq's
+dopri5, which chooses its own steps (``adaptive``).
 """
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import require, whole
+from labkit.checks import finite, require, whole
 
 Method = Literal["euler", "heun"]
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 EVALUATIONS: dict[str, int] = {"euler": 1, "heun": 2}
 """Evaluations of the velocity in one step."""
+WHOLE = (0.0, 1.0)
 
 
 def states(
-    velocity: Velocity, x0: Float[Tensor, "batch ..."], steps: int, method: Method = "heun"
+    velocity: Velocity,
+    x0: Float[Tensor, "batch ..."],
+    steps: int,
+    method: Method = "heun",
+    interval: tuple[float, float] = WHOLE,
 ) -> Iterator[tuple[float, Float[Tensor, "batch ..."]]]:
     """Yield (t, x) at each of the steps + 1 grid points, the noise first and the sample last.
 
@@ -30,27 +39,79 @@ def states(
         x0: noise.
         steps: number of intervals, at least 1.
         method: ``euler`` or ``heun``.
+        interval: first and last time, 0 ≤ first < last ≤ 1.
     """
     require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
     require(method in get_args(Method), "method", method, f"choose one of {', '.join(get_args(Method))}")
-    return _states(velocity, x0, steps, method)
+    check_interval(interval)
+    return _states(velocity, x0, steps, method, interval)
 
 
-def _states(velocity: Velocity, x: Tensor, steps: int, method: Method) -> Iterator[tuple[float, Tensor]]:
-    def at(k: int) -> Tensor:
-        return torch.full((x.shape[0],), k / steps, device=x.device, dtype=x.dtype)  # k·h would miss t = 1
+def check_interval(interval: tuple[float, float]) -> None:
+    require(
+        len(interval) == 2 and all(map(finite, interval)) and 0 <= interval[0] < interval[1] <= 1, "interval", interval,
+        "give the first and the last time, within 0 to 1",
+    )  # fmt: skip
 
-    h = 1 / steps
-    yield 0.0, x
-    for k in range(steps):
-        slope = velocity(x, at(k))
+
+def grid(steps: int, interval: tuple[float, float]) -> list[float]:
+    """steps + 1 times from the first to the last, both exactly."""
+    first, last = interval
+    return [first + (last - first) * k / steps for k in range(steps)] + [last]
+
+
+def _states(
+    velocity: Velocity, x: Tensor, steps: int, method: Method, interval: tuple[float, float]
+) -> Iterator[tuple[float, Tensor]]:
+    def at(t: float) -> Tensor:
+        return torch.full((x.shape[0],), t, device=x.device, dtype=x.dtype)
+
+    h, times = (interval[1] - interval[0]) / steps, grid(steps, interval)
+    yield times[0], x
+    for now, then in pairwise(times):
+        slope = velocity(x, at(now))
         if method == "heun":
-            slope = (slope + velocity(x + h * slope, at(k + 1))) / 2
+            slope = (slope + velocity(x + h * slope, at(then))) / 2
         x = x + h * slope
-        yield (k + 1) / steps, x
+        yield then, x
 
 
-def integrate(velocity: Velocity, x0: Tensor, steps: int, method: Method = "heun") -> Tensor:
+def integrate(
+    velocity: Velocity, x0: Tensor, steps: int, method: Method = "heun", interval: tuple[float, float] = WHOLE
+) -> Tensor:
     """The last state of ``states``: the sample."""
-    *_, (_, x) = states(velocity, x0, steps, method)
+    *_, (_, x) = states(velocity, x0, steps, method, interval)
     return x
+
+
+def adaptive(
+    velocity: Velocity,
+    x0: Float[Tensor, "batch ..."],
+    rtol: float = 1e-3,
+    atol: float = 1e-6,
+    interval: tuple[float, float] = WHOLE,
+) -> tuple[Float[Tensor, "batch ..."], int]:
+    """The sample by dopri5, and how many evaluations it took.
+
+    The steps are chosen for the whole batch at once, so that a sample depends a little, within the tolerances, on those
+    that are drawn with it.
+
+    Args:
+        velocity: v(x, t) with t of shape (B,).  x0: noise.
+        rtol, atol: what a step may err by, relative and absolute; the defaults are those of SiT's release.
+        interval: first and last time.
+    """
+    from torchdiffeq import odeint
+
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        require(finite(tolerance) and tolerance > 0, name, tolerance, "take a small number above 0")
+    check_interval(interval)
+    evaluations = 0
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        return velocity(x, t.to(x.dtype).expand(len(x)))
+
+    ends = torch.tensor(interval, device=x0.device, dtype=torch.float32 if x0.device.type == "mps" else torch.float64)
+    return odeint(field, x0, ends, rtol=rtol, atol=atol, method="dopri5")[-1], evaluations

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from labkit.checks import ConfigError
-from labkit.sampling import EVALUATIONS, integrate, states
+from labkit.sampling import EVALUATIONS, adaptive, integrate, states
 
 MEAN, DEVIATION = 1.5, 0.3
 
@@ -113,3 +113,49 @@ def test_states_come_one_by_one_and_a_reader_may_stop(noise):
 def test_bad_settings_are_refused_at_the_call_not_at_the_first_step(noise, arguments, message):
     with pytest.raises(ConfigError, match=rf"^{message}"):
         states(ideal, noise, **arguments)
+
+
+@pytest.mark.parametrize("method", EVALUATIONS)
+def test_a_shorter_interval_is_covered_end_to_end(noise, method):
+    seen = list(states(ideal, flow(noise, 0.1), 300, method, interval=(0.1, 0.7)))
+    assert [t for t, _ in seen] == pytest.approx([0.1 + 0.6 * k / 300 for k in range(301)])
+    assert seen[-1][0] == 0.7
+    torch.testing.assert_close(seen[-1][1], flow(noise, 0.7), rtol=0, atol=0.02 if method == "euler" else 1e-4)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("interval", [(0.5, 0.5), (-0.1, 1), (0, 1.1), (0.9, 0.1), (0, float("nan")), (0.5,)])
+def test_an_interval_that_is_none_is_refused(noise, interval):
+    with pytest.raises(ConfigError, match="^interval = "):
+        states(ideal, noise, 3, interval=interval)
+    with pytest.raises(ConfigError, match="^interval = "):
+        adaptive(ideal, noise, interval=interval)
+
+
+def test_dopri5_ends_on_the_flow_within_its_tolerance_and_counts(noise):
+    seen = []
+
+    def counted(x, t):
+        seen.append(t)
+        return ideal(x, t)
+
+    rough, few = adaptive(counted, noise)
+    assert few == len(seen) and all(t.shape == (64,) for t in seen)
+    fine, many = adaptive(ideal, noise, rtol=1e-8, atol=1e-10)
+    assert many > few > 6
+    torch.testing.assert_close(rough, flow(noise, 1.0), rtol=0, atol=0.03)
+    torch.testing.assert_close(fine, flow(noise, 1.0), rtol=0, atol=1e-6)
+    half, _ = adaptive(ideal, flow(noise, 0.2), rtol=1e-8, atol=1e-10, interval=(0.2, 0.6))
+    torch.testing.assert_close(half, flow(noise, 0.6), rtol=0, atol=1e-6)
+
+
+def test_dopri5_keeps_single_precision(noise):
+    x, _ = adaptive(ideal, noise.float())
+    assert x.dtype == torch.float32
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+def test_tolerances_are_above_0(noise, name):
+    with pytest.raises(ConfigError, match=f"^{name} = 0"):
+        adaptive(ideal, noise, **{name: 0})

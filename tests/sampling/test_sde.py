@@ -1,0 +1,137 @@
+"""Stochastic samplers on a field that is known: from N(0, 1) to N(m, s²) on every path, with every form of noise."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from labkit import paths
+from labkit.checks import ConfigError
+from labkit.paths import PATHS
+from labkit.sampling import SDE_EVALUATIONS, Diffusion, integrate, sde_states
+from labkit.sampling.sde import diffusion
+
+MEAN, DEVIATION = 1.5, 0.3
+FORMS = get_args(Diffusion)
+
+
+def ideal(path):
+    """E[v | x_t = x] when the data are N(m, s²): both ends, regressed on the point."""
+
+    def velocity(x, t):
+        c = path.coefficients(t[:, None])
+        variance = (c.alpha * DEVIATION) ** 2 + c.sigma**2
+        off = (x - c.alpha * MEAN) / variance
+        return c.d_alpha * (MEAN + c.alpha * DEVIATION**2 * off) + c.d_sigma * c.sigma * off
+
+    return velocity
+
+
+def normals(shape, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(shape, generator=draw, dtype=torch.float64)
+
+
+def sample(path, count=4000, **settings):
+    noise = normals((count, 1))
+    *_, (t, x) = sde_states(ideal(path), noise(), noise, path, **settings)
+    assert t == 1
+    return x
+
+
+@pytest.mark.parametrize("path", [paths.linear, paths.gvp])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("method", SDE_EVALUATIONS)
+def test_whatever_the_form_of_noise_the_samples_have_the_data_s_mean_and_deviation(path, form, method):
+    x = sample(path, steps=200, method=method, form=form, last=0.01)
+    assert x.mean().item() == pytest.approx(MEAN, abs=0.03)
+    # The last step takes w·s·last off without putting noise back: where w has not faded by then, that is too much.
+    assert x.std().item() == pytest.approx(DEVIATION, rel=0.2 if form == "constant" else 0.06)
+
+
+def test_vp_gives_the_data_too():
+    x = sample(paths.vp, steps=600, form="sbdm", last=0.005)
+    assert x.mean().item() == pytest.approx(MEAN, abs=0.05)
+    assert x.std().item() == pytest.approx(DEVIATION, rel=0.1)
+
+
+def test_the_densities_on_the_way_are_those_of_the_path():
+    noise = normals((4000, 1))
+    for t, x in sde_states(ideal(paths.linear), noise(), noise, paths.linear, 100, form="linear"):
+        assert x.mean().item() == pytest.approx(t * MEAN, abs=0.07)
+        assert x.std().item() == pytest.approx(((t * DEVIATION) ** 2 + (1 - t) ** 2) ** 0.5, rel=0.08, abs=0.02)
+
+
+@pytest.mark.parametrize(("method", "ode"), [("euler_maruyama", "euler"), ("sde_heun", "heun")])
+def test_without_noise_it_is_the_solver_of_the_flow(method, ode):
+    field, noise = ideal(paths.gvp), normals((9, 1))
+    start = noise()
+    *_, (_, before), (_, last) = sde_states(field, start, noise, paths.gvp, 24, method, strength=0.0, last=0.04)
+    expected = integrate(field, start, 24, ode, interval=(0.0, 0.96))
+    torch.testing.assert_close(before, expected, rtol=1e-12, atol=1e-12)
+    t = torch.full((9,), 0.96, dtype=torch.float64)
+    torch.testing.assert_close(last, expected + 0.04 * field(expected, t), rtol=1e-12, atol=1e-12)
+
+
+def test_noise_matters_is_asked_for_once_a_step_and_never_in_the_last():
+    asked = []
+
+    def noise():
+        asked.append(True)
+        return torch.randn(5, 1, dtype=torch.float64)
+
+    torch.manual_seed(0)
+    start = torch.randn(5, 1, dtype=torch.float64)
+    a = list(sde_states(ideal(paths.linear), start, noise, paths.linear, 7))
+    assert len(asked) == 7
+    assert [t for t, _ in a] == pytest.approx([*(0.96 * k / 7 for k in range(8)), 1.0])
+    b = list(sde_states(ideal(paths.linear), start, noise, paths.linear, 7))
+    assert (a[-1][1] != b[-1][1]).all()
+
+
+@pytest.mark.parametrize("method", SDE_EVALUATIONS)
+def test_the_evaluations_are_those_that_are_stated(method):
+    seen = []
+    field = ideal(paths.linear)
+
+    def counted(x, t):
+        seen.append(t)
+        return field(x, t)
+
+    list(sde_states(counted, torch.randn(2, 1), lambda: torch.randn(2, 1), paths.linear, 6, method))
+    assert len(seen) == 6 * SDE_EVALUATIONS[method] + 1
+
+
+def test_forms_have_the_published_values():
+    t = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    found = {form: diffusion(form, paths.linear, t).tolist() for form in FORMS}
+    assert found["sigma"] == pytest.approx([0.8, 0.5, 0.1])
+    assert found["sbdm"] == pytest.approx([0.8 / 0.2, 1.0, 0.1 / 0.9])  # (1 − t)²/t + (1 − t)
+    assert found["constant"] == [1, 1, 1]
+    assert found["linear"] == pytest.approx([0.8, 0.5, 0.1])
+    assert found["decreasing"] == pytest.approx([0.25 * (0.8090169943749475 + 1) ** 2, 0.25, 0.25 * 0.0489434837048**2])
+    assert found["bump"] == pytest.approx([0.3454915028125263, 1, 0.0954915028125263])
+
+
+def test_vp_s_own_noise_is_half_of_beta():
+    """The diffusion of the VP process is β/2 for both, so that dx = (β/2)(x + 2s) dt + √β dW as published."""
+    t = torch.linspace(0, 0.9, 5, dtype=torch.float64)
+    beta = 0.1 + 19.9 * (1 - t)
+    torch.testing.assert_close(diffusion("sbdm", paths.vp, t), beta / 2)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("field", "value"), [
+    ("steps", 0), ("steps", 2.5), ("method", "euler"), ("strength", -1.0), ("strength", float("nan")), ("last", 0.0),
+    ("last", 1.0),
+])  # fmt: skip
+def test_settings_that_cannot_work_are_refused_by_name(field, value):
+    settings = dict(steps=4) | {field: value}
+    with pytest.raises(ConfigError, match=f"^{field} = "):
+        sde_states(ideal(paths.linear), torch.randn(2, 1), torch.randn, PATHS["linear"], **settings)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ConfigError, match="diffusion = 'none' .*sigma, sbdm"):
+        sde_states(ideal(paths.linear), torch.randn(2, 1), torch.randn, paths.linear, 4, form="none")
