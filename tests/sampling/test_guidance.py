@@ -65,3 +65,17 @@ def test_a_bad_scale_is_refused_by_name(network, labels, scale):
     with pytest.raises(ConfigError, match=r"^guidance = .*at least 0") as error:
         guided(network, labels, NULL, scale)
     assert repr(scale) in str(error.value)
+
+
+def test_the_released_samplers_guide_three_of_four_latent_channels(network, labels):
+    point = torch.randn(5, 4, 2, 2), torch.rand(5)
+    everywhere, three = (guided(network, labels, NULL, 4.0, channels)(*point) for channels in ("all", "first_three"))
+    assert torch.equal(three[:, :3], everywhere[:, :3])
+    torch.testing.assert_close(three[:, 3], network(*point, labels)[:, 3])
+    assert not torch.allclose(three[:, 3], everywhere[:, 3])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_other_channels_are_refused(network, labels):
+    with pytest.raises(ConfigError, match="channels = 'last' .*all, first_three"):
+        guided(network, labels, NULL, 2.0, "last")
