@@ -1,0 +1,91 @@
+"""DiT's diffusion in discrete time (Ho et al. 2020, Nichol & Dhariwal 2021): x_k = √ᾱ_k·x₁ + √(1 − ᾱ_k)·noise.
+
+    β_k from 0.0001 to 0.02 over k = 0 … 999,   ᾱ_k = Π_{j≤k} (1 − β_j)
+
+Here the steps count from data (k = 0) to noise (k = 999), the other way from the paths' time t, as in DiT's code. Given
+the data, the step back is Gaussian: q(x_{k−1} | x_k, x₁) = N(a_k·x₁ + b_k·x_k, β̃_k) with
+
+    a_k = √ᾱ_{k−1}·β_k/(1 − ᾱ_k),   b_k = √(1 − β_k)·(1 − ᾱ_{k−1})/(1 − ᾱ_k),   β̃_k = β_k·(1 − ᾱ_{k−1})/(1 − ᾱ_k)
+
+The network says the noise, and in the second half of its channels, v from −1 to 1, where between β̃_k and β_k the
+variance lies: log Σ = (v + 1)/2·log β_k + (1 − v)/2·log β̃_k.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from labkit.checks import require, whole
+from labkit.ops import expand_like
+
+STEPS, FIRST, LAST = 1000, 1e-4, 0.02
+Steps = Int[Tensor, " batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Steps of a diffusion, all of them or a few; ``k`` below counts the steps that there are."""
+
+    betas: Float[Tensor, " steps"]
+    timesteps: Int[Tensor, " steps"]
+    """What the network is told at each step: its number among the original ones."""
+
+    @classmethod
+    def linear(cls, steps: int = STEPS) -> "Schedule":
+        """β on a line from 0.0001 to 0.02, in float64."""
+        require(whole(steps, 2), "steps", steps, "take a whole number of at least 2")
+        return cls(torch.linspace(FIRST, LAST, steps, dtype=torch.float64), torch.arange(steps))
+
+    def respaced(self, count: int) -> "Schedule":
+        """The same diffusion in ``count`` longer steps, evenly chosen, the first and the last among them."""
+        steps = len(self.betas)
+        require(whole(count, 2) and count <= steps, "steps", count, f"take 2 to {steps} of this diffusion's steps")
+        kept = torch.linspace(0, steps - 1, count, dtype=torch.float64).round().long()
+        alpha_bar = self.alpha_bar[kept]
+        before = torch.cat([torch.ones(1, dtype=alpha_bar.dtype), alpha_bar[:-1]])
+        return Schedule(1 - alpha_bar / before, self.timesteps[kept])
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    @cached_property
+    def alpha_bar(self) -> Float[Tensor, " steps"]:
+        return (1 - self.betas).cumprod(0)
+
+    @cached_property
+    def alpha_bar_before(self) -> Float[Tensor, " steps"]:
+        """ᾱ of the step before, 1 before the first."""
+        return torch.cat([torch.ones(1, dtype=self.betas.dtype), self.alpha_bar[:-1]])
+
+    @cached_property
+    def posterior_log_variance(self) -> Float[Tensor, " steps"]:
+        """log β̃; of the first step, where β̃ = 0, that of the second."""
+        variance = self.betas * (1 - self.alpha_bar_before) / (1 - self.alpha_bar)
+        return torch.cat([variance[1:2], variance[1:]]).log()
+
+    def noised(self, x1: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
+        """x_k, from data and noise."""
+        return self._at(self.alpha_bar.sqrt(), k, x1) * x1 + self._at((1 - self.alpha_bar).sqrt(), k, x1) * noise
+
+    def data(self, x_k: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
+        """x₁, from the point and its noise."""
+        off = x_k - self._at((1 - self.alpha_bar).sqrt(), k, x_k) * noise
+        return off / self._at(self.alpha_bar.sqrt(), k, x_k)
+
+    def posterior_mean(self, x1: Float[Tensor, "batch ..."], x_k: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
+        """The mean of q(x_{k−1} | x_k, x₁)."""
+        rest = 1 - self.alpha_bar
+        a = self.alpha_bar_before.sqrt() * self.betas / rest
+        b = (1 - self.betas).sqrt() * (1 - self.alpha_bar_before) / rest
+        return self._at(a, k, x1) * x1 + self._at(b, k, x1) * x_k
+
+    def log_variance(self, v: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
+        """log Σ of the step back, from the network's second half of channels."""
+        share = (v + 1) / 2
+        return share * self._at(self.betas.log(), k, v) + (1 - share) * self._at(self.posterior_log_variance, k, v)
+
+    def _at(self, values: Tensor, k: Steps, x: Tensor) -> Tensor:
+        return expand_like(values.to(x.device)[k.to(x.device)].to(x.dtype), x)
