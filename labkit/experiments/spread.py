@@ -36,7 +36,7 @@ def geometry_table(
     """
     import pandas as pd
 
-    rows, times = [], list(times)
+    rows, times, blocks, steps = [], list(times), _listed(blocks), _listed(steps)
     for name, run in runs.items():
         for step in run.steps[-1:] if steps is None else steps:
             for t in times:
@@ -69,7 +69,7 @@ def probe_table(
     import pandas as pd
 
     require(whole(k, 1) and k <= count, "k", k, f"take 1 to {count}, as many as there are images to learn from")
-    rows, times = [], list(times)
+    rows, times, blocks = [], list(times), _listed(blocks)
     for name, run in runs.items():
         for t in times:
             known, shown = (
@@ -93,6 +93,12 @@ def similarity_table(
     Args:
         runs: name → run.  look: which inputs.  blocks: by default all.  step: by default each run's last.
     """
+    blocks = _listed(blocks)
     return cka_table({
         (name, block): z for name, run in runs.items() for block, z in run.features(look, blocks, step).features.items()
     })
+
+
+def _listed(numbers: Iterable[int] | None) -> list[int] | None:
+    """An iterator can be read once, but is needed for every run."""
+    return None if numbers is None else list(numbers)

@@ -1,6 +1,7 @@
 """Figures of ``geometry_table``, ``probe_table`` and ``similarity_table``, each with its sentence."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -28,16 +29,19 @@ def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, tit
     """One pane a measure, one line a run, along ``block``, ``t`` or ``step``: one value of the table for each point."""
     plot = figure(title, 1, len(measures), 320, subplot_titles=[NAMES.get(m, m) for m in measures],
                   horizontal_spacing=0.07)  # fmt: skip
+    shown = table[table["measure"].isin(measures)]
+    dashes = dict(zip(dict.fromkeys(shown["run"]), cycle(DASHES), strict=False))
     for col, measure in enumerate(measures, 1):
-        values = table[table["measure"] == measure]
-        for place, (run, own) in enumerate(values.groupby("run", sort=False)):
-            line = dict(color=colour(run), dash=DASHES[place % len(DASHES)], width=2)
+        for run, own in shown[shown["measure"] == measure].groupby("run", sort=False):
+            line = dict(color=colour(run), dash=dashes[run], width=2)
+            named = any(other.name == run for other in plot.data)  # not every run has every measure
             plot.add_scatter(
-                x=own[along], y=own["value"], name=run, legendgroup=run, showlegend=col == 1, mode="lines+markers",
+                x=own[along], y=own["value"], name=run, legendgroup=run, showlegend=not named, mode="lines+markers",
                 line=line, row=1, col=col,
             )  # fmt: skip
-        # Checkpoints lie ever further apart: as categories, the first ones can be told from each other.
-        kind = dict(type="category") if along == "step" else dict(dtick=1 if along == "block" else None)
+        kind = dict(dtick=1 if along == "block" else None)
+        if along == "step":  # checkpoints lie ever further apart: as categories, the first ones can be told apart
+            kind = dict(type="category", categoryorder="array", categoryarray=sorted(shown["step"].unique()))
         plot.update_xaxes(title_text=AXES.get(along, along), **kind, row=1, col=col)
         if measure in LOG:
             plot.update_yaxes(type="log", nticks=6, row=1, col=col)

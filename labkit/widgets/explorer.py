@@ -313,4 +313,4 @@ def _common(runs: Mapping[str, Run]) -> tuple[list[int], int]:
     steps = sorted(set.intersection(*(set(run.steps) for run in runs.values())))
     told = "; ".join(f"{name}: {', '.join(map(str, run.checkpoints))}" for name, run in runs.items())
     require(len(steps) > 1, "runs", list(runs), f"they share no step with a checkpoint ({told})")
-    return steps, min(parse_name(run.config.model)[0].depth for run in runs.values())
+    return steps, min(parse_name(run.config.model).size.depth for run in runs.values())

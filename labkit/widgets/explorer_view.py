@@ -61,7 +61,8 @@ def explorer_panel(
     state.settle()  # the first picture; all others come from the background
     plot, traces = _lay_out(state, title)
     controls = _controls(state)
-    film = widgets.Play(min=0, max=len(state.steps) - 1, value=len(state.steps) - 1, interval=800, show_repeat=False)
+    film = widgets.Play(min=0, max=len(state.steps) - 1, interval=800, show_repeat=False)
+    film.value = state.steps.index(state.step)
     can, status = widgets.HTML(), widgets.HTML()
 
     def draw(state: Explorer, plot: BaseFigure) -> str:
@@ -97,15 +98,21 @@ def explorer_panel(
 
     def surround(trace: Any, points: Any, selector: Any) -> None:
         if points.point_inds:
-            state.highlight, state.drawn = "all", tuple(points.point_inds)
-            state.highlight = "drawn"
+            state.drawn, state.highlight = tuple(points.point_inds), "drawn"
+            panel.redraw()  # the highlight may have been what was drawn before
+        trace.selectedpoints = state.selected()
 
-    for index in traces.points.values():
-        trace = panel.figure.data[index]
-        trace.on_click(look_at)
-        trace.on_hover(look_at)
-        trace.on_selection(surround)
-        trace.on_deselect(lambda *_: state.set_trait("highlight", "all"))
+    def leave_alone(trace: Any, points: Any, selector: Any) -> None:
+        trace.selectedpoints = None
+
+    for index, trace in enumerate(panel.figure.data):
+        if index in traces.points.values():
+            trace.on_click(look_at)
+            trace.on_hover(look_at)
+            trace.on_selection(surround)
+            trace.on_deselect(lambda *_: state.set_trait("highlight", "all"))
+        elif trace.type == "scatter":  # plotly deselects all other traces first, those of other panes included
+            trace.on_selection(leave_alone)
     state.changed, panel.on_close = panel.redraw, leave
     state.start()
     return panel
@@ -188,7 +195,8 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
         marker = dict(symbol=SYMBOLS[digit % len(SYMBOLS)], color=CLASSES[digit % len(CLASSES)], size=9)
         plot.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=str(digit), marker=marker), 1, 1)
     plot.update_layout(
-        dragmode="lasso", margin=dict(t=150, b=92), title=dict(y=1, yref="container", yanchor="top", pad=dict(t=12)),
+        dragmode="lasso", newselection=dict(mode="gradual"),  # immediate: lines of other panes stay and count as well
+        margin=dict(t=150, b=92), title=dict(y=1, yref="container", yanchor="top", pad=dict(t=12)),
         legend=dict(x=0, xanchor="left", y=under, yref="container", yanchor="top"),
         legend2=dict(orientation="h", x=0, y=0, yref="container", yanchor="bottom"),
         coloraxis=dict(colorscale="Cividis", showscale=False, colorbar=dict(

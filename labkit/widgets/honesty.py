@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from traitlets import Float as FloatTrait
 from traitlets import HasTraits
 
-from labkit.checks import require
+from labkit.checks import finite, require
 from labkit.metrics import mean_pairwise_distance
 from labkit.plots import PALETTE, figure
 from labkit.projection import Pca, UmapReference
@@ -32,7 +32,8 @@ class Shrunk(HasTraits):
     def __init__(
         self, z: Float[Tensor, "n ..."], scales: tuple[float, ...] = SCALES, seed: int = 0, progress: bool = True
     ) -> None:
-        require(len(scales) > 0 and min(scales) > 0, "scales", scales, "take one or more, all above 0")
+        possible = len(scales) > 0 and all(finite(scale) and scale > 0 for scale in scales)
+        require(possible, "scales", scales, "take one or more numbers above 0")
         super().__init__(scale=scales[len(scales) // 2])
         self.scales = scales
         z = z.flatten(1) - z.flatten(1).mean(dim=0)

@@ -1,0 +1,228 @@
+"""The explorer in a real browser: controls move picture and words, the mouse reaches every pane, nothing piles up."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+
+RUNS = """
+from labkit import Run, recipes
+from labkit.config import Optimizer
+from labkit.experiments import Comparison
+from labkit.training import trainer
+from labkit.widgets import Explorer, explorer_panel
+
+trainer.SHEET = trainer.SHEET_STEPS = 1  # of samples, which nobody looks at here
+config = recipes.digits(model="SiT-Nano/4", batch_size=8, steps=6, save_every=2, keep_last=9, lam=0.5)
+config = config.replace(optimizer=Optimizer(lr=1e-2), ema_decay=0.5)
+for _ in Comparison.with_and_without(config, "runs"):
+    pass
+runs = {name: Run.open(f"runs/{name}") for name in ("baseline", "dispersive")}
+"""
+PANEL = 'state = Explorer(runs, count=40, times=(0.3, 0.8, "mixed"))\nexplorer_panel(state)'
+RUNS_CELL, CELL = 0, 1
+COUNT, DOTS, RINGS, CURVES, IMAGES = 40, (0, 2), (1, 3), range(4, 10), (10, 11)
+PICTURE = """div => ({
+    selected: div._fullData.map((trace) => trace.selectedpoints ?? null),
+    bar: div._fullLayout.coloraxis?.showscale ?? false,
+    rules: div._fullLayout.shapes.map((shape) => shape.x0),
+    legend: div._fullData.slice(12).map((trace) => trace.visible),
+})"""
+ALIVE = "import threading; print(sum(t.name == 'labkit-explorer' for t in threading.enumerate()))"
+WIDGETS = "from ipywidgets.widgets.widget import _instances; print(len(_instances))"
+
+
+@pytest.fixture(scope="module")
+def notebook(lab_server) -> str:
+    """Trains two small runs, the first time it is run, and opens them in the explorer."""
+    cells = [nbformat.v4.new_code_cell(source) for source in (RUNS, PANEL)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(made, lab_server.root / "explorer.ipynb")
+    return "explorer.ipynb"
+
+
+@pytest.fixture
+def opened(lab, notebook):
+    """The page, when the panel has everything at hand."""
+    lab.open(notebook)
+    lab.run_cells([RUNS_CELL, CELL], 120)
+    lab.wait_plot(CELL, lambda plot: plot["width"] > 300 and plot["traces"][0]["x"])
+    wait_said(lab, "every view is at hand")
+    yield lab
+    # The page may still be handling an event of the first figure when that is closed, and says so on its console.
+    assert not lab.cell_errors() and not [error for error in lab.console_errors if "no comm channel" not in error]
+
+
+def said(lab) -> str:
+    """All words of the panel: status, what the projection can show, the sentence."""
+    return " | ".join(lab.output(CELL).locator(".labkit-said").all_inner_texts())
+
+
+def wait_said(lab, *words: str) -> str:
+    def found() -> str | None:
+        told = said(lab)
+        return told if all(word in told for word in words) else None
+
+    return lab.wait_for(found, 60, f"{words} is said")
+
+
+def wait_moved(lab, before: list[dict], *traces: int) -> list[dict]:
+    """The traces as soon as all of these are others than before."""
+    keys = "x", "y", "z", "color"
+    moved = lambda old, new: any(old[key] != new[key] for key in keys)  # noqa: E731
+    plot = lab.wait_plot(CELL, lambda plot: all(moved(before[i], plot["traces"][i]) for i in traces))
+    return plot["traces"]
+
+
+def picture(lab) -> dict:
+    """What the page shows that ``lab.plots`` leaves out."""
+    return lab.output(CELL).locator(".js-plotly-plot").evaluate(PICTURE)
+
+
+def pick(lab, menu: str, option: str) -> None:
+    lab.widget(menu, CELL).locator("select").select_option(label=option)
+
+
+def place(lab, pane: int, point: int) -> tuple[float, float]:
+    """Where on the page a point of a pane is, in pixels."""
+    return tuple(
+        lab.output(CELL).locator(".js-plotly-plot").evaluate(
+            """(div, [trace, point]) => {
+                const { x, y, xaxis, yaxis } = div._fullData[trace], box = div.getBoundingClientRect();
+                const [across, up] = [xaxis, yaxis].map((id) => div._fullLayout[id.replace(/^./, "$&axis")]);
+                const at = (axis, values) => axis._offset + axis.l2p(values[point]);
+                return [box.left + at(across, x), box.top + at(up, y)];
+            }""",
+            [DOTS[pane], point],
+        )
+    )  # fmt: skip
+
+
+def loneliest(trace: dict) -> int:
+    """The point that is farthest from its neighbour: the mouse cannot miss it."""
+    xy = list(zip(trace["x"], trace["y"], strict=True))
+    apart = [min((a - c) ** 2 + (b - d) ** 2 for j, (c, d) in enumerate(xy) if j != i) for i, (a, b) in enumerate(xy)]
+    return apart.index(max(apart))
+
+
+def census(lab) -> tuple[int, ...]:
+    """Figures, canvases, controls and traces on the page; widgets and threads in the kernel."""
+    found = [lab.output(CELL).locator(css).count() for css in (".js-plotly-plot", "canvas", ".widget-inline-hbox")]
+    return *found, len(lab.plots(CELL)[0]["traces"]), int(lab.kernel_eval(WIDGETS)), int(lab.kernel_eval(ALIVE))
+
+
+def lonely_spot(lab) -> tuple[float, float]:
+    """Where in the first pane no point is near."""
+    taken = [place(lab, 0, point) for point in range(COUNT)]
+    x0, y0 = (min(axis) for axis in zip(*taken, strict=True))
+    x1, y1 = (max(axis) for axis in zip(*taken, strict=True))
+    spots = [(x0 + (x1 - x0) * i / 20, y0 + (y1 - y0) * j / 20) for i in range(21) for j in range(21)]
+    return max(spots, key=lambda spot: min((spot[0] - x) ** 2 + (spot[1] - y) ** 2 for x, y in taken))
+
+
+def test_every_control_moves_the_picture_and_the_words_and_leaves_nothing_behind(opened):
+    lab, before = opened, census(opened)
+    assert before[:2] == (1, 0) and before[-1] == 1, "one figure, drawn without WebGL, and one thread"
+    traces = lab.plots(CELL)[0]["traces"]
+    wait_said(lab, "PCA at step 6, block 1, t = 0.3, class told", "PCA keeps lengths")
+    assert [len(traces[i]["x"]) for i in DOTS] == [COUNT] * 2 and picture(lab)["rules"] == [3, 3, 3]
+
+    assert lab.press_slider("training step", "ArrowLeft", 2, within=CELL) == "2"
+    traces = wait_moved(lab, traces, *DOTS, *RINGS)
+    wait_said(lab, "PCA at step 2, block 1")
+    assert picture(lab)["rules"] == [1, 1, 1]
+    assert lab.press_slider("block", "ArrowRight", 2, within=CELL) == "3"
+    traces = wait_moved(lab, traces, *DOTS, *RINGS, *CURVES)
+    wait_said(lab, "PCA at step 2, block 3, t = 0.3")
+    for value, words in (("0.8", "t = 0.8"), ("mixed", "each image at a time of its own")):
+        assert lab.press_slider("time t", "ArrowRight", within=CELL) == value
+        traces = wait_moved(lab, traces, *DOTS, *RINGS, *CURVES, IMAGES[1])
+        wait_said(lab, f"block 3, {words}, class told")
+    lab.output(CELL).locator("input[type=checkbox]").uncheck()
+    traces = wait_moved(lab, traces, *DOTS, *RINGS)
+    wait_said(lab, "class not told: ", "every view is at hand")
+
+    ends = lab.plots(CELL)[0]["axes"]["xaxis"]["range"]
+    pick(lab, "axes and scale", "each run its own")
+    traces = wait_moved(lab, traces, *DOTS, *RINGS)
+    assert lab.plots(CELL)[0]["axes"]["xaxis"]["range"] != ends
+    for colour in ("time t", "norm"):
+        pick(lab, "colour", colour)
+        traces = wait_moved(lab, traces, *DOTS)
+        assert picture(lab)["bar"] and not any(picture(lab)["legend"])
+    pick(lab, "colour", "class")
+    traces = wait_moved(lab, traces, *DOTS)
+    assert not picture(lab)["bar"] and all(picture(lab)["legend"])
+    pick(lab, "highlight", "the 7s")
+    sevens = lab.kernel_eval("print([i for i, digit in enumerate(state.y.tolist()) if digit == 7])")
+    lab.wait_for(lambda: [str(picture(lab)["selected"][i]) for i in DOTS] == [sevens] * 2, 20, "the sevens alone")
+    assert lab.press_slider("image (or point at one)", "ArrowRight", 4, within=CELL) == "4"
+    traces = wait_moved(lab, traces, *RINGS, *IMAGES)
+    assert any(note.startswith("image 4: a ") for note in lab.plots(CELL)[0]["annotations"])
+
+    lab.click("UMAP", CELL)
+    wait_said(lab, "UMAP shows who is near whom. It cannot show spread")
+    assert lab.widget("axes and scale", CELL).locator("select").is_disabled()
+    wait_said(lab, "UMAP at step 2, block 3", "from another seed differs by a disparity of", "every step of this map")
+    traces = wait_moved(lab, traces, *DOTS, *RINGS)
+    assert all("trustworthiness" in note for note in lab.plots(CELL)[0]["annotations"][:2])
+    lab.press_slider("training step", "ArrowRight", within=CELL)
+    traces = wait_moved(lab, traces, *DOTS, *RINGS)
+    lab.click("PCA", CELL)
+    wait_moved(lab, traces, *DOTS, *RINGS)
+    wait_said(lab, "PCA at step 4, block 3", "PCA keeps lengths")
+
+    for slider, last in (("block", "0"), ("time t", "0.3"), ("training step", "0")):
+        for move in range(16):
+            lab.press_slider(slider, "ArrowRight" if move < 4 else "ArrowLeft", within=CELL)
+        assert lab.slider_value(slider, CELL) == last
+    for projection in ("UMAP", "PCA"):
+        lab.click(projection, CELL)
+    wait_said(lab, "PCA at step 0, block 0, t = 0.3", "every view is at hand")
+    lab.wait_for(lambda: census(lab) == before, 60, "all is as before")
+
+
+def test_the_mouse_reaches_both_panes_and_the_film_runs(opened):
+    lab, mouse = opened, opened.page.mouse
+    shared = lab.plots(CELL)[0]["traces"]
+    pick(lab, "axes and scale", "each run its own")  # or one cloud is too small to hit a point of it
+    before = wait_moved(lab, shared, *DOTS)
+    point = loneliest(before[DOTS[1]])
+    x, y = place(lab, 1, point)
+    mouse.move(x - 40, y - 40)
+    mouse.move(x, y, steps=5)
+    lab.wait_for(lambda: lab.slider_value("image (or point at one)", CELL) == str(point), 20, "the image pointed at")
+    traces = wait_moved(lab, before, *RINGS, *IMAGES)
+    for dots, ring in zip(DOTS, RINGS, strict=True):
+        assert [traces[ring][axis] for axis in "xy"] == [[traces[dots][axis][point]] for axis in "xy"]
+
+    for pane in (0, 1, 0):
+        point = loneliest(before[DOTS[pane]])
+        x, y = place(lab, pane, point)
+        mouse.move(x - 9, y - 9)
+        lab.wait_still(200)  # as a reader's hand: of events that follow each other within an instant the page sends one
+        mouse.down()
+        for across, down in ((9, -9), (9, 9), (-9, 9), (-9, -9)):
+            mouse.move(x + across, y + down, steps=6)
+        lab.wait_still(200)
+        mouse.up()
+        chosen = [[point] if i in DOTS else None for i in range(len(traces))]
+        lab.wait_for(lambda chosen=chosen: picture(lab)["selected"] == chosen, 20, f"image {point} alone is selected")
+        assert lab.kernel_eval("print(state.drawn)") == f"({point},)"
+        assert lab.widget("highlight", CELL).locator("select").input_value() == "what I drew around"
+    mouse.move(*lonely_spot(lab))
+    lab.wait_still(200)
+    mouse.dblclick(*lonely_spot(lab))
+    lab.wait_for(lambda: not any(picture(lab)["selected"]), 20, "nothing is selected")
+    assert lab.widget("highlight", CELL).locator("select").input_value() == "all"
+
+    lab.output(CELL).locator(".jupyter-widget-Play, .widget-play").locator("button").first.click()
+    seen = {step: wait_said(lab, f"PCA at step {step},") for step in (0, 2, 4, 6)}
+    assert len(set(seen.values())) == 4 and lab.slider_value("training step", CELL) == "6"
+
+    assert not lab.console_errors
+    again = census(lab)
+    lab.run_cell(CELL)
+    lab.wait_plot(CELL, lambda plot: plot["width"] > 300 and plot["traces"][0]["x"])
+    lab.wait_for(lambda: census(lab) == again, 60, "the first panel and its thread are gone")

@@ -1,0 +1,103 @@
+"""Figures and words of tables of spread, from tables whose numbers are known."""
+
+import pandas as pd
+import pytest
+
+from labkit.plots import DASHES, colour, lines_figure, lines_told, similarity_figure
+
+MEASURES = ["feature_norm", "effective_rank", "knn"]
+
+
+@pytest.fixture
+def table():
+    """Two runs at three blocks; values tell where they are from."""
+    rows = [
+        dict(run=run, step=10, block=block, t=0.5, measure=measure, value=1000 * place + 10 * kind + block + 0.25)
+        for place, run in enumerate(["dispersive", "baseline"])
+        for block in (0, 2, 3)
+        for kind, measure in enumerate(MEASURES)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def similarity():
+    labels = pd.Index([("baseline", 0), ("baseline", 3), ("dispersive", 0), ("dispersive", 3)])
+    values = [[1, 0.9, 0.4, 0.3], [0.9, 1, 0.2, 0.1], [0.4, 0.2, 1, 0.7], [0.3, 0.1, 0.7, 1]]
+    return pd.DataFrame(values, index=labels, columns=labels)
+
+
+def test_every_measure_has_a_pane_and_every_run_a_line_of_the_tables_values(table):
+    plot = lines_figure(table, ["effective_rank", "knn"], "block", "title")
+    assert plot.layout.title.text == "title"
+    assert [(line.name, line.xaxis) for line in plot.data] == [
+        ("dispersive", "x"), ("baseline", "x"), ("dispersive", "x2"), ("baseline", "x2"),
+    ]  # fmt: skip
+    assert [note.text for note in plot.layout.annotations] == ["effective rank", "k-NN accuracy"]
+    assert all(list(line.x) == [0, 2, 3] for line in plot.data)
+    assert [list(line.y) for line in plot.data] == [
+        [10.25, 12.25, 13.25], [1010.25, 1012.25, 1013.25], [20.25, 22.25, 23.25], [1020.25, 1022.25, 1023.25],
+    ]  # fmt: skip
+
+
+def test_runs_are_told_apart_by_colour_and_dash_and_named_once(table):
+    plot = lines_figure(table, MEASURES, "block", "title")
+    first, second = plot.data[:2]
+    assert (first.line.color, second.line.color) == (colour("dispersive"), colour("baseline"))
+    assert (first.line.dash, second.line.dash) == DASHES[:2]
+    assert [line.name for line in plot.data if line.showlegend] == ["dispersive", "baseline"]
+    assert [line.line for line in plot.data[2:4]] == [first.line, second.line]
+
+
+def test_a_run_that_lacks_the_first_measure_is_in_the_legend_all_the_same(table):
+    some = table[(table["measure"] != "feature_norm") | (table["run"] == "baseline")]
+    plot = lines_figure(some, MEASURES, "block", "title")
+    assert sorted(line.name for line in plot.data if line.showlegend) == ["baseline", "dispersive"]
+    assert {line.line.color for line in plot.data if line.name == "dispersive"} == {colour("dispersive")}
+    assert {line.line.dash for line in plot.data if line.name == "baseline"} == {DASHES[1]}
+
+
+def test_axes_are_titled_and_scaled_by_what_they_hold(table):
+    plot = lines_figure(table, MEASURES, "block", "title")
+    layout = plot.layout
+    assert [axis.title.text for axis in (layout.xaxis, layout.xaxis2, layout.xaxis3)] == ["block"] * 3
+    assert layout.xaxis.dtick == 1
+    assert layout.yaxis.type == "log" and layout.yaxis2.type is None
+    assert layout.yaxis3.tickformat == ".0%" and layout.yaxis3.range == (0, 1.03)
+    assert lines_figure(table, ["knn"], "t", "title").layout.xaxis.title.text == "time t"
+
+
+def test_steps_stand_in_order_and_evenly_whichever_run_has_them(table):
+    table = table[table["block"] == 0]
+    some = [table[table["run"] == "baseline"].assign(step=step) for step in (100, 3000)]
+    plot = lines_figure(pd.concat([*some, table.assign(step=400)]), ["knn"], "step", "title")
+    axis = plot.layout.xaxis
+    assert axis.title.text == "training step" and axis.type == "category"
+    assert list(axis.categoryarray) == [100, 400, 3000] and axis.categoryorder == "array"
+
+
+def test_the_words_hold_every_number_of_the_lines(table):
+    words = lines_told(table, ["effective_rank", "knn"], "block")
+    assert words.splitlines() == [
+        "Along block 0, 2, 3:",
+        "effective rank", "  dispersive 10.2, 12.2, 13.2", "  baseline 1.01e+03, 1.01e+03, 1.01e+03",
+        "k-NN accuracy", "  dispersive 20.2, 22.2, 23.2", "  baseline 1.02e+03, 1.02e+03, 1.02e+03",
+    ]  # fmt: skip
+    assert lines_told(table.assign(step=2000), ["knn"], "step").startswith("Along training step 2000:")
+
+
+def test_similarities_stand_as_they_are_with_their_labels_on_both_sides(similarity):
+    plot = similarity_figure(similarity, "title")
+    (heat,) = plot.data
+    assert heat.z.tolist() == similarity.to_numpy().tolist() and (heat.zmin, heat.zmax) == (0, 1)
+    assert heat.x == heat.y == ("baseline 0", "baseline 3", "dispersive 0", "dispersive 3")
+    assert plot.layout.xaxis.type == plot.layout.yaxis.type == "category"
+    assert plot.layout.yaxis.autorange == "reversed", "the first row is at the top, as in the table"
+    assert heat.texttemplate == "%{z:.2f}" and plot.layout.title.text == "title"
+    edges = [(line.x0, line.y0, line.x1, line.y1) for line in plot.layout.shapes]
+    assert edges == [(1.5, -0.5, 1.5, 3.5), (-0.5, 1.5, 3.5, 1.5)], "where one run ends"
+
+
+def test_one_run_has_no_edge(similarity):
+    one = similarity.loc[["baseline"], ["baseline"]]
+    assert len(similarity_figure(one, "title").layout.shapes) == 0
