@@ -19,9 +19,10 @@ lint: .venv/test-ready  ## check style, and that imports only go down
 	$(PY) -m ruff check .
 	.venv/bin/lint-imports
 
-bench: .venv/test-ready  ## measure a training step against a bare loop, and each loss against torch.pdist
+bench: .venv/test-ready  ## measure a training step against a bare loop, each loss against torch.pdist, the explorer
 	$(PY) benchmarks/digits_step.py
 	$(PY) benchmarks/losses.py $(ARGS)
+	$(PY) benchmarks/explorer.py
 
 book: .venv/lab-ready  ## run all notebooks and write them as HTML into book/
 	$(PY) -m nbconvert --execute --to html --output-dir book notebooks/*.ipynb

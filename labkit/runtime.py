@@ -1,10 +1,12 @@
 """One look at the machine, one decision, told in plain words: tier, device, seeds, and what the doctor says."""
 
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -98,6 +100,20 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """This thread's torch operations on one core: for work of many small steps, after each of which threads would wait.
+
+    On a machine with other work to do such waits take many times as long as the steps.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def cores() -> int:

@@ -124,5 +124,5 @@ def test_shapes_and_names_that_do_not_belong_are_refused(ends):
     data, noise = ends
     with pytest.raises(ValueError, match=r"x1, x0, t have shapes \(\(5, 1, 4, 4\), \(4, 1, 4, 4\), \(5,\)\)"):
         paths.vp(data, noise[:4], torch.rand(5))
-    with pytest.raises(ConfigError, match="wanted = 'flow' .*velocity, noise, score, data"):
+    with pytest.raises(ConfigError, match=r"wanted = 'flow' .*velocity, noise, score, data"):
         paths.linear.convert(data, "noise", "flow", data, torch.rand(5))

@@ -7,8 +7,7 @@ Features with NaN or infinite entries have no geometry: every meter of them is n
 logged to its end. Shapes that cannot be measured are an error.
 """
 
-import contextlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from labkit.ops import full_precision, log_mean_exp, off_diagonal, rows
 from labkit.pairs import NO_DIRECTION, gram, paired_sq_distances, pairwise_cosines, pairwise_sq_distances
+from labkit.runtime import one_thread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,20 +36,6 @@ def _directions(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch feat
     """u_i = z_i/‖z_i‖ at any norm; a row of zeros stays zero."""
     z = z / z.abs().amax(dim=1, keepdim=True).clamp_min(NO_DIRECTION)  # squares now neither overflow nor vanish
     return z / z.norm(dim=1, keepdim=True).clamp_min(1)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Eigenvalues are thousands of small steps, after each of which threads wait for one another.
-
-    On two busy cores, 1000×1000 took 0.08 s with one thread and up to 10 s with two.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @torch.no_grad()
@@ -80,7 +66,7 @@ def effective_rank(z: Features) -> float:
     size = z.norm()
     z = z - z.mean(dim=0)
     inner = gram(z if z.shape[0] <= z.shape[1] else z.T)
-    with _one_thread():
+    with one_thread():  # on two busy cores, 1000×1000 took 0.08 s with one thread and up to 10 s with two
         sigma = torch.linalg.eigvalsh(inner).clamp_min(0).sqrt()
     sigma = sigma[sigma > NO_SPREAD * size]
     share = sigma / sigma.sum()

@@ -19,6 +19,7 @@ from labkit.checks import require, whole
 from labkit.metrics import effective_rank, feature_norm, mean_pairwise_distance, neighbour_purity
 from labkit.models.sizes import features_per_sample, parse_name
 from labkit.projection import Pca, UmapReference, seed_flicker, warm_up
+from labkit.runtime import one_thread
 from labkit.training import Look, Run
 from labkit.training.features import Seen, inputs
 
@@ -228,12 +229,13 @@ class Explorer(HasTraits):
         return next((job for job in missing + others if job not in self.faults), None)
 
     def _make(self, projection: str, place: Place) -> None:
-        if projection == "PCA":
-            self._make_clouds(place)
-        elif place[:3] not in self.maps:
-            self._make_map(place)
-        else:
-            self._make_mapped(place)
+        with one_thread():  # leaves a core to the reader, and to a training
+            if projection == "PCA":
+                self._make_clouds(place)
+            elif place[:3] not in self.maps:
+                self._make_map(place)
+            else:
+                self._make_mapped(place)
 
     def _features(self, name: str, place: Place) -> Float[Tensor, "n features"]:
         """One run's features; those of all blocks are made together."""

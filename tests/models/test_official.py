@@ -106,7 +106,7 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path, save, capsys):
     for name in ("cut.pt", "cut.safetensors"):
         path = save(name)
         path.write_bytes(path.read_bytes()[:1000])
-        with pytest.raises(WeightsError, match="is cut, or not a file of weights|holds more than tensors"):
+        with pytest.raises(WeightsError, match=r"is cut, or not a file of weights|holds more than tensors"):
             load_official(path)
     (tmp_path / "bad.pt").write_bytes(pickle.dumps(Harmful(), protocol=2))
     with pytest.raises(WeightsError, match="holds more than tensors"):
@@ -116,5 +116,5 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path, save, capsys):
 
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_family_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="family = 'UiT' .*SiT, DiT"):
+    with pytest.raises(ConfigError, match=r"family = 'UiT' .*SiT, DiT"):
         load_official(tmp_path / "x.pt", "UiT")

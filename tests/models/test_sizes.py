@@ -73,5 +73,5 @@ def test_a_dit_returns_what_it_says_about_the_variance_and_cannot_do_without():
         x, t, y = torch.empty(2, 4, 32, 32), torch.empty(2), torch.empty(2, dtype=torch.long)
         assert build_model("DiT-S/8")(x, t, y).output.shape == (2, 8, 32, 32)
         assert build_model("SiT-S/8")(x, t, y).output.shape == (2, 4, 32, 32)
-    with pytest.raises(ConfigError, match="learn_sigma = False .*DiT learns the variance"):
+    with pytest.raises(ConfigError, match=r"learn_sigma = False .*DiT learns the variance"):
         build_model("DiT-S/8", learn_sigma=False)

@@ -77,5 +77,5 @@ def test_the_released_samplers_guide_three_of_four_latent_channels(network, labe
 
 @pytest.mark.usefixtures("unchecked")
 def test_other_channels_are_refused(network, labels):
-    with pytest.raises(ConfigError, match="channels = 'last' .*all, first_three"):
+    with pytest.raises(ConfigError, match=r"channels = 'last' .*all, first_three"):
         guided(network, labels, NULL, 2.0, "last")

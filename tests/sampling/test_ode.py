@@ -126,9 +126,9 @@ def test_a_shorter_interval_is_covered_end_to_end(noise, method):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("interval", [(0.5, 0.5), (-0.1, 1), (0, 1.1), (0.9, 0.1), (0, float("nan")), (0.5,)])
 def test_an_interval_that_is_none_is_refused(noise, interval):
-    with pytest.raises(ConfigError, match="^interval = "):
+    with pytest.raises(ConfigError, match=r"^interval = "):
         states(ideal, noise, 3, interval=interval)
-    with pytest.raises(ConfigError, match="^interval = "):
+    with pytest.raises(ConfigError, match=r"^interval = "):
         adaptive(ideal, noise, interval=interval)
 
 

@@ -133,5 +133,5 @@ def test_settings_that_cannot_work_are_refused_by_name(field, value):
 
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_form_is_refused():
-    with pytest.raises(ConfigError, match="diffusion = 'none' .*sigma, sbdm"):
+    with pytest.raises(ConfigError, match=r"diffusion = 'none' .*sigma, sbdm"):
         sde_states(ideal(paths.linear), torch.randn(2, 1), torch.randn, paths.linear, 4, form="none")
