@@ -7,6 +7,7 @@ slider's move to the redrawn figure in JupyterLab, fifty moves each. The goal is
 
 import contextlib
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -23,7 +24,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "tests" / "browser"))
 
 from lab import LabPage  # noqa: E402 (the driver lives beside the browser tests)
-from server import Server, running_chromium  # noqa: E402
+from server import Server, running_chromium, running_server, why_not  # noqa: E402
 
 RUNS = ("baseline", "dispersive")
 NOTEBOOK = f"""
