@@ -25,6 +25,8 @@ BESIDE = {  # the measures drawn against training, and what to call them
 CAN = {
     "PCA": "<b>PCA</b> keeps lengths: a cloud that looks twice as wide <i>is</i> twice as wide along these two axes. "
     "It cannot show the other directions: read above each cloud what share of its variance the two hold.",
+    "PCA own": "<b>PCA</b>, of each run along its own two axes and at its own scale: compare lengths within a cloud, "
+    "never of one with another. Read above each cloud its spread, and what share of its variance the two axes hold.",
     "UMAP": "<b>UMAP</b> shows who is near whom. It cannot show spread, density, or how far apart groups are: every "
     "map fills its box. Trust it as far as its trustworthiness goes, and nothing in it that another seed would move.",
 }
@@ -67,7 +69,8 @@ def explorer_panel(
 
     def draw(state: Explorer, plot: BaseFigure) -> str:
         state = copy.copy(state)  # the reader may move a slider while this is drawn
-        can.value, status.value = said(CAN[state.projection]), said(_status(state))
+        own = state.projection == "PCA" and state.axes == "own"
+        can.value, status.value = said(CAN["PCA own" if own else state.projection]), said(_status(state))
         controls["axes"].disabled = state.projection == "UMAP"
         _draw_images(state, plot, traces)
         _draw_history(state, plot, traces)

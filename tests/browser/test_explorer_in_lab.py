@@ -171,7 +171,7 @@ def test_every_control_moves_the_picture_and_the_words_and_leaves_nothing_behind
     traces = wait_moved(lab, traces, *DOTS, *RINGS)
     lab.click("PCA", CELL)
     wait_moved(lab, traces, *DOTS, *RINGS)
-    wait_said(lab, "PCA at step 4, block 3", "PCA keeps lengths")
+    wait_said(lab, "PCA at step 4, block 3", "compare lengths within a cloud")
 
     for slider, last in (("block", "0"), ("time t", "0.3"), ("training step", "0")):
         for move in range(16):

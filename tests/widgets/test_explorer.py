@@ -462,6 +462,7 @@ def shown(panel):
         "bar": (layout.coloraxis.showscale, layout.coloraxis.colorbar.title.text),
         "legend": [entry.visible for entry in data[5 * count + 2 :]],
         "words": panel.sentence.value,
+        "what it can": panel.widget.children[3].value,
     }
     return {name: str(part) for name, part in parts.items()}
 
@@ -492,7 +493,7 @@ ELSEWHERE = {"points", "rings", "words"}
     ("t", 0.8, ELSEWHERE | {"curves", "ends", "as seen", "time"}),
     ("t", "mixed", ELSEWHERE | {"curves", "ends", "as seen", "time"}),
     ("labelled", False, ELSEWHERE | {"curves", "ends"}),
-    ("axes", "own", {"points", "rings", "ends"}),
+    ("axes", "own", {"points", "rings", "ends", "what it can"}),
     ("colour", "norm", {"colours", "bar", "legend"}),
     ("colour", "time t", {"colours", "bar", "legend"}),
     ("highlight", 3, {"selected"}),
@@ -541,6 +542,13 @@ def test_the_sentence_says_how_the_model_was_asked(panel):
     assert "block 1, each image at a time of its own, class not told:" in panel.sentence.value
     panel.state.image, own = 5, panel.state.inputs["mixed"].t[5]
     assert panel.figure.layout.annotations[-1].text == f"as seen at t = {own:.2f}"
+
+
+def test_lengths_of_two_runs_are_said_to_compare_only_where_they_do(panel):
+    can = panel.widget.children[3]
+    assert "twice as wide <i>is</i> twice as wide" in can.value
+    panel.state.axes = "own"
+    assert "never of one with another" in can.value and "twice as wide" not in can.value
 
 
 def test_until_a_view_is_at_hand_the_panel_says_that_it_is_on_its_way(panel, monkeypatch):
@@ -685,7 +693,7 @@ def test_the_panel_shows_the_map_its_trust_and_what_it_cannot_show(mapped):
     assert not panel.figure.layout.xaxis.showticklabels and not panel.figure.layout.yaxis2.showticklabels
     assert changed(panel, lambda: setattr(mapped, "step", 0)) == {"points", "rings", "rules", "words"}
     back = changed(panel, lambda: setattr(mapped, "projection", "PCA"))
-    assert back == {"points", "rings", "ends", "words"}
+    assert back == {"points", "rings", "ends", "words", "what it can"}
     assert not panel.controls["axes"].disabled and panel.figure.layout.xaxis.showticklabels
     assert "keeps lengths" in panel.widget.children[3].value
     mapped.projection, mapped.step = "UMAP", 6
