@@ -4,7 +4,7 @@ from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, 
 from labkit.plots.digits import digit_trace, style_digits, tile
 from labkit.plots.outcome import curves_of, differences, outcome_figure, seeds_figure, told
 from labkit.plots.spread import lines_figure, lines_told, similarity_figure
-from labkit.plots.theme import CLASSES, DASHES, PALETTE, SYMBOLS, colour, draw_floor, fade, figure
+from labkit.plots.theme import CLASSES, DASHES, PALETTE, SYMBOLS, colour, draw_floor, fade, figure, key_of_classes
 
 __all__ = [
     "CLASSES",
@@ -20,6 +20,7 @@ __all__ = [
     "draw_floor",
     "fade",
     "figure",
+    "key_of_classes",
     "lines_figure",
     "lines_told",
     "outcome_figure",

@@ -135,13 +135,12 @@ class Explorer(HasTraits):
 
     def bounds(self, name: str) -> tuple[tuple[float, float], tuple[float, float]]:
         """Ends of both axes of a run's picture, the same for all steps that are known, and for all runs if shared."""
-        steps = [self.place._replace(step=step) for step in self.steps]
+        film, runs = self._film(), self.runs if self.axes == "shared" else [name]
         if self.projection == "UMAP":
-            shown = [points for p in steps if p in self.mapped for points in self.mapped[p].values()]
-            low, high = torch.cat(shown).amin(0), torch.cat(shown).amax(0)
+            shown = torch.cat([self.mapped[p][run] for p in film if p in self.mapped for run in runs])
+            low, high = shown.amin(0), shown.amax(0)
         else:
-            runs = self.runs if self.axes == "shared" else [name]
-            known = [self.clouds[p] for p in steps if p in self.clouds]
+            known = [self.clouds[p] for p in film if p in self.clouds]
             high = max(clouds[run].points[self.axes].abs().max() for clouds in known for run in runs).expand(2)
             low = -high
         margin = 0.06 * (high - low).amax().clamp_min(1e-6)

@@ -11,7 +11,18 @@ import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
 from labkit.checks import require
-from labkit.plots import CLASSES, DASHES, PALETTE, SYMBOLS, colour, digit_trace, figure, style_digits, tile
+from labkit.plots import (
+    CLASSES,
+    DASHES,
+    PALETTE,
+    SYMBOLS,
+    colour,
+    digit_trace,
+    figure,
+    key_of_classes,
+    style_digits,
+    tile,
+)
 from labkit.training import Run
 from labkit.widgets.explorer import Explorer
 from labkit.widgets.panel import STYLE, Panel, choice, said
@@ -22,13 +33,17 @@ BESIDE = {  # the measures drawn against training, and what to call them
     "effective_rank": "effective rank",
     "neighbour_purity": "neighbours of the same class",
 }
+UMAP_CAN = (
+    "<b>UMAP</b> shows who is near whom. It cannot show spread, density, or how far apart groups are: every "
+    "map fills its box. Trust it as far as its trustworthiness goes, and nothing in it that another seed would move."
+)
 CAN = {
-    "PCA": "<b>PCA</b> keeps lengths: a cloud that looks twice as wide <i>is</i> twice as wide along these two axes. "
+    ("PCA", "shared"): "<b>PCA</b> keeps lengths: a cloud that looks twice as wide <i>is</i> twice as wide along these two axes. "
     "It cannot show the other directions: read above each cloud what share of its variance the two hold.",
-    "PCA own": "<b>PCA</b>, of each run along its own two axes and at its own scale: compare lengths within a cloud, "
+    ("PCA", "own"): "<b>PCA</b>, of each run along its own two axes and at its own scale: compare lengths within a cloud, "
     "never of one with another. Read above each cloud its spread, and what share of its variance the two axes hold.",
-    "UMAP": "<b>UMAP</b> shows who is near whom. It cannot show spread, density, or how far apart groups are: every "
-    "map fills its box. Trust it as far as its trustworthiness goes, and nothing in it that another seed would move.",
+    ("UMAP", "shared"): UMAP_CAN,
+    ("UMAP", "own"): UMAP_CAN + " All runs lie in one map, but each is drawn in a box of its own.",
 }
 WIDE = dict(width="330px")  # not a Layout: that is a widget, which the first panel would take along when it closes
 
@@ -69,9 +84,7 @@ def explorer_panel(
 
     def draw(state: Explorer, plot: BaseFigure) -> str:
         state = copy.copy(state)  # the reader may move a slider while this is drawn
-        own = state.projection == "PCA" and state.axes == "own"
-        can.value, status.value = said(CAN["PCA own" if own else state.projection]), said(_status(state))
-        controls["axes"].disabled = state.projection == "UMAP"
+        can.value, status.value = said(CAN[state.projection, state.axes]), said(_status(state))
         _draw_images(state, plot, traces)
         _draw_history(state, plot, traces)
         if (fault := state.fault) is not None:
@@ -182,7 +195,7 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
             traces.lines[name, measure] = len(plot.data)
             line = dict(color=colour(name), width=2, dash=DASHES[names.index(name)])
             plot.add_trace(
-                go.Scatter(name=name, legend="legend2", showlegend=place == 0, mode="lines+markers", line=line), **at
+                go.Scatter(name=name, showlegend=place == 0, mode="lines+markers", line=line), **at
             )
         ticks = dict(tickvals=list(range(len(state.steps))), ticktext=[f"{step:,}" for step in state.steps])
         plot.update_xaxes(title_text="training step", range=[-0.3, len(state.steps) - 0.7], **ticks, **at)
@@ -194,14 +207,14 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
         images.append(len(plot.data))
         plot.add_trace(digit_trace(tile(state.inputs[state.t].x1[:1], 1)), row, ACROSS + 1)
         style_digits(plot, row, ACROSS + 1)
-    for digit in sorted(set(digits)):
-        marker = dict(symbol=SYMBOLS[digit % len(SYMBOLS)], color=CLASSES[digit % len(CLASSES)], size=9)
-        plot.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=str(digit), marker=marker), 1, 1)
+    plot.add_annotation(
+        text=key_of_classes(sorted(set(digits))), xref="paper", yref="paper", x=0, y=1, xanchor="left",
+        yanchor="bottom", yshift=68, showarrow=False, font=dict(size=14),
+    )  # fmt: skip
     plot.update_layout(
         dragmode="lasso", newselection=dict(mode="gradual"),  # immediate: lines of other panes stay and count as well
         margin=dict(t=150, b=92), title=dict(y=1, yref="container", yanchor="top", pad=dict(t=12)),
-        legend=dict(x=0, xanchor="left", y=under, yref="container", yanchor="top"),
-        legend2=dict(orientation="h", x=0, y=0, yref="container", yanchor="bottom"),
+        legend=dict(orientation="h", x=0, y=0, yref="container", yanchor="bottom"),
         coloraxis=dict(colorscale="Cividis", showscale=False, colorbar=dict(
             orientation="h", x=0, xanchor="left", y=under, yref="container", yanchor="top", len=0.4, thickness=10)),
     )  # fmt: skip
@@ -229,8 +242,7 @@ def _draw_points(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
     bar = plot.layout.coloraxis
     bar.showscale = state.colour != "class"
     bar.colorbar.title.text = "time t" if state.colour == "time t" else "norm ‖z‖/√P"
-    for trace in plot.data[-len(set(shown.y.tolist())):]:
-        trace.visible = state.colour == "class"
+    plot.layout.annotations[-1].visible = state.colour == "class"
 
 
 def _draw_images(state: Explorer, plot: BaseFigure, traces: Traces) -> None:

@@ -439,7 +439,7 @@ def film(panel):
 
 def shown(panel):
     """What a reader sees, part by part, as plain text. Of each run there are points and a ring; then come the curves,
-    the two images, and a legend of classes.
+    and the two images; the last annotation is the key to the classes.
     """
     data, count = panel.figure.data, len(panel.state.runs)
     dots, rings, lines, (image, seen) = data[: 2 * count : 2], data[1 : 2 * count : 2], data[2 * count : 5 * count], (
@@ -456,11 +456,11 @@ def shown(panel):
         "curves": [(line.x, line.y) for line in lines],
         "image": (image.z.tolist(), notes[count]),
         "as seen": seen.z.tolist(),
-        "time": notes[-1],
+        "time": notes[-2],
         "rules": [(rule.x0, rule.x1) for rule in layout.shapes],
         "ends": [axis.range for axis in panes],
         "bar": (layout.coloraxis.showscale, layout.coloraxis.colorbar.title.text),
-        "legend": [entry.visible for entry in data[5 * count + 2 :]],
+        "key": layout.annotations[-1].visible,
         "words": panel.sentence.value,
         "what it can": panel.widget.children[3].value,
     }
@@ -494,8 +494,8 @@ ELSEWHERE = {"points", "rings", "words"}
     ("t", "mixed", ELSEWHERE | {"curves", "ends", "as seen", "time"}),
     ("labelled", False, ELSEWHERE | {"curves", "ends"}),
     ("axes", "own", {"points", "rings", "ends", "what it can"}),
-    ("colour", "norm", {"colours", "bar", "legend"}),
-    ("colour", "time t", {"colours", "bar", "legend"}),
+    ("colour", "norm", {"colours", "bar", "key"}),
+    ("colour", "time t", {"colours", "bar", "key"}),
     ("highlight", 3, {"selected"}),
     ("image", 9, {"rings", "image", "as seen"}),
 ])  # fmt: skip
@@ -532,7 +532,7 @@ def test_what_is_drawn_is_what_the_state_holds(panel):
     assert torch.equal(torch.tensor(x1), state.inputs[0.3].x1[11, 0])
     assert torch.equal(torch.tensor(x_t), state.inputs[0.3].x_t[11, 0].clamp(-1, 1))
     assert layout.annotations[3].text == f"image 11: a {state.y[11]}"
-    assert layout.annotations[-1].text == "as seen at t = 0.30"
+    assert layout.annotations[-2].text == "as seen at t = 0.30"
     state.colour = "class"
     assert list(data[0].marker.color) == [CLASSES[digit] for digit in state.y.tolist()]
 
@@ -541,7 +541,7 @@ def test_the_sentence_says_how_the_model_was_asked(panel):
     panel.state.t, panel.state.labelled = "mixed", False
     assert "block 1, each image at a time of its own, class not told:" in panel.sentence.value
     panel.state.image, own = 5, panel.state.inputs["mixed"].t[5]
-    assert panel.figure.layout.annotations[-1].text == f"as seen at t = {own:.2f}"
+    assert panel.figure.layout.annotations[-2].text == f"as seen at t = {own:.2f}"
 
 
 def test_lengths_of_two_runs_are_said_to_compare_only_where_they_do(panel):
@@ -596,7 +596,7 @@ def test_drawing_around_images_selects_them_in_all_panes_until_deselected(panel)
     assert panel.state.selected() == [1], "a line around nothing changes nothing"
     assert [dots.selectedpoints for dots in panel.figure.data[:6:2]] == [(1,)] * 3
     others = [trace for trace in panel.figure.data if trace.type == "scatter" and trace not in panel.figure.data[:6:2]]
-    assert all(trace.selectedpoints is None for trace in others), "rings, curves and legend stay as they are"
+    assert all(trace.selectedpoints is None for trace in others), "rings and curves stay as they are"
     highlight.value = 4
     assert panel.state.selected() != [1]
     highlight.value = "drawn"
@@ -679,12 +679,24 @@ def test_a_map_holds_all_runs_and_carries_what_it_takes_to_judge_it(mapped):
     mapped.step = 6
 
 
+def test_in_a_map_each_run_may_have_a_box_of_its_own(mapped):
+    shared = mapped.bounds("baseline")
+    mapped.axes = "own"
+    boxes = {name: mapped.bounds(name) for name in mapped.runs}
+    mapped.axes = "shared"
+    for name, xy in mapped.points().items():
+        ends = zip(xy.amin(0).tolist(), xy.amax(0).tolist(), strict=True)
+        for (low, high), box, whole in zip(ends, boxes[name], shared, strict=True):
+            assert whole[0] <= box[0] < low and high < box[1] <= whole[1]
+    assert len(set(boxes.values())) == len(boxes)
+
+
 def test_the_panel_shows_the_map_its_trust_and_what_it_cannot_show(mapped):
     panel = explorer_panel(mapped)
     at_rest(panel)
     assert "every step of this map is at hand" in status(panel)
     judged = mapped.map
-    assert "UMAP at step 6, block 1" in panel.sentence.value and panel.controls["axes"].disabled
+    assert "UMAP at step 6, block 1" in panel.sentence.value
     assert f"another seed differs by a disparity of {judged.flicker:.2f}" in panel.sentence.value
     assert "cannot show spread" in panel.widget.children[3].value
     captions = [note.text for note in panel.figure.layout.annotations[:2]]
@@ -694,7 +706,7 @@ def test_the_panel_shows_the_map_its_trust_and_what_it_cannot_show(mapped):
     assert changed(panel, lambda: setattr(mapped, "step", 0)) == {"points", "rings", "rules", "words"}
     back = changed(panel, lambda: setattr(mapped, "projection", "PCA"))
     assert back == {"points", "rings", "ends", "words", "what it can"}
-    assert not panel.controls["axes"].disabled and panel.figure.layout.xaxis.showticklabels
+    assert panel.figure.layout.xaxis.showticklabels
     assert "keeps lengths" in panel.widget.children[3].value
     mapped.projection, mapped.step = "UMAP", 6
     panel.close()
