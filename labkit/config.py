@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
 from labkit.checks import ConfigError, as_tuple, check_seed, finite, require, whole
+from labkit.flows import Flow, MeanFlow
+from labkit.models.sizes import Family, parse_name
 from labkit.regularizers import REGULARIZERS, Contrastive, Dispersive, Repa
+
+
+LATER = {"flow", "meanflow"}  # groups that the configs of the first versions do not have
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,11 @@ class Config:
 
     dataset: Literal["digits"] = "digits"
     model: str = "SiT-Nano/2"
-    """Size and patch, as in ``SiT-B/2``; see ``labkit.models.SIZES``."""
+    """Family, size and patch, as in ``SiT-B/2``; see ``labkit.models.SIZES``. The family says what is trained."""
+    flow: Flow = field(default_factory=Flow)
+    """Of SiT."""
+    meanflow: MeanFlow = field(default_factory=MeanFlow)
+    """Of MeanFlow."""
     dispersive: Dispersive = field(default_factory=Dispersive)
     contrastive: Contrastive = field(default_factory=Contrastive)
     repa: Repa = field(default_factory=Repa)
@@ -63,10 +72,17 @@ class Config:
     def __post_init__(self) -> None:
         require(self.dataset in ("digits",), "dataset", self.dataset, "choose digits")
         require(isinstance(self.model, str), "model", self.model, "name it as in 'SiT-Nano/2'")
-        groups = {"dispersive": Dispersive, "contrastive": Contrastive, "repa": Repa, "optimizer": Optimizer}
+        groups = {"flow": Flow, "meanflow": MeanFlow, "dispersive": Dispersive, "contrastive": Contrastive,
+                  "repa": Repa, "optimizer": Optimizer}  # fmt: skip
         for name, group in groups.items():
             value = getattr(self, name)
             require(type(value) is group, name, value, f"give its settings as {group.__name__}(…)")
+        for name, family in {"flow": "SiT", "meanflow": "MeanFlow"}.items():
+            asked = _flat(dataclasses.asdict(getattr(self, name)), f"{name}.")
+            usual = _flat(dataclasses.asdict(groups[name]()), f"{name}.")
+            for setting in asked if family != self.family else ():
+                wrong = f"{self.family} has no such setting, only {family} has; leave it at {usual[setting]!r}"
+                require(asked[setting] == usual[setting], setting, asked[setting], wrong)
         require(
             whole(self.batch_size, 2), "batch_size", self.batch_size,
             "take a whole number of at least 2 (with one sample there is no pair, so the Dispersive Loss is 0 with "
@@ -89,6 +105,11 @@ class Config:
         require(
             finite(self.ema_decay) and 0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "take a number in [0, 1)"
         )
+
+    @property
+    def family(self) -> Family:
+        """What is trained: a flow (SiT), diffusion (DiT) or the average velocity (MeanFlow)."""
+        return parse_name(self.model).family
 
     @property
     def regularizers(self) -> tuple[str, ...]:
@@ -123,7 +144,10 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        """Read back what ``to_json`` wrote. Unknown and missing fields are refused by name."""
+        """Read back what ``to_json`` wrote; groups that came later take their defaults.
+
+        Other missing fields, and unknown ones, are refused by name.
+        """
         try:
             return _build(cls, json.loads(text), "")
         except json.JSONDecodeError as error:
@@ -138,7 +162,7 @@ class Config:
 def _build(cls: type, values: Any, prefix: str) -> Any:
     require(isinstance(values, dict), prefix.rstrip(".") or "config", values, "a group of settings is expected")
     names = {f.name for f in dataclasses.fields(cls)}
-    for name in values.keys() ^ names:
+    for name in values.keys() ^ (names - (LATER - values.keys() if cls is Config else set())):
         fault = "is missing" if name in names else f"is not a setting of this version ({', '.join(sorted(names))})"
         raise ConfigError(f"{prefix}{name} {fault}; the config comes from another version of labkit or was edited.")
     kinds = get_type_hints(cls)

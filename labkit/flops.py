@@ -1,7 +1,7 @@
 """What a forward pass costs, in closed form: T tokens of width H through D blocks, patches of p×p pixels.
 
     patches in          T·p²C·H
-    time embedder       256·H + H²
+    time embedder       256·H + H²                 MeanFlow has two
     each of D blocks    4·T·H² (attention's four linears) + 2·T²·H (scores and mix) + 8·T·H² (MLP) + 6·H² (modulation)
     last layer          2·H² + T·H·p²·C_out
 
@@ -18,7 +18,8 @@ def macs(network: Transformer) -> dict[str, int]:
     patch_in = network.x_embedder.proj.weight[0].numel()  # p²C
     patch_out = network.final_layer.linear.out_features  # p²·C_out
     hidden = network.blocks[0].mlp.fc1.out_features
-    time = sum(linear.weight.numel() for linear in (network.t_embedder.mlp[0], network.t_embedder.mlp[2]))
+    embedders = [e for e in (network.t_embedder, network.span_embedder) if e is not None]
+    time = sum(linear.weight.numel() for e in embedders for linear in (e.mlp[0], e.mlp[2]))
     return {
         "linears": depth * tokens * (4 * width**2 + 2 * width * hidden),
         "attention": depth * 2 * tokens**2 * width,

@@ -1,8 +1,9 @@
 """What is minimised: a network, its base loss and the regularizers at its blocks, as one module.
 
-    L_total = L_velocity + λ_d · L_dispersive + λ_c · L_contrastive + λ_r · L_repa
+    L_total = L_base + λ_d · L_dispersive + λ_c · L_contrastive + λ_r · L_repa
 
-The network runs once; the regularizers read features of that same forward. Only the contrastive loss needs those of a
+The base loss is that of the model's process: SiT's flow, DiT's diffusion or MeanFlow. The network runs once with
+gradient; the regularizers read features of that same forward. Only the contrastive loss needs those of a
 second view, for which the network runs once more, up to the last block that is read. This module is what gets wrapped
 for precision, compilation or many GPUs, because a wrapper that is called past does nothing.
 """
@@ -12,12 +13,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from labkit import paths, times
+from labkit import times
 from labkit.checks import require
 from labkit.config import Config
 from labkit.distributed import gather
-from labkit.losses import contrastive_parts, dispersive_floor, dispersive_loss, repa_loss, velocity_errors
+from labkit.losses import contrastive_parts, dispersive_floor, dispersive_loss, repa_loss
 from labkit.models import Projector, Teacher, Transformer, features_per_sample, load_teacher, parse_name
+from labkit.process import process_of
 from labkit.regularizers import REGULARIZERS, Dispersive, Repa
 from labkit.types import Batch, Draws, Losses
 
@@ -44,7 +46,7 @@ def metered_floor(config: Config, input_size: int) -> float:
 
 
 class Objective(nn.Module):
-    """Flow matching on the linear path with optional Dispersive, contrastive and REPA terms.
+    """A process's loss with optional Dispersive, contrastive and REPA terms.
 
     ``forward(batch, draws)`` is deterministic: time, noise, dropped labels and second view come from ``draws``.
 
@@ -55,7 +57,7 @@ class Objective(nn.Module):
 
     def __init__(self, network: Transformer, config: Config, teacher: Teacher | None = None) -> None:
         super().__init__()
-        self.network, self.config = network, config
+        self.network, self.config, self.process = network, config, process_of(config)
         self.blocks = {name: blocks_of(getattr(config, name), config.model) for name in REGULARIZERS}
         for name, blocks in self.blocks.items():
             network.check_blocks(blocks, f"{name}.{'block' if name == 'repa' else 'blocks'}")
@@ -72,27 +74,24 @@ class Objective(nn.Module):
             self.projector = Projector(network.width, config.repa.hidden, self.teacher.width)
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
-        t, drop = draws.uniforms.unbind(dim=1)
-        labels = torch.where(drop < self.config.label_drop, self.network.num_classes, batch.y)
-        point = paths.linear(batch.x, draws.noise, t)
-        prediction = self.network(point.x_t, t, labels, taps=self.taps)
-        errors = velocity_errors(prediction.output, point.velocity)
-        terms, weighted = {"velocity": errors.mean()}, {}
+        labels = torch.where(draws.uniforms[:, 1] < self.config.label_drop, self.network.num_classes, batch.y)
+        base = self.process.base(self.network, batch, draws, labels, self.taps)
+        terms, weighted = dict(base.terms), {}
         if self.config.dispersive.lam is not None:
-            terms["dispersive"] = self._dispersive(prediction.features)
+            terms["dispersive"] = self._dispersive(base.features)
             weighted["dispersive"] = _weight(self.config.dispersive, draws.step) * terms["dispersive"]
         if self.config.contrastive.lam is not None:
-            second = self._second_view(batch, draws, labels)
-            terms["alignment"], repulsion = self._contrastive(prediction.features, second)
+            second = self._second_view(batch, draws, labels, base.times)
+            terms["alignment"], repulsion = self._contrastive(base.features, second)
             terms["contrastive"] = self.config.contrastive.alignment_weight * terms["alignment"] + repulsion
             weighted["contrastive"] = _weight(self.config.contrastive, draws.step) * terms["contrastive"]
         if self.config.repa.lam is not None:
-            tokens = prediction.features[self.blocks["repa"][0]]
+            tokens = base.features[self.blocks["repa"][0]]
             terms["repa"] = repa_loss(self.projector(tokens), self.teacher(batch.x))
             weighted["repa"] = _weight(self.config.repa, draws.step) * terms["repa"]
-        total = sum(weighted.values(), start=terms["velocity"])
+        total = sum(weighted.values(), start=base.loss)
         terms = {name: term.detach() for name, term in terms.items()}
-        return Losses(total, terms, weighted, prediction.features, errors.detach(), t)
+        return Losses(total, terms, weighted, base.features, base.errors.detach(), base.times)
 
     def _dispersive(self, features: Features) -> Tensor:
         settings = self.config.dispersive
@@ -109,12 +108,12 @@ class Objective(nn.Module):
 
         return _over_blocks(parts, settings, self.blocks["contrastive"], features, second)
 
-    def _second_view(self, batch: Batch, draws: Draws, labels: Tensor) -> Features:
+    def _second_view(self, batch: Batch, draws: Draws, labels: Tensor, t: Tensor) -> Features:
         """Features of the same images and labels under other noise, at another time; its denoising is not trained."""
-        view, settings = draws.second, self.config.contrastive
-        t = times.second(draws.uniforms[:, 0], view.uniforms, settings.noise, settings.max_gap)
-        point = paths.linear(batch.x, view.noise, t)
-        return self.network.features(point.x_t, t, labels, taps=self.blocks["contrastive"])
+        view, settings, process = draws.second, self.config.contrastive, self.process
+        t = times.second(t, view.uniforms, settings.noise, settings.max_gap, process.time)
+        x = process.noised(batch.x, view.noise, t)
+        return self.network.features(x, process.told(t), labels, taps=self.blocks["contrastive"])
 
 
 def _weight(settings: Dispersive | Repa, step: Tensor) -> Tensor | float:

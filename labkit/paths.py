@@ -22,10 +22,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labkit.checks import choose
+from labkit.flows import PathName
 from labkit.ops import expand_like
 from labkit.types import PathSample
 
-PathName = Literal["linear", "gvp", "vp"]
 Quantity = Literal["velocity", "noise", "score", "data"]
 BETA_0, BETA_1 = 0.1, 20.0
 EDGE = 1e-3

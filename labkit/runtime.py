@@ -55,6 +55,8 @@ class Purpose(IntEnum):
     REAL = 5
     SECOND_VIEW = 6
     PROJECTOR = 7
+    PAIRS = 8
+    KICK = 9
     TEACHER = 101
 
 

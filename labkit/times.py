@@ -1,18 +1,33 @@
 """Times: where on the path from noise (t = 0) to data (t = 1) a sample is looked at."""
 
+from collections.abc import Callable
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from labkit.regularizers import Noise
 
 
-def second(t: Float[Tensor, " b"], u: Float[Tensor, " b"], noise: Noise, max_gap: float) -> Float[Tensor, " b"]:
-    """The time of a second view of samples whose first is at t: u itself (``independent``), or near t (``restricted``).
+def logit_normal(u: Float[Tensor, " b"], mean: float, deviation: float) -> Float[Tensor, " b"]:
+    """Times in [0, 1] whose logit is normal, from uniform numbers in [0, 1)."""
+    return torch.sigmoid(mean + deviation * torch.special.ndtri(u))
+
+
+def second(
+    t: Float[Tensor, " b"],
+    u: Float[Tensor, " b"],
+    noise: Noise,
+    max_gap: float,
+    time: Callable[[Tensor], Tensor] = lambda u: u,
+) -> Float[Tensor, " b"]:
+    """The time of a second view of samples whose first is at t: its own (``independent``), or near t (``restricted``).
 
     Args:
         t, u: as in ``near``.  max_gap: the gap of ``restricted``.
+        time: how a uniform number becomes a time of its own.
     """
-    return near(t, u, max_gap) if noise == "restricted" else u
+    return near(t, u, max_gap) if noise == "restricted" else time(u)
 
 
 def near(t: Float[Tensor, " b"], u: Float[Tensor, " b"], gap: float) -> Float[Tensor, " b"]:

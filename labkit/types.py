@@ -35,6 +35,8 @@ class Draws(NamedTuple):
     """Optimizer steps before this one, for what is warmed up."""
     second: "SecondView | None" = None
     """What a second view of the same images needs, where there is one."""
+    ends: Float[Tensor, " batch"] | None = None
+    """Uniform numbers that become the later time s of MeanFlow's pairs, where there are pairs."""
 
 
 class SecondView(NamedTuple):
@@ -64,7 +66,7 @@ class Losses(NamedTuple):
 
     total: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
-    """Unweighted terms by name, detached, e.g. ``velocity`` and ``dispersive``."""
+    """Unweighted terms by name, detached, e.g. ``velocity`` and ``dispersive``; first that of ``errors``."""
     weighted: dict[str, Float[Tensor, ""]]
     """Regularizer → what it adds to the total, λ included, with its gradient."""
     features: dict[int, Float[Tensor, "batch tokens width"]]

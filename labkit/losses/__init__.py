@@ -3,14 +3,19 @@
 from labkit.losses.alignment import repa_loss
 from labkit.losses.contrastive import contrastive_loss, contrastive_parts
 from labkit.losses.dispersive import dispersive_floor, dispersive_loss
-from labkit.losses.flow import velocity_errors, velocity_loss
+from labkit.losses.diffusion import diffusion_errors
+from labkit.losses.flow import squared_errors, velocity_loss
+from labkit.losses.meanflow import adaptive_loss, average_velocity_target
 
 __all__ = [
+    "adaptive_loss",
+    "average_velocity_target",
     "contrastive_loss",
     "contrastive_parts",
+    "diffusion_errors",
     "dispersive_floor",
     "dispersive_loss",
     "repa_loss",
-    "velocity_errors",
+    "squared_errors",
     "velocity_loss",
 ]

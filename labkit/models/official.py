@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from labkit.checks import choose
 from labkit.models.layers import TimestepEmbedder
-from labkit.models.sizes import SIZES, Family
+from labkit.models.sizes import SIZES
 from labkit.models.transformer import Transformer
 from labkit.types import LabError
 
+Released = Literal["SiT", "DiT"]
 WRAPPERS = ("ema", "model", "state_dict")  # what a training checkpoint keeps weights under; averaged ones first
 SHOWN = 5  # names of an error message
 
@@ -24,7 +25,7 @@ class WeightsError(LabError, RuntimeError):
     """Weights that are not a released SiT's or DiT's; the message says what does not fit."""
 
 
-def load_official(path: str | Path, family: Family = "SiT") -> Transformer:
+def load_official(path: str | Path, family: Released = "SiT") -> Transformer:
     """The model of a released checkpoint, of whatever size, patch, input and number of classes it was made for.
 
     Args:
@@ -38,7 +39,7 @@ def load_official(path: str | Path, family: Family = "SiT") -> Transformer:
     Raises:
         WeightsError: the file is missing, cut, holds more than tensors, or tensors that are not such a model's.
     """
-    choose(family, Family, "family")
+    choose(family, Released, "family")
     path = Path(path)
     weights = _tensors(_read(path), path)
     network = _empty(weights, path, family)
@@ -80,7 +81,7 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
 
 
-def _empty(weights: Mapping[str, Tensor], path: Path, family: Family) -> Transformer:
+def _empty(weights: Mapping[str, Tensor], path: Path, family: Released) -> Transformer:
     """A network on the meta device, of the size that the tensors' shapes tell."""
     try:
         width, in_channels, patch, _ = weights["x_embedder.proj.weight"].shape

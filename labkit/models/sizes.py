@@ -1,4 +1,4 @@
-"""Model names: ``SiT-B/2`` is the velocity model of size B with patches of 2×2, ``DiT-B/2`` the noise model."""
+"""Model names: ``SiT-B/2`` is the flow model of size B with patches of 2×2; DiT is diffusion's, MeanFlow the one-step."""
 
 import re
 from typing import Literal, NamedTuple, get_args
@@ -6,8 +6,9 @@ from typing import Literal, NamedTuple, get_args
 from labkit.checks import require
 from labkit.models.transformer import Transformer
 
-Family = Literal["SiT", "DiT"]
-"""SiT predicts one number a channel (a velocity, say), at times in [0, 1]; DiT noise and its variance, at 0 … 999."""
+Family = Literal["SiT", "DiT", "MeanFlow"]
+"""SiT predicts one number a channel (a velocity, say), at times in [0, 1]; DiT noise and its variance, at 0 … 999;
+MeanFlow the average velocity from a time in [0, 1] over a span, for which it has an embedder more."""
 
 
 class Size(NamedTuple):
@@ -38,7 +39,7 @@ def parse_name(name: str) -> Name:
     match = re.fullmatch(r"(\w+)-(\w+)/([1-9]\d*)", name)
     require(
         match is not None and match[1] in get_args(Family) and match[2] in SIZES, "model", name,
-        f"write SiT-<size>/<patch> or DiT-… with a size of {', '.join(SIZES)}, for instance 'SiT-Nano/2'",
+        f"write SiT-<size>/<patch>, DiT-… or MeanFlow-… with a size of {', '.join(SIZES)}, for instance 'SiT-Nano/2'",
     )  # fmt: skip
     return Name(match[1], SIZES[match[2]], int(match[3]))
 
@@ -55,16 +56,19 @@ def build_model(
     """Build a freshly initialised model by name; the defaults are the published ImageNet-latent setting.
 
     Args:
-        name: ``SiT-<size>/<patch>`` or ``DiT-<size>/<patch>``, size one of Nano, S, B, L, XL.
+        name: ``SiT-<size>/<patch>``, ``DiT-…`` or ``MeanFlow-…``, size one of Nano, S, B, L, XL.
         input_size: side of the square input; the patch must divide it.
         in_channels: channels of the input (4 for latents, 1 for digits).
         num_classes: number of classes; one more label, the null class, is added.
-        learn_sigma: twice the output channels in the last layer, as in the released checkpoints. SiT drops the second
-            half; DiT, which cannot do without, returns it as well: what it says about the variance.
+        learn_sigma: twice the output channels in the last layer, as in the released checkpoints. DiT, which
+            cannot do without, returns the second half as well: what it says about the variance. The others drop it.
 
     Raises:
         ConfigError: an unknown name, a patch that does not divide the input, or a DiT without ``learn_sigma``.
     """
     family, size, patch = parse_name(name)
-    require(learn_sigma or family == "SiT", "learn_sigma", learn_sigma, "DiT learns the variance of its noise")
-    return Transformer(*size, patch, input_size, in_channels, num_classes, learn_sigma, keep_sigma=family == "DiT")
+    require(learn_sigma or family != "DiT", "learn_sigma", learn_sigma, "DiT learns the variance of its noise")
+    return Transformer(
+        *size, patch, input_size, in_channels, num_classes, learn_sigma,
+        keep_sigma=family == "DiT", spans=family == "MeanFlow",
+    )  # fmt: skip

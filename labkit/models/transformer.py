@@ -1,4 +1,4 @@
-"""SiT and DiT: one diffusion transformer, with its features returned by value."""
+"""SiT, DiT, MeanFlow: one diffusion transformer, with its features returned by value."""
 
 from collections.abc import Collection
 
@@ -21,11 +21,12 @@ class Transformer(nn.Module):
         num_classes: classes 0 … num_classes − 1; the label ``num_classes`` is the null class.
         learn_sigma: give the last layer twice the channels, as the published models have.
         keep_sigma: return the second half, too (DiT); else it is dropped (SiT).
+        spans: have an embedder more, for the span s − t over which a velocity is averaged (MeanFlow).
     """
 
     def __init__(
         self, depth: int, width: int, heads: int, patch: int, input_size: int, in_channels: int, num_classes: int,
-        learn_sigma: bool, keep_sigma: bool = False,
+        learn_sigma: bool, keep_sigma: bool = False, spans: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         require(
@@ -42,6 +43,7 @@ class Transformer(nn.Module):
         self.pos_embed = nn.Parameter(sincos_positions(width, self.side), requires_grad=False)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.final_layer = FinalLayer(width, patch, in_channels * (2 if learn_sigma else 1))
+        self.span_embedder = TimestepEmbedder(width) if spans else None
         self._initialize()
 
     def _initialize(self) -> None:
@@ -52,7 +54,8 @@ class Transformer(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
         nn.init.zeros_(self.x_embedder.proj.bias)
-        for table in (self.y_embedder.embedding_table, self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
+        times = [e for e in (self.t_embedder, self.span_embedder) if e is not None]
+        for table in (self.y_embedder.embedding_table, *(layer for e in times for layer in (e.mlp[0], e.mlp[2]))):
             nn.init.normal_(table.weight, std=0.02)
         zeroed = [block.adaLN_modulation[1] for block in self.blocks]
         for linear in (*zeroed, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
@@ -68,30 +71,36 @@ class Transformer(nn.Module):
         )  # fmt: skip
 
     def forward(
-        self, x: Float[Tensor, "b c n n"], t: Float[Tensor, " b"], y: Int[Tensor, " b"], taps: Collection[int] = ()
+        self,
+        x: Float[Tensor, "b c n n"],
+        t: Float[Tensor, " b"],
+        y: Int[Tensor, " b"],
+        taps: Collection[int] = (),
+        span: Float[Tensor, " b"] | None = None,
     ) -> Prediction:
         """Predict from a noised image.
 
         Args:
-            x: x_t, (B, C, N, N).  t: times, (B,), in [0, 1] for SiT, 0 … 999 for DiT.
+            x: x_t, (B, C, N, N).  t: times, (B,), in [0, 1] for SiT and MeanFlow, 0 … 999 for DiT.
             y: labels, ``num_classes`` for none, (B,).
             taps: blocks whose residual stream (B, T, H) comes back in ``Prediction.features``.
+            span: s − t ≥ 0 of MeanFlow, (B,); None is 0, at which its output is the velocity at t.
 
         Returns:
             Prediction with an output of the shape of ``x``, or with twice its channels (``keep_sigma``).
         """
-        tokens, condition, features = self._run(x, t, y, taps, len(self.blocks))
+        tokens, condition, features = self._run(x, t, y, taps, len(self.blocks), span)
         image = self._unpatchify(self.final_layer(tokens, condition))
         return Prediction(image[:, : self.out_channels], features)
 
     def features(
         self, x: Float[Tensor, "b c n n"], t: Float[Tensor, " b"], y: Int[Tensor, " b"], taps: Collection[int]
     ) -> dict[int, Float[Tensor, "b t h"]]:
-        """The features of ``forward`` alone: nothing behind the last tapped block is computed."""
+        """The features of ``forward``, of no span: nothing behind the last tapped block is computed."""
         return self._run(x, t, y, taps, max(taps, default=-1) + 1)[2]
 
     def _run(
-        self, x: Tensor, t: Tensor, y: Tensor, taps: Collection[int], depth: int
+        self, x: Tensor, t: Tensor, y: Tensor, taps: Collection[int], depth: int, span: Tensor | None = None
     ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """Through the first ``depth`` blocks: tokens, condition, and the features of the tapped ones."""
         self.check_blocks(taps, "taps")
@@ -100,6 +109,10 @@ class Transformer(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}; this model takes (B, {self.in_channels}, {side}, {side}).")
         tokens = self.x_embedder(x) + self.pos_embed
         condition = self.t_embedder(t) + self.y_embedder(y)
+        if self.span_embedder is not None:
+            condition = condition + self.span_embedder(torch.zeros_like(t) if span is None else span)
+        elif span is not None:
+            raise ValueError("span is for MeanFlow models; this one predicts at one time.")
         features = {}
         for number, block in enumerate(self.blocks[:depth]):
             tokens = block(tokens, condition)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from labkit.checks import finite, require, whole
 
-Method = Literal["euler", "heun"]
+OdeMethod = Literal["euler", "heun"]
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 EVALUATIONS: dict[str, int] = {"euler": 1, "heun": 2}
@@ -29,7 +29,7 @@ def states(
     velocity: Velocity,
     x0: Float[Tensor, "batch ..."],
     steps: int,
-    method: Method = "heun",
+    method: OdeMethod = "heun",
     interval: tuple[float, float] = WHOLE,
 ) -> Iterator[tuple[float, Float[Tensor, "batch ..."]]]:
     """Yield (t, x) at each of the steps + 1 grid points, the noise first and the sample last.
@@ -42,7 +42,7 @@ def states(
         interval: first and last time, 0 ≤ first < last ≤ 1.
     """
     require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
-    require(method in get_args(Method), "method", method, f"choose one of {', '.join(get_args(Method))}")
+    require(method in get_args(OdeMethod), "method", method, f"choose one of {', '.join(get_args(OdeMethod))}")
     check_interval(interval)
     return _states(velocity, x0, steps, method, interval)
 
@@ -61,7 +61,7 @@ def grid(steps: int, interval: tuple[float, float]) -> list[float]:
 
 
 def _states(
-    velocity: Velocity, x: Tensor, steps: int, method: Method, interval: tuple[float, float]
+    velocity: Velocity, x: Tensor, steps: int, method: OdeMethod, interval: tuple[float, float]
 ) -> Iterator[tuple[float, Tensor]]:
     def at(t: float) -> Tensor:
         return torch.full((x.shape[0],), t, device=x.device, dtype=x.dtype)
@@ -77,7 +77,7 @@ def _states(
 
 
 def integrate(
-    velocity: Velocity, x0: Tensor, steps: int, method: Method = "heun", interval: tuple[float, float] = WHOLE
+    velocity: Velocity, x0: Tensor, steps: int, method: OdeMethod = "heun", interval: tuple[float, float] = WHOLE
 ) -> Tensor:
     """The last state of ``states``: the sample."""
     *_, (_, x) = states(velocity, x0, steps, method, interval)

@@ -1,7 +1,7 @@
-"""Images from a network: the sampler with the lab's manners, every sample's noise its own, every setting recorded."""
+"""Images from a network: the samplers with the lab's manners, all noise each sample's own, every setting recorded."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 from labkit import datasets
 from labkit.checks import check_seed, require, whole
 from labkit.config import Config
+from labkit.process import DiffusionProcess, process_of
 from labkit.runtime import Purpose, generator
-from labkit.sampling import EVALUATIONS, Method, guided, integrate
+from labkit.sampling import Sampler, adaptive, diffusion_states, guided, jump_states, sde_states, states
 from labkit.training.checkpoint import replace_file
 
 
@@ -31,9 +32,17 @@ class Samples(NamedTuple):
     def told(self) -> str:
         """The settings as words for a caption."""
         s = self.settings
-        return (
-            f"{s['method']}, {s['steps']} steps ({s['nfe']} evaluations), guidance {s['guidance']:g}, seed {s['seed']}"
-        )
+        steps = f"{s['steps']} step{'' if s['steps'] == 1 else 's'} " if s["steps"] else ""
+        evaluations = f"({s['nfe']} evaluation{'' if s['nfe'] == 1 else 's'})"
+        return f"{s['method']}, {steps}{evaluations}, guidance {s['guidance']:g}, seed {s['seed']}"
+
+
+class Frame(NamedTuple):
+    """All samples on their way from noise to images."""
+
+    t: float
+    """0 is noise, 1 the sample; of DiT, the share of its steps."""
+    x: Float[Tensor, "n c h w"]
 
 
 def sample_network(
@@ -42,54 +51,139 @@ def sample_network(
     n: int = 64,
     *,
     y: Sequence[int] | Tensor | None = None,
-    steps: int = 50,
-    method: Method = "heun",
-    guidance: float = 1.0,
     seed: int = 0,
     batch_size: int = 256,
     progress: bool = False,
+    **settings: Any,
 ) -> Samples:
-    """Integrate the velocity from noise to images.
+    """Lead noise to images.
 
-    Sample i depends on (seed, i) and its label alone, not on n or the batch size.
+    Sample i depends on (seed, i) and its label alone, not on n or the batch size: both the noise that it starts from
+    and what is added on the way. Only dopri5, whose steps suit a whole batch, lets its tolerance between them.
 
     Args:
         network: a Transformer; it is run without gradient.
-        config: the run's config, for the shape of its images.
+        config: the run's config, for the shape of its images and what the network predicts.
         n: number of samples, at least 1.
         y: n labels, ``num_classes`` meaning none; by default 0, 1, 2, … in turn.
-        steps: intervals of the solver.  method: ``heun`` or ``euler``.
-        guidance: 1 is the plain conditional model, above 1 is classifier-free guidance on all channels.
         seed: of the noise.  batch_size: samples at a time.  progress: show a bar.
+        settings: as in ``labkit.sampling.Sampler``: method, steps, guidance, …; by default the model's usual ones.
     """
-    require(whole(n, 1), "n", n, "take a whole number of at least 1")
+    way = _Way(network, config, n, y, seed, settings)
     require(whole(batch_size, 1), "batch_size", batch_size, "take at least 1")
-    check_seed(seed)
-    images = getattr(datasets, config.dataset)("train")
-    labels = torch.arange(n) % images.num_classes if y is None else torch.as_tensor(y).long()
-    require(
-        labels.shape == (n,) and bool(((labels >= 0) & (labels <= images.num_classes)).all()), "y", labels.tolist(),
-        f"give {n} labels between 0 and {images.num_classes} ({images.num_classes} means none)",
-    )  # fmt: skip
-    on = next(network.parameters()).device
+    batches = [range(first, min(first + batch_size, n)) for first in range(0, n, batch_size)]
     done = []
-    with torch.inference_mode(), tqdm(total=n, desc="sampling", unit="image", disable=not progress) as bar:
-        for first in range(0, n, batch_size):
-            wanted = labels[first : first + batch_size].to(on)
-            noise = starting_noise(images, range(first, first + len(wanted)), seed).to(on)
-            field = guided(lambda x, t, c: network(x, t, c).output, wanted, images.num_classes, guidance)
-            done.append(integrate(field, noise, steps, method).cpu())
-            bar.update(len(wanted))
-    settings = {
-        "method": method, "steps": steps, "guidance": float(guidance), "seed": seed, "count": n,
-        "nfe": steps * EVALUATIONS[method],
-    }  # fmt: skip
-    return Samples(torch.cat(done).clone(), labels, settings)
+    steps = len(batches) * (way.sampler.steps or 1)
+    with torch.inference_mode(), tqdm(total=steps, desc="sampling", unit="step", disable=not progress) as bar:
+        for batch in batches:
+            for number, frame in enumerate(way.states(batch)):
+                bar.update(min(number, 1))  # the first state is the noise
+            done.append(frame.x.cpu())
+    return Samples(torch.cat(done).clone(), way.labels, way.record())
+
+
+def film_network(
+    network: nn.Module, config: Config, n: int = 64, *, y: Sequence[int] | Tensor | None = None, seed: int = 0,
+    **settings: Any,
+) -> Iterator[Frame]:  # fmt: skip
+    """The states on the way, noise first and sample last: what ``sample_network`` goes through, in one batch."""
+    way = _Way(network, config, n, y, seed, settings)
+
+    def frames() -> Iterator[Frame]:
+        on_the_way = way.states(range(n))
+        while True:
+            with torch.inference_mode():  # not while the caller looks at a frame
+                frame = next(on_the_way, None)
+            if frame is None:
+                return
+            yield Frame(frame.t, frame.x.cpu().clone())
+
+    return frames()
+
+
+class _Way:
+    """From the noise of numbered samples to their images, by one sampler."""
+
+    def __init__(
+        self, network: nn.Module, config: Config, n: int, y: Sequence[int] | Tensor | None, seed: int,
+        settings: dict[str, Any],
+    ) -> None:  # fmt: skip
+        require(whole(n, 1), "n", n, "take a whole number of at least 1")
+        check_seed(seed)
+        unknown = ", ".join(settings.keys() - Sampler.__dataclass_fields__.keys())
+        if unknown:
+            known = ", ".join(Sampler.__dataclass_fields__)
+            raise TypeError(f"{unknown}: no setting of this name; choose from {known}, y, seed, batch_size, progress.")
+        self.sampler = Sampler(**settings).of(config.family)
+        self.network, self.process, self.seed = network, process_of(config), seed
+        self.images = getattr(datasets, config.dataset)("train")
+        null = self.images.num_classes
+        labels = torch.arange(n) % null if y is None else torch.as_tensor(y).long()
+        require(
+            labels.shape == (n,) and bool(((labels >= 0) & (labels <= null)).all()), "y", labels.tolist(),
+            f"give {n} labels between 0 and {null} ({null} means none)",
+        )  # fmt: skip
+        self.labels, self.nfe = labels, 0
+
+    def record(self) -> dict[str, Any]:
+        """What must stand beside the samples; nfe is that of the last batch."""
+        settings = self.sampler.record()
+        return {**settings, "seed": self.seed, "count": len(self.labels), "nfe": self.nfe}
+
+    def states(self, numbers: range) -> Iterator[Frame]:
+        """The states of samples of these numbers, counting evaluations."""
+        on = next(self.network.parameters()).device
+        labels = self.labels[numbers.start : numbers.stop].to(on)
+        x0 = starting_noise(self.images, numbers, self.seed).to(on)
+        kick = fresh_noise(self.images, numbers, self.seed, on)
+        self.nfe = 0
+        s = self.sampler
+
+        def asked(of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            """Guided and counted."""
+            field = guided(of, labels, self.images.num_classes, s.guidance, s.channels)
+
+            def counted(*args: Tensor) -> Tensor:
+                self.nfe += 1
+                return field(*args)
+
+            return counted
+
+        def output(x: Tensor, t: Tensor, c: Tensor, *span: Tensor) -> Tensor:
+            return self.network(x, t, c, span=span[0] if span else None).output
+
+        if isinstance(self.process, DiffusionProcess):
+            schedule = self.process.schedule.respaced(s.steps)
+            for left, x in diffusion_states(asked(output), x0, kick, schedule, s.method, s.eta):
+                yield Frame(1 - left / s.steps, x)
+            return
+        if s.method == "meanflow":
+            found = jump_states(asked(output), x0, s.steps)
+        else:
+            found = self._flow(asked(self.process.velocity(self.network)), x0, kick)
+        for t, x in found:
+            yield Frame(t, x)
+
+    def _flow(self, velocity: Callable[..., Tensor], x0: Tensor, kick: Callable[[], Tensor]) -> Iterator[Any]:
+        s, path, interval = self.sampler, self.process.path, self.process.interval
+        if s.method == "dopri5":
+            return iter([(0.0, x0), (1.0, adaptive(velocity, x0, s.rtol, s.atol, interval)[0])])
+        if s.method in ("euler", "heun"):
+            return states(velocity, x0, s.steps, s.method, interval)
+        return sde_states(velocity, x0, kick, path, s.steps, s.method, s.diffusion, s.strength, s.last)
 
 
 def starting_noise(images: datasets.Images, numbers: Sequence[int], seed: int) -> Float[Tensor, "n c h w"]:
     """The noise that samples of these numbers start from, each drawn from (seed, number) alone."""
     return torch.stack([torch.randn(images.x.shape[1:], generator=generator(seed, Purpose.START, i)) for i in numbers])
+
+
+def fresh_noise(
+    images: datasets.Images, numbers: Sequence[int], seed: int, on: torch.device
+) -> Callable[[], Float[Tensor, "n c h w"]]:
+    """Gives the noise of step after step to samples of these numbers, each from a generator of its own."""
+    draws = [generator(seed, Purpose.KICK, i) for i in numbers]
+    return lambda: torch.stack([torch.randn(images.x.shape[1:], generator=draw) for draw in draws]).to(on)
 
 
 def write_sheet(x: Float[Tensor, "n c h w"], path: Path, columns: int = 10, zoom: int = 4) -> Path:

@@ -17,11 +17,11 @@ ROUNDING = 1e-5  # what subtracting float32 gradients leaves of nothing, as a sh
 
 def measure(losses: Losses, config: Config) -> dict[str, float]:
     """Geometry and Dispersive Loss of each tapped block, regularized or not, and the base loss in parts of [0, 1]."""
-    known, meters = config.repelling.arguments(), {}
+    known, meters, base = config.repelling.arguments(), {}, next(iter(losses.terms))
     for block, z in losses.features.items():
         values = geometry(z) | {"dispersive": dispersive_loss(z.detach(), **known).item()}
         meters |= {f"block{block}.{name}": value for name, value in values.items()}
-    return meters | _known({f"velocity.t{part}": e for part, e in enumerate(by_time(losses.errors, losses.times))})
+    return meters | _known({f"{base}.t{part}": e for part, e in enumerate(by_time(losses.errors, losses.times))})
 
 
 def regularizer_gradients(losses: Losses, parameters: Sequence[Tensor]) -> Pulls:

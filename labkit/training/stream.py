@@ -18,10 +18,12 @@ class Stream:
     """Batches and draws by position, on one device."""
 
     def __init__(
-        self, images: Images, batch_size: int, seed: int, device: torch.device, two_views: bool = False
+        self, images: Images, batch_size: int, seed: int, device: torch.device, two_views: bool = False,
+        pairs: bool = False,
     ) -> None:
         self.images = images.to(device)
-        self.batch_size, self.seed, self.device, self.two_views = batch_size, seed, device, two_views
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.two_views, self.pairs = two_views, pairs
         self._orders: dict[int, Tensor] = {}
 
     def at(self, position: int) -> tuple[Batch, Draws]:
@@ -29,11 +31,14 @@ class Stream:
         pick = self._indices(position)
         x, y = self.images.x[pick], self.images.y[pick]
         noise, uniforms = self._draw(Purpose.NOISE, position, x, 2)
-        second = None
-        if self.two_views:  # from numbers of its own: the first view is the same with and without it
+        second = ends = None  # from numbers of their own: the others are the same with and without them
+        if self.pairs:
+            draw = generator(self.seed, Purpose.PAIRS, position, on=self.device)
+            ends = torch.rand(len(x), generator=draw, device=self.device)
+        if self.two_views:
             other_noise, times = self._draw(Purpose.SECOND_VIEW, position, x, 1)
             second = SecondView(other_noise, times[:, 0])
-        return Batch(x, y), Draws(noise, uniforms, torch.tensor(position // self.batch_size), second)
+        return Batch(x, y), Draws(noise, uniforms, torch.tensor(position // self.batch_size), second, ends)
 
     def _draw(self, purpose: Purpose, position: int, x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
         draw = generator(self.seed, purpose, position, on=self.device)

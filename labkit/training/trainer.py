@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from labkit import datasets
-from labkit.checks import require
 from labkit.config import Config
-from labkit.models import Transformer, build_model, parse_name
+from labkit.models import Transformer, build_model
 from labkit.objective import Objective
 from labkit.runtime import Purpose, device, generator
 from labkit.training import checkpoint as ckpt
@@ -47,10 +46,11 @@ class Report:
     seconds: float
     """Seconds spent in the steps of this run so far, without the meters; those before a resume included."""
     terms: dict[str, Tensor]
-    """``total`` and the unweighted terms: ``velocity``, and those of the regularizers that are on."""
+    """``total`` and the unweighted terms: that of the base loss (``velocity``, say) and of the regularizers that are
+    on."""
     meters: dict[str, float] = field(default_factory=dict)
     """At the steps that are logged, else empty: geometry and Dispersive Loss of the batch's features, also when λ is
-    off ("block1.feature_norm", "block1.dispersive"); the velocity loss in five parts of [0, 1] ("velocity.t0" to
+    off ("block1.feature_norm", "block1.dispersive"); the base loss in five parts of [0, 1] ("velocity.t0" to
     "velocity.t4"); how each regularizer's gradient lies to the base loss's ("dispersive.gradient_cosine",
     "dispersive.gradient_ratio")."""
 
@@ -61,10 +61,9 @@ class Report:
 
 def build_network(config: Config, images: datasets.Images) -> Transformer:
     """The network of a config for given images, its initial weights drawn from the config's seed."""
-    require(parse_name(config.model).family == "SiT", "model", config.model, "DiT's diffusion loss is not there yet")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build_model(config.model, images.size, images.channels, images.num_classes, learn_sigma=False)
+        return build_model(config.model, images.size, images.channels, images.num_classes, learn_sigma=config.family == "DiT")
 
 
 class Trainer:
@@ -101,8 +100,8 @@ class Trainer:
         self.network, self.projector = network, objective.projector
         self._trained = [p for p in network.parameters() if p.requires_grad]  # the projector belongs to no other loss
         self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
-        two_views = config.contrastive.lam is not None
-        self.stream = Stream(images, config.batch_size, config.seed, self.fabric.device, two_views)
+        more = dict(two_views=config.contrastive.lam is not None, pairs=config.family == "MeanFlow")
+        self.stream = Stream(images, config.batch_size, config.seed, self.fabric.device, **more)
         self.step = self.saved_step = 0
         self.seconds = 0.0
         if self.folder is not None:

@@ -37,11 +37,11 @@ UMAP_CAN = (
     "<b>UMAP</b> shows who is near whom. It cannot show spread, density, or how far apart groups are: every "
     "map fills its box. Trust it as far as its trustworthiness goes, and nothing in it that another seed would move."
 )
-CAN = {
-    ("PCA", "shared"): "<b>PCA</b> keeps lengths: a cloud that looks twice as wide <i>is</i> twice as wide along these two axes. "
-    "It cannot show the other directions: read above each cloud what share of its variance the two hold.",
-    ("PCA", "own"): "<b>PCA</b>, of each run along its own two axes and at its own scale: compare lengths within a cloud, "
-    "never of one with another. Read above each cloud its spread, and what share of its variance the two axes hold.",
+CAN = {  # (projection, axes) → what can be read from the picture
+    ("PCA", "shared"): "<b>PCA</b> keeps lengths: a cloud that looks twice as wide <i>is</i> twice as wide along these "
+    "two axes. It cannot show the other directions: read above each cloud what share of its variance the two hold.",
+    ("PCA", "own"): "<b>PCA</b>, of each run along its own two axes and at its own scale: compare lengths within a "
+    "cloud, never of one with another. Read above each cloud its spread, and what share of its variance the axes hold.",
     ("UMAP", "shared"): UMAP_CAN,
     ("UMAP", "own"): UMAP_CAN + " All runs lie in one map, but each is drawn in a box of its own.",
 }
