@@ -10,7 +10,7 @@ labkit compare digits                              baseline against dispersive: 
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from labkit import recipes
 from labkit.checks import ConfigError
 from labkit.config import Config
-from labkit.sampling import Method
+from labkit.sampling import Sampler
 from labkit.training import Report, Run, Trainer, write_sheet
 from labkit.types import LabError
 
@@ -45,13 +45,9 @@ class Sample:
     """Folder of the run."""
     n: int = 100
     """How many."""
-    steps: int = 50
-    """Intervals of the solver."""
-    method: Method = "heun"
-    guidance: float = 1.0
-    """1 is the plain conditional model, above 1 is classifier-free guidance."""
+    sampler: tyro.conf.OmitArgPrefixes[Sampler] = field(default_factory=Sampler)
     seed: int = 0
-    """Of the noise."""
+    """Of all noise."""
     out: Path | None = None
     """The PNG to write; by default in the samples folder of the run."""
 
@@ -99,11 +95,9 @@ def sample(argv: Sequence[str]) -> int:
     """Write a sheet of samples."""
     asked = tyro.cli(Sample, args=argv, prog="labkit sample")
     run = Run.open(asked.run)
-    samples = run.sample(
-        asked.n, steps=asked.steps, method=asked.method, guidance=asked.guidance, seed=asked.seed, progress=True
-    )
-    settings = f"{asked.method}{asked.steps}-guidance{asked.guidance:g}-seed{asked.seed}"
-    name = f"step-{samples.settings['step']:08d}-{settings}.png"
+    samples = run.sample(asked.n, seed=asked.seed, progress=True, **asdict(asked.sampler))
+    s = samples.settings
+    name = f"step-{s['step']:08d}-{s['method']}{s['steps'] or ''}-guidance{s['guidance']:g}-seed{s['seed']}.png"
     path = write_sheet(samples.x, asked.out or run.folder.samples / name)
     print(f"{asked.n} samples ({samples.told()}) written to {path}")
     return 0
@@ -122,7 +116,7 @@ def compare(argv: Sequence[str]) -> int:
         return 130
     result = comparison.evaluate()
     print(result.table().T.to_string(float_format=lambda value: f"{value:.3f}", na_rep="–"))
-    print(f"({result.protocol.told()}; real against real: mean of 5 draws)")
+    print(f"({result.told()}; real against real: mean of 5 draws)")
     page = write_page(out / "compare.html", result, {n: Run.open(out / n).metrics() for n in result.costs})
     print(f"Curves, samples, spread and cost: {page}")
     return 0

@@ -14,7 +14,6 @@ from labkit.flows import Flow, MeanFlow
 from labkit.models.sizes import Family, parse_name
 from labkit.regularizers import REGULARIZERS, Contrastive, Dispersive, Repa
 
-
 LATER = {"flow", "meanflow"}  # groups that the configs of the first versions do not have
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from labkit.checks import ConfigError
 from labkit.config import Config, Optimizer
+from labkit.flows import Flow, MeanFlow
 from labkit.regularizers import KNOBS, Contrastive, Dispersive, Repa
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # a reader's wrong types meet our sentences, not a type checker
@@ -64,7 +65,25 @@ REPA = {
     "warmup": WARMUP,
 }
 OPTIMIZER = {"lr": POSITIVE, "betas": st.tuples(SHARE, SHARE), "weight_decay": SIZE}
+FLOW = st.one_of(
+    st.fixed_dictionaries({"path": st.sampled_from(["linear", "gvp", "vp"]), "prediction": st.just("velocity"),
+                           "weighting": st.just("none")}),
+    st.fixed_dictionaries({"path": st.sampled_from(["linear", "gvp", "vp"]),
+                           "prediction": st.sampled_from(["noise", "score"]),
+                           "weighting": st.sampled_from(["none", "velocity", "likelihood"])}),
+)  # fmt: skip
+MEANFLOW = {
+    "share": st.floats(0, 1, exclude_min=True),
+    "mean": st.floats(-9, 9),
+    "deviation": POSITIVE,
+    "power": SIZE,
+    "constant": POSITIVE,
+    "guidance": POSITIVE,
+    "mixing": SHARE,
+}
 GROUPS = {
+    "flow": (Flow, FLOW),
+    "meanflow": (MeanFlow, st.fixed_dictionaries(MEANFLOW)),
     "dispersive": (Dispersive, dispersive_settings()),
     "contrastive": (Contrastive, contrastive_settings()),
     "repa": (Repa, st.fixed_dictionaries(REPA)),
@@ -72,7 +91,7 @@ GROUPS = {
 }
 CONFIG = {
     "dataset": st.just("digits"),
-    "model": st.text(),
+    "model": st.sampled_from(["SiT-B/2", "MeanFlow-XL/4", "DiT-Nano/8"]),
     **{name: drawn.map(lambda settings, kind=kind: kind(**settings)) for name, (kind, drawn) in GROUPS.items()},
     "batch_size": st.integers(1, 10**5).map(lambda n: 12 * n),
     "steps": COUNT,
@@ -96,7 +115,13 @@ def test_every_field_is_drawn_above(data):
         assert data.draw(drawn).keys() == names(kind)
 
 
-@given(st.builds(Config, **CONFIG))
+def of_its_family(**settings) -> Config:
+    """A config; groups that its family does not have stay at their defaults."""
+    own = {"SiT": "flow", "MeanFlow": "meanflow"}.get(settings["model"].split("-")[0])
+    return Config(**{name: value for name, value in settings.items() if name not in {"flow", "meanflow"} - {own}})
+
+
+@given(st.builds(of_its_family, **CONFIG))
 def test_json_round_trip(config):
     again = Config.from_json(config.to_json())
     assert again == config
@@ -146,8 +171,20 @@ BAD = {
     "optimizer.lr": [0, 0.0, -1e-3, NAN, INF, "1e-3", None, True],
     "optimizer.betas": [(0.9,), (0.9, 0.95, 0.99), (1, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, NAN), 0.9, None, "ab"],
     "optimizer.weight_decay": [-0.1, NAN, INF, "0", None],
+    "flow.path": ["cubic", "", None, 1],
+    "flow.prediction": ["data", "", None, 1],
+    "flow.weighting": ["sigma", "velocity", "likelihood", None, 1],  # of the velocity there is none
+    "meanflow.share": [0, 1.1, -0.5, NAN, None, True, "1"],
+    "meanflow.mean": [NAN, INF, None, "0"],
+    "meanflow.deviation": [0.0, -1, NAN, INF, None],
+    "meanflow.power": [-0.1, NAN, INF, None],
+    "meanflow.constant": [0, -1, NAN, INF, None],
+    "meanflow.guidance": [0, -1, NAN, INF, None],
+    "meanflow.mixing": [1, -0.1, 1.5, NAN, None],
+    "flow": [None, "linear", {"path": "gvp"}, MeanFlow()],
+    "meanflow": [None, 0.25, {"share": 0.5}, Flow()],
     "dataset": ["mnist", "", None, 3],
-    "model": [None, 3],
+    "model": [None, 3, "", "UNet", "SiT-B", "sit-B/2", "SiT-B/0", "DiT-M/2"],
     "dispersive": [None, 0.5, {"lam": 0.5}, Dispersive, Contrastive(lam=0.5)],
     "contrastive": [None, 0.5, {"lam": 0.5}, Contrastive, Dispersive(lam=0.5)],
     "repa": [None, 0.5, "digits", Repa],
@@ -256,7 +293,7 @@ def test_a_covariance_that_is_off_wants_three_samples_if_it_is_metered():
 @pytest.mark.parametrize("group", ["", *GROUPS])
 def test_unknown_and_missing_fields_are_refused_by_name(group):
     whole = json.loads(Config().to_json())
-    for name in whole[group] if group else whole:
+    for name in whole[group] if group else whole.keys() - {"flow", "meanflow"}:
         values = json.loads(Config().to_json())
         del (values[group] if group else values)[name]
         with pytest.raises(ConfigError, match=rf"^{re.escape(f'{group}.{name}'.lstrip('.'))} is missing"):
@@ -264,6 +301,25 @@ def test_unknown_and_missing_fields_are_refused_by_name(group):
     (whole[group] if group else whole)["momentum"] = 0.9
     with pytest.raises(ConfigError, match=rf"^{f'{group}.momentum'.lstrip('.')} is not a setting of this version"):
         Config.from_json(json.dumps(whole))
+
+
+def test_a_config_from_before_there_were_other_models_is_a_linear_flow_of_velocities():
+    config = Config(batch_size=12)
+    values = json.loads(config.to_json())
+    del values["flow"], values["meanflow"]
+    assert Config.from_json(json.dumps(values)) == config
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    (dict(model="DiT-B/2", flow=Flow(path="gvp")), "flow.path = 'gvp' cannot be used: DiT has no such setting"),
+    (dict(model="SiT-B/2", meanflow=MeanFlow(share=0.5)), "meanflow.share = 0.5 cannot be used: SiT has no such"),
+    (dict(model="MeanFlow-B/2", flow=Flow(prediction="noise")), "flow.prediction = 'noise' cannot be used: MeanFlow"),
+    (dict(flow={"path": "gvp"}), "flow = {'path': 'gvp'} cannot be used: give its settings as Flow"),
+    (dict(model="UNet"), "model = 'UNet' cannot be used: write SiT-"),
+])  # fmt: skip
+def test_a_setting_that_the_model_does_not_have_is_refused(settings, told):
+    with pytest.raises(ConfigError, match=f"^{re.escape(told)}"):
+        Config(**settings)
 
 
 @pytest.mark.parametrize("text", ["", "{", "no", '{"steps": 1', "[]", "3", "null", '"digits"'])
@@ -344,9 +400,9 @@ def test_dispersion_is_metered_by_the_settings_of_what_repels():
     assert both.repelling is both.dispersive
 
 
-@given(st.builds(Config, **CONFIG), st.data())
+@given(st.builds(of_its_family, **CONFIG), st.data())
 def test_differences_name_exactly_the_changed_fields(config, data):
-    name = data.draw(st.sampled_from(sorted(CONFIG)))
+    name = data.draw(st.sampled_from(sorted(CONFIG.keys() - {"model", "flow", "meanflow"})))
     old, new = getattr(config, name), data.draw(CONFIG[name])
     inner = sorted(names(GROUPS[name][0])) if name in GROUPS else []
     pairs = {f"{name}.{n}": (getattr(old, n), getattr(new, n)) for n in inner} or {name: (old, new)}

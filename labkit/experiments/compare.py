@@ -56,6 +56,10 @@ class ComparisonResult:
         rows[REAL] = {name: mean for name, (mean, _, _) in self.real.items()}
         return pd.DataFrame(rows).T
 
+    def told(self) -> str:
+        """How the samples were drawn, in words."""
+        return self.protocol.told(*(config.family for config in self.configs.values()))
+
     def finding(self) -> str:
         """What the figures say, in one sentence, better or worse (of the first two runs)."""
         (first, a), (second, b) = list(self.evaluations.items())[:2]

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from labkit import datasets
-from labkit.checks import check_seed, choose, finite, require, whole
+from labkit.checks import check_seed, finite, require, whole
 from labkit.config import Config
 from labkit.metrics import DigitsClassifier, PixelPca, class_agreement, frechet_distance, geometry
+from labkit.models import Family
 from labkit.runtime import Purpose, generator
-from labkit.sampling import Method
+from labkit.sampling import Method, Sampler
 from labkit.training import Look, Samples, sample_network, see
 
 REAL, REAL_DRAWS = "real against real", 5
@@ -29,8 +30,9 @@ class Protocol:
     """How samples are drawn and counted."""
 
     count: int = 500
-    steps: int = 50
-    method: Method = "heun"
+    steps: int | None = None
+    """By default those that are usual for the model: 50 of Heun for SiT."""
+    method: Method | None = None
     guidance: float = 1.0
     seed: int = 0
     probe_time: float = 0.5
@@ -43,14 +45,13 @@ class Protocol:
             f"take 2 to {most}: real against real needs as many training digits",
         )  # fmt: skip
         check_seed(self.seed)
-        require(whole(self.steps, 1), "steps", self.steps, "take a whole number of at least 1")
-        choose(self.method, Method, "method")
-        require(finite(self.guidance), "guidance", self.guidance, "take a finite number, 1 for none")
+        Sampler(self.method, self.steps, self.guidance)  # refuses what cannot be
         require(finite(self.probe_time) and 0 <= self.probe_time <= 1, "probe_time", self.probe_time, "take 0 to 1")
 
-    def told(self) -> str:
-        return (f"{self.count} samples, {self.method} with {self.steps} steps, guidance {self.guidance:g}, "
-                f"seed {self.seed}, averaged weights")  # fmt: skip
+    def told(self, *families: Family) -> str:
+        """In words, for models of these kinds."""
+        ways = dict.fromkeys(Sampler(self.method, self.steps, self.guidance).told(f) for f in families or ("SiT",))
+        return f"{self.count} samples, {' or '.join(ways)}, seed {self.seed}, averaged weights"
 
 
 class Evaluation(NamedTuple):
@@ -92,7 +93,7 @@ def evaluate(network: nn.Module, config: Config, protocol: Protocol = Protocol()
 def probe(network: nn.Module, config: Config, protocol: Protocol) -> dict[int, dict[str, float]]:
     """Geometry of every block's features on held-out digits, noised to ``probe_time`` by a fixed draw."""
     look = Look(protocol.probe_time, protocol.count, seed=protocol.seed)
-    return {block: geometry(z) for block, z in see(network, look, config.dataset).features.items()}
+    return {block: geometry(z) for block, z in see(network, look, config).features.items()}
 
 
 def real_against_real(protocol: Protocol = Protocol()) -> dict[str, tuple[float, float, float]]:

@@ -81,9 +81,10 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Pr
     logged = [_curves(folder, config.steps).assign(run=run, seed=seed)
               for (run, seed), (config, folder) in jobs.items()]  # fmt: skip
     machines = [json.loads((folder / "machine.json").read_text()) for _, folder in jobs.values()]
+    told = protocol.told(*(config.family for config in configs.values()))
     record = {
         "configs": {run: json.loads(config.to_json()) for run, config in configs.items()},
-        "protocol": protocol.told().replace(f"seed {protocol.seed}", "each run's own seed"),
+        "protocol": told.replace(f"seed {protocol.seed}", "each run's own seed"),
         "seeds": sorted(int(seed) for seed in seeds),
         "machines": [machine for i, machine in enumerate(machines) if machine not in machines[:i]],
     }

@@ -2,8 +2,8 @@
 
 from labkit.losses.alignment import repa_loss
 from labkit.losses.contrastive import contrastive_loss, contrastive_parts
-from labkit.losses.dispersive import dispersive_floor, dispersive_loss
 from labkit.losses.diffusion import diffusion_errors
+from labkit.losses.dispersive import dispersive_floor, dispersive_loss
 from labkit.losses.flow import squared_errors, velocity_loss
 from labkit.losses.meanflow import adaptive_loss, average_velocity_target
 

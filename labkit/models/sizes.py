@@ -1,4 +1,4 @@
-"""Model names: ``SiT-B/2`` is the flow model of size B with patches of 2×2; DiT is diffusion's, MeanFlow the one-step."""
+"""Model names: ``SiT-B/2`` is the flow model of size B with 2×2 patches; DiT is diffusion's, MeanFlow the one-step."""
 
 import re
 from typing import Literal, NamedTuple, get_args

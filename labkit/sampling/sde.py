@@ -57,6 +57,7 @@ def sde_states(
     form: Diffusion = "sigma",
     strength: float = 1.0,
     last: float = 0.04,
+    first: float = 0.0,
 ) -> Iterator[tuple[float, Float[Tensor, "batch ..."]]]:
     """Yield (t, x) at each grid point, the noise first and the sample last: ``steps`` + 1 steps in all.
 
@@ -67,13 +68,16 @@ def sde_states(
         steps: intervals before the last step.  method: of these.
         form: of w.  strength: its factor, at least 0.
         last: length of the last step, above 0: at t = 1 the score is infinite.
+        first: where to begin, 0 unless the velocity is singular there.
     """
     require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
     require(method in get_args(SdeMethod), "method", method, f"choose one of {', '.join(get_args(SdeMethod))}")
     choose(form, Diffusion, "diffusion")
     require(finite(strength) and strength >= 0, "strength", strength, "take a number of at least 0")
     require(finite(last) and EDGE <= last < 1, "last", last, f"take a length from {EDGE} to 1")
-    first = EDGE if form == "sbdm" and path.name != "vp" else 0.0  # where α = 0, sbdm is infinite
+    require(finite(first) and 0 <= first < 1 - last, "first", first, "take a time from 0 to below 1 − last")
+    if form == "sbdm" and path.name != "vp":
+        first = max(first, EDGE)  # where α = 0, sbdm is infinite
 
     def w(t: Tensor, x: Tensor) -> Tensor:
         return strength * diffusion(form, path, expand_like(t, x))

@@ -3,11 +3,12 @@
 from labkit.training.checkpoint import CheckpointError
 from labkit.training.features import Look, Seen, see
 from labkit.training.folder import RunError
-from labkit.training.generate import Samples, sample_network, starting_noise, write_sheet
+from labkit.training.generate import Frame, Samples, film_network, sample_network, starting_noise, write_sheet
 from labkit.training.runs import Run, sample
 from labkit.training.trainer import NonFiniteLoss, Report, Trainer
 
 __all__ = [
+    "Frame",
     "CheckpointError",
     "Look",
     "NonFiniteLoss",
@@ -18,6 +19,7 @@ __all__ = [
     "Seen",
     "Trainer",
     "sample",
+    "film_network",
     "sample_network",
     "see",
     "starting_noise",

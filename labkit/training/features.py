@@ -20,9 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from labkit import datasets, paths
+from labkit import datasets
 from labkit.checks import check_seed, choose, finite, require, whole
+from labkit.config import Config
 from labkit.models import Transformer
+from labkit.process import process_of
 from labkit.runtime import Purpose, generator
 from labkit.training.checkpoint import CheckpointError, replace_file
 
@@ -70,30 +72,30 @@ class Seen(NamedTuple):
     """Block → features, on the CPU."""
 
 
-def inputs(look: Look, dataset: str) -> Seen:
-    """The inputs of a look, without features yet."""
-    images = getattr(datasets, dataset)(look.split)
+def inputs(look: Look, config: Config) -> Seen:
+    """The inputs of a look, without features yet: of the config's data, noised by its model's process."""
+    images = getattr(datasets, config.dataset)(look.split)
     draw = generator(look.seed, Purpose.PROBE)
     noise, times = torch.randn(images.x.shape, generator=draw), torch.rand(len(images), generator=draw)
     x1, t = images.x[: look.count], times[: look.count]
     if look.t is not None:
         t = torch.full_like(t, look.t)
-    return Seen(x1, images.y[: look.count], t, paths.linear(x1, noise[: look.count], t).x_t, {})
+    return Seen(x1, images.y[: look.count], t, process_of(config).noised(x1, noise[: look.count], t), {})
 
 
 @torch.no_grad()
-def see(network: Transformer, look: Look, dataset: str, blocks: Iterable[int] | None = None) -> Seen:
+def see(network: Transformer, look: Look, config: Config, blocks: Iterable[int] | None = None) -> Seen:
     """Run a network over the inputs of a look.
 
     Args:
-        network: ready to evaluate.  look: which inputs.  dataset: of which data set.
+        network: ready to evaluate.  look: which inputs.  config: of the run that it belongs to.
         blocks: numbers from 0; by default all.
     """
     blocks = sorted(range(len(network.blocks)) if blocks is None else blocks)
-    shown, on = inputs(look, dataset), next(network.parameters()).device
+    shown, on, told_time = inputs(look, config), next(network.parameters()).device, process_of(config).told
     y = shown.y if look.labelled else torch.full_like(shown.y, network.num_classes)
     parts = [
-        network.features(x_t.to(on), t.to(on), told.to(on), blocks)
+        network.features(x_t.to(on), told_time(t.to(on)), told.to(on), blocks)
         for x_t, t, told in zip(*(a.split(AT_ONCE) for a in (shown.x_t, shown.t, y)), strict=True)
     ]
     return shown._replace(features={b: torch.cat([part[b] for part in parts]).float().cpu() for b in blocks})

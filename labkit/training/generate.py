@@ -76,9 +76,12 @@ def sample_network(
     steps = len(batches) * (way.sampler.steps or 1)
     with torch.inference_mode(), tqdm(total=steps, desc="sampling", unit="step", disable=not progress) as bar:
         for batch in batches:
-            for number, frame in enumerate(way.states(batch)):
-                bar.update(min(number, 1))  # the first state is the noise
-            done.append(frame.x.cpu())
+            on_the_way = way.states(batch)
+            last = next(on_the_way)  # the noise
+            for frame in on_the_way:
+                last = frame
+                bar.update()
+            done.append(last.x.cpu())
     return Samples(torch.cat(done).clone(), way.labels, way.record())
 
 
@@ -170,7 +173,7 @@ class _Way:
             return iter([(0.0, x0), (1.0, adaptive(velocity, x0, s.rtol, s.atol, interval)[0])])
         if s.method in ("euler", "heun"):
             return states(velocity, x0, s.steps, s.method, interval)
-        return sde_states(velocity, x0, kick, path, s.steps, s.method, s.diffusion, s.strength, s.last)
+        return sde_states(velocity, x0, kick, path, s.steps, s.method, s.diffusion, s.strength, s.last, interval[0])
 
 
 def starting_noise(images: datasets.Images, numbers: Sequence[int], seed: int) -> Float[Tensor, "n c h w"]:

@@ -1,6 +1,6 @@
 """A run is a folder that reopens: its config, metrics and weights, ready to sample from or to go on training."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ from labkit.runtime import device
 from labkit.training import checkpoint as ckpt
 from labkit.training.features import Look, Seen, Shelf, inputs, see
 from labkit.training.folder import RunError, RunFolder
-from labkit.training.generate import Samples, sample_network
+from labkit.training.generate import Frame, Samples, film_network, sample_network
 from labkit.training.trainer import Trainer, build_network
 
 if TYPE_CHECKING:
@@ -99,11 +99,11 @@ class Run:
         found = {block: shelf.get(block) for block in blocks}
         missing = [block for block, z in found.items() if z is None]
         if missing:
-            made = see(self.model(weights, step), look, self.config.dataset, missing).features
+            made = see(self.model(weights, step), look, self.config, missing).features
             for block, z in made.items():
                 shelf.put(block, z)
             found |= made
-        return inputs(look, self.config.dataset)._replace(features=found)
+        return inputs(look, self.config)._replace(features=found)
 
     def export(self, to: str | Path, steps: Iterable[int] | None = None) -> "Run":
         """Copy what it takes to look at this run: config, log, and averaged weights in half precision.
@@ -129,6 +129,10 @@ class Run:
         state = self._state(None)
         samples = sample_network(self._network(state, "ema"), self.config, n, **settings)
         return samples._replace(settings={**samples.settings, "weights": "ema", "step": state.step})
+
+    def film(self, n: int = 64, **settings: Any) -> Iterator[Frame]:
+        """The same images on their way from noise: the states of the sampler, one after another."""
+        return film_network(self.model(), self.config, n, **settings)
 
     def _check(self, step: int) -> None:
         require(step in self.steps, "step", step, f"this run's steps are {', '.join(map(str, self.steps))}")
@@ -159,6 +163,7 @@ def sample(run: Run | str | Path, n: int = 64, **settings: Any) -> Samples:
     Args:
         run: a Run or the path of its folder.
         n: how many.
-        settings: as in ``sample_network``: y, steps, method, guidance, seed, batch_size, progress.
+        settings: as in ``sample_network``: y, seed, batch_size, progress, and those of ``labkit.sampling.Sampler``:
+            method, steps, guidance and what a method has of its own.
     """
     return (run if isinstance(run, Run) else Run.open(run)).sample(n, **settings)

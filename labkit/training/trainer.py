@@ -28,7 +28,7 @@ from labkit.training.meters import conflicts, measure, regularizer_gradients
 from labkit.training.stream import Stream
 from labkit.types import LabError
 
-SHEET, SHEET_STEPS = 50, 20  # samples, and Heun steps, of the sheet that goes with a checkpoint
+SHEET, SHEET_STEPS = 50, 20  # samples, and steps, of the sheet that goes with a checkpoint
 
 
 class NonFiniteLoss(LabError, RuntimeError):
@@ -63,7 +63,8 @@ def build_network(config: Config, images: datasets.Images) -> Transformer:
     """The network of a config for given images, its initial weights drawn from the config's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build_model(config.model, images.size, images.channels, images.num_classes, learn_sigma=config.family == "DiT")
+        variance = config.family == "DiT"  # which it says in as many channels more
+        return build_model(config.model, images.size, images.channels, images.num_classes, learn_sigma=variance)
 
 
 class Trainer:
@@ -206,7 +207,8 @@ class Trainer:
 
     def _write_samples(self) -> None:
         if self.folder is not None:
-            samples = sample_network(self.ema.network, self.config, SHEET, steps=SHEET_STEPS)
+            few = {} if self.config.family == "MeanFlow" else {"steps": SHEET_STEPS}  # that has one step, or as many
+            samples = sample_network(self.ema.network, self.config, SHEET, **few)
             write_sheet(samples.x, self.folder.samples / f"step-{self.step:08d}.png")
 
     def _restore(self, state: ckpt.Checkpoint | None) -> None:

@@ -96,8 +96,8 @@ class Explorer(HasTraits):
         self._looks = {
             (t, told): Look(None if t == "mixed" else t, count, told) for t in times for told in (True, False)
         }
-        self.dataset = next(iter(self.runs.values())).config.dataset
-        self.inputs: dict[Time, Seen] = {t: inputs(self._looks[t, True], self.dataset) for t in times}
+        config = next(iter(self.runs.values())).config
+        self.inputs: dict[Time, Seen] = {t: inputs(self._looks[t, True], config) for t in times}
         self.y = self.inputs[times[0]].y
         self.clouds: dict[Place, dict[str, Spread]] = {}
         self.maps: dict[tuple[int, Time, bool], Map] = {}
@@ -305,7 +305,12 @@ def _common(runs: Mapping[str, Run]) -> tuple[list[int], int]:
         require(len(run.checkpoints) > 0, "runs", name, f"{run.path} has no checkpoint yet: train it first")
     data = {name: run.config.dataset for name, run in runs.items()}
     require(len(set(data.values())) == 1, "runs", data, "they must have been trained on the same data set")
-    size = inputs(Look(count=1), next(iter(data.values()))).x1.shape[-1]
+    kinds = {name: (run.config.family, run.config.flow.path) for name, run in runs.items()}
+    require(
+        len({(family == "DiT", path) for family, path in kinds.values()}) == 1, "runs", kinds,
+        "they noise an image in different ways, so that at the same time they are not shown the same",
+    )  # fmt: skip
+    size = inputs(Look(count=1), next(iter(runs.values())).config).x1.shape[-1]
     widths = {name: features_per_sample(run.config.model, size) for name, run in runs.items()}
     require(
         len(set(widths.values())) == 1, "runs", widths,

@@ -6,6 +6,7 @@ from tiny import tiny
 
 from labkit import Run, Trainer, paths
 from labkit.checks import ConfigError
+from labkit.config import Config
 from labkit.datasets import digits
 from labkit.training import CheckpointError, Look, RunError, see
 from labkit.training import features as module
@@ -51,7 +52,7 @@ def test_an_image_has_the_same_noise_and_time_whatever_the_count(run):
 
 
 def test_noise_is_standard_and_follows_from_the_seed():
-    noise = {seed: module.inputs(Look(t=0.0, seed=seed), "digits").x_t for seed in (0, 1)}
+    noise = {seed: module.inputs(Look(t=0.0, seed=seed), Config()).x_t for seed in (0, 1)}
     assert abs(noise[0].mean()) < 0.02 and abs(noise[0].std() - 1) < 0.02
     assert not torch.equal(noise[0], noise[1])
     assert abs(torch.corrcoef(torch.stack([z.flatten() for z in noise.values()]))[0, 1]) < 0.02
@@ -105,7 +106,7 @@ def test_a_checkpoint_trained_anew_is_looked_at_anew(tmp_path):
             pass
         run = Run.open(folder, shelf=tmp_path / "shelf")  # one shelf, as when a folder is emptied and used again
         found.append(run.features(Look(count=4)).features[3])
-        torch.testing.assert_close(found[-1], see(run.model(), Look(count=4), "digits").features[3])
+        torch.testing.assert_close(found[-1], see(run.model(), Look(count=4), run.config).features[3])
     assert not torch.equal(*found)
 
 

@@ -1,0 +1,81 @@
+"""MeanFlow's identity and its loss (Geng et al. 2025), in our direction of time: t = 0 is noise, t = 1 data, s ≥ t.
+
+The average velocity u over a span is defined by (s − t)·u(x_t, t, s) = ∫ v dτ from t to s. Differentiated by t along
+the path, where dx_t/dt = v and s stands still, it says what u must be without any integral (its eq. 6, time reversed):
+
+    u = v + (s − t)·du/dt,      du/dt = ∂u/∂x·v + ∂u/∂t
+
+The right side, taken from the network itself and detached, is the target. At s = t it is v: flow matching.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.autograd.forward_ad as forward
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from labkit.ops import expand_like
+
+Average = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@torch.no_grad()
+def average_velocity_target(
+    u: Average,
+    x_t: Float[Tensor, "batch ..."],
+    t: Float[Tensor, " batch"],
+    span: Float[Tensor, " batch"],
+    velocity: Float[Tensor, "batch ..."],
+) -> Float[Tensor, "batch ..."]:
+    """v + (s − t)·du/dt, without gradient.
+
+    Args:
+        u: (x_t, t, s − t) → average velocity, differentiable in forward mode.  x_t: points.
+        t: their times in [0, 1].  span: s − t ≥ 0.  velocity: v at the points.
+    """
+    slope = tangent(u, (x_t, t, span), (velocity, torch.ones_like(t), -torch.ones_like(t)))
+    return velocity + expand_like(span, x_t) * slope
+
+
+def tangent(
+    f: Callable[..., Tensor], point: tuple[Tensor, ...], direction: tuple[Tensor, ...]
+) -> Float[Tensor, "batch ..."]:
+    """The derivative of f at a point along a direction, in forward mode (a Jacobian-vector product), without gradient.
+
+    Fused attention has no such derivative, so that it is computed here in its plain form.
+    """
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        if torch.compiler.is_compiling():
+            return torch.func.jvp(f, point, direction)[1]
+        with forward.dual_level(), _FixedWeights():
+            found = f(*(forward.make_dual(p, d) for p, d in zip(point, direction, strict=True)))
+            slope = forward.unpack_dual(found).tangent
+            return torch.zeros_like(found) if slope is None else slope
+
+
+class _FixedWeights(TorchFunctionMode):
+    """Linear layers whose weights have no tangent: torch would add zeros for theirs, which takes a third of its time.
+
+    Of a small network, that is: what the zeros cost does not depend on the size of a batch.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.linear and not kwargs and len(args) == 3:
+            x, weight, bias = args
+            value, slope = forward.unpack_dual(x)
+            if slope is not None:
+                return forward.make_dual(F.linear(value, weight, bias), F.linear(slope, weight))
+        return func(*args, **(kwargs or {}))
+
+
+def adaptive_loss(squared: Float[Tensor, " batch"], power: float, constant: float) -> Float[Tensor, " batch"]:
+    """e/(e + c)^p of each sample, the divisor detached (its eq. 22): with p = 1 about 1 for ever, while e falls.
+
+    Args:
+        squared: e, the squared error summed over a sample's entries.  power: p ≥ 0.  constant: c > 0.
+    """
+    return squared / (squared.detach() + constant) ** power

@@ -1,0 +1,192 @@
+"""The processes between noise and data: what each trains a network on, and how its velocity is read off the network.
+
+A process is named by the model's family: ``FlowProcess`` (SiT), ``DiffusionProcess`` (DiT), ``MeanFlowProcess``. All
+count time from noise, t = 0, to data, t = 1; what the network is told of it is ``told(t)``.
+"""
+
+import math
+from collections.abc import Callable, Collection
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from labkit import paths, times
+from labkit.config import Config
+from labkit.losses import adaptive_loss, average_velocity_target, diffusion_errors, squared_errors
+from labkit.ops import expand_like
+from labkit.schedule import Schedule
+from labkit.types import Batch, Draws
+
+Field = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x, t, labels) → velocity"""
+
+
+class Base(NamedTuple):
+    """A network's loss before any regularizer."""
+
+    loss: Tensor
+    """What is minimised."""
+    terms: dict[str, Tensor]
+    """What to log; first the mean of ``errors``."""
+    errors: Tensor
+    """Squared error of each sample, per entry."""
+    times: Tensor
+    """t of each sample."""
+    features: dict[int, Tensor]
+
+
+class Process(Protocol):
+    def time(self, u: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1) → times of training."""
+
+    def told(self, t: Tensor) -> Tensor:
+        """What the network is told of a time."""
+
+    def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        """The point between data and noise that the network is shown."""
+
+    def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
+        """Run the network once with gradient."""
+
+
+class FlowProcess:
+    """SiT: regress velocity, noise or score on a path."""
+
+    def __init__(self, config: Config) -> None:
+        self.settings = config.flow
+        self.path = paths.PATHS[config.flow.path]
+        # The likelihood's weight is infinite at both ends, as the score is.
+        singular = "score" if config.flow.weighting == "likelihood" else config.flow.prediction
+        self.interval = self.path.interval(singular)
+
+    def time(self, u: Tensor) -> Tensor:
+        first, last = self.interval
+        return first + (last - first) * u
+
+    def told(self, t: Tensor) -> Tensor:
+        return t
+
+    def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        return self.path(x1, x0, t).x_t
+
+    def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
+        t, predicted = self.time(draws.uniforms[:, 0]), self.settings.prediction
+        point = self.path(batch.x, draws.noise, t)
+        output, features = network(point.x_t, t, labels, taps=taps)
+        if predicted == "velocity":
+            errors = squared_errors(output, point.velocity)
+        elif predicted == "noise":
+            errors = squared_errors(output, draws.noise)
+        else:  # the score is −x₀/σ; times σ its error stays finite
+            errors = squared_errors(expand_like(self.path.coefficients(t).sigma, output) * output, -draws.noise)
+        mean = (self.weight(t) * errors).mean()
+        return Base(mean, {predicted: errors.mean()}, errors, t, features)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """Of the squared error of the noise, or of σ times the score (SiT, appendix A).
+
+        ``velocity``: (w/σ)², ``likelihood``: w/σ², with w = σ²·α′/α − σ·σ′, the diffusion whose flow the path is.
+        """
+        c = self.path.coefficients(t)
+        speed = c.sigma * c.d_alpha / c.alpha - c.d_sigma  # w/σ, which is finite where σ = 0
+        return {"none": torch.ones_like, "velocity": lambda _: speed**2, "likelihood": lambda _: speed / c.sigma}[
+            self.settings.weighting
+        ](t)
+
+    def velocity(self, network: nn.Module) -> Field:
+        """The velocity that a network's prediction means."""
+
+        def field(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            return self.path.convert(network(x, t, y).output, self.settings.prediction, "velocity", x, t)
+
+        return field
+
+
+class DiffusionProcess:
+    """DiT: noise and variance of a diffusion in 1,000 steps; time t is step k = 999 − ⌊1000·t⌋."""
+
+    def __init__(self) -> None:
+        self.schedule = Schedule.linear()
+
+    def time(self, u: Tensor) -> Tensor:
+        return u
+
+    def step(self, t: Tensor) -> Tensor:
+        """k, from 999 (noise) to 0."""
+        last = len(self.schedule) - 1
+        return last - (t * len(self.schedule)).long().clamp(0, last)
+
+    def told(self, t: Tensor) -> Tensor:
+        return self.schedule.timesteps.to(t.device)[self.step(t)].to(t.dtype)
+
+    def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        return self.schedule.noised(x1, x0, self.step(t))
+
+    def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
+        t = draws.uniforms[:, 0]
+        x_k = self.noised(batch.x, draws.noise, t)
+        output, features = network(x_k, self.told(t), labels, taps=taps)
+        errors, bound = diffusion_errors(output, draws.noise, batch.x, x_k, self.step(t), self.schedule)
+        terms = {"noise": errors.mean(), "bound": bound.mean()}
+        return Base(terms["noise"] + terms["bound"], terms, errors, t, features)
+
+
+class MeanFlowProcess:
+    """MeanFlow: the average velocity of the linear path between two times."""
+
+    path, interval = paths.linear, (0.0, 1.0)
+
+    def __init__(self, config: Config) -> None:
+        self.settings, self.batch_size = config.meanflow, config.batch_size
+
+    def time(self, u: Tensor) -> Tensor:
+        return times.logit_normal(u, self.settings.mean, self.settings.deviation)
+
+    def told(self, t: Tensor) -> Tensor:
+        return t
+
+    def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        return self.path(x1, x0, t).x_t
+
+    def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
+        """The first rows train over a span: a batch comes in random order, and its parts keep their shapes."""
+        t, s = torch.stack([self.time(draws.uniforms[:, 0]), self.time(draws.ends)]).sort(dim=0).values
+        over = math.ceil(self.settings.share * len(t))
+        span = torch.cat([(s - t)[:over], torch.zeros_like(t[over:])])
+        point = self.path(batch.x, draws.noise, t)
+        velocity = self._guided(network, point.x_t, t, labels, point.velocity)
+        told = labels[:over]
+        target = average_velocity_target(
+            lambda x, t, span: network(x, t, told, span=span).output, point.x_t[:over], t[:over], span[:over],
+            velocity[:over],
+        )  # fmt: skip
+        output, features = network(point.x_t, t, labels, taps=taps, span=span)
+        errors = squared_errors(output, torch.cat([target, velocity[over:]]))
+        summed = errors * batch.x[0].numel()
+        loss = adaptive_loss(summed, self.settings.power, self.settings.constant).mean()
+        return Base(loss, {"average_velocity": errors.mean(), "meanflow": loss}, errors, t, features)
+
+    @torch.no_grad()
+    def _guided(self, network: nn.Module, x_t: Tensor, t: Tensor, labels: Tensor, velocity: Tensor) -> Tensor:
+        """The velocity that is trained on; without a label it is that of the path."""
+        if not self.settings.guided:
+            return velocity
+        null, (omega, kappa) = torch.full_like(labels, network.num_classes), (
+            self.settings.guidance, self.settings.mixing,
+        )  # fmt: skip
+        without = network(x_t, t, null).output
+        with_label = network(x_t, t, labels).output if kappa else without
+        guided = omega * velocity + kappa * with_label + (1 - omega - kappa) * without
+        return torch.where(expand_like(labels == null, x_t), velocity, guided)
+
+    def velocity(self, network: nn.Module) -> Field:
+        """At one time the average velocity is the velocity."""
+        return lambda x, t, y: network(x, t, y).output
+
+
+def process_of(config: Config) -> FlowProcess | DiffusionProcess | MeanFlowProcess:
+    """What a config's model is trained on."""
+    if config.family == "DiT":
+        return DiffusionProcess()
+    return FlowProcess(config) if config.family == "SiT" else MeanFlowProcess(config)
