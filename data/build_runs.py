@@ -25,10 +25,13 @@ RUNS = {
     "covariance": {"lam": LAM, "variant": "covariance"},
     "repa": {"repa": Repa(lam=LAM, hidden=256)},
     "repa_dispersive": {"lam": LAM, "repa": Repa(lam=LAM, hidden=256)},
+    "meanflow": {"model": "MeanFlow-Nano/2"},
+    "meanflow_dispersive": {"model": "MeanFlow-Nano/2", "lam": LAM},
 }
 
 SETS = {  # name → runs, seeds, steps
-    "digits_losses": (list(RUNS), 3, 3000),  # notebooks 05 and 09
+    "digits_losses": (list(RUNS)[:10], 3, 3000),  # notebooks 05 and 09
+    "digits_meanflow": (["meanflow", "meanflow_dispersive"], 3, 3000),  # notebook 08, samples in one step
     "digits_compare": (["baseline", "dispersive"], 6, 1500),  # notebook 03
 }
 

@@ -24,6 +24,8 @@ RUNS = {
     "halfway": "halfway (α = 0.5, independent)",
     "repa": "REPA",
     "repa_dispersive": "REPA + dispersive",
+    "meanflow": "MeanFlow",
+    "meanflow_dispersive": "MeanFlow + dispersive",
 }
 MEASURES = {
     "frechet": "Fréchet distance",

@@ -34,6 +34,8 @@ SHARED = {  # conditions that take the colour of a neighbour that they never sta
     "repa_dispersive": "gold",
     "both": "gold",
     "dispersive + repa": "gold",
+    "meanflow": "baseline",
+    "meanflow_dispersive": "dispersive",
 }
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
