@@ -29,7 +29,7 @@ from labkit.training.folder import RunError, RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-CURVES = ("velocity", "dispersive", "contrastive", "alignment", "repa", "gradient_cosine", "gradient_ratio",
+CURVES = ("velocity", "noise", "average_velocity", "dispersive", "contrastive", "alignment", "repa", "gradient_cosine", "gradient_ratio",
           "feature_norm", "effective_rank")  # fmt: skip
 
 

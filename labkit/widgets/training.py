@@ -28,6 +28,8 @@ class Pane(NamedTuple):
 
 PANES = {
     "velocity": Pane("velocity loss (mean squared error)", "velocity loss"),
+    "average_velocity": Pane("average velocity's error (mean squared)", "velocity error"),
+    "noise": Pane("noise loss (mean squared error)", "noise loss"),
     "dispersive": Pane("Dispersive Loss at the block", "L_disp"),
     "feature_norm": Pane("feature norm ‖z‖/√P at the block", "norm"),
     "effective_rank": Pane("effective rank at the block", "rank"),
