@@ -29,8 +29,8 @@ from labkit.training.folder import RunError, RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-CURVES = ("velocity", "noise", "average_velocity", "dispersive", "contrastive", "alignment", "repa", "gradient_cosine", "gradient_ratio",
-          "feature_norm", "effective_rank")  # fmt: skip
+CURVES = ("velocity", "noise", "average_velocity", "dispersive", "contrastive", "alignment", "repa", "gradient_cosine",
+          "gradient_ratio", "feature_norm", "effective_rank")  # fmt: skip
 
 
 class Outcome(NamedTuple):
