@@ -94,11 +94,15 @@ class FlowProcess:
             self.settings.weighting
         ](t)
 
-    def velocity(self, network: nn.Module) -> Field:
-        """The velocity that a network's prediction means."""
+    def velocity(self, network: nn.Module, clip: bool = False) -> Field:
+        """The velocity that a network's prediction means, if asked by way of data kept within [−1, 1]."""
+        known, convert = self.settings.prediction, self.path.convert
 
         def field(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            return self.path.convert(network(x, t, y).output, self.settings.prediction, "velocity", x, t)
+            said = network(x, t, y).output
+            if not clip:
+                return convert(said, known, "velocity", x, t)
+            return convert(convert(said, known, "data", x, t).clamp(-1, 1), "data", "velocity", x, t)
 
         return field
 
@@ -180,8 +184,8 @@ class MeanFlowProcess:
         guided = omega * velocity + kappa * with_label + (1 - omega - kappa) * without
         return torch.where(expand_like(labels == null, x_t), velocity, guided)
 
-    def velocity(self, network: nn.Module) -> Field:
-        """At one time the average velocity is the velocity."""
+    def velocity(self, network: nn.Module, clip: bool = False) -> Field:
+        """At one time the average velocity is the velocity; it has no use for ``clip``."""
         return lambda x, t, y: network(x, t, y).output
 
 

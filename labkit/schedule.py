@@ -75,6 +75,11 @@ class Schedule:
         off = x_k - self._at((1 - self.alpha_bar).sqrt(), k, x_k) * noise
         return off / self._at(self.alpha_bar.sqrt(), k, x_k)
 
+    def noise(self, x_k: Float[Tensor, "batch ..."], x1: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
+        """The noise, from the point and its data."""
+        off = x_k - self._at(self.alpha_bar.sqrt(), k, x_k) * x1
+        return off / self._at((1 - self.alpha_bar).sqrt(), k, x_k)
+
     def posterior_mean(self, x1: Float[Tensor, "batch ..."], x_k: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
         """The mean of q(x_{k−1} | x_k, x₁)."""
         rest = 1 - self.alpha_bar

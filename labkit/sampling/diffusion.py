@@ -27,6 +27,7 @@ def diffusion_states(
     schedule: Schedule,
     method: DiffusionMethod = "ancestral",
     eta: float = 0.0,
+    clip: bool = False,
 ) -> Iterator[tuple[int, Float[Tensor, "batch channels ..."]]]:
     """Yield (steps left, x) from the noise to the sample: len(schedule) + 1 states.
 
@@ -34,15 +35,16 @@ def diffusion_states(
         network: (x, what it is told of the time, (B,)) → noise and variance, (B, 2C, …).  x: noise to start from.
         noise: gives fresh N(0, 1) of the shape of x; called once a step by ``ancestral``, and by ``ddim`` if η > 0.
         schedule: all its steps are taken; ``Schedule.respaced`` gives fewer.  eta: η of ``ddim``, 0 to 1.
+        clip: keep x̂₁ within [−1, 1], as for images in pixels: at the first steps it is the network's error times 157.
     """
     choose(method, DiffusionMethod, "method")
     require(finite(eta) and 0 <= eta <= 1, "eta", eta, "take a number from 0 to 1")
-    return _states(network, x, noise, schedule, method, eta)
+    return _states(network, x, noise, schedule, method, eta, clip)
 
 
 def _states(
     network: Callable[[Tensor, Tensor], Tensor], x: Tensor, noise: Callable[[], Tensor], schedule: Schedule,
-    method: DiffusionMethod, eta: float,
+    method: DiffusionMethod, eta: float, clip: bool,
 ) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
     yield len(schedule), x
     for step in reversed(range(len(schedule))):
@@ -50,6 +52,9 @@ def _states(
         told = schedule.timesteps.to(x.device)[k].to(x.dtype)
         said, v = network(x, told).chunk(2, dim=1)
         x1 = schedule.data(x, said, k)
+        if clip:  # and the noise is what leads from there to x
+            x1 = x1.clamp(-1, 1)
+            said = schedule.noise(x, x1, k)
         if method == "ancestral":
             mean = schedule.posterior_mean(x1, x, k)
             kick = torch.exp(schedule.log_variance(v, k) / 2)

@@ -50,6 +50,9 @@ class Sampler:
     """Length of an SDE's last step, which adds no noise."""
     eta: float = 0.0
     """η of ddim, 0 to 1: how much fresh noise, none to ancestral's."""
+    clip: bool = False
+    """Keep the data that a prediction of noise or score implies within [−1, 1], for images in pixels: near t = 0 it is
+    the network's error times many. Latents have no such bounds."""
     rtol: float = 1e-3
     """What a step of dopri5 may err by, relative."""
     atol: float = 1e-6
@@ -90,6 +93,6 @@ class Sampler:
 
     def record(self) -> dict[str, Any]:
         """What matters to a method that is filled in, by name."""
-        own = {name: getattr(self, name) for name in OWN.get(self.method, ())}
+        own = {name: getattr(self, name) for name in OWN.get(self.method, ())} | ({"clip": True} if self.clip else {})
         channels = {} if self.guidance == 1 or self.channels == "all" else {"channels": self.channels}
         return {"method": self.method, "steps": self.steps, "guidance": float(self.guidance), **channels, **own}

@@ -3,7 +3,15 @@
 from labkit.training.checkpoint import CheckpointError
 from labkit.training.features import Look, Seen, see
 from labkit.training.folder import RunError
-from labkit.training.generate import Frame, Samples, film_network, sample_network, starting_noise, write_sheet
+from labkit.training.generate import (
+    Frame,
+    Samples,
+    few_steps,
+    film_network,
+    sample_network,
+    starting_noise,
+    write_sheet,
+)
 from labkit.training.runs import Run, sample
 from labkit.training.trainer import NonFiniteLoss, Report, Trainer
 
@@ -19,6 +27,7 @@ __all__ = [
     "Seen",
     "Trainer",
     "sample",
+    "few_steps",
     "film_network",
     "sample_network",
     "see",

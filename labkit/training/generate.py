@@ -119,6 +119,8 @@ class _Way:
             raise TypeError(f"{unknown}: no setting of this name; choose from {known}, y, seed, batch_size, progress.")
         self.sampler = Sampler(**settings).of(config.family)
         self.network, self.process, self.seed = network, process_of(config), seed
+        clips = config.family == "DiT" or config.flow.prediction != "velocity"
+        require(clips or not self.sampler.clip, "clip", True, "it is for predictions of noise or score, not velocity")
         self.images = getattr(datasets, config.dataset)("train")
         null = self.images.num_classes
         labels = torch.arange(n) % null if y is None else torch.as_tensor(y).long()
@@ -157,23 +159,30 @@ class _Way:
 
         if isinstance(self.process, DiffusionProcess):
             schedule = self.process.schedule.respaced(s.steps)
-            for left, x in diffusion_states(asked(output), x0, kick, schedule, s.method, s.eta):
+            for left, x in diffusion_states(asked(output), x0, kick, schedule, s.method, s.eta, s.clip):
                 yield Frame(1 - left / s.steps, x)
             return
         if s.method == "meanflow":
             found = jump_states(asked(output), x0, s.steps)
         else:
-            found = self._flow(asked(self.process.velocity(self.network)), x0, kick)
+            found = self._flow(asked(self.process.velocity(self.network, s.clip)), x0, kick)
         for t, x in found:
             yield Frame(t, x)
 
     def _flow(self, velocity: Callable[..., Tensor], x0: Tensor, kick: Callable[[], Tensor]) -> Iterator[Any]:
         s, path, interval = self.sampler, self.process.path, self.process.interval
+        if s.clip:  # by way of data, which say nothing of the noise where none is left
+            interval = path.interval("score")
         if s.method == "dopri5":
             return iter([(0.0, x0), (1.0, adaptive(velocity, x0, s.rtol, s.atol, interval)[0])])
         if s.method in ("euler", "heun"):
             return states(velocity, x0, s.steps, s.method, interval)
         return sde_states(velocity, x0, kick, path, s.steps, s.method, s.diffusion, s.strength, s.last, interval[0])
+
+
+def few_steps(config: Config, steps: int) -> dict[str, Any]:
+    """Settings for images that are only looked at in passing: so many steps, or the one of MeanFlow."""
+    return {} if config.family == "MeanFlow" else {"steps": steps}
 
 
 def starting_noise(images: datasets.Images, numbers: Sequence[int], seed: int) -> Float[Tensor, "n c h w"]:

@@ -23,7 +23,7 @@ from labkit.runtime import Purpose, device, generator
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
 from labkit.training.folder import RunError, RunFolder
-from labkit.training.generate import sample_network, write_sheet
+from labkit.training.generate import few_steps, sample_network, write_sheet
 from labkit.training.meters import conflicts, measure, regularizer_gradients
 from labkit.training.stream import Stream
 from labkit.types import LabError
@@ -207,8 +207,7 @@ class Trainer:
 
     def _write_samples(self) -> None:
         if self.folder is not None:
-            few = {} if self.config.family == "MeanFlow" else {"steps": SHEET_STEPS}  # that has one step, or as many
-            samples = sample_network(self.ema.network, self.config, SHEET, **few)
+            samples = sample_network(self.ema.network, self.config, SHEET, **few_steps(self.config, SHEET_STEPS))
             write_sheet(samples.x, self.folder.samples / f"step-{self.step:08d}.png")
 
     def _restore(self, state: ckpt.Checkpoint | None) -> None:

@@ -9,6 +9,7 @@ from labkit.widgets.live import LiveTraining
 from labkit.widgets.panel import Panel
 from labkit.widgets.prediction import Answer, NotMeasured, Predictions
 from labkit.widgets.runner import Runner
+from labkit.widgets.secant import Secant, secant_panel
 from labkit.widgets.springs import Partners, Springs, springs_panel
 from labkit.widgets.training import training_panel
 from labkit.widgets.variants import FourLosses, variants_panel
@@ -28,6 +29,7 @@ __all__ = [
     "Predictions",
     "Runner",
     "Sampler",
+    "Secant",
     "Shrunk",
     "Springs",
     "TwoViews",
@@ -37,6 +39,7 @@ __all__ = [
     "interpolant_panel",
     "partners_panel",
     "sampler_panel",
+    "secant_panel",
     "shrunk_panel",
     "springs_panel",
     "training_panel",

@@ -22,13 +22,13 @@ from labkit.config import Config
 from labkit.experiments import Comparison
 from labkit.objective import regularized_blocks
 from labkit.regularizers import KNOBS, Noise, own_knobs
-from labkit.training import Report, sample_network
+from labkit.training import Report, few_steps, sample_network
 from labkit.widgets.runner import Runner, Status
 
 PAINT_EVERY = 0.3  # seconds between two redraws while training
 PREVIEWS = 12  # sample sheets drawn in the course of a run
 PREVIEW_SAMPLES = 20
-PREVIEW_STEPS = 10  # Heun
+PREVIEW_STEPS = 10
 
 Configs = Callable[["LiveTraining"], Mapping[str, Config]]
 Curve = list[tuple[int, float]]
@@ -139,7 +139,8 @@ class LiveTraining(HasTraits):
             window.clear()
         if report.step % max(config.steps // PREVIEWS, 1) == 0 or report.step == config.steps:
             network = self.runs.trainers[name].ema.network
-            self.previews[name] = sample_network(network, config, PREVIEW_SAMPLES, steps=PREVIEW_STEPS).x
+            few = few_steps(config, PREVIEW_STEPS)
+            self.previews[name] = sample_network(network, config, PREVIEW_SAMPLES, **few).x
         if time.monotonic() - self._painted > PAINT_EVERY:
             self._painted = time.monotonic()
             self.changed()

@@ -14,8 +14,10 @@ from labkit.datasets import digits
 from labkit.objective import metered_floor, regularized_blocks
 from labkit.plots import PALETTE, colour, digit_trace, figure, style_digits, tile
 from labkit.regularizers import KNOBS, REGULARIZERS, Noise
+from labkit.sampling import Sampler
+from labkit.training import few_steps
 from labkit.types import LabError
-from labkit.widgets.live import PREVIEW_SAMPLES, Curve, LiveTraining
+from labkit.widgets.live import PREVIEW_SAMPLES, PREVIEW_STEPS, Curve, LiveTraining
 from labkit.widgets.panel import STYLE, Panel, log_slider, said, slider
 
 
@@ -85,7 +87,9 @@ def training_panel(
     names = list(state.configs)
     panes = list(panes or (("velocity",) if len(names) == 1 else USUAL))
     columns = 5 if len(names) == 1 else 10
-    plot, lines, sheets = _lay_out(names, panes, title, columns)
+    config = next(iter(state.configs.values()))
+    way = Sampler(**few_steps(config, PREVIEW_STEPS)).told(config.family)
+    plot, lines, sheets = _lay_out(names, panes, title, columns, way)
     buttons = {
         "start": widgets.Button(description="Start", icon="play", button_style="primary"),
         "pause": widgets.Button(description="Pause", icon="pause"),
@@ -140,7 +144,7 @@ def training_panel(
 
 
 def _lay_out(
-    names: list[str], panes: list[str], title: str, columns: int
+    names: list[str], panes: list[str], title: str, columns: int, way: str
 ) -> tuple[go.Figure, dict[tuple[str, str], int], dict[str, int]]:
     """The empty figure, the trace of each (run, meter), and the trace of each run's sheet of samples."""
     alone = len(names) == 1
@@ -153,7 +157,7 @@ def _lay_out(
         specs = [*(_row(wide, across) for _ in range(rows - 1)), _row(half, len(names))]
     titles = [PANES[meter].title for meter in panes]
     titles += [""] * ((rows - 1) * ACROSS - len(panes)) if not alone else []
-    titles += ["samples of the averaged weights (Heun, 10 steps)"] if alone else [f"{n}, same noise" for n in names]
+    titles += [f"samples of the averaged weights ({way})"] if alone else [f"{n}, same noise" for n in names]
     plot = figure(
         title, rows, GRID, 340 if alone else 90 + 220 * (rows - 1) + 100, specs=specs, subplot_titles=titles,
         row_heights=None if alone else [1.0] * (rows - 1) + [0.45], horizontal_spacing=0.045, vertical_spacing=0.14,

@@ -26,15 +26,16 @@ def schedule():
     return Schedule.linear()
 
 
-def test_ancestral_steps_are_diffusers(schedule):
+@pytest.mark.parametrize("clip", [False, True])
+def test_ancestral_steps_are_diffusers(schedule, clip):
     scheduler = pytest.importorskip("diffusers").DDPMScheduler(
-        beta_start=1e-4, beta_end=0.02, beta_schedule="linear", variance_type="learned_range", clip_sample=False
+        beta_start=1e-4, beta_end=0.02, beta_schedule="linear", variance_type="learned_range", clip_sample=clip
     )
     scheduler.alphas_cumprod, scheduler.betas = schedule.alpha_bar, schedule.betas  # theirs are float32
     scheduler.alphas, scheduler.one = 1 - schedule.betas, torch.ones((), dtype=torch.float64)
     start, *fresh = noises(1000)
     supply = iter(fresh)
-    ours = iter(diffusion_states(network, start, lambda: next(supply), schedule))
+    ours = iter(diffusion_states(network, start, lambda: next(supply), schedule, clip=clip))
     assert next(ours)[0] == 1000
     x = start
     for step in reversed(range(950, 1000)):
@@ -48,10 +49,10 @@ def test_ancestral_steps_are_diffusers(schedule):
         torch.testing.assert_close(found, x, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("count", [10, 50])
-def test_ddim_steps_are_diffusers(schedule, count):
+@pytest.mark.parametrize(("count", "clip"), [(10, False), (50, False), (50, True)])
+def test_ddim_steps_are_diffusers(schedule, count, clip):
     scheduler = pytest.importorskip("diffusers").DDIMScheduler(
-        beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False, set_alpha_to_one=True
+        beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=clip, set_alpha_to_one=True
     )
     few = schedule.respaced(count)
     # Their grid leaves the last steps out; on ours, each of their steps goes from one of ours to the next.
@@ -60,9 +61,9 @@ def test_ddim_steps_are_diffusers(schedule, count):
     scheduler.set_timesteps(count)
     start = noises(1)[0]
     x = start
-    for left, found in list(diffusion_states(network, start, pytest.fail, few, "ddim"))[1:]:
+    for left, found in list(diffusion_states(network, start, pytest.fail, few, "ddim", clip=clip))[1:]:
         told = few.timesteps[left].double().expand(3)
-        x = scheduler.step(network(x, told)[:, :2], left, x, eta=0.0).prev_sample
+        x = scheduler.step(network(x, told)[:, :2], left, x, eta=0.0, use_clipped_model_output=clip).prev_sample
         torch.testing.assert_close(found, x, rtol=1e-6, atol=1e-6)
 
 
