@@ -8,13 +8,13 @@ import math
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 SUBNORMAL_MARGIN = 18.0  # e^18: room for the factors, such as λ/(τP), that a gradient is multiplied by on its way back
 
 
-def expand_like(t: Float[Tensor, " batch"], x: Tensor) -> Tensor:
+def expand_like(t: Shaped[Tensor, " batch"], x: Tensor) -> Tensor:
     """Reshape (B,) to (B, 1, …, 1) so that it broadcasts against ``x`` of shape (B, …)."""
     return t.reshape(-1, *[1] * (x.ndim - 1))
 

@@ -155,7 +155,8 @@ class MeanFlowProcess:
 
     def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
         """The first rows train over a span: a batch comes in random order, and its parts keep their shapes."""
-        t, s = torch.stack([self.time(draws.uniforms[:, 0]), self.time(draws.ends)]).sort(dim=0).values
+        one, other = self.time(draws.uniforms[:, 0]), self.time(draws.ends)
+        t, s = torch.minimum(one, other), torch.maximum(one, other)
         over = math.ceil(self.settings.share * len(t))
         span = torch.cat([(s - t)[:over], torch.zeros_like(t[over:])])
         point = self.path(batch.x, draws.noise, t)

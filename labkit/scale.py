@@ -25,7 +25,7 @@ import torch
 from labkit.checks import choose, finite, require, whole
 from labkit.flops import macs, training_flops
 from labkit.flows import MeanFlow
-from labkit.models import Family, Transformer, build_model, parse_name
+from labkit.models import Transformer, build_model, parse_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +173,3 @@ def measured_flops(on: torch.device | str = "cpu", budget: float = 0.3) -> float
         best = min(best, now - before)
         if now - began >= budget:
             return 2 * side**3 / best
-
-
-def family_of(of: Cost) -> Family:
-    return parse_name(of.name).family

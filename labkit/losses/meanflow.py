@@ -50,7 +50,7 @@ def tangent(
     """
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         if torch.compiler.is_compiling():
-            return torch.func.jvp(f, point, direction)[1]
+            return torch.func.jvp(f, tuple(p.clone() for p in point), tuple(d.clone() for d in direction))[1]
         with forward.dual_level(), _FixedWeights():
             found = f(*(forward.make_dual(p, d) for p, d in zip(point, direction, strict=True)))
             slope = forward.unpack_dual(found).tangent

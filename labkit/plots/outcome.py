@@ -136,9 +136,12 @@ def differences(
     return pd.DataFrame(rows).T
 
 
-def told(outcome: Outcome, measure: str, runs: Sequence[str], step: int | None = None) -> str:
+def told(
+    outcome: Outcome, measure: str, runs: Sequence[str], step: int | None = None, against: str = "baseline"
+) -> str:
     """The differences in words, a line each."""
-    found = differences(outcome, measure, runs, step)
+    found = differences(outcome, measure, runs, step, against)
     lines = [f"{run} {row.difference:+.3g} ({row.low:+.3g} to {row.high:+.3g})" for run, row in found.iterrows()]
     seeds = f"mean and 95 % interval of {int(found['n'].min())} seeds"
-    return "\n  ".join([f"{MEASURES.get(measure, measure)}, minus the baseline's, paired by seed ({seeds}):", *lines])
+    other = "the baseline" if against == "baseline" else _label(against)
+    return "\n  ".join([f"{MEASURES.get(measure, measure)}, minus {other}'s, paired by seed ({seeds}):", *lines])

@@ -38,7 +38,7 @@ def guided(
     def velocity(x: Tensor, t: Tensor, *more: Tensor) -> Tensor:
         time, *rest = (a.repeat(2) for a in (t, *more))
         with_label, without = network(x.repeat(2, *[1] * (x.ndim - 1)), time, labels, *rest).chunk(2)
-        both, n = without + scale * (with_label - without), x.shape[1] if channels == "all" else 3
+        both, n = without + scale * (with_label - without), x.shape[1] if channels == "all" else min(3, x.shape[1])
         return torch.cat([both[:, :n], with_label[:, n:]], dim=1)
 
     return velocity

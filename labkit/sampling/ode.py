@@ -114,4 +114,5 @@ def adaptive(
         return velocity(x, t.to(x.dtype).expand(len(x)))
 
     ends = torch.tensor(interval, device=x0.device, dtype=torch.float32 if x0.device.type == "mps" else torch.float64)
-    return odeint(field, x0, ends, rtol=rtol, atol=atol, method="dopri5")[-1], evaluations
+    inside = {"step_t": ends[1:]}  # else it looks beyond the end and comes back, where VP's velocity is no number
+    return odeint(field, x0, ends, rtol=rtol, atol=atol, method="dopri5", options=inside)[-1], evaluations

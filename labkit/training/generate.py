@@ -16,7 +16,16 @@ from labkit.checks import check_seed, require, whole
 from labkit.config import Config
 from labkit.process import DiffusionProcess, process_of
 from labkit.runtime import Purpose, generator
-from labkit.sampling import Sampler, adaptive, diffusion_states, guided, jump_states, sde_states, states
+from labkit.sampling import (
+    SDE_EVALUATIONS,
+    Sampler,
+    adaptive,
+    diffusion_states,
+    guided,
+    jump_states,
+    sde_states,
+    states,
+)
 from labkit.training.checkpoint import replace_file
 
 
@@ -73,7 +82,8 @@ def sample_network(
     require(whole(batch_size, 1), "batch_size", batch_size, "take at least 1")
     batches = [range(first, min(first + batch_size, n)) for first in range(0, n, batch_size)]
     done = []
-    steps = len(batches) * (way.sampler.steps or 1)
+    # dopri5 tells of no step on its way; a stochastic equation takes its last one beside the others.
+    steps = len(batches) * ((way.sampler.steps or 1) + (way.sampler.method in SDE_EVALUATIONS))
     with torch.inference_mode(), tqdm(total=steps, desc="sampling", unit="step", disable=not progress) as bar:
         for batch in batches:
             on_the_way = way.states(batch)

@@ -1,30 +1,35 @@
 """Panels on flow matching: a digit on its way out of noise, and two solvers racing along the same field."""
 
+from collections.abc import Sequence
+
 import plotly.graph_objects as go
 import torch
 from plotly.basedatatypes import BaseFigure
 from torch import Tensor, nn
-from traitlets import Float, HasTraits, Int
+from traitlets import Enum, Float, HasTraits, Int
 
 from labkit import datasets, paths
 from labkit.config import Config
 from labkit.metrics import DigitsClassifier, class_agreement
-from labkit.plots import PALETTE, digit_trace, figure, style_digits, tile
+from labkit.plots import DASHES, PALETTE, digit_trace, figure, style_digits, tile
 from labkit.runtime import generator
 from labkit.sampling import EVALUATIONS, guided, states
 from labkit.training import starting_noise
+from labkit.types import PathSample
 from labkit.widgets.panel import Panel, choice, slider
 
 SHOWN = 20
 TIMES = [i / 20 for i in range(21)]
+INKS = {"linear": PALETTE["baseline"], "gvp": PALETTE["contrastive"], "vp": PALETTE["gold"]}
 
 
 class Interpolant(HasTraits):
-    """The time t in; the noised digits and how readable they are out."""
+    """Time and path in; the noised digits and how readable they are out."""
 
     t = Float(0.3, min=0.0, max=1.0)
+    path = Enum(list(paths.PATHS), "linear")
 
-    def __init__(self, **traits: float) -> None:
+    def __init__(self, **traits: float | str) -> None:
         super().__init__(**traits)
         held_out = datasets.digits("held_out")
         order = torch.argsort(held_out.y, stable=True)
@@ -33,56 +38,64 @@ class Interpolant(HasTraits):
         self.x0 = torch.randn(self.x1.shape, generator=generator(11))
         self.picks = picks
         self.readable = {t: self.agreement(t) for t in TIMES}
+        """Of the path that the state began with."""
 
-    def x_t(self, t: float) -> Tensor:
-        """All held-out digits at time t, each with its own noise."""
-        return paths.linear(self.x1, self.x0, torch.full((len(self.x1),), t)).x_t
+    def at(self, t: float, path: str | None = None) -> PathSample:
+        """All held-out digits at time t, each with its own noise, and their velocity."""
+        way = paths.PATHS[path or self.path]
+        t = min(t, way.interval("velocity")[1])  # VP's speed is infinite at the end
+        return way(self.x1, self.x0, torch.full((len(self.x1),), t))
 
-    def agreement(self, t: float) -> float:
+    def agreement(self, t: float, path: str | None = None) -> float:
         """Share of the held-out digits that the classifier still reads at time t."""
-        return class_agreement(DigitsClassifier.load().predict(self.x_t(t)), self.y1)
+        return class_agreement(DigitsClassifier.load().predict(self.at(t, path).x_t), self.y1)
 
 
-def interpolant_panel(name: str = "interpolant", state: Interpolant | None = None) -> Panel:
-    """Scrub t from noise to data."""
+def interpolant_panel(
+    name: str = "interpolant", state: Interpolant | None = None, controls: Sequence[str] = ("t",)
+) -> Panel:
+    """Scrub t from noise to data; with ``path`` among the controls, along any path."""
     state = state or Interpolant()
+    shown = list(paths.PATHS) if "path" in controls else [state.path]
     plot = figure(
-        "From noise (t = 0) to data (t = 1) along a straight line",
+        "From noise (t = 0) to data (t = 1)" + (" along a straight line" if shown == ["linear"] else ""),
         1,
         3,
         330,
         column_widths=[0.34, 0.34, 0.32],
         horizontal_spacing=0.06,
-        subplot_titles=["x_t", "velocity (data − noise), halved", "share that a classifier reads"],
+        subplot_titles=["x_t", "velocity, over twice its size", "share that a classifier reads"],
     )
-    plot.add_trace(digit_trace(tile(state.x_t(state.t)[state.picks])), 1, 1)
-    plot.add_trace(digit_trace(tile(((state.x1 - state.x0) / 2)[state.picks])), 1, 2)
-    plot.add_trace(
-        go.Scatter(
-            x=TIMES, y=list(state.readable.values()), mode="lines", line_color=PALETTE["baseline"], showlegend=False
-        ),
-        1,
-        3,
-    )
-    plot.add_trace(
-        go.Scatter(mode="markers", marker=dict(color=PALETTE["dispersive"], size=11), showlegend=False), 1, 3
-    )
-    style_digits(plot, 1, 1)
-    style_digits(plot, 1, 2)
+    for col in (1, 2):
+        plot.add_trace(digit_trace(tile(state.x1[state.picks])), 1, col)
+        style_digits(plot, 1, col)
+    for way, dash in zip(shown, DASHES, strict=False):
+        shares = [state.agreement(t, way) for t in TIMES]
+        line = dict(color=INKS[way], dash=dash, width=2)
+        plot.add_scatter(x=TIMES, y=shares, mode="lines", line=line, name=way, showlegend=len(shown) > 1, row=1, col=3)
+    marker = dict(color=PALETTE["dispersive"], size=11)
+    plot.add_scatter(mode="markers", marker=marker, showlegend=False, row=1, col=3)
     plot.update_xaxes(title_text="time t", row=1, col=3)
     plot.update_yaxes(tickformat=".0%", range=[0, 1.05], row=1, col=3)
 
     def draw(state: Interpolant, plot: BaseFigure) -> str:
-        agreement = state.agreement(state.t)
-        plot.data[0].z = tile(state.x_t(state.t)[state.picks])
-        plot.data[3].x, plot.data[3].y = [state.t], [agreement]
+        agreement, now = state.agreement(state.t), state.at(state.t)
+        size = now.velocity.square().mean().sqrt().item()
+        plot.data[0].z, plot.data[1].z = (tile(x[state.picks]) for x in (now.x_t, now.velocity / (2 * size)))
+        plot.data[-1].x, plot.data[-1].y = [state.t], [agreement]
+        c = paths.PATHS[state.path].coefficients(torch.tensor(state.t))
         return (
-            f"At t = {state.t:.2f} each image is {state.t:.2f}·data + {1 - state.t:.2f}·noise; the classifier, "
-            f"trained on clean digits, reads {agreement:.0%} of {len(state.y1)} of them."
+            f"At t = {state.t:.2f} each image is {c.alpha:.2f}·data + {c.sigma:.2f}·noise; the classifier, "
+            f"trained on clean digits, reads {agreement:.0%} of {len(state.y1)} of them. The velocity's size, the root "
+            f"of its mean square, is {size:.2f}."
         )
 
+    made = {
+        "t": lambda: slider("time t", 0, 1, 0.01),
+        "path": lambda: choice("path", [("linear", "linear"), ("GVP", "gvp"), ("VP", "vp")]),
+    }
     alt = "Twenty digits mixed with noise, the velocity of each, and the share that a classifier reads, against time t."
-    return Panel(name, state, {"t": slider("time t", 0, 1, 0.01)}, plot, draw, alt)
+    return Panel(name, state, {control: made[control]() for control in controls}, plot, draw, alt)
 
 
 class Sampler(HasTraits):
