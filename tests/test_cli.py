@@ -15,6 +15,24 @@ from labkit.regularizers import Contrastive, Dispersive, Repa
 SMALL = ["--batch-size", "8", "--steps", "4", "--log-every", "2"]
 
 
+@pytest.mark.parametrize(("settings", "sampled", "told", "refused"), [
+    (["--model", "DiT-Nano/4", "--dispersive.lam", "0.5"], ["--method", "ancestral", "--steps", "3", "--clip"],
+     "ancestral, 3 steps (3 evaluations)", ["--method", "heun"]),
+    (["--model", "MeanFlow-Nano/4", "--meanflow.share", "0.5", "--dispersive.lam", "0.5"], [],
+     "meanflow, 1 step (1 evaluation)", ["--method", "ddim"]),
+    (["--model", "SiT-Nano/4", "--flow.path", "vp", "--flow.prediction", "score"],
+     ["--method", "sde_heun", "--steps", "2", "--diffusion", "linear"], "sde_heun, 2 steps (5 evaluations)",
+     ["--method", "heun", "--eta", "0.5"]),
+])  # fmt: skip
+def test_every_family_trains_and_samples(tmp_path, capsys, settings, sampled, told, refused):
+    out = tmp_path / "run"
+    assert main(["train", "digits", "--steps", "2", "--batch-size", "8", "--out", str(out), *settings]) == 0
+    assert main(["sample", str(out), "--n", "5", *sampled]) == 0
+    assert f"5 samples ({told}, guidance 1, seed 0)" in capsys.readouterr().out
+    assert main(["sample", str(out), "--n", "5", *refused]) == 2
+    assert f"{refused[-2].strip('-')} = " in capsys.readouterr().err
+
+
 def test_train_sample_and_train_on(tmp_path, capsys):
     out = tmp_path / "x"
     asked = ["--dispersive.lam", "0.5", "--dispersive.tau", "0.25", "--dispersive.blocks", "0", "3"]
