@@ -190,6 +190,11 @@ class MeanFlowProcess:
         return lambda x, t, y: network(x, t, y).output
 
 
+def base_term(config: Config) -> str:
+    """The name under which a config's base loss is logged."""
+    return {"SiT": config.flow.prediction, "DiT": "noise", "MeanFlow": "average_velocity"}[config.family]
+
+
 def process_of(config: Config) -> FlowProcess | DiffusionProcess | MeanFlowProcess:
     """What a config's model is trained on."""
     if config.family == "DiT":

@@ -401,6 +401,13 @@ def test_at_one_time_the_average_velocity_is_the_velocity(batch):
     assert not torch.allclose(field, model(batch.x, t, LABELS, span=1 - t).output)
 
 
+@pytest.mark.parametrize("family", ["SiT", "DiT"])
+def test_who_predicts_at_one_time_takes_no_span(family, batch):
+    t = torch.rand(SIZE, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"^span is for MeanFlow models"):
+        network(family)(batch.x, t, LABELS, span=1 - t)
+
+
 # --- of all
 
 

@@ -21,6 +21,14 @@ LABELS = {
 }
 
 
+BASES = {  # the base loss of each kind of model
+    "velocity": "velocity loss (mean squared error)",
+    "noise": "noise loss (mean squared error)",
+    "score": "score loss (mean squared error, times σ²)",
+    "average_velocity": "average velocity's error (mean squared)",
+}
+
+
 def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: float) -> go.Figure:
     """Losses and geometry of the regularized block over training.
 
@@ -28,8 +36,10 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: fl
         histories: name → tidy metrics (columns step, name, value), as ``Run.metrics`` gives them.
         block: the metered block.  floor: of its Dispersive Loss; −inf for none.
     """
+    logged = {name for history in histories.values() for name in history["name"].unique()}
+    base = next((term for term in BASES if term in logged), "velocity")
     panes = {
-        "velocity": "velocity loss (mean squared error)",
+        base: BASES[base],
         f"block{block}.dispersive": f"Dispersive Loss at block {block}, trained on or not",
         f"block{block}.feature_norm": f"feature norm ‖z‖/√P at block {block}",
         f"block{block}.effective_rank": f"effective rank at block {block}",

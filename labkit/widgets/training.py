@@ -13,6 +13,7 @@ from plotly.basedatatypes import BaseFigure
 from labkit.datasets import digits
 from labkit.objective import metered_floor, regularized_blocks
 from labkit.plots import PALETTE, colour, digit_trace, figure, style_digits, tile
+from labkit.process import base_term
 from labkit.regularizers import KNOBS, REGULARIZERS, Noise
 from labkit.sampling import Sampler
 from labkit.training import few_steps
@@ -31,6 +32,7 @@ class Pane(NamedTuple):
 PANES = {
     "velocity": Pane("velocity loss (mean squared error)", "velocity loss"),
     "average_velocity": Pane("average velocity's error (mean squared)", "velocity error"),
+    "score": Pane("score loss (mean squared error, times σ²)", "score loss"),
     "noise": Pane("noise loss (mean squared error)", "noise loss"),
     "dispersive": Pane("Dispersive Loss at the block", "L_disp"),
     "feature_norm": Pane("feature norm ‖z‖/√P at the block", "norm"),
@@ -41,7 +43,7 @@ PANES = {
     "repa": Pane("REPA loss, −cos(teacher, projected)", "L_repa"),
 }
 BLOCK = ("dispersive", "feature_norm", "effective_rank")  # these belong to a block, the gradients to a regularizer
-USUAL = ("velocity", "dispersive", "feature_norm", "effective_rank", "gradient_cosine", "gradient_ratio")
+USUAL = ("dispersive", "feature_norm", "effective_rank", "gradient_cosine", "gradient_ratio")
 BLANK = torch.full((PREVIEW_SAMPLES, 1, 8, 8), -1.0)
 GRID = 12  # columns of the layout: divided by 3 panes, or by as many sheets as there are runs
 ACROSS = 3
@@ -85,9 +87,10 @@ def training_panel(
         title: what the figure asks or shows.  panes: names in ``PANES``; by default the usual ones.
     """
     names = list(state.configs)
-    panes = list(panes or (("velocity",) if len(names) == 1 else USUAL))
-    columns = 5 if len(names) == 1 else 10
     config = next(iter(state.configs.values()))
+    base = base_term(config)
+    panes = list(panes or ((base,) if len(names) == 1 else (base, *USUAL)))
+    columns = 5 if len(names) == 1 else 10
     way = Sampler(**few_steps(config, PREVIEW_STEPS)).told(config.family)
     plot, lines, sheets = _lay_out(names, panes, title, columns, way)
     buttons = {

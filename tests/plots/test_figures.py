@@ -52,6 +52,13 @@ def test_curves_show_the_named_terms_of_each_run():
     assert {t.line.color for t in plot.data} == {PALETTE["baseline"], PALETTE["dispersive"]}
 
 
+@pytest.mark.parametrize("base", ["noise", "score", "average_velocity"])
+def test_curves_show_the_base_loss_that_there_is(base):
+    history = pd.DataFrame([(1, base, 7.0), (2, base, 6.0)], columns=["step", "name", "value"])
+    plot = curves_figure({"baseline": history}, block=1, floor=-2.0)
+    assert list(plot.data[0].y) == [7, 6] and base.split("_")[0] in plot.layout.annotations[0].text
+
+
 def test_spread_has_a_line_a_run_and_meter(result):
     plot = spread_figure(result)
     assert len(plot.data) == 8

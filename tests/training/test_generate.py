@@ -10,7 +10,8 @@ from tiny import tiny
 from labkit import ConfigError, build_model, datasets
 from labkit.datasets import Images
 from labkit.flows import Flow
-from labkit.sampling import METHODS, Sampler, guided
+from labkit.paths import linear
+from labkit.sampling import METHODS, Sampler, guided, sde_states
 from labkit.training import film_network, sample_network, starting_noise
 from labkit.training.stream import Stream
 
@@ -310,6 +311,18 @@ def test_a_flow_is_asked_only_where_it_was_trained(network, path, prediction, fi
     asked.clear()
     sample_network(net, known, 2, method="heun", steps=STEPS)
     assert max(asked) == pytest.approx(last, abs=1e-6)
+
+
+def test_a_stochastic_equation_may_begin_where_its_velocity_is_finite():
+    """Steps of one length from there to the last one; a start within the last step is none."""
+    asked, noise = [], torch.randn(2, 3)
+    walk = sde_states(lambda x, t: asked.append(t) or -x, noise, lambda: torch.randn(2, 3), linear, 4, first=0.2)
+    times = [0.2, 0.39, 0.58, 0.77, 0.96]
+    assert [t for t, _ in walk] == pytest.approx([*times, 1])
+    assert [t.unique().item() for t in asked] == pytest.approx(times)
+    for first in (-0.1, 0.96, float("nan")):
+        with pytest.raises(ConfigError, match=r"^first = "):
+            sde_states(lambda x, t: x, noise, lambda: noise, linear, 4, first=first)
 
 
 # --- pairs of times in the stream

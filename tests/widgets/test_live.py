@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from labkit import Contrastive, Repa, Run, recipes
+from labkit.flows import Flow
 from labkit.widgets import LiveTraining, Runner, training_panel
 
 SLIDERS = ("lam", "tau", "block", "steps", "seed")
@@ -27,6 +28,24 @@ def live(tmp_path):
 
 def buttons(panel):
     return {child.description: child for child in panel.widget.children[2].children[:4]}
+
+
+@pytest.mark.parametrize(("settings", "title", "way"), [
+    (dict(model="DiT-Nano/4"), "noise loss", "ddim with 10 steps"),
+    (dict(model="MeanFlow-Nano/4"), "average velocity's error", "meanflow with 1 step"),
+    (dict(model="SiT-Nano/4", flow=Flow(path="vp", prediction="score")), "score loss", "heun with 10 steps"),
+])  # fmt: skip
+def test_a_run_of_any_kind_shows_its_own_loss_and_samples(settings, title, way):
+    config = recipes.digits(steps=3, batch_size=8, log_every=1, **settings)
+    state = LiveTraining(lambda s: {"it": config}, steps=3)
+    panel = training_panel("kind", state, ("steps",), "?")
+    state.wait()
+    loss, samples = panel.figure.data
+    notes = [note.text for note in panel.figure.layout.annotations]
+    assert notes[0].startswith(title) and way in notes[1]
+    assert loss.x == (1, 2, 3) and all(math.isfinite(value) for value in loss.y)
+    assert samples.z is not None and state.previews["it"].isfinite().all()
+    panel.close()
 
 
 def test_waiting_trains_what_nobody_started(live):
