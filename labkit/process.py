@@ -88,11 +88,11 @@ class FlowProcess:
 
         ``velocity``: (w/σ)², ``likelihood``: w/σ², with w = σ²·α′/α − σ·σ′, the diffusion whose flow the path is.
         """
+        if self.settings.weighting == "none":
+            return torch.ones_like(t)
         c = self.path.coefficients(t)
         speed = c.sigma * c.d_alpha / c.alpha - c.d_sigma  # w/σ, which is finite where σ = 0
-        return {"none": torch.ones_like, "velocity": lambda _: speed**2, "likelihood": lambda _: speed / c.sigma}[
-            self.settings.weighting
-        ](t)
+        return speed**2 if self.settings.weighting == "velocity" else speed / c.sigma
 
     def velocity(self, network: nn.Module, clip: bool = False) -> Field:
         """The velocity that a network's prediction means, if asked by way of data kept within [−1, 1]."""
@@ -177,9 +177,8 @@ class MeanFlowProcess:
         """The velocity that is trained on; without a label it is that of the path."""
         if not self.settings.guided:
             return velocity
-        null, (omega, kappa) = torch.full_like(labels, network.num_classes), (
-            self.settings.guidance, self.settings.mixing,
-        )  # fmt: skip
+        omega, kappa = self.settings.guidance, self.settings.mixing
+        null = torch.full_like(labels, network.num_classes)
         without = network(x_t, t, null).output
         with_label = network(x_t, t, labels).output if kappa else without
         guided = omega * velocity + kappa * with_label + (1 - omega - kappa) * without

@@ -1,18 +1,18 @@
 """What a model takes, before anything is trained: parameters, multiply-accumulates, memory of training, time.
 
 Exact are the parameters, counted on the meta device, and the multiply-accumulates of ``labkit.flops``. Memory, with N
-parameters (the frozen position code is no large part of them), is the trainer's:
+parameters (which include the frozen position code, a small part), is the trainer's:
 
     weights, gradients, EMA     4·N bytes each, in float32      bfloat16 multiplies with a copy: 2·N more
     AdamW's two moments         8·N bytes
     activations                 what a forward pass keeps for the backward one, a batch of it: an estimate
 
-Of each block of width H, with h heads, T tokens an image, torch keeps 20 numbers a token and channel: what the two norms
-take and give (4), what each linear takes (1, 1, 1, 4), q, k and v (3), what the gates and the GELU take (1, 1, 4). Under
-autocast those of the norms stay float32. Temporary buffers and what an allocator holds in reserve come on top.
+Of each block torch keeps 20 numbers a token and channel: what the two norms take and give (4), what each linear takes
+(1, 1, 1, 4), q, k and v (3), what the gates and the GELU take (1, 1, 4). Under autocast those of the norms stay
+float32. Temporary buffers and what an allocator holds in reserve come on top.
 
-Time is floating-point operations over a rate and the share of it that training reaches. A tenth of the truth is easily
-lost in that share, so that days are an estimate too, however many digits they have.
+Time is floating-point operations over a rate, and over the share of it that training reaches. Nobody knows that share
+beforehand, so that days are an estimate too.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""From Nano to XL: what a model takes, part by part, and how long the paper's training of it would last on a machine."""
+"""From Nano to XL: what a model takes, part by part, and how long a machine would train it as the paper did."""
 
 from collections.abc import Mapping
 from math import log10
@@ -93,7 +93,8 @@ def amount(value: float, unit: str = "") -> str:
     """A number with a prefix: 130.5 M, 23 G."""
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
-            return f"{value / size:.3g} {prefix}{unit}"
+            digits = 4 if value >= 100 * size else 3
+            return f"{value / size:.{digits}g} {prefix}{unit}"
     return f"{value:.3g} {unit}".strip()
 
 
@@ -186,12 +187,12 @@ def _told(state: Scale, whole: Mapping[str, int], days: float, room: float | Non
     rate = state.rates()[state.machine]
     need = f"Training holds {amount(whole['bytes'], 'B')} with {state.batch} images at a time (activations estimated)"
     if room is not None:
-        need += f"; {_label(state.machine)}, has {room:g} GB, " + ("enough" if whole["bytes"] <= room * 1e9 else "less")
+        need += f", and {room:g} GB " + ("hold that" if whole["bytes"] <= room * 1e9 else "do not hold that")
     shares = BATCH // state.batch
-    more = "which is the whole batch of 256" if shares == 1 else f"and {shares} such shares make the batch of 256"
+    more = "That is the whole batch of 256" if shares == 1 else f"{shares} such shares make the batch of 256"
     origin = {MINE: "measured just now", OWN: "your figure"}.get(state.machine, "datasheet peak, dense bfloat16")
     return (
         f"{c.name} has {sum(c.parameters.values()):,} parameters and does {amount(whole['macs'])} multiply-accumulates "
-        f"an image. {need}, {more}. At {amount(rate, 'FLOP/s')} ({origin}), of which {state.utilisation:.0%} are "
+        f"an image. {need}. {more}. At {amount(rate, 'FLOP/s')} ({origin}), of which {state.utilisation:.0%} are "
         f"reached, the paper's 80 epochs of ImageNet take about {span(days)} on one device: an estimate."
     )
