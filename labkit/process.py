@@ -111,7 +111,9 @@ class DiffusionProcess:
     """DiT: noise and variance of a diffusion in 1,000 steps; time t is step k = 999 − ⌊1000·t⌋."""
 
     def __init__(self) -> None:
-        self.schedule = Schedule.linear()
+        self.schedule = schedule = Schedule.linear()
+        # What it computes once it computes now: torch.compile cannot, since a lock guards the first time.
+        _ = schedule.alpha_bar, schedule.alpha_bar_before, schedule.posterior_log_variance
 
     def time(self, u: Tensor) -> Tensor:
         return u

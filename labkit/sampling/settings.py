@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from labkit.checks import choose, finite, require, whole
 from labkit.models.sizes import Family
+from labkit.paths import EDGE
 from labkit.sampling.guidance import Channels
 from labkit.sampling.sde import Diffusion
+from labkit.schedule import STEPS as STEPS_OF_DIT
 
 Method = Literal[
     "euler", "heun", "dopri5", "euler_maruyama", "sde_heun", "ancestral", "ddim", "meanflow"
@@ -71,6 +73,10 @@ class Sampler:
         for name in ("strength", "last", "eta", "rtol", "atol"):
             value = getattr(self, name)
             require(finite(value) and value >= 0, name, value, "take a number of at least 0")
+        require(self.eta <= 1, "eta", self.eta, "take a number from 0 to 1")
+        require(EDGE <= self.last < 1, "last", self.last, f"take a length from {EDGE} to below 1")
+        for name in ("rtol", "atol"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "take a small number above 0")
 
     def of(self, family: Family) -> "Sampler":
         """The same with method and steps filled in for a kind of model; what does not fit it is refused."""
@@ -83,7 +89,10 @@ class Sampler:
             require(name in OWN.get(method, ()) or value == usual, name, value, f"{method} has none; it is {users}'s")
         usual = STEPS[method]
         require(usual is not None or self.steps is None, "steps", self.steps, f"{method} chooses its own; say rtol")
-        return dataclasses.replace(self, method=method, steps=usual if self.steps is None else self.steps)
+        steps = usual if self.steps is None else self.steps
+        few = family != "DiT" or 2 <= steps <= STEPS_OF_DIT
+        require(few, "steps", steps, f"take 2 to {STEPS_OF_DIT} of DiT's steps")
+        return dataclasses.replace(self, method=method, steps=steps)
 
     def told(self, family: Family) -> str:
         """The settings as words for a caption."""

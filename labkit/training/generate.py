@@ -126,7 +126,7 @@ class _Way:
         unknown = ", ".join(settings.keys() - Sampler.__dataclass_fields__.keys())
         if unknown:
             known = ", ".join(Sampler.__dataclass_fields__)
-            raise TypeError(f"{unknown}: no setting of this name; choose from {known}, y, seed, batch_size, progress.")
+            raise TypeError(f"{unknown}: no setting of this name; a sampler's are {known}.")
         self.sampler = Sampler(**settings).of(config.family)
         self.network, self.process, self.seed = network, process_of(config), seed
         clips = config.family == "DiT" or config.flow.prediction != "velocity"

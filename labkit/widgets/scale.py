@@ -153,7 +153,9 @@ def _draw(state: Scale, plot: BaseFigure) -> str:
     line = plot.layout.shapes[0]
     line.x0 = line.x1 = 0 if room is None else room * 1e9
     line.visible = room is not None
-    fits = "" if room is None else f", of {room:g} GB" if whole["bytes"] <= room * 1e9 else f": too much for {room:g} GB"
+    fits = ""
+    if room is not None:
+        fits = f" of {room:g} GB" if whole["bytes"] <= room * 1e9 else f", too much for {room:g} GB"
     titles = (
         f"parameters: <b>{amount(whole['parameters'])}</b>",
         f"multiply-accumulates, one image forward: <b>{amount(whole['macs'])}</b>",

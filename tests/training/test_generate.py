@@ -11,6 +11,7 @@ from labkit import ConfigError, build_model, datasets
 from labkit.datasets import Images
 from labkit.flows import Flow
 from labkit.paths import linear
+from labkit.runtime import Purpose, generator
 from labkit.sampling import METHODS, Sampler, guided, sde_states
 from labkit.training import film_network, sample_network, starting_noise
 from labkit.training.stream import Stream
@@ -85,15 +86,16 @@ def test_seeds_and_numbers_give_different_samples_and_repeat_to_the_bit(network,
 
 @pytest.mark.parametrize(("family", "settings"), RANDOM[:5])
 def test_what_is_added_on_the_way_follows_from_the_seed_too(network, monkeypatch, family, settings):
-    """From one starting noise, two seeds lead to different images; without fresh noise they lead to one."""
+    """From one starting noise every seed and number leads to another image; without fresh noise all lead to one."""
     net, known = network(family), config(family)
-    start = starting_noise(datasets.digits("train"), range(3), seed=0)
+    start = starting_noise(datasets.digits("train"), [0, 0, 0], seed=0)
     monkeypatch.setattr("labkit.training.generate.starting_noise", lambda *_: start)
 
     def drawn(seed, **changes):
-        return sample_network(net, known, 3, seed=seed, **settings | changes).x
+        return sample_network(net, known, 3, y=[5, 5, 5], seed=seed, **settings | changes).x
 
-    assert ((drawn(0) - drawn(1)).abs().flatten(1).amax(dim=1) > 1e-2).all()
+    for a, b in itertools.combinations([*drawn(0), *drawn(1)], 2):
+        assert (a - b).abs().max() > 1e-2
     if family == "SiT":
         assert torch.equal(drawn(0, strength=0.0), drawn(1, strength=0.0))
     elif settings["method"] == "ddim":
@@ -243,7 +245,7 @@ def test_what_the_sampler_cannot_do_is_refused_by_name(network, family, settings
 
 @pytest.mark.parametrize("ask", [sample_network, film_network])
 def test_a_setting_of_unknown_name_is_told(network, ask):
-    with pytest.raises(TypeError, match=r"^guidence: no setting of this name; choose from method, steps, guidance"):
+    with pytest.raises(TypeError, match=r"^guidence: no setting of this name; a sampler's are method, steps, guidance"):
         ask(network("SiT"), config("SiT"), 2, guidence=2.0)
     for name in Sampler.__dataclass_fields__:
         with pytest.raises(TypeError, match=rf"^speed: .*\b{name}\b"):
@@ -362,6 +364,13 @@ def test_the_later_times_are_uniform_numbers_of_their_own():
     few = [set(d.ends.tolist()) | set(d.uniforms.flatten().tolist()) | set(d.second.uniforms.tolist())
            for d in draws[::50]]  # fmt: skip
     assert sum(len(numbers) for numbers in few) == len(set.union(*few)) == 16 * len(few)
+
+
+def test_no_other_purpose_draws_the_numbers_of_pairs():
+    """Noise is made of uniform numbers, which a generator of the same key would give again."""
+    ends = stream(pairs=True).at(8)[1].ends
+    same = [purpose for purpose in Purpose if torch.equal(torch.rand(4, generator=generator(0, purpose, 8)), ends)]
+    assert same == [Purpose.PAIRS]
 
 
 def test_the_later_times_follow_from_seed_and_position_alone():

@@ -1,0 +1,141 @@
+"""What a model takes: counts that add up, memory beside what torch keeps, times that follow their laws."""
+
+import pytest
+import torch
+
+from labkit import build_model
+from labkit.checks import ConfigError
+from labkit.flops import training_flops
+from labkit.scale import (
+    DATASHEET,
+    IMAGENET,
+    activations,
+    cost,
+    measured_flops,
+    memory,
+    models_table,
+    paper_days,
+    paper_steps,
+    seconds,
+)
+
+PARAMETERS = {"SiT-XL/2": 675_129_632, "DiT-XL/2": 675_129_632, "SiT-B/4": 130_475_648, "SiT-S/8": 33_148_160}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_parts_add_up_to_the_published_parameters(name):
+    assert sum(cost(name).parameters.values()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("size", ["Nano", "S", "B"])
+def test_a_block_has_18_squares_of_the_width(size):
+    c = cost(f"SiT-{size}/2")
+    assert c.parameters["attention"] == c.depth * (4 * c.width**2 + 4 * c.width)
+    assert c.parameters["MLP"] == c.depth * (8 * c.width**2 + 5 * c.width)
+    assert c.parameters["modulation"] == (6 * c.depth + 2) * (c.width**2 + c.width)
+
+
+def test_meanflow_has_a_time_embedder_more_and_half_a_forward_pass():
+    plain, spans = cost("SiT-S/4"), cost("MeanFlow-S/4")
+    embedder = 256 * 384 + 384 + 384**2 + 384
+    assert spans.parameters["time and class"] - plain.parameters["time and class"] == embedder
+    assert {**spans.parameters, "time and class": 0} == {**plain.parameters, "time and class": 0}
+    assert plain.step_flops == 6 * sum(plain.macs.values())
+    assert spans.step_flops == 7 * sum(spans.macs.values())
+
+
+def test_the_table_is_what_the_costs_say():
+    table = models_table(["SiT-S/4", "DiT-B/8"])
+    assert list(table.index) == ["SiT-S/4", "DiT-B/8"]
+    row = table.loc["SiT-S/4"]
+    assert (row["blocks"], row["width"], row["heads"], row["tokens"]) == (12, 384, 6, 64)
+    assert row["parameters"] == 32_945_024 and row["macs"] == sum(cost("SiT-S/4").macs.values())
+    digits = models_table(["SiT-Nano/2"], input_size=8, in_channels=1, num_classes=10, learn_sigma=False)
+    with torch.device("meta"):
+        network = build_model("SiT-Nano/2", 8, 1, 10, learn_sigma=False)
+    assert digits.loc["SiT-Nano/2", "parameters"] == sum(p.numel() for p in network.parameters())
+    assert cost("SiT-Nano/2", 8, 1, 10, False).step_flops == training_flops(network)
+
+
+def kept(name, batch, bf16=False):
+    """Bytes that a forward pass on the CPU keeps for the backward one, parameters left out."""
+    network, kept = build_model(name), {}
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    inputs = torch.randn(batch, 4, 32, 32), torch.rand(batch), torch.zeros(batch, dtype=torch.long)
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        output = network(*inputs).output.square().mean()
+    assert output.requires_grad
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize(("name", "batch"), [("SiT-Nano/2", 1), ("SiT-Nano/2", 4), ("SiT-Nano/4", 4), ("SiT-S/4", 2),
+                                             ("MeanFlow-S/4", 2), ("SiT-S/8", 4)])  # fmt: skip
+def test_activations_are_estimated_to_a_twentieth_of_what_torch_keeps(name, batch):
+    assert batch * activations(cost(name)) == pytest.approx(kept(name, batch), rel=0.05)
+
+
+@pytest.mark.parametrize(("name", "batch"), [("SiT-Nano/2", 4), ("SiT-S/4", 8), ("SiT-S/8", 16)])
+def test_in_bfloat16_too_with_the_copies_of_the_weights(name, batch):
+    c = cost(name)
+    copies = memory(c, batch, "bfloat16")["weights"] - memory(c, batch)["weights"]
+    assert copies == 2 * sum(c.parameters.values())
+    estimate = batch * activations(c, "bfloat16") + copies
+    assert estimate == pytest.approx(kept(name, batch, bf16=True), rel=0.05)
+
+
+def test_memory_of_weights_is_what_a_trainer_holds():
+    c = cost("SiT-Nano/4")
+    network = build_model("SiT-Nano/4")
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], fused=True)
+    network(torch.randn(2, 4, 32, 32), torch.rand(2), torch.tensor([0, 1])).output.sum().backward()
+    optimizer.step()
+    held = memory(c, 2)
+    assert held["weights"] == held["EMA"] == sum(p.nbytes for p in network.parameters())
+    frozen = network.pos_embed.nbytes
+    assert held["gradients"] == sum(p.grad.nbytes for p in network.parameters() if p.grad is not None) + frozen
+    moments = sum(m.nbytes for s in optimizer.state.values() for n, m in s.items() if n != "step")
+    assert held["AdamW"] == moments + 2 * frozen
+
+
+def test_only_activations_go_with_the_batch():
+    one, four = memory(cost("SiT-B/2"), 1), memory(cost("SiT-B/2"), 4)
+    assert four.pop("activations") == 4 * one.pop("activations")
+    assert one == four and sum(one.values()) == 20 * sum(cost("SiT-B/2").parameters.values())
+
+
+def test_time_is_operations_over_the_share_of_the_rate():
+    assert seconds(1e12, 1e12) == 1.0 and seconds(1e12, 1e12, 0.25) == 4.0
+    assert paper_steps() == 400_320 and paper_steps(1, IMAGENET) == 1
+    c = cost("SiT-XL/2")
+    flops = 400_320 * 256 * 6 * 118.6e9
+    assert paper_days(c, 312e12, 0.4) == pytest.approx(flops / (312e12 * 0.4) / 86_400, rel=1e-3)
+    assert paper_days(c, 312e12, 0.4, epochs=800) == pytest.approx(10 * paper_days(c, 312e12, 0.4))
+    assert all(gpu.tflops > 0 and gpu.gigabytes > 0 for gpu in DATASHEET.values())
+
+
+def test_the_rate_of_this_machine_is_measured_quickly():
+    rate = measured_flops("cpu", budget=0.05)
+    assert 1e8 < rate < 1e15
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("call", "name"), [
+    (lambda: memory(cost("SiT-S/8"), 0), "batch"), (lambda: memory(cost("SiT-S/8"), 1.5), "batch"),
+    (lambda: memory(cost("SiT-S/8"), 1, "float8"), "precision"), (lambda: cost("SiT-M/2"), "model"),
+    (lambda: cost("SiT-S/3"), "input_size"), (lambda: seconds(-1.0, 1.0), "flops"),
+    (lambda: seconds(float("nan"), 1.0), "flops"), (lambda: seconds(1.0, 0.0), "rate"),
+    (lambda: seconds(1.0, 1.0, 0.0), "utilisation"), (lambda: seconds(1.0, 1.0, 1.1), "utilisation"),
+    (lambda: paper_steps(0), "epochs"), (lambda: paper_steps(1, IMAGENET + 1), "batch"),
+    (lambda: measured_flops("cpu", 0.0), "budget"), (lambda: paper_days(cost("SiT-S/8"), 1.0, 2.0), "utilisation"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused_by_name(call, name):
+    with pytest.raises(ConfigError, match=rf"^{name} = "):
+        call()
