@@ -9,6 +9,7 @@ from labkit.widgets.live import LiveTraining
 from labkit.widgets.panel import Panel
 from labkit.widgets.prediction import Answer, NotMeasured, Predictions
 from labkit.widgets.runner import Runner
+from labkit.widgets.scale import Scale, scale_panel
 from labkit.widgets.secant import Secant, secant_panel
 from labkit.widgets.springs import Partners, Springs, springs_panel
 from labkit.widgets.training import training_panel
@@ -29,6 +30,7 @@ __all__ = [
     "Predictions",
     "Runner",
     "Sampler",
+    "Scale",
     "Secant",
     "Shrunk",
     "Springs",
@@ -39,6 +41,7 @@ __all__ = [
     "interpolant_panel",
     "partners_panel",
     "sampler_panel",
+    "scale_panel",
     "secant_panel",
     "shrunk_panel",
     "springs_panel",

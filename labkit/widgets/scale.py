@@ -18,6 +18,7 @@ from labkit.widgets.panel import STYLE, Panel, choice, log_slider, slider
 
 MINE, OWN = "this machine, measured", "a figure of your own"
 PATCHES, BATCHES = (2, 4, 8), (1, 2, 4, 8, 16, 32, 64, 128, 256)
+ROOM = 1.4  # of a pane, over its longest bar: for the words beside it
 SLOWEST, FASTEST = 1e-3, 1e4  # TFLOP/s
 PARTS = {  # part → colour; the same thing has the same colour in every pane
     "all": "ink", "attention": "baseline", "MLP": "sky", "linears": "baseline", "modulation": "dispersive",
@@ -126,12 +127,12 @@ def _controls() -> Mapping[str, widgets.Widget]:
     return {
         "size": choice("size", tuple(SIZES)),
         "patch": choice("patch", PATCHES),
-        "batch": choice("images at a time on one device", BATCHES),
+        "batch": choice("images at a time", BATCHES),
         "family": dropdown("family", get_args(Family), "190px"),
         "precision": dropdown("multiply in", get_args(Precision), "220px"),
         "machine": dropdown("machine", (MINE, *DATASHEET, OWN), "280px"),
         "tflops": rate,
-        "utilisation": slider("share of the rate that is reached", 0.01, 1, 0.01),
+        "utilisation": slider("share of it reached", 0.01, 1, 0.01),
     }
 
 
@@ -140,8 +141,7 @@ def _draw(state: Scale, plot: BaseFigure) -> str:
     whole = {"parameters": sum(c.parameters.values()), "macs": sum(c.macs.values()), "bytes": sum(held.values())}
     _parts(plot, 0, c.parameters, "")
     _parts(plot, 1, {WORDS.get(part, part): value for part, value in c.macs.items()}, "")
-    most = max(whole["bytes"], 0 if room is None else room * 1e9)
-    _parts(plot, 2, held, "B", most)
+    _parts(plot, 2, held, "B")
     machines, chosen = list(days), days[state.machine]
     plot.data[3].x, plot.data[3].y = list(days.values()), [_label(machine) for machine in machines]
     plot.data[3].text = [f" {span(d)}" for d in days.values()]
@@ -152,7 +152,7 @@ def _draw(state: Scale, plot: BaseFigure) -> str:
     plot.layout.xaxis4.range = (low, high + 0.3 * (high - low))
     line = plot.layout.shapes[0]
     line.x0 = line.x1 = 0 if room is None else room * 1e9
-    line.visible = room is not None
+    line.visible = room is not None and room * 1e9 <= ROOM * whole["bytes"]  # further off, the words must do
     fits = ""
     if room is not None:
         fits = f" of {room:g} GB" if whole["bytes"] <= room * 1e9 else f", too much for {room:g} GB"
@@ -168,8 +168,8 @@ def _draw(state: Scale, plot: BaseFigure) -> str:
     return _told(state, whole, chosen, room)
 
 
-def _parts(plot: BaseFigure, place: int, parts: Mapping[str, float], unit: str, most: float = 0) -> None:
-    """Fill a pane with all and with every part; ``most`` widens it."""
+def _parts(plot: BaseFigure, place: int, parts: Mapping[str, float], unit: str) -> None:
+    """Fill a pane with all and with every part."""
     shown = {"all": sum(parts.values()), **parts}
     bars = plot.data[place]
     bars.x, bars.y = list(shown.values()), list(shown)
@@ -177,7 +177,7 @@ def _parts(plot: BaseFigure, place: int, parts: Mapping[str, float], unit: str, 
                  for part, v in shown.items()]  # fmt: skip
     names = {word: part for part, word in WORDS.items()}
     bars.marker.color = [PALETTE[PARTS[names.get(part, part)]] for part in shown]
-    plot.layout["xaxis" if place == 0 else f"xaxis{place + 1}"].range = (0, 1.35 * max(shown["all"], most / 1.25))
+    plot.layout["xaxis" if place == 0 else f"xaxis{place + 1}"].range = (0, ROOM * shown["all"])
 
 
 def _label(machine: str) -> str:
