@@ -30,8 +30,8 @@ def test_equals_a_loop_written_by_hand(lam):
     )
     totals = []
     for step in range(5):
-        (x1, y), (x0, uniforms, number, second) = Stream(data, 8, 3, torch.device("cpu")).at(8 * step)
-        assert (number, second) == (step, None)
+        (x1, y), (x0, uniforms, number, second, ends) = Stream(data, 8, 3, torch.device("cpu")).at(8 * step)
+        assert (number, second, ends) == (step, None, None)
         t = uniforms[:, 0]
         y = y.masked_fill(uniforms[:, 1] < 0.4, 10)
         tt = t[:, None, None, None]
@@ -131,7 +131,8 @@ def test_same_bits_from_another_thread_and_with_pauses():
     ("changes", "told"),
     [
         ({"model": "SiT-Huge/2"}, "model = 'SiT-Huge/2'"),
-        ({"model": "DiT-B/2"}, "model = 'DiT-B/2'"),
+        ({"model": "DiT-Nano/3"}, "patches of 3"),
+        ({"model": "MeanFlow-Nano/2", "flow": Flow(path="vp")}, "flow.path = 'vp'"),
         ({"model": "SiT-Nano/3"}, "patches of 3"),
         ({"blocks": (4,)}, "dispersive.blocks = (4,)"),
         ({"blocks": (0, 17), "lam": None}, "dispersive.blocks = (0, 17)"),
