@@ -14,6 +14,7 @@ from tiny import assert_same, finished, outcome, tiny, trained, weights
 
 from labkit import ConfigError, Run, Trainer, build_model, datasets, dispersive_loss, training
 from labkit.datasets import Images
+from labkit.flows import Flow
 from labkit.training import NonFiniteLoss
 from labkit.training.stream import Stream
 
