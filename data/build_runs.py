@@ -30,7 +30,7 @@ RUNS = {
 }
 
 SETS = {  # name → runs, seeds, steps
-    "digits_losses": (list(RUNS)[:10], 3, 3000),  # notebooks 05 and 09
+    "digits_losses": ([run for run in RUNS if "model" not in RUNS[run]], 3, 3000),  # notebooks 05 and 09
     "digits_meanflow": (["meanflow", "meanflow_dispersive"], 3, 3000),  # notebook 08, samples in one step
     "digits_compare": (["baseline", "dispersive"], 6, 1500),  # notebook 03
 }

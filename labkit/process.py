@@ -50,7 +50,19 @@ class Process(Protocol):
         """Run the network once with gradient."""
 
 
-class FlowProcess:
+class _OnPath:
+    """What has a path: the network is told t itself."""
+
+    path: paths.Path
+
+    def told(self, t: Tensor) -> Tensor:
+        return t
+
+    def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        return self.path(x1, x0, t).x_t
+
+
+class FlowProcess(_OnPath):
     """SiT: regress velocity, noise or score on a path."""
 
     def __init__(self, config: Config) -> None:
@@ -63,12 +75,6 @@ class FlowProcess:
     def time(self, u: Tensor) -> Tensor:
         first, last = self.interval
         return first + (last - first) * u
-
-    def told(self, t: Tensor) -> Tensor:
-        return t
-
-    def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        return self.path(x1, x0, t).x_t
 
     def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
         t, predicted = self.time(draws.uniforms[:, 0]), self.settings.prediction
@@ -138,7 +144,7 @@ class DiffusionProcess:
         return Base(terms["noise"] + terms["bound"], terms, errors, t, features)
 
 
-class MeanFlowProcess:
+class MeanFlowProcess(_OnPath):
     """MeanFlow: the average velocity of the linear path between two times."""
 
     path, interval = paths.linear, (0.0, 1.0)
@@ -148,12 +154,6 @@ class MeanFlowProcess:
 
     def time(self, u: Tensor) -> Tensor:
         return times.logit_normal(u, self.settings.mean, self.settings.deviation)
-
-    def told(self, t: Tensor) -> Tensor:
-        return t
-
-    def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        return self.path(x1, x0, t).x_t
 
     def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
         """The first rows train over a span: a batch comes in random order, and its parts keep their shapes."""

@@ -45,12 +45,16 @@ class Protocol:
             f"take 2 to {most}: real against real needs as many training digits",
         )  # fmt: skip
         check_seed(self.seed)
-        Sampler(self.method, self.steps, self.guidance)  # refuses what cannot be
+        _ = self.sampler  # refuses what cannot be
         require(finite(self.probe_time) and 0 <= self.probe_time <= 1, "probe_time", self.probe_time, "take 0 to 1")
+
+    @property
+    def sampler(self) -> Sampler:
+        return Sampler(self.method, self.steps, self.guidance)
 
     def told(self, *families: Family) -> str:
         """In words, for models of these kinds."""
-        ways = dict.fromkeys(Sampler(self.method, self.steps, self.guidance).told(f) for f in families or ("SiT",))
+        ways = dict.fromkeys(self.sampler.told(f) for f in families or ("SiT",))
         return f"{self.count} samples, {' or '.join(ways)}, seed {self.seed}, averaged weights"
 
 

@@ -1,12 +1,13 @@
 """Figures as pure functions: data in, a plotly figure out. One theme, one palette, for notebooks, widgets and pages."""
 
-from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
+from labkit.plots.comparison import BASES, cost_figure, curves_figure, samples_figure, spread_figure
 from labkit.plots.digits import digit_trace, style_digits, tile
 from labkit.plots.outcome import curves_of, differences, outcome_figure, seeds_figure, told
 from labkit.plots.spread import lines_figure, lines_told, similarity_figure
 from labkit.plots.theme import CLASSES, DASHES, PALETTE, SYMBOLS, colour, draw_floor, fade, figure, key_of_classes
 
 __all__ = [
+    "BASES",
     "CLASSES",
     "DASHES",
     "PALETTE",

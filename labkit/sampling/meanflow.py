@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from labkit.checks import require, whole
-from labkit.sampling.ode import WHOLE, grid
+from labkit.sampling.ode import WHOLE, at, grid
 
 
 def jump_states(
@@ -26,11 +25,8 @@ def jump_states(
 def _states(
     average: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, steps: int
 ) -> Iterator[tuple[float, Tensor]]:
-    def at(t: float) -> Tensor:
-        return torch.full((x.shape[0],), t, device=x.device, dtype=x.dtype)
-
     times = grid(steps, WHOLE)
     yield times[0], x
     for now, then in pairwise(times):
-        x = x + (then - now) * average(x, at(now), at(then - now))
+        x = x + (then - now) * average(x, at(now, x), at(then - now, x))
         yield then, x

@@ -60,18 +60,20 @@ def grid(steps: int, interval: tuple[float, float]) -> list[float]:
     return [first + (last - first) * k / steps for k in range(steps)] + [last]
 
 
+def at(t: float, x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
+    """One time for every sample."""
+    return torch.full((x.shape[0],), t, device=x.device, dtype=x.dtype)
+
+
 def _states(
     velocity: Velocity, x: Tensor, steps: int, method: OdeMethod, interval: tuple[float, float]
 ) -> Iterator[tuple[float, Tensor]]:
-    def at(t: float) -> Tensor:
-        return torch.full((x.shape[0],), t, device=x.device, dtype=x.dtype)
-
     h, times = (interval[1] - interval[0]) / steps, grid(steps, interval)
     yield times[0], x
     for now, then in pairwise(times):
-        slope = velocity(x, at(now))
+        slope = velocity(x, at(now, x))
         if method == "heun":
-            slope = (slope + velocity(x + h * slope, at(then))) / 2
+            slope = (slope + velocity(x + h * slope, at(then, x))) / 2
         x = x + h * slope
         yield then, x
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from labkit.checks import choose, finite, require, whole
 from labkit.ops import expand_like
 from labkit.paths import EDGE, Path
-from labkit.sampling.ode import Velocity, grid
+from labkit.sampling.ode import Velocity, at, grid
 
 Diffusion = Literal["sigma", "sbdm", "constant", "linear", "decreasing", "bump"]
 SdeMethod = Literal["euler_maruyama", "sde_heun"]
@@ -98,19 +98,16 @@ def _states(
     method: SdeMethod,
     interval: tuple[float, float],
 ) -> Iterator[tuple[float, Tensor]]:
-    def at(t: float) -> Tensor:
-        return torch.full((x.shape[0],), t, device=x.device, dtype=x.dtype)
-
     times = grid(steps, interval)
     h = (interval[1] - interval[0]) / steps
     yield times[0], x
     for now, then in pairwise(times):
-        kick = (2 * h * w(at(now), x)).sqrt() * noise()
+        kick = (2 * h * w(at(now, x), x)).sqrt() * noise()
         if method == "euler_maruyama":
-            x = x + h * drift(x, at(now)) + kick
+            x = x + h * drift(x, at(now, x)) + kick
         else:
             x = x + kick
-            slope = drift(x, at(now))
-            x = x + h * (slope + drift(x + h * slope, at(then))) / 2
+            slope = drift(x, at(now, x))
+            x = x + h * (slope + drift(x + h * slope, at(then, x))) / 2
         yield then, x
-    yield 1.0, x + (1 - times[-1]) * drift(x, at(times[-1]))
+    yield 1.0, x + (1 - times[-1]) * drift(x, at(times[-1], x))

@@ -12,7 +12,7 @@ from plotly.basedatatypes import BaseFigure
 
 from labkit.datasets import digits
 from labkit.objective import metered_floor, regularized_blocks
-from labkit.plots import PALETTE, colour, digit_trace, figure, style_digits, tile
+from labkit.plots import BASES, PALETTE, colour, digit_trace, figure, style_digits, tile
 from labkit.process import base_term
 from labkit.regularizers import KNOBS, REGULARIZERS, Noise
 from labkit.sampling import Sampler
@@ -30,10 +30,10 @@ class Pane(NamedTuple):
 
 
 PANES = {
-    "velocity": Pane("velocity loss (mean squared error)", "velocity loss"),
-    "average_velocity": Pane("average velocity's error (mean squared)", "velocity error"),
-    "score": Pane("score loss (mean squared error, times σ²)", "score loss"),
-    "noise": Pane("noise loss (mean squared error)", "noise loss"),
+    "velocity": Pane(BASES["velocity"], "velocity loss"),
+    "average_velocity": Pane(BASES["average_velocity"], "velocity error"),
+    "score": Pane(BASES["score"], "score loss"),
+    "noise": Pane(BASES["noise"], "noise loss"),
     "dispersive": Pane("Dispersive Loss at the block", "L_disp"),
     "feature_norm": Pane("feature norm ‖z‖/√P at the block", "norm"),
     "effective_rank": Pane("effective rank at the block", "rank"),
