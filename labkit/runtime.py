@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from enum import IntEnum
 from functools import cache
@@ -64,6 +65,22 @@ def generator(*key: int, on: torch.device | str = "cpu") -> torch.Generator:
     """A random generator that follows from whole numbers alone, such as (seed, purpose, samples seen)."""
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator(device=on).manual_seed(int(state) >> 1)
+
+
+_SEEDED = threading.RLock()
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's global generator starts from ``seed``; afterwards it goes on as if nothing had been drawn.
+
+    For what draws from that generator without asking, as torch does when it builds a layer. It is one for the whole
+    process, so two threads take turns here: a panel that opens a run in the background must not take numbers from the
+    initial weights that a cell is drawing. What builds layers only to fill them from a file belongs in here as well.
+    """
+    with _SEEDED, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def data_dir() -> Path:

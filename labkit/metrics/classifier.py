@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from labkit.datasets import digits
-from labkit.runtime import data_dir, generator, machine
+from labkit.runtime import data_dir, generator, machine, seeded
 
 FILE = "digits_classifier.safetensors"
 
@@ -57,7 +57,8 @@ class DigitsClassifier(nn.Module):
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; restore it with `git checkout data`, or train it again with "
                                     "`python data/build_classifier.py`.")  # fmt: skip
-        model = cls()
+        with seeded(0):
+            model = cls()
         model.load_state_dict(load_file(path))
         with safe_open(path, framework="pt") as file:
             model.held_out_accuracy = json.loads(file.metadata()["record"])["held_out_accuracy"]
@@ -67,8 +68,7 @@ class DigitsClassifier(nn.Module):
 def train(seed: int = 0, epochs: int = 40, batch: int = 64) -> DigitsClassifier:
     """Train on the 1,297 training digits with shifts of up to one pixel; measure on the 500 held out."""
     data, held_out = digits("train"), digits("held_out")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = DigitsClassifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * (len(data) // batch))

@@ -14,6 +14,7 @@ from labkit.checks import choose
 from labkit.models.layers import TimestepEmbedder
 from labkit.models.sizes import SIZES
 from labkit.models.transformer import Transformer
+from labkit.runtime import seeded
 from labkit.types import LabError
 
 Released = Literal["SiT", "DiT"]
@@ -100,5 +101,6 @@ def _empty(weights: Mapping[str, Tensor], path: Path, family: Released) -> Trans
             *size, patch, side * patch, in_channels, num_classes,
             learn_sigma=out_channels == 2 * in_channels, keep_sigma=family == "DiT",
         )  # fmt: skip
-    network.t_embedder = TimestepEmbedder(width)  # its frequencies are no weights, so no file brings them
+    with seeded(0):
+        network.t_embedder = TimestepEmbedder(width)  # its frequencies are no weights, so no file brings them
     return network

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from labkit.checks import require, whole
 from labkit.models.dinov2 import load_dinov2
 from labkit.models.encoder import DigitsEncoder
-from labkit.runtime import data_dir
+from labkit.runtime import data_dir, seeded
 
 FILE = "digits_teacher.safetensors"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}  # of red, green and blue in [0, 1]
@@ -113,7 +113,8 @@ class DigitsTeacher(Teacher):
             FileNotFoundError: the file is missing; the message has two remedies.
         """
         weights, record = _read(data_dir() / FILE)
-        encoder = DigitsEncoder()
+        with seeded(0):
+            encoder = DigitsEncoder()
         encoder.load_state_dict(weights)
         cost = record["cost"]
         return cls(encoder, cost["images"], cost["seconds"], cost["machine"])
@@ -148,7 +149,8 @@ class DinoTeacher(Teacher):
 
     def __init__(self, source: str, grid: int = 16, images: int = DINOV2_IMAGES) -> None:
         super().__init__()
-        self.model = load_dinov2(source)
+        with seeded(0):
+            self.model = load_dinov2(source)
         config = self.model.config
         patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
         require(whole(grid, 1), "grid", grid, "take a whole number of tokens a side")

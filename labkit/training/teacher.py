@@ -26,7 +26,7 @@ from labkit.losses import contrastive_loss
 from labkit.metrics import linear_probe_accuracy
 from labkit.models.encoder import DigitsEncoder
 from labkit.models.teachers import FILE, DigitsTeacher
-from labkit.runtime import Purpose, generator, machine
+from labkit.runtime import Purpose, generator, machine, seeded
 
 STEPS, BATCH, TAU, LR = 1600, 64, 0.1, 2e-3  # chosen by a probe's cross-validation on the training digits
 
@@ -58,8 +58,7 @@ class TeacherTraining:
         require(whole(steps, 2), "steps", steps, "take a whole number of at least 2")
         self.steps, self.step, self.seconds = steps, 0, 0.0
         self.x = digits("train").x  # the images alone: no label enters this class
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.encoder = DigitsEncoder()
             self.head = nn.Sequential(nn.Linear(self.encoder.width, 128), nn.ReLU(), nn.Linear(128, 64))
         weights = [*self.encoder.parameters(), *self.head.parameters()]

@@ -19,7 +19,7 @@ from labkit import datasets
 from labkit.config import Config
 from labkit.models import Transformer, build_model
 from labkit.objective import Objective
-from labkit.runtime import Purpose, device, generator
+from labkit.runtime import Purpose, device, generator, seeded
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
 from labkit.training.folder import RunError, RunFolder
@@ -61,8 +61,7 @@ class Report:
 
 def build_network(config: Config, images: datasets.Images) -> Transformer:
     """The network of a config for given images, its initial weights drawn from the config's seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed):
         variance = config.family == "DiT"  # which it says in as many channels more
         return build_model(config.model, images.size, images.channels, images.num_classes, learn_sigma=variance)
 
@@ -86,8 +85,7 @@ class Trainer:
         self.config = config
         images = getattr(datasets, config.dataset)("train")
         network = build_network(config, images)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(config.seed, Purpose.PROJECTOR).initial_seed())
+        with seeded(generator(config.seed, Purpose.PROJECTOR).initial_seed()):
             objective = Objective(network, config)
         # Only now, when the config has proved fit: a folder keeps the config it was created with.
         self.folder = None if run_dir is None else RunFolder.create(Path(run_dir), config)

@@ -15,8 +15,11 @@ from tiny import assert_same, finished, outcome, tiny, trained, weights
 from labkit import ConfigError, Run, Trainer, build_model, datasets, dispersive_loss, training
 from labkit.datasets import Images
 from labkit.flows import Flow
+from labkit.metrics import DigitsClassifier
+from labkit.models import DigitsTeacher
 from labkit.training import NonFiniteLoss
 from labkit.training.stream import Stream
+from labkit.training.trainer import build_network
 
 
 @pytest.mark.parametrize("lam", [None, 0.5])
@@ -98,6 +101,27 @@ def test_labels_are_dropped_at_the_stated_share():
     labels = torch.cat(seen)
     assert labels.max() == 10
     assert abs((labels == 10).double().mean() - 0.25) < 5 * (0.25 * 0.75 / 2000) ** 0.5
+
+
+def test_what_another_thread_builds_takes_no_numbers_from_the_initial_weights():
+    """A panel opens runs and loads classifiers in the background while a cell builds its own network."""
+    config, images = tiny(seed=1), datasets.digits("train")
+    alone, over = weights(Trainer(config)), threading.Event()
+
+    def busy():
+        while not over.is_set():
+            build_network(config.replace(seed=2), images)
+            DigitsClassifier.load()
+            DigitsTeacher.load()
+
+    other = threading.Thread(target=busy)
+    other.start()
+    try:
+        for _ in range(20):
+            assert_same(weights(Trainer(config)), alone)
+    finally:
+        over.set()
+        other.join()
 
 
 def test_training_neither_reads_nor_moves_the_global_random_state():
