@@ -9,12 +9,15 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
-from labkit.checks import ConfigError, as_tuple, check_seed, finite, require, whole
+from labkit.checks import ConfigError, as_tuple, check_seed, choose, finite, require, whole
 from labkit.flows import Flow, MeanFlow
 from labkit.models.sizes import Family, parse_name
 from labkit.regularizers import REGULARIZERS, Contrastive, Dispersive, Repa
 
-LATER = {"flow", "meanflow"}  # groups that the configs of the first versions do not have
+LATER = {"flow", "meanflow", "engine", "keep_every"}  # what the configs of the first versions do not have
+FREE = ("steps", "save_every", "keep_last", "keep_every", "engine.compile", "engine.checkpointing", "engine.resident")
+"""Settings in which a run may change when it goes on: they say how long, how fast and what is kept."""
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,41 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """How a step is computed: what matters on a GPU, and to a model that is large for it."""
+
+    precision: Precision = "float32"
+    """Of matrix products. Weights, their moments and averages, and the regularizers stay float32 with either."""
+    compile: bool = False
+    """Compile the objective: minutes at the start, then faster steps. It pays on a GPU."""
+    accumulate: int = 1
+    """Micro-batches that a rank's share of the batch is computed in, one after another; they share one optimizer step.
+    Negatives in local scope are those of a micro-batch."""
+    checkpointing: bool = False
+    """Compute each block's activations again in the backward pass instead of keeping them: a third more time, and
+    little memory."""
+    clip: float | None = None
+    """Largest norm of the gradient, which is scaled down to it; None leaves it alone, as the papers do."""
+    resident: bool = False
+    """Hold the whole data set on the device, if it comes from a store; else batches are read from its files."""
+
+    def __post_init__(self) -> None:
+        choose(self.precision, Precision, "engine.precision")
+        for name in ("compile", "checkpointing", "resident"):
+            require(isinstance(getattr(self, name), bool), f"engine.{name}", getattr(self, name), "say True or False")
+        require(whole(self.accumulate, 1), "engine.accumulate", self.accumulate, "take a whole number of at least 1")
+        require(
+            self.clip is None or (finite(self.clip) and self.clip > 0), "engine.clip", self.clip,
+            "take a number above 0, or None for no limit",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Config:
     """One training run, whole."""
 
-    dataset: Literal["digits"] = "digits"
+    dataset: str = "digits"
+    """An embedded data set's name, or the folder of a store that ``labkit prepare`` wrote."""
     model: str = "SiT-Nano/2"
     """Family, size and patch, as in ``SiT-B/2``; see ``labkit.models.SIZES``. The family says what is trained."""
     flow: Flow = field(default_factory=Flow)
@@ -53,7 +87,9 @@ class Config:
     contrastive: Contrastive = field(default_factory=Contrastive)
     repa: Repa = field(default_factory=Repa)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    engine: Engine = field(default_factory=Engine)
     batch_size: int = 128
+    """Samples of one optimizer step: of all ranks and micro-batches together."""
     steps: int = 3000
     """Train up to this many steps. A finished run continues when it is given more."""
     seed: int = 0
@@ -67,12 +103,15 @@ class Config:
     save_every: int = 1000
     keep_last: int = 2
     """How many of the newest checkpoints stay on disk."""
+    keep_every: int | None = None
+    """Checkpoints at multiples of so many steps stay, too."""
 
     def __post_init__(self) -> None:
-        require(self.dataset in ("digits",), "dataset", self.dataset, "choose digits")
+        named = isinstance(self.dataset, str) and self.dataset != ""
+        require(named, "dataset", self.dataset, "name an embedded set, such as 'digits', or the folder of a store")
         require(isinstance(self.model, str), "model", self.model, "name it as in 'SiT-Nano/2'")
         groups = {"flow": Flow, "meanflow": MeanFlow, "dispersive": Dispersive, "contrastive": Contrastive,
-                  "repa": Repa, "optimizer": Optimizer}  # fmt: skip
+                  "repa": Repa, "optimizer": Optimizer, "engine": Engine}  # fmt: skip
         for name, group in groups.items():
             value = getattr(self, name)
             require(type(value) is group, name, value, f"give its settings as {group.__name__}(…)")
@@ -89,13 +128,15 @@ class Config:
         )  # fmt: skip
         for name in ("dispersive", "contrastive"):
             group = getattr(self, name)
-            fits = group.chunk is None or self.batch_size % group.chunk == 0
+            fits = group.chunk is None or self.batch_size % group.chunk == 0  # what a rank gets, the trainer checks
             require(fits, f"{name}.chunk", group.chunk, f"it must divide batch_size = {self.batch_size}")
             computed = group.lam is not None or group is self.repelling  # what is off may yet be metered
             few = computed and group.variant == "covariance" and self.batch_size < 3
             require(not few, "batch_size", self.batch_size, "the covariance of two samples is constant, take 3")
         for name in ("steps", "log_every", "save_every", "keep_last"):
             require(whole(getattr(self, name), 1), name, getattr(self, name), "take a whole number of at least 1")
+        keep = self.keep_every
+        require(keep is None or whole(keep, 1), "keep_every", keep, "take a whole number of steps, or None")
         check_seed(self.seed)
         require(
             finite(self.label_drop) and 0 <= self.label_drop < 1, "label_drop", self.label_drop,
@@ -156,6 +197,13 @@ class Config:
         """The fields in which two configs differ, as 'name: mine → theirs'."""
         mine, theirs = _flat(dataclasses.asdict(self)), _flat(dataclasses.asdict(other))
         return [f"{name}: {mine[name]!r} → {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+    def breaks(self, other: "Config") -> list[str]:
+        """The differences that make another experiment of it, so that it cannot go on from this one's checkpoints."""
+        return [difference for difference in self.differences(other) if not difference.startswith(_FREELY)]
+
+
+_FREELY = tuple(f"{name}: " for name in FREE)
 
 
 def _build(cls: type, values: Any, prefix: str) -> Any:

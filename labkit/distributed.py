@@ -1,4 +1,4 @@
-"""The one place where ranks meet: a gather that gradients flow back through.
+"""The one place where ranks meet: a gather that gradients flow back through, means, and a vote.
 
 Losses never gather. What is to be global is gathered here, once, before the loss; each rank then computes the same loss
 of the global batch. Its gradient reaches the own rows from all ranks and is summed, so with the averaging of
@@ -6,10 +6,25 @@ DistributedDataParallel every parameter gets what one process with the whole bat
 tensors and putting the own slice back would give 1/world_size of it.
 """
 
+import os
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
+
+
+def launched() -> tuple[int, int]:
+    """(processes on this machine, machines), as torchrun's environment tells; (1, 1) without torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 1, 1
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return here, int(os.environ["WORLD_SIZE"]) // here
+
+
+def rank() -> int:
+    """This process's number among the ranks, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def world_size() -> int:
@@ -24,3 +39,23 @@ def gather(z: Float[Tensor, "batch ..."]) -> Float[Tensor, "global ..."]:
     from torch.distributed.nn.functional import all_gather
 
     return torch.cat(all_gather(z))
+
+
+@torch.no_grad()
+def mean(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The mean over all ranks of each tensor, whatever their shapes; all ranks get it. One rank: the tensors."""
+    if world_size() == 1:
+        return tensors
+    together = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    dist.all_reduce(together)
+    parts = (together / world_size()).split([tensor.numel() for tensor in tensors])
+    return tuple(part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True))
+
+
+def any_rank(wish: bool, on: torch.device) -> bool:
+    """Whether any rank wishes so; every rank gets the same answer."""
+    if world_size() == 1:
+        return wish
+    votes = torch.tensor(float(wish), device=on)
+    dist.all_reduce(votes, dist.ReduceOp.MAX)
+    return bool(votes)

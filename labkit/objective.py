@@ -31,7 +31,8 @@ def blocks_of(settings: Dispersive | Repa, model: str) -> tuple[int, ...]:
     depth = parse_name(model).size.depth
     if isinstance(settings, Repa):
         return (depth // 4 if settings.block is None else settings.block,)
-    return tuple(range(depth)) if settings.blocks == "all" else settings.blocks or (depth // 4,)
+    named = {None: (depth // 4,), "all": tuple(range(depth)), "last": (depth - 1,)}
+    return settings.blocks if isinstance(settings.blocks, tuple) else named[settings.blocks]
 
 
 def regularized_blocks(config: Config) -> tuple[int, ...]:
@@ -87,7 +88,8 @@ class Objective(nn.Module):
             weighted["contrastive"] = _weight(self.config.contrastive, draws.step) * terms["contrastive"]
         if self.config.repa.lam is not None:
             tokens = base.features[self.blocks["repa"][0]]
-            terms["repa"] = repa_loss(self.projector(tokens), self.teacher(batch.x))
+            seen = batch.x if batch.pixels is None else batch.pixels
+            terms["repa"] = repa_loss(self.projector(tokens), self.teacher(seen))
             weighted["repa"] = _weight(self.config.repa, draws.step) * terms["repa"]
         total = sum(weighted.values(), start=base.loss)
         terms = {name: term.detach() for name, term in terms.items()}

@@ -60,7 +60,7 @@ class Dispersive:
     tau: float | None = None
     """Temperature τ > 0 of the InfoNCE variants, by default the paper's 0.5; D = ‖·‖²/P or −cos is divided by it."""
     variant: Variant = "infonce_l2"
-    blocks: tuple[int, ...] | Literal["all"] | None = None
+    blocks: tuple[int, ...] | Literal["all", "last"] | None = None
     """Blocks, numbered from 0, whose output is regularized (and metered, even when λ is off). None: depth // 4."""
     margin: float | None = None
     """ε > 0 of the hinge, by default 1 (the paper's value is not known)."""
@@ -98,12 +98,12 @@ class Dispersive:
         require(whole(self.warmup, 0), f"{group}.warmup", self.warmup, "take a whole number of steps, 0 for none")
 
     def _check_blocks(self, name: str) -> None:
-        if self.blocks is None or self.blocks == "all":
+        if self.blocks is None or self.blocks in ("all", "last"):
             return
         object.__setattr__(self, "blocks", as_tuple(self.blocks))
         require(
             len(self.blocks) > 0 and all(whole(b, 0) for b in self.blocks), name, self.blocks,
-            "name one or several blocks by whole numbers from 0, or say 'all'",
+            "name one or several blocks by whole numbers from 0, or say 'all' or 'last'",
         )  # fmt: skip
         require(len(set(self.blocks)) == len(self.blocks), name, self.blocks, "name each block once")
 

@@ -58,6 +58,7 @@ class Purpose(IntEnum):
     PROJECTOR = 7
     PAIRS = 8
     KICK = 9
+    AUGMENTATION = 10
     TEACHER = 101
 
 

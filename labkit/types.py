@@ -18,6 +18,8 @@ class Batch(NamedTuple):
     """Data scaled to about [-1, 1]."""
     y: Int[Tensor, " batch"]
     """Class labels, 0 ≤ y < num_classes."""
+    pixels: Float[Tensor, "batch 3 side side"] | None = None
+    """The images themselves, where x are their latents and a teacher wants to see them."""
 
 
 class Draws(NamedTuple):

@@ -1,31 +1,83 @@
-"""A set of labelled images that fits in memory."""
+"""What training reads: labelled images, or latents of them, by row number."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from labkit.types import Batch
+
+
+class Chance(NamedTuple):
+    """The random numbers that a source may turn into an augmentation, drawn by whoever asks for the batch."""
+
+    noise: Float[Tensor, "batch channels height width"]
+    """Normal, of the data's shape."""
+    uniforms: Float[Tensor, " batch"]
+    """In [0, 1)."""
+
+
+class Source(ABC):
+    """A set of labelled images of one size, in about [-1, 1]. Subclasses say where they lie and how a batch is made."""
+
+    shape: tuple[int, int, int]
+    """Channels, height and width of what the network sees."""
+    num_classes: int
+    chancy: bool = False
+    """Whether a batch depends on chance: a flip, a draw from a latent's posterior."""
+    files: Sequence[Path] | None = None
+    """The image file of each row, where there are files."""
+
+    @property
+    def size(self) -> int:
+        """Side of an image in pixels."""
+        return self.shape[-1]
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, rows: Int[Tensor, " batch"], chance: Chance | None = None) -> Batch:
+        """The images and labels of these rows, in this order, on the source's device.
+
+        Args:
+            rows: on the CPU.
+            chance: what ``chancy`` sources draw on, on the source's device; None gives the plain image: not flipped,
+                the posterior's mean.
+        """
+
+    @abstractmethod
+    def to(self, device: torch.device) -> "Source":
+        """The same rows, with batches on a device."""
+
 
 @dataclass(frozen=True)
-class Images:
-    """Images in about [-1, 1] with their labels."""
+class Images(Source):
+    """Images that lie in memory as they are."""
 
     x: Float[Tensor, "n c h w"]
     y: Int[Tensor, " n"]
     num_classes: int
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(self.x.shape[1:])
+
     def to(self, device: torch.device) -> "Images":
         return Images(self.x.to(device), self.y.to(device), self.num_classes)
 
-    @property
-    def size(self) -> int:
-        """Side of an image in pixels."""
-        return self.x.shape[-1]
-
-    @property
-    def channels(self) -> int:
-        return self.x.shape[1]
+    def batch(self, rows: Int[Tensor, " batch"], chance: Chance | None = None) -> Batch:
+        rows = rows.to(self.x.device)
+        return Batch(self.x[rows], self.y[rows])
 
     def __len__(self) -> int:
         return self.x.shape[0]

@@ -5,6 +5,7 @@ from collections.abc import Collection
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from labkit.checks import require
 from labkit.models.layers import Block, FinalLayer, LabelEmbedder, PatchEmbed, TimestepEmbedder, sincos_positions
@@ -36,6 +37,8 @@ class Transformer(nn.Module):
         require(num_classes >= 1, "num_classes", num_classes, "take at least 1")
         self.patch, self.width, self.in_channels, self.num_classes = patch, width, in_channels, num_classes
         self.side = input_size // patch
+        self.checkpointing = False
+        """Compute each block's activations again in the backward pass instead of keeping them."""
         self.out_channels = in_channels * (2 if keep_sigma else 1)
         self.x_embedder = PatchEmbed(patch, in_channels, width)
         self.t_embedder = TimestepEmbedder(width)
@@ -61,6 +64,11 @@ class Transformer(nn.Module):
         for linear in (*zeroed, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of its images."""
+        return self.in_channels, self.side * self.patch, self.side * self.patch
 
     def check_blocks(self, blocks: Collection[int], name: str = "blocks") -> None:
         """Refuse block numbers that this model does not have."""
@@ -115,7 +123,10 @@ class Transformer(nn.Module):
             raise ValueError("span is for MeanFlow models; this one predicts at one time.")
         features = {}
         for number, block in enumerate(self.blocks[:depth]):
-            tokens = block(tokens, condition)
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, condition, use_reentrant=False)
+            else:
+                tokens = block(tokens, condition)
             if number in taps:
                 features[number] = tokens
         return tokens, condition, features

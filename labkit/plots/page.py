@@ -35,7 +35,7 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
         result: of ``Comparison.evaluate``.  histories: each run's tidy metrics.
     """
     config = list(result.configs.values())[-1]
-    floor = metered_floor(config, getattr(datasets, config.dataset)("train").size)
+    floor = metered_floor(config, datasets.load(config.dataset).size)
     figures = [
         samples_figure(result),
         curves_figure(histories, regularized_blocks(config)[0], floor),

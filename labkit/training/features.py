@@ -31,6 +31,7 @@ from labkit.training.checkpoint import CheckpointError, replace_file
 Split = Literal["train", "held_out"]
 FORMAT = "labkit-features-1"
 AT_ONCE = 256  # images in one forward pass
+MOST = 10_000  # images of a split that can be looked at
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Look:
     t: float | None = 0.5
     """The time of every image, 0 (noise) to 1 (data); None gives each image a time of its own, as in training."""
     count: int = 500
-    """How many images, the first of the split; all, if there are fewer."""
+    """How many images, the first of the split; all, if there are fewer, and never more than 10,000."""
     labelled: bool = True
     """Whether the network is told each image's class, as in training, or the null class. What it is told can be read
     off its features, so that a probe for the class has to look without."""
@@ -74,13 +75,14 @@ class Seen(NamedTuple):
 
 def inputs(look: Look, config: Config) -> Seen:
     """The inputs of a look, without features yet: of the config's data, noised by its model's process."""
-    images = getattr(datasets, config.dataset)(look.split)
+    images = datasets.load(config.dataset, look.split)
     draw = generator(look.seed, Purpose.PROBE)
-    noise, times = torch.randn(images.x.shape, generator=draw), torch.rand(len(images), generator=draw)
-    x1, t = images.x[: look.count], times[: look.count]
+    most = min(len(images), MOST)
+    noise, times = torch.randn(most, *images.shape, generator=draw), torch.rand(most, generator=draw)
+    (x1, y), t = images.batch(torch.arange(min(look.count, most))), times[: look.count]
     if look.t is not None:
         t = torch.full_like(t, look.t)
-    return Seen(x1, images.y[: look.count], t, process_of(config).noised(x1, noise[: look.count], t), {})
+    return Seen(x1, y, t, process_of(config).noised(x1, noise[: look.count], t), {})
 
 
 @torch.no_grad()

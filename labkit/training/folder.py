@@ -30,8 +30,8 @@ class RunError(LabError, RuntimeError):
 
 
 def _changes(old: Config, new: Config) -> str:
-    """What differs beside the number of steps, which a run may be given more of."""
-    return "; ".join(old.differences(new.replace(steps=old.steps)))
+    """What differs and makes another experiment of it."""
+    return "; ".join(old.breaks(new))
 
 
 class RunFolder:
@@ -50,7 +50,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: Config) -> "RunFolder":
-        """Start a run here, or continue one whose config differs in nothing but the number of steps."""
+        """Start a run here, or continue one whose config differs in nothing that makes it another experiment."""
         if (path / "config.json").exists():
             done = max(cls(path).checkpoints(), default=0)
             require(config.steps >= done, "steps", config.steps, f"{path} has been trained for {done} already")
@@ -109,12 +109,14 @@ class RunFolder:
         return None
 
     def save(self, state: ckpt.Checkpoint) -> None:
-        """Write a checkpoint; when it is safe on the disk, drop those beyond the newest ``keep_last``."""
+        """Write a checkpoint; when it is safe on the disk, drop what ``keep_last`` and ``keep_every`` do not keep."""
         ckpt.write(self.path / "checkpoints" / f"step-{state.step:08d}.safetensors", state)
         # A later one is unreadable, or training would have gone on from there: it does not count, and is written anew.
-        readable = [file for step, file in self.checkpoints().items() if step <= state.step]
-        for file in readable[: -self.config().keep_last]:
-            file.unlink()
+        config = self.config()
+        readable = {step: file for step, file in self.checkpoints().items() if step <= state.step}
+        for step in list(readable)[: -config.keep_last]:
+            if config.keep_every is None or step % config.keep_every:
+                readable[step].unlink()
 
     @property
     def samples(self) -> Path:

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from labkit import datasets
 from labkit.checks import check_seed, require, whole
 from labkit.config import Config
 from labkit.process import DiffusionProcess, process_of
@@ -72,7 +71,7 @@ def sample_network(
 
     Args:
         network: a Transformer; it is run without gradient.
-        config: the run's config, for the shape of its images and what the network predicts.
+        config: the run's config, which says what the network predicts.
         n: number of samples, at least 1.
         y: n labels, ``num_classes`` meaning none; by default 0, 1, 2, … in turn.
         seed: of the noise.  batch_size: samples at a time.  progress: show a bar.
@@ -131,8 +130,8 @@ class _Way:
         self.network, self.process, self.seed = network, process_of(config), seed
         clips = config.family == "DiT" or config.flow.prediction != "velocity"
         require(clips or not self.sampler.clip, "clip", True, "it is for predictions of noise or score, not velocity")
-        self.images = getattr(datasets, config.dataset)("train")
-        null = self.images.num_classes
+        self.shape, self.null = network.shape, network.num_classes
+        null = self.null
         labels = torch.arange(n) % null if y is None else torch.as_tensor(y).long()
         require(
             labels.shape == (n,) and bool(((labels >= 0) & (labels <= null)).all()), "y", labels.tolist(),
@@ -149,14 +148,14 @@ class _Way:
         """The states of samples of these numbers, counting evaluations."""
         on = next(self.network.parameters()).device
         labels = self.labels[numbers.start : numbers.stop].to(on)
-        x0 = starting_noise(self.images, numbers, self.seed).to(on)
-        kick = fresh_noise(self.images, numbers, self.seed, on)
+        x0 = starting_noise(self.shape, numbers, self.seed).to(on)
+        kick = fresh_noise(self.shape, numbers, self.seed, on)
         self.nfe = 0
         s = self.sampler
 
         def asked(of: Callable[..., Tensor]) -> Callable[..., Tensor]:
             """Guided and counted."""
-            field = guided(of, labels, self.images.num_classes, s.guidance, s.channels)
+            field = guided(of, labels, self.null, s.guidance, s.channels)
 
             def counted(*args: Tensor) -> Tensor:
                 self.nfe += 1
@@ -195,17 +194,17 @@ def few_steps(config: Config, steps: int) -> dict[str, Any]:
     return {} if config.family == "MeanFlow" else {"steps": steps}
 
 
-def starting_noise(images: datasets.Images, numbers: Sequence[int], seed: int) -> Float[Tensor, "n c h w"]:
+def starting_noise(shape: Sequence[int], numbers: Sequence[int], seed: int) -> Float[Tensor, "n c h w"]:
     """The noise that samples of these numbers start from, each drawn from (seed, number) alone."""
-    return torch.stack([torch.randn(images.x.shape[1:], generator=generator(seed, Purpose.START, i)) for i in numbers])
+    return torch.stack([torch.randn(shape, generator=generator(seed, Purpose.START, i)) for i in numbers])
 
 
 def fresh_noise(
-    images: datasets.Images, numbers: Sequence[int], seed: int, on: torch.device
+    shape: Sequence[int], numbers: Sequence[int], seed: int, on: torch.device
 ) -> Callable[[], Float[Tensor, "n c h w"]]:
     """Gives the noise of step after step to samples of these numbers, each from a generator of its own."""
     draws = [generator(seed, Purpose.KICK, i) for i in numbers]
-    return lambda: torch.stack([torch.randn(images.x.shape[1:], generator=draw) for draw in draws]).to(on)
+    return lambda: torch.stack([torch.randn(shape, generator=draw) for draw in draws]).to(on)
 
 
 def write_sheet(x: Float[Tensor, "n c h w"], path: Path, columns: int = 10, zoom: int = 4) -> Path:

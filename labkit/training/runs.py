@@ -149,7 +149,7 @@ class Run:
 
     def _network(self, state: ckpt.Checkpoint | None, weights: Weights) -> Transformer:
         require(weights in ("ema", "model"), "weights", weights, "choose 'ema' (the moving average) or 'model'")
-        network = build_network(self.config, getattr(datasets, self.config.dataset)("train"))
+        network = build_network(self.config, datasets.load(self.config.dataset))
         if state is not None:
             saved = state.part(f"{weights}.")
             require(len(saved) > 0, "weights", weights, f"{self.path} is an export, which holds averaged weights alone")

@@ -1,56 +1,105 @@
 """The endless stream of training samples, a function of (seed, position) and nothing else.
 
 Position s is sample s mod N of epoch s // N, whose order is shuffled afresh; a batch may cross from one epoch to the
-next, so no sample is ever dropped and no batch is short. Noise, times, label drops and second view of the batch that
-starts at s follow from (seed, s). There is no random state to save: a resumed run asks for the same positions and gets
-the same numbers.
+next, so no sample is ever dropped and no batch is short. Noise, times, label drops, augmentation and second view of
+the batch that starts at s follow from (seed, s). There is no random state to save: a resumed run asks for the same
+positions and gets the same numbers. Several ranks draw the same numbers and each takes its rows of them, so their
+batches together are the one that a single process would see.
 """
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from labkit.datasets import Images
+from labkit.datasets import Chance, Images, Source
 from labkit.runtime import Purpose, generator
 from labkit.types import Batch, Draws, SecondView
 
 
 class Stream:
-    """Batches and draws by position, on one device."""
+    """Batches and draws by position, on one device.
+
+    Args:
+        images: what is read.  batch_size: samples of all ranks together.  seed: of all that is drawn.
+        device: where batches are wanted.
+        two_views: draw what a second view needs.  pairs: draw the later times of MeanFlow's pairs.
+        pixels: bring the images beside their latents.
+        rank, ranks: which share of a batch is wanted; the rows are cut into ``ranks`` equal pieces in order.
+    """
 
     def __init__(
-        self, images: Images, batch_size: int, seed: int, device: torch.device, two_views: bool = False,
-        pairs: bool = False,
-    ) -> None:
+        self, images: Source, batch_size: int, seed: int, device: torch.device, two_views: bool = False,
+        pairs: bool = False, pixels: bool = False, rank: int = 0, ranks: int = 1,
+    ) -> None:  # fmt: skip
         self.images = images.to(device)
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        self.two_views, self.pairs = two_views, pairs
+        self.two_views, self.pairs, self.pixels = two_views, pairs, pixels
+        share = batch_size // ranks
+        self._share = slice(rank * share, (rank + 1) * share)
         self._orders: dict[int, Tensor] = {}
+        # What lies on a disk is read one batch ahead, while the last one is being learnt.
+        self._reader = None if isinstance(images, Images) else ThreadPoolExecutor(1, "labkit-reader")
+        self._ahead: tuple[int, Future[tuple[Batch, Draws]]] | None = None
 
     def at(self, position: int) -> tuple[Batch, Draws]:
-        """The batch of samples position … position + batch_size − 1, and its randomness."""
-        pick = self._indices(position)
-        x, y = self.images.x[pick], self.images.y[pick]
-        noise, uniforms = self._draw(Purpose.NOISE, position, x, 2)
-        second = ends = None  # from numbers of their own: the others are the same with and without them
+        """This rank's part of samples position … position + batch_size − 1, and its randomness."""
+        if self._reader is None:
+            return self._at(position)
+        known, found = self._ahead or (None, None)
+        if known != position:
+            found = self._reader.submit(self._at, position)
+        ready = found.result()
+        following = position + self.batch_size
+        self._ahead = following, self._reader.submit(self._at, following)
+        return ready
+
+    def _at(self, position: int) -> tuple[Batch, Draws]:
+        own = self._share
+        rows = self._rows(position)[own]
+        chance = None  # from numbers of its own, as are second views and ends: the others are the same without them
+        if self.images.chancy:
+            noise, uniforms = self._draw(Purpose.AUGMENTATION, position, 1)
+            chance = Chance(noise[own], uniforms[own, 0])
+        batch = self.images.batch(rows, chance)
+        if self.pixels:
+            batch = batch._replace(pixels=self.images.pixels(rows, chance))
+        noise, uniforms = self._draw(Purpose.NOISE, position, 2)
+        second = ends = None
         if self.pairs:
             draw = generator(self.seed, Purpose.PAIRS, position, on=self.device)
-            ends = torch.rand(len(x), generator=draw, device=self.device)
+            ends = torch.rand(self.batch_size, generator=draw, device=self.device)[own]
         if self.two_views:
-            other_noise, times = self._draw(Purpose.SECOND_VIEW, position, x, 1)
-            second = SecondView(other_noise, times[:, 0])
-        return Batch(x, y), Draws(noise, uniforms, torch.tensor(position // self.batch_size), second, ends)
+            other_noise, times = self._draw(Purpose.SECOND_VIEW, position, 1)
+            second = SecondView(other_noise[own], times[own, 0])
+        step = torch.tensor(position // self.batch_size)
+        return batch, Draws(noise[own], uniforms[own], step, second, ends)
 
-    def _draw(self, purpose: Purpose, position: int, x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, purpose: Purpose, position: int, columns: int) -> tuple[Tensor, Tensor]:
         draw = generator(self.seed, purpose, position, on=self.device)
-        noise = torch.randn(x.shape, generator=draw, device=self.device)
-        return noise, torch.rand(len(x), columns, generator=draw, device=self.device)
+        noise = torch.randn(self.batch_size, *self.images.shape, generator=draw, device=self.device)
+        return noise, torch.rand(self.batch_size, columns, generator=draw, device=self.device)
 
-    def _indices(self, position: int) -> Tensor:
+    def _rows(self, position: int) -> Tensor:
         size, end = len(self.images), position + self.batch_size
         epochs = range(position // size, (end - 1) // size + 1)
         self._orders = {e: self._orders[e] if e in self._orders else self._order(e) for e in epochs}
-        offset = position - epochs[0] * size
-        return torch.cat(list(self._orders.values()))[offset : offset + self.batch_size].to(self.device)
+        pieces = [order[max(position - e * size, 0) : end - e * size] for e, order in self._orders.items()]
+        return torch.cat(pieces)
 
     def _order(self, epoch: int) -> Tensor:
         return torch.randperm(len(self.images), generator=generator(self.seed, Purpose.ORDER, epoch))
+
+
+def parts(batch: Batch, draws: Draws, count: int) -> list[tuple[Batch, Draws]]:
+    """A batch cut into ``count`` equal micro-batches, in order; ``count`` divides its size."""
+    size = len(batch.y) // count
+    return [(_rows_of(batch, i * size, size), _rows_of(draws, i * size, size)) for i in range(count)]
+
+
+def _rows_of(value: Any, first: int, count: int) -> Any:
+    """The same rows of every tensor in a tuple that has rows."""
+    if isinstance(value, tuple):
+        return type(value)(*(_rows_of(item, first, count) for item in value))
+    return value[first : first + count] if isinstance(value, Tensor) and value.dim() else value

@@ -4,9 +4,6 @@ A notebook, a widget and the command line drive this same loop: they plot a repo
 asking. Leaving the loop in any way, by an exception or Ctrl-C too, saves first when there is a folder to save to.
 """
 
-import contextlib
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,17 +13,20 @@ import torch
 from torch import Tensor
 
 from labkit import datasets
+from labkit.checks import require
 from labkit.config import Config
+from labkit.distributed import any_rank
 from labkit.models import Transformer, build_model
 from labkit.objective import Objective
-from labkit.runtime import Purpose, device, generator, seeded
+from labkit.runtime import Purpose, generator, seeded
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
+from labkit.training.engine import compile_in_place, fabric_of, negatives, together, uninterrupted
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.generate import few_steps, sample_network, write_sheet
-from labkit.training.meters import conflicts, measure, regularizer_gradients
-from labkit.training.stream import Stream
-from labkit.types import LabError
+from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, measure, regularizer_gradients
+from labkit.training.stream import Stream, parts
+from labkit.types import LabError, Losses
 
 SHEET, SHEET_STEPS = 50, 20  # samples, and steps, of the sheet that goes with a checkpoint
 
@@ -59,7 +59,7 @@ class Report:
         return {name: term.item() for name, term in self.terms.items()} | self.meters
 
 
-def build_network(config: Config, images: datasets.Images) -> Transformer:
+def build_network(config: Config, images: datasets.Source) -> Transformer:
     """The network of a config for given images, its initial weights drawn from the config's seed."""
     with seeded(config.seed):
         variance = config.family == "DiT"  # which it says in as many channels more
@@ -80,16 +80,18 @@ class Trainer:
     """
 
     def __init__(self, config: Config, run_dir: str | Path | None = None) -> None:
-        from lightning_fabric import Fabric
-
         self.config = config
-        images = getattr(datasets, config.dataset)("train")
+        images = datasets.load(config.dataset)
         network = build_network(config, images)
+        network.checkpointing = config.engine.checkpointing
         with seeded(generator(config.seed, Purpose.PROJECTOR).initial_seed()):
             objective = Objective(network, config)
+        shown = self._pixels(images)
+        self.fabric = fabric_of(config)
         # Only now, when the config has proved fit: a folder keeps the config it was created with.
-        self.folder = None if run_dir is None else RunFolder.create(Path(run_dir), config)
-        self.fabric = Fabric(accelerator=device().type, devices=1)
+        self.folder = None if run_dir is None else self._open(Path(run_dir))
+        if config.engine.compile:
+            compile_in_place(objective)
         self.ema = Ema(network.to(self.fabric.device), config.ema_decay)
         o = config.optimizer
         optimizer = torch.optim.AdamW(
@@ -99,13 +101,51 @@ class Trainer:
         self.network, self.projector = network, objective.projector
         self._trained = [p for p in network.parameters() if p.requires_grad]  # the projector belongs to no other loss
         self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
-        more = dict(two_views=config.contrastive.lam is not None, pairs=config.family == "MeanFlow")
-        self.stream = Stream(images, config.batch_size, config.seed, self.fabric.device, **more)
+        self.stream = Stream(
+            images, config.batch_size, config.seed, self.fabric.device, rank=self.fabric.global_rank,
+            ranks=self.fabric.world_size, pixels=shown, two_views=config.contrastive.lam is not None,
+            pairs=config.family == "MeanFlow",
+        )  # fmt: skip
         self.step = self.saved_step = 0
         self.seconds = 0.0
+        self._stopping = False
         if self.folder is not None:
             self._restore(self.folder.newest(config))
-            self.folder.rewind(self.step)
+            if self.leads:
+                self.folder.rewind(self.step)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes: the only one, or the first of the ranks."""
+        return self.fabric.is_global_zero
+
+    @property
+    def negatives(self) -> int:
+        """How many samples repel each other: the B of the floor −log B."""
+        return negatives(self.config, self.fabric.world_size)
+
+    def stop(self) -> None:
+        """Save and leave, as Ctrl-C does: at once, or, of several ranks, after the step that all agree on."""
+        if self.fabric.world_size == 1:
+            raise KeyboardInterrupt
+        self._stopping = True
+
+    def _open(self, path: Path) -> RunFolder:
+        """The run's folder, which the first rank makes and the others find."""
+        if self.leads:
+            RunFolder.create(path, self.config)
+        self.fabric.barrier()
+        return RunFolder.open(path)
+
+    def _pixels(self, images: datasets.Source) -> bool:
+        """Whether REPA's teacher has to be shown the images beside their latents."""
+        wanted = "repa" in self.config.regularizers and self.config.repa.teacher != "digits" and images.channels == 4
+        require(
+            not wanted or images.files is not None, "repa.lam", self.config.repa.lam,
+            f"its teacher looks at images, and {self.config.dataset} knows no files of its latents; prepare it "
+            "from a folder of images",
+        )  # fmt: skip
+        return wanted
 
     @property
     def samples(self) -> int:
@@ -125,6 +165,8 @@ class Trainer:
                     self.save()
                     self._write_samples()
                 yield report
+                if self._agreed_to_stop():
+                    raise KeyboardInterrupt
         except NonFiniteLoss:
             raise  # the state before a bad step leads straight back to it: keep the older checkpoint as the newest
         except BaseException:  # Ctrl-C, a closed generator, an error in whoever draws the reports
@@ -136,27 +178,57 @@ class Trainer:
         """One optimizer step."""
         began = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)  # first, since a step cut short by Ctrl-C leaves gradients behind
-        losses = self.objective(*self.stream.at(self.samples))
         log = self._logs(self.step + 1)
-        if log or self.fabric.device.type == "cpu":  # on a GPU the look would wait for the device, so it is rare there
+        found, pulls, looking = self._backward(log)
+        # On a GPU the look would wait for the device, so it is rare there.
+        look = log or self.fabric.device.type == "cpu"
+        losses = together(found, look)
+        if look:
             self._check(losses.total, losses.terms)
         looked = time.perf_counter()
-        pulls = regularizer_gradients(losses, self._trained) if log else {}
-        looking = time.perf_counter() - looked
-        self.fabric.backward(losses.total)
-        looked = time.perf_counter()
-        meters = measure(losses, self.config) | conflicts(pulls, self._trained) if log else {}
+        meters = self._measure(losses, pulls) if log else {}
         looking += time.perf_counter() - looked  # meters are no part of what a regularizer costs
-        with _uninterrupted():
+        if self.config.engine.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.engine.clip)
+        with uninterrupted():
             self.optimizer.step()
             self.ema.update(self.step)
             self.step += 1
             self.seconds += time.perf_counter() - began - looking
             terms = {"total": losses.total.detach(), **losses.terms}
             report = Report(self.step, self.samples, self.seconds, terms, meters)
-            if log and self.folder is not None:
+            if log and self.folder is not None and self.leads:
                 self.folder.log(report.step, report.samples, report.seconds, report.values())
         return report
+
+    def _backward(self, log: bool) -> tuple[list[Losses], Pulls, float]:
+        """Losses of each micro-batch, with the step's gradient in the parameters; if it is logged, also the pulls of
+        the regularizers, and the seconds that went into these."""
+        found: list[Losses] = []
+        pulls, looking, count = {}, 0.0, self.config.engine.accumulate
+        for batch, draws in parts(*self.stream.at(self.samples), count):
+            last = len(found) + 1 == count
+            with self.fabric.no_backward_sync(self.objective, enabled=not last):
+                losses = self.objective(batch, draws)
+                if log:
+                    looked = time.perf_counter()
+                    pulls = add_pulls(pulls, regularizer_gradients(losses, self._trained), 1 / count)
+                    looking += time.perf_counter() - looked
+                self.fabric.backward(losses.total / count)
+            found.append(losses if log else losses._replace(features={}, weighted={}))
+        return found, pulls, looking
+
+    def _measure(self, losses: Losses, pulls: Pulls) -> dict[str, float]:
+        """The meters of a step; every rank brings what it has, the first one measures."""
+        pulls = mean_pulls(pulls)
+        if not self.leads:
+            return {}
+        return measure(losses, self.config) | conflicts(pulls, self._trained, self.config.engine)
+
+    def _agreed_to_stop(self) -> bool:
+        """Whether a rank was asked to stop. On GPUs they ask each other every tenth step, since asking waits."""
+        often = 1 if self.fabric.device.type == "cpu" else 10
+        return self.step % often == 0 and any_rank(self._stopping, self.fabric.device)
 
     def _logs(self, step: int) -> bool:
         """Every ``log_every`` steps, at the last, and more often at the start, where the features change fastest."""
@@ -183,7 +255,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint now, unless this step has one or there is no folder."""
-        if self.folder is None or self.step == self.saved_step:
+        if self.folder is None or not self.leads or self.step == self.saved_step:
             return
         if not all(bool(torch.isfinite(p).all()) for p in self._named().values()):
             raise NonFiniteLoss(
@@ -204,7 +276,7 @@ class Trainer:
         return named | ({} if self.projector is None else dict(self.projector.named_parameters(prefix="projector")))
 
     def _write_samples(self) -> None:
-        if self.folder is not None:
+        if self.folder is not None and self.leads:
             samples = sample_network(self.ema.network, self.config, SHEET, **few_steps(self.config, SHEET_STEPS))
             write_sheet(samples.x, self.folder.samples / f"step-{self.step:08d}.png")
 
@@ -220,19 +292,3 @@ class Trainer:
         ckpt.load_optimizer(self.optimizer, self._named(), state.part("optimizer."))
         self.step = self.saved_step = state.step
         self.seconds = state.seconds
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C for the lines that change weights and log them, so that a save never sees half a step."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
-    caught = []
-    previous = signal.signal(signal.SIGINT, lambda *_: caught.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if caught:
-        raise KeyboardInterrupt

@@ -114,7 +114,7 @@ class Sampler(HasTraits):
         super().__init__(**traits)
         images = datasets.digits("train")
         self.y = torch.arange(SHOWN) % images.num_classes
-        noise = starting_noise(images, range(SHOWN), seed)
+        noise = starting_noise(images.shape, range(SHOWN), seed)
         on = next(network.parameters()).device
         field = guided(lambda x, t, c: network(x, t, c).output, self.y.to(on), images.num_classes, guidance)
 

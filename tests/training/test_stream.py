@@ -25,7 +25,7 @@ def stream(size: int = 10, batch: int = 4, seed: int = 0, two_views: bool = Fals
 
 def flat(position_in: Stream, position: int) -> list[torch.Tensor]:
     batch, (*first, second, ends) = position_in.at(position)
-    return [*batch, *first, *(second or ()), *([] if ends is None else [ends])]
+    return [batch.x, batch.y, *first, *(second or ()), *([] if ends is None else [ends])]
 
 
 def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:

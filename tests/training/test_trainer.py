@@ -34,7 +34,7 @@ def test_equals_a_loop_written_by_hand(lam):
     )
     totals = []
     for step in range(5):
-        (x1, y), (x0, uniforms, number, second, ends) = Stream(data, 8, 3, torch.device("cpu")).at(8 * step)
+        (x1, y, _), (x0, uniforms, number, second, ends) = Stream(data, 8, 3, torch.device("cpu")).at(8 * step)
         assert (number, second, ends) == (step, None, None)
         t = uniforms[:, 0]
         y = y.masked_fill(uniforms[:, 1] < 0.4, 10)
