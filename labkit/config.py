@@ -15,7 +15,10 @@ from labkit.models.sizes import Family, parse_name
 from labkit.regularizers import REGULARIZERS, Contrastive, Dispersive, Repa
 
 LATER = {"flow", "meanflow", "engine", "keep_every"}  # what the configs of the first versions do not have
-FREE = ("steps", "save_every", "keep_last", "keep_every", "engine.compile", "engine.checkpointing", "engine.resident")
+FREE = (
+    "steps", "log_every", "save_every", "keep_last", "keep_every",
+    "engine.compile", "engine.checkpointing", "engine.resident",
+)  # fmt: skip
 """Settings in which a run may change when it goes on: they say how long, how fast and what is kept."""
 Precision = Literal["float32", "bfloat16"]
 

@@ -79,10 +79,10 @@ def inputs(look: Look, config: Config) -> Seen:
     draw = generator(look.seed, Purpose.PROBE)
     most = min(len(images), MOST)
     noise, times = torch.randn(most, *images.shape, generator=draw), torch.rand(most, generator=draw)
-    (x1, y), t = images.batch(torch.arange(min(look.count, most))), times[: look.count]
+    shown, t = images.batch(torch.arange(min(look.count, most))), times[: look.count]
     if look.t is not None:
         t = torch.full_like(t, look.t)
-    return Seen(x1, y, t, process_of(config).noised(x1, noise[: look.count], t), {})
+    return Seen(shown.x, shown.y, t, process_of(config).noised(shown.x, noise[: look.count], t), {})
 
 
 @torch.no_grad()

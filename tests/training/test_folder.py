@@ -43,7 +43,7 @@ def test_what_lies_where(run):
         ({"lam": None}, "dispersive.lam: 0.5 → None"),
         ({"blocks": (2,)}, "dispersive.blocks: None → (2,)"),
         ({"seed": 7}, "seed: 0 → 7"),
-        ({"batch_size": 16, "keep_last": 9}, "batch_size: 8 → 16; keep_last: 2 → 9"),
+        ({"batch_size": 16, "keep_last": 9, "seed": 9}, "batch_size: 8 → 16; seed: 0 → 9"),
     ],
 )
 def test_a_run_of_another_config_is_refused_by_field_and_both_values(run, changes, told):

@@ -341,8 +341,8 @@ def stream(seed=0, **more):
 @pytest.mark.parametrize("two_views", [False, True])
 @pytest.mark.parametrize("position", [0, 8, 9, 400])
 def test_pairs_leave_all_other_draws_as_they_were(two_views, position):
-    (x, y), plain = stream(two_views=two_views).at(position)
-    (other_x, other_y), paired = stream(two_views=two_views, pairs=True).at(position)
+    (x, y, _), plain = stream(two_views=two_views).at(position)
+    (other_x, other_y, _), paired = stream(two_views=two_views, pairs=True).at(position)
     assert plain.ends is None and paired.ends.shape == (4,)
     assert torch.equal(x, other_x) and torch.equal(y, other_y)
     for name in ("noise", "uniforms", "step"):
