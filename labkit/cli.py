@@ -2,6 +2,7 @@
 
 labkit doctor                                      what this machine can do
 labkit train digits --dispersive.lam 0.5 --out runs/x
+labkit train imagenet256 --preset paper --out runs/y      under torchrun on as many GPUs as it starts processes
 labkit train --resume runs/x
 labkit sample runs/x                               a sheet of images from a run
 labkit compare digits                              baseline against dispersive: a table and one HTML page
@@ -22,9 +23,10 @@ from labkit.checks import ConfigError
 from labkit.config import Config
 from labkit.sampling import Sampler
 from labkit.training import Report, Run, Trainer, write_sheet
+from labkit.training.engine import saving_on_signals
 from labkit.types import LabError
 
-RECIPES = {"digits": recipes.digits}
+RECIPES = {"digits": recipes.digits, "cifar10": recipes.cifar10, "imagenet256": recipes.imagenet256}
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,20 @@ def train(argv: Sequence[str]) -> int:
         trainer = run.trainer(**({} if asked.steps is None else {"steps": asked.steps}))
     else:
         trainer = Trainer(*_ask(argv, "train", "runs/train"))
-    out, begun = trainer.folder.path, trainer.step
+    out, begun, config = trainer.folder.path, trainer.step, trainer.config
+    tell = print if trainer.leads else _silent
     if not len(trainer):
-        print(f"{out} is finished: {trainer.step} of {trainer.config.steps} steps. Give --steps to train on.")
+        tell(f"{out} is finished: {trainer.step} of {config.steps} steps. Give --steps to train on.")
         return 0
-    config = trainer.config
-    print(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
-    stopped = _drive(trainer, len(trainer), _words)
+    tell(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
+    tell(trainer.told())
+    with saving_on_signals(trainer.stop):
+        stopped = _drive(trainer, len(trainer), _words, silent=not trainer.leads)
     if stopped:
         saved = ", saved" if trainer.step else ""
-        print(f"\nStopped at step {trainer.step}{saved}. Go on with:  {_command('train', '--resume', out)}")
+        tell(f"\nStopped at step {trainer.step}{saved}. Go on with:  {_command('train', '--resume', out)}")
         return 130
-    print(f"Finished {trainer.step} steps. Look at it with:  {_command('sample', out)}")
+    tell(f"Finished {trainer.step} steps. Look at it with:  {_command('sample', out)}")
     return 0
 
 
@@ -156,6 +160,9 @@ def _ask(argv: Sequence[str], command: str, folder: str, **defaults: Any) -> tup
         resume = f" (or: labkit {command} --resume FOLDER)" if command == "train" else ""
         raise ConfigError(f"{named}; write labkit {command} with one of {', '.join(RECIPES)}{resume}")
 
+    rest = list(argv[1:])
+    if argv[0] == "imagenet256":
+        defaults, rest = _presets(rest, defaults)
     recipe = RECIPES[argv[0]](**defaults)
 
     def settings(
@@ -168,7 +175,21 @@ def _ask(argv: Sequence[str], command: str, folder: str, **defaults: Any) -> tup
         """
         return config, out
 
-    return tyro.cli(settings, args=argv[1:], prog=f"labkit {command} {argv[0]}")
+    return tyro.cli(settings, args=rest, prog=f"labkit {command} {argv[0]}")
+
+
+def _presets(words: list[str], defaults: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Take ``--preset NAME`` out of the words: it must be known before there are settings to change."""
+    for at, word in enumerate(words):
+        if word == "--preset" or word.startswith("--preset="):
+            given = word.partition("=")[2] or (words[at + 1] if at + 1 < len(words) else "")
+            left = words[:at] + words[at + (1 if "=" in word else 2) :]
+            return {**defaults, "preset": given}, left
+    return defaults, words
+
+
+def _silent(*_: object) -> None:
+    """What ranks other than the first print."""
 
 
 def _command(*words: object) -> str:
@@ -176,14 +197,14 @@ def _command(*words: object) -> str:
     return shlex.join(["labkit", *map(str, words)])
 
 
-def _drive(loop: Iterable[Any], total: int, words: Callable[[Any], str]) -> bool:
+def _drive(loop: Iterable[Any], total: int, words: Callable[[Any], str], silent: bool = False) -> bool:
     """Run a loop of reports under a progress bar; True if Ctrl-C ended it."""
-    with tqdm(total=total, unit="step", mininterval=0.5) as bar:
+    with tqdm(total=total, unit="step", mininterval=0.5, disable=silent) as bar:
         steps = iter(loop)
         try:
             for number, report in enumerate(steps):
                 bar.update()
-                if number % 50 == 0:
+                if number % 50 == 0 and not silent:
                     bar.set_postfix_str(words(report), refresh=False)
         except KeyboardInterrupt:
             steps.close()

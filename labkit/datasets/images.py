@@ -42,6 +42,11 @@ class Source(ABC):
     def channels(self) -> int:
         return self.shape[0]
 
+    @property
+    def dimensions(self) -> tuple[int, int, int]:
+        """Side, channels and number of classes: what a network must be built for."""
+        return self.size, self.channels, self.num_classes
+
     @abstractmethod
     def __len__(self) -> int: ...
 

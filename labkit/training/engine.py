@@ -110,13 +110,13 @@ def together(parts: Sequence[Losses], look: bool) -> Losses:
     return Losses(total, dict(zip(names, terms, strict=True)), {}, features, errors, times)
 
 
-def compile_in_place(objective: Objective) -> None:
+def compile_in_place(objective: Objective, backend: str = "inductor") -> None:
     """Compile the objective inside whatever wraps it, so that names and gradients' hooks stay as they are."""
     import torch._functorch.config
 
     # At logged steps a regularizer's gradient is taken before the total's, from the same graph.
     torch._functorch.config.donated_buffer = False
-    objective.compile(dynamic=False)
+    objective.compile(dynamic=False, backend=backend)
 
 
 @contextlib.contextmanager

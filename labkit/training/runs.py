@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from torch import Tensor
+
 from labkit import datasets
 from labkit.checks import require
 from labkit.config import Config
@@ -149,12 +151,21 @@ class Run:
 
     def _network(self, state: ckpt.Checkpoint | None, weights: Weights) -> Transformer:
         require(weights in ("ema", "model"), "weights", weights, "choose 'ema' (the moving average) or 'model'")
-        network = build_network(self.config, datasets.load(self.config.dataset))
-        if state is not None:
+        if state is None:
+            network = build_network(self.config, *datasets.load(self.config.dataset).dimensions)
+        else:
             saved = state.part(f"{weights}.")
             require(len(saved) > 0, "weights", weights, f"{self.path} is an export, which holds averaged weights alone")
+            network = build_network(self.config, *_dimensions(saved))  # the data may be elsewhere by now
             network.load_state_dict(saved)
         return network.to(device()).eval().requires_grad_(False)
+
+
+def _dimensions(weights: dict[str, Tensor]) -> tuple[int, int, int]:
+    """Side and channels of the images that a network of these weights takes, and its number of classes."""
+    _, channels, patch, _ = weights["x_embedder.proj.weight"].shape
+    side = round(weights["pos_embed"].shape[1] ** 0.5) * patch
+    return side, channels, len(weights["y_embedder.embedding_table.weight"]) - 1
 
 
 def sample(run: Run | str | Path, n: int = 64, **settings: Any) -> Samples:

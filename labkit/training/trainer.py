@@ -21,7 +21,7 @@ from labkit.objective import Objective
 from labkit.runtime import Purpose, generator, seeded
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
-from labkit.training.engine import compile_in_place, fabric_of, negatives, together, uninterrupted
+from labkit.training.engine import compile_in_place, fabric_of, micro_batch, negatives, together, uninterrupted
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.generate import few_steps, sample_network, write_sheet
 from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, measure, regularizer_gradients
@@ -59,11 +59,11 @@ class Report:
         return {name: term.item() for name, term in self.terms.items()} | self.meters
 
 
-def build_network(config: Config, images: datasets.Source) -> Transformer:
-    """The network of a config for given images, its initial weights drawn from the config's seed."""
+def build_network(config: Config, size: int, channels: int, num_classes: int) -> Transformer:
+    """The network of a config for images of given dimensions, its initial weights drawn from the config's seed."""
     with seeded(config.seed):
         variance = config.family == "DiT"  # which it says in as many channels more
-        return build_model(config.model, images.size, images.channels, images.num_classes, learn_sigma=variance)
+        return build_model(config.model, size, channels, num_classes, learn_sigma=variance)
 
 
 class Trainer:
@@ -82,7 +82,7 @@ class Trainer:
     def __init__(self, config: Config, run_dir: str | Path | None = None) -> None:
         self.config = config
         images = datasets.load(config.dataset)
-        network = build_network(config, images)
+        network = build_network(config, *images.dimensions)
         network.checkpointing = config.engine.checkpointing
         with seeded(generator(config.seed, Purpose.PROJECTOR).initial_seed()):
             objective = Objective(network, config)
@@ -123,6 +123,17 @@ class Trainer:
     def negatives(self) -> int:
         """How many samples repel each other: the B of the floor −log B."""
         return negatives(self.config, self.fabric.world_size)
+
+    def told(self) -> str:
+        """How it trains here, in words."""
+        e, ranks = self.config.engine, self.fabric.world_size
+        share = micro_batch(self.config, ranks)
+        pieces = "" if share == self.config.batch_size else f" = {ranks} ranks × {e.accumulate} × {share}"
+        ways = [e.precision, *(name for name in ("compile", "checkpointing", "resident") if getattr(e, name))]
+        return (
+            f"Batches of {self.config.batch_size}{pieces} on {self.fabric.device.type}, {', '.join(ways)}; "
+            f"{self.negatives} samples repel each other (the floor is −log {self.negatives})."
+        )
 
     def stop(self) -> None:
         """Save and leave, as Ctrl-C does: at once, or, of several ranks, after the step that all agree on."""

@@ -80,7 +80,7 @@ def test_copying_the_training_set_scores_what_real_digits_score():
 
 
 def test_evaluation_is_repeatable_and_looks_at_every_block():
-    network = build_network(TINY, datasets.digits("train"))
+    network = build_network(TINY, *datasets.digits("train").dimensions)
     first, second = (evaluate(network, TINY, QUICK) for _ in range(2))
     assert first.quality == second.quality and first.spread == second.spread
     assert set(first.spread) == {0, 1, 2, 3} and len(first.samples.x) == 70

@@ -110,7 +110,7 @@ def test_what_another_thread_builds_takes_no_numbers_from_the_initial_weights():
 
     def busy():
         while not over.is_set():
-            build_network(config.replace(seed=2), images)
+            build_network(config.replace(seed=2), *images.dimensions)
             DigitsClassifier.load()
             DigitsTeacher.load()
 

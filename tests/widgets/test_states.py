@@ -140,7 +140,7 @@ def test_the_secant_s_panel_says_where_steps_lead():
 @pytest.fixture(scope="module")
 def network():
     config = recipes.digits()
-    model = build_network(config, digits())
+    model = build_network(config, *digits().dimensions)
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad and not parameter.any():
