@@ -9,6 +9,8 @@ for precision, compilation or many GPUs, because a wrapper that is called past d
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +77,15 @@ class Objective(nn.Module):
             self.projector = Projector(network.width, config.repa.hidden, self.teacher.width)
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
+        with self._precision(batch.x.device.type):
+            return self._losses(batch, draws)
+
+    def _precision(self, kind: str) -> AbstractContextManager[Any]:
+        """Matrix products in bfloat16, if the config says so; of float32, whatever the caller has set stays."""
+        low = self.config.engine.precision == "bfloat16"
+        return torch.autocast(kind, torch.bfloat16) if low else nullcontext()
+
+    def _losses(self, batch: Batch, draws: Draws) -> Losses:
         labels = torch.where(draws.uniforms[:, 1] < self.config.label_drop, self.network.num_classes, batch.y)
         base = self.process.base(self.network, batch, draws, labels, self.taps)
         terms, weighted = dict(base.terms), {}

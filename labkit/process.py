@@ -1,12 +1,17 @@
 """The processes between noise and data: what each trains a network on, and how its velocity is read off the network.
 
 A process is named by the model's family: ``FlowProcess`` (SiT), ``DiffusionProcess`` (DiT), ``MeanFlowProcess``. All
-count time from noise, t = 0, to data, t = 1; what the network is told of it is ``told(t)``.
+count time from noise, t = 0, to data, t = 1, and answer to
+
+    time(u)                                       uniform numbers in [0, 1) → times of training
+    told(t)                                       what the network is told of a time
+    noised(x1, x0, t)                             the point between data and noise that the network is shown
+    base(network, batch, draws, labels, taps)     run the network once with gradient → Base
 """
 
 import math
 from collections.abc import Callable, Collection
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,20 +39,6 @@ class Base(NamedTuple):
     times: Tensor
     """t of each sample."""
     features: dict[int, Tensor]
-
-
-class Process(Protocol):
-    def time(self, u: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1) → times of training."""
-
-    def told(self, t: Tensor) -> Tensor:
-        """What the network is told of a time."""
-
-    def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        """The point between data and noise that the network is shown."""
-
-    def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
-        """Run the network once with gradient."""
 
 
 class _OnPath:
@@ -117,9 +108,7 @@ class DiffusionProcess:
     """DiT: noise and variance of a diffusion in 1,000 steps; time t is step k = 999 − ⌊1000·t⌋."""
 
     def __init__(self) -> None:
-        self.schedule = schedule = Schedule.linear()
-        # What it computes once it computes now: torch.compile cannot, since a lock guards the first time.
-        _ = schedule.alpha_bar, schedule.alpha_bar_before, schedule.posterior_log_variance
+        self.schedule = Schedule.linear()
 
     def time(self, u: Tensor) -> Tensor:
         return u
@@ -162,13 +151,15 @@ class MeanFlowProcess(_OnPath):
         over = math.ceil(self.settings.share * len(t))
         span = torch.cat([(s - t)[:over], torch.zeros_like(t[over:])])
         point = self.path(batch.x, draws.noise, t)
+        # First with gradient: under autocast, torch before 2.11 keeps what it casts, and a weight that was first cast
+        # for the target, where no gradient is, would get none here either.
+        output, features = network(point.x_t, t, labels, taps=taps, span=span)
         velocity = self._guided(network, point.x_t, t, labels, point.velocity)
         told = labels[:over]
         target = average_velocity_target(
             lambda x, t, span: network(x, t, told, span=span).output, point.x_t[:over], t[:over], span[:over],
             velocity[:over],
         )  # fmt: skip
-        output, features = network(point.x_t, t, labels, taps=taps, span=span)
         errors = squared_errors(output, torch.cat([target, velocity[over:]]))
         summed = errors * batch.x[0].numel()
         loss = adaptive_loss(summed, self.settings.power, self.settings.constant).mean()

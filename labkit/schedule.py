@@ -11,9 +11,6 @@ The network says the noise, and in the second half of its channels, v from −1 
 variance lies: log Σ = (v + 1)/2·log β_k + (1 − v)/2·log β̃_k.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -25,13 +22,22 @@ STEPS, FIRST, LAST = 1000, 1e-4, 0.02
 Steps = Int[Tensor, " batch"]
 
 
-@dataclass(frozen=True, eq=False)
 class Schedule:
-    """Steps of a diffusion, all of them or a few; ``k`` below counts the steps that there are."""
+    """Steps of a diffusion, all of them or a few; ``k`` below counts the steps that there are.
 
-    betas: Float[Tensor, " steps"]
-    timesteps: Int[Tensor, " steps"]
-    """What the network is told at each step: its number among the original ones."""
+    Args:
+        betas: β_k of each step.
+        timesteps: what the network is told at each step: its number among the original ones.
+    """
+
+    def __init__(self, betas: Float[Tensor, " steps"], timesteps: Int[Tensor, " steps"]) -> None:
+        self.betas, self.timesteps = betas, timesteps
+        self.alpha_bar = (1 - betas).cumprod(0)
+        self.alpha_bar_before = torch.cat([betas.new_ones(1), self.alpha_bar[:-1]])
+        """ᾱ of the step before, 1 before the first."""
+        variance = betas * (1 - self.alpha_bar_before) / (1 - self.alpha_bar)
+        self.posterior_log_variance = torch.cat([variance[1:2], variance[1:]]).log()
+        """log β̃; of the first step, where β̃ = 0, that of the second."""
 
     @classmethod
     def linear(cls, steps: int = STEPS) -> "Schedule":
@@ -50,21 +56,6 @@ class Schedule:
 
     def __len__(self) -> int:
         return len(self.betas)
-
-    @cached_property
-    def alpha_bar(self) -> Float[Tensor, " steps"]:
-        return (1 - self.betas).cumprod(0)
-
-    @cached_property
-    def alpha_bar_before(self) -> Float[Tensor, " steps"]:
-        """ᾱ of the step before, 1 before the first."""
-        return torch.cat([torch.ones(1, dtype=self.betas.dtype), self.alpha_bar[:-1]])
-
-    @cached_property
-    def posterior_log_variance(self) -> Float[Tensor, " steps"]:
-        """log β̃; of the first step, where β̃ = 0, that of the second."""
-        variance = self.betas * (1 - self.alpha_bar_before) / (1 - self.alpha_bar)
-        return torch.cat([variance[1:2], variance[1:]]).log()
 
     def noised(self, x1: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
         """x_k, from data and noise."""

@@ -74,7 +74,7 @@ class _Constants(TorchFunctionMode):
             values, slopes = zip(*(_parts(term) for term in args), strict=True)
             known = [slope for slope in slopes if slope is not None]
             if len(known) == 1 and known[0].shape == (total := func(*values)).shape:
-                return forward.make_dual(total, known[0])
+                return forward.make_dual(total, known[0].to(total.dtype))  # under autocast, bfloat16 + float32
         return func(*args, **(kwargs or {}))
 
 

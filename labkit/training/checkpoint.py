@@ -4,11 +4,7 @@ A save writes beside the target, flushes to the disk and renames, so a kill at a
 the new one whole. The optimizer's state lies under parameter names, so the file can be read without torch's pickles.
 """
 
-import contextlib
-import errno
 import hashlib
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from labkit import disk
 from labkit.types import LabError
 
 FORMAT = "labkit-checkpoint-1"
@@ -63,29 +60,16 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write bytes to a neighbour of ``path``, flush it to the disk, then rename it over ``path``."""
-    part = path.with_name(f".{path.name}.part")
+    """Save a file of a run atomically, as ``labkit.disk`` does."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise unwritten(path, len(data), error) from error
+        disk.replace_file(path, data)
+    except disk.DiskError as error:
+        raise unsaved(str(error)) from error
 
 
-def unwritten(path: Path, size: int, error: OSError) -> CheckpointError:
-    """The error that says why ``size`` bytes could not be written to ``path``."""
-    free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    why = f"the disk is full ({free / 2**20:.0f} MiB free, {size / 2**20:.0f} MiB needed)" if full else error
-    return CheckpointError(
-        f"Could not save {path}: {why}. Earlier checkpoints are intact; make room or check the folder, then resume."
-    )
+def unsaved(why: str) -> CheckpointError:
+    """The error of a file that could not be saved, with the way out."""
+    return CheckpointError(f"{why} Earlier checkpoints are intact; make room or check the folder, then resume.")
 
 
 def read(path: Path) -> Checkpoint:

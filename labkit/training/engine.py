@@ -27,7 +27,6 @@ from labkit.types import Losses
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 SAVING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -57,10 +56,8 @@ def fabric_of(config: Config) -> "Fabric":
             "engine.accumulate",
         )  # fmt: skip
     ranks = dict(strategy=DDPStrategy(gradient_as_bucket_view=True)) if here * machines > 1 else {}
-    fabric = Fabric(
-        accelerator=device().type, devices=here, num_nodes=machines, precision=PRECISIONS[config.engine.precision],
-        **ranks,
-    )  # fmt: skip
+    # Its precision stays 32 bit: the objective casts, so that regularizers' gradients can be taken one by one.
+    fabric = Fabric(accelerator=device().type, devices=here, num_nodes=machines, **ranks)
     if ranks:
         fabric.launch()
     return fabric

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from labkit.checks import ConfigError, require
 from labkit.config import Config
+from labkit.disk import unwritten
 from labkit.runtime import machine
 from labkit.training import checkpoint as ckpt
 from labkit.types import LabError
@@ -134,7 +135,7 @@ class RunFolder:
             with open(self._metrics, "a") as file:
                 file.write(text)
         except OSError as error:
-            raise ckpt.unwritten(self._metrics, len(text), error) from error
+            raise ckpt.unsaved(unwritten(self._metrics, len(text), error)) from error
 
     def metrics(self) -> "pd.DataFrame":
         """All rows logged so far; empty before the first."""

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import kstest
 from tiny import tiny
 
-from labkit import ConfigError, build_model, datasets
+from labkit import ConfigError, build_model
 from labkit.datasets import Images
 from labkit.flows import Flow
 from labkit.paths import linear

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from labkit import Config, Run, Trainer, training
+from labkit import Config, Run, Trainer, disk, training
 from labkit.config import Optimizer
 from labkit.regularizers import Contrastive, Repa
 from labkit.training.checkpoint import optimizer_tensors
@@ -136,7 +136,7 @@ def _hang_in_second_save(trainer: Trainer, moment: str) -> None:
 
     os.fsync = functools.partial(watched, "fsync", os.fsync)
     os.replace = functools.partial(watched, "replace", os.replace)
-    training.checkpoint.open = functools.partial(watched, "open", open)
+    disk.open = functools.partial(watched, "open", open)
 
 
 class HalfWritten:
