@@ -68,7 +68,7 @@ def main() -> None:
 
     config = recipes.digits(steps=FOREVER)
     data = digits("train")
-    bare, other = build_network(config, data), diffusers_model(config, data)
+    bare, other = build_network(config, *data.dimensions), diffusers_model(config, data)
     loops = {
         "bare": plain_loop(bare, lambda x, t, y: bare(x, t, y).output, config, data),
         "diffusers": plain_loop(other, lambda x, t, y: other(x, t, y).sample, config, data),

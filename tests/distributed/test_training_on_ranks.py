@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -128,3 +129,31 @@ def test_a_batch_that_ranks_cannot_share_is_refused(tmp_path):
     assert done.returncode != 0
     assert "batch_size = 15 cannot be used: it must be a multiple of 2 ranks × engine.accumulate 1" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_job(tmp_path):
+    """And does not leave the other one waiting for it; what was saved before can be resumed."""
+    out = tmp_path / "run"
+    words = command(TORCHRUN, *TINY, "--steps", "100000", "--save-every", "5", "--out", str(out))
+    with subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            until = time.monotonic() + 120
+            while not list(out.glob("checkpoints/step-*")):
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < until, "nothing was saved"
+                time.sleep(0.1)
+            last = psutil.Process(process.pid).children()[-1]
+            last.kill()
+            _, faults = process.communicate(timeout=120)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
+    assert "SIGKILL" in faults
+    assert str(last.pid) in faults
+    steps = max(Run.open(out).checkpoints)
+    run(ALONE, "--resume", str(out), "--steps", str(steps + 1))

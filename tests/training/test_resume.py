@@ -2,7 +2,9 @@
 
 import itertools
 import os
+import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -135,13 +137,16 @@ def test_ctrl_c_in_a_terminal(tmp_path):
     assert_same_as_straight(tmp_path, config, step)
 
 
-def test_kill_9_at_random_moments(tmp_path):
-    """Killed four times, each time going on from what the last one left. Most of the time goes into saves here."""
-    config = tiny(steps=ENDLESS, save_every=2)
-    for _ in range(4):
+@pytest.mark.parametrize("save_every", [1, 20], ids=["mostly within saves", "mostly within steps"])
+def test_kill_9_at_random_moments(tmp_path, save_every):
+    """Killed three times, or $LAB_KILLS times, each time going on from what the last one left."""
+    config = tiny(steps=ENDLESS, save_every=save_every)
+    moments = random.Random(save_every)
+    for _ in range(int(os.environ.get("LAB_KILLS", 3))):
         before = newest(tmp_path / "run")
         with training_elsewhere(config, tmp_path / "run") as process:
             wait_for(lambda before=before: newest(tmp_path / "run") > before)
+            time.sleep(moments.uniform(0, 0.3))
             process.kill()
             process.join()
             assert process.exitcode == -signal.SIGKILL
