@@ -6,6 +6,7 @@ labkit.tap(module, "name")                 features of any part of any foreign m
 labkit.build_model("SiT-B/2")              the backbone, S to XL; DiT-… is the noise model
 labkit.load_official("SiT-XL-2-256.pt")    the same with released weights
 labkit.Trainer(labkit.recipes.digits())    a generator of training reports
+labkit.Job.launch(config, "runs/x")        the same as a process that outlives the notebook
 labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
 """
 
@@ -15,13 +16,14 @@ from labkit.config import Config
 from labkit.losses import contrastive_loss, dispersive_loss
 from labkit.models import build_model, load_official, tap
 from labkit.regularizers import Contrastive, Dispersive, Repa
-from labkit.training import Run, Trainer, sample
+from labkit.training import Job, Run, Trainer, sample
 
 __all__ = [
     "Config",
     "ConfigError",
     "Contrastive",
     "Dispersive",
+    "Job",
     "Repa",
     "Run",
     "Trainer",

@@ -1,6 +1,7 @@
 """The command line: the notebooks' experiments without a notebook.
 
 labkit doctor                                      what this machine can do
+labkit prepare photos --size 64 --out store         your images as a data set; --latents VAE encodes them
 labkit train digits --dispersive.lam 0.5 --out runs/x
 labkit train imagenet256 --preset paper --out runs/y      under torchrun on as many GPUs as it starts processes
 labkit train --resume runs/x
@@ -18,9 +19,10 @@ from typing import Annotated, Any
 import tyro
 from tqdm.auto import tqdm
 
-from labkit import recipes
+from labkit import datasets, recipes
 from labkit.checks import ConfigError
 from labkit.config import Config
+from labkit.datasets import Preparation
 from labkit.sampling import Sampler
 from labkit.training import Report, Run, Trainer, write_sheet
 from labkit.training.engine import saving_on_signals
@@ -37,6 +39,25 @@ class Resume:
     """Folder of the run."""
     steps: int | None = None
     """Train up to this many steps instead of the run's own number."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Turn images into a store that training reads. After Ctrl-C or a crash the same command goes on."""
+
+    source: tyro.conf.Positional[str]
+    """A folder of images, whose sub-folders are classes; an .npz file; or a Hugging Face data set, by id or folder."""
+    out: Path
+    """Folder of the store."""
+    settings: tyro.conf.OmitArgPrefixes[Preparation]
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compare all of a store with its checksums."""
+
+    verify: Path
+    """Folder of the store."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,22 @@ def doctor(argv: Sequence[str]) -> int:
     for finding in findings:
         print(f"{'ok ' if finding.ok else 'NO '} {finding.told}" + ("" if finding.ok else f"\n    → {finding.remedy}"))
     return 0 if all(finding.ok for finding in findings) else 1
+
+
+def prepare(argv: Sequence[str]) -> int:
+    """Make a store of images, or verify one."""
+    if any(word == "--verify" or word.startswith("--verify=") for word in argv):
+        folder = tyro.cli(Verify, args=argv, prog="labkit prepare").verify
+        print(f"{datasets.verify(folder, progress=True)} images in {folder}, all as they were written.")
+        return 0
+    asked = tyro.cli(Prepare, args=argv, prog="labkit prepare")
+    try:
+        out = datasets.prepare(asked.source, asked.out, **asdict(asked.settings))
+    except KeyboardInterrupt:
+        print(f"\nStopped. Go on with the same command:  {_command('prepare', *argv)}")
+        return 130
+    print(datasets.describe(out))
+    return 0
 
 
 def train(argv: Sequence[str]) -> int:
@@ -128,6 +165,7 @@ def compare(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "doctor": doctor,
+    "prepare": prepare,
     "train": train,
     "sample": sample,
     "compare": compare,
@@ -198,8 +236,8 @@ def _command(*words: object) -> str:
 
 
 def _drive(loop: Iterable[Any], total: int, words: Callable[[Any], str], silent: bool = False) -> bool:
-    """Run a loop of reports under a progress bar; True if Ctrl-C ended it."""
-    with tqdm(total=total, unit="step", mininterval=0.5, disable=silent) as bar:
+    """Run a loop of reports, under a progress bar if this is a terminal; True if Ctrl-C ended it."""
+    with tqdm(total=total, unit="step", mininterval=0.5, disable=silent or None) as bar:
         steps = iter(loop)
         try:
             for number, report in enumerate(steps):

@@ -1,17 +1,32 @@
-"""The inputs of one small training step, and where its gradient arrives. SiT-Nano has four blocks."""
+"""Small objectives, the inputs of one training step, and where its gradient arrives. Nano has four blocks."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labkit.config import Config
+from labkit.flows import MeanFlow
+from labkit.models import build_model
 from labkit.models.teachers import Teacher
 from labkit.objective import Objective
+from labkit.regularizers import Contrastive, Dispersive, Repa
 from labkit.types import Batch, Draws, SecondView
 
 DEPTH = 4
 SIZE = 6
 SHAPE = (SIZE, 1, 8, 8)
+DISPERSIVE = {"batch_size": SIZE, "dispersive": Dispersive(0.5)}
+WHOLE = {  # what a whole objective can be made of
+    "SiT": Config(model="SiT-Nano/4", **DISPERSIVE),
+    "DiT": Config(model="DiT-Nano/4", **DISPERSIVE),
+    "MeanFlow": Config(model="MeanFlow-Nano/4", **DISPERSIVE),
+    "MeanFlow guided": Config(
+        model="MeanFlow-Nano/4", meanflow=MeanFlow(share=0.5, guidance=0.7, mixing=0.4), label_drop=0.5, **DISPERSIVE
+    ),
+    "contrastive independent": Config(batch_size=SIZE, contrastive=Contrastive(0.5, noise="independent")),
+    "contrastive restricted": Config(batch_size=SIZE, contrastive=Contrastive(0.5, noise="restricted", max_gap=0.2)),
+    "repa": Config(batch_size=SIZE, repa=Repa(0.5, hidden=16)),
+}  # fmt: skip
 
 
 class Patches(Teacher):
@@ -33,13 +48,24 @@ def some_batch() -> Batch:
     return Batch(torch.randn(SHAPE), torch.arange(SIZE))
 
 
-def some_draws(step: int = 0, two_views: bool = False) -> Draws:
+def some_draws(step: int = 0) -> Draws:
+    """With a second view, and ends of pairs, for who wants them."""
     first = torch.randn(SHAPE), torch.rand(SIZE, 2), torch.tensor(step)
-    return Draws(*first, SecondView(torch.randn(SHAPE), torch.rand(SIZE)) if two_views else None)
+    return Draws(*first, SecondView(torch.randn(SHAPE), torch.rand(SIZE)), torch.rand(SIZE))
 
 
 def objective(network: nn.Module, teacher: nn.Module | None = None, **config) -> Objective:
     return Objective(network, Config(batch_size=SIZE, **config), teacher)
+
+
+def whole_objective(config: Config) -> Objective:
+    """As a trainer makes it, with every weight random: at the start of training most gradients are 0."""
+    network = build_model(config.model, 8, 1, 10, learn_sigma=config.family == "DiT")
+    module = Objective(network, config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return module
 
 
 def gradients(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:

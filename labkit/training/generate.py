@@ -208,7 +208,8 @@ def fresh_noise(
 
 
 def write_sheet(x: Float[Tensor, "n c h w"], path: Path, columns: int = 10, zoom: int = 4) -> Path:
-    """Write images in [-1, 1] (1 or 3 channels) as one PNG, row by row with a border each; return the path."""
+    """Write images in [-1, 1] as one PNG, row by row with a border each; return the path. Of latents, 3 channels."""
+    x = x[:, :3]
     rows = -(-len(x) // columns)
     x = torch.cat([x.cpu().clamp(-1, 1), torch.full((rows * columns - len(x), *x.shape[1:]), -1.0)])
     x = torch.nn.functional.pad(x, (1, 1, 1, 1), value=-1).unflatten(0, (rows, columns))

@@ -81,7 +81,7 @@ class Trainer:
 
     def __init__(self, config: Config, run_dir: str | Path | None = None) -> None:
         self.config = config
-        images = datasets.load(config.dataset)
+        images = datasets.load(config.dataset, resident=config.engine.resident)
         network = build_network(config, *images.dimensions)
         network.checkpointing = config.engine.checkpointing
         with seeded(generator(config.seed, Purpose.PROJECTOR).initial_seed()):

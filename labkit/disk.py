@@ -1,0 +1,49 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from labkit.types import LabError
+
+
+class DiskError(LabError, OSError):
+    """A file that could not be written; the message names it and says why."""
+
+
+def replace_file(path: Path, *data: bytes | np.ndarray, mark: str = "") -> None:
+    """Write bytes to a neighbour of ``path``, flush it to the disk, then rename it over ``path``.
+
+    Args:
+        data: pieces that follow one another in the file; arrays are flat.
+        mark: goes into the neighbour's name, where several processes may write the same file at the same time.
+    """
+    part = path.with_name(f".{path.name}{mark}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            for piece in data:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise DiskError(unwritten(path, sum(map(_size, data)), error)) from error
+
+
+def unwritten(path: Path, size: int, error: OSError) -> str:
+    """One sentence that says why ``size`` bytes could not be written to ``path``."""
+    free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    why = f"the disk is full ({free / 2**20:.0f} MiB free, {size / 2**20:.0f} MiB needed)" if full else error
+    return f"Could not save {path}: {why}."
+
+
+def _size(piece: bytes | np.ndarray) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece.nbytes

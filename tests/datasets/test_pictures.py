@@ -1,0 +1,194 @@
+"""The square that is cut out of an image: against the published recipe by hand, and on files as people have them."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from photos import noise, smooth
+from PIL import Image
+
+from labkit.datasets.pictures import BrokenImage, decode
+
+
+def as_file(picture: Image.Image, kind: str = "PNG", **options) -> io.BytesIO:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    file.seek(0)
+    return file
+
+
+def box(x):
+    return float(-0.5 < x <= 0.5)
+
+
+def cubic(x, a=-0.5):
+    """Keys' kernel."""
+    x = abs(x)
+    if x < 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+
+def weights(size, wanted, kernel, support):
+    """What each new pixel takes of the old ones: the kernel, as wide as a new pixel where the image shrinks."""
+    scale = size / wanted
+    width = max(scale, 1)
+    matrix = np.zeros((wanted, size))
+    for i in range(wanted):
+        centre = (i + 0.5) * scale
+        first = max(int(centre - support * width + 0.5), 0)
+        last = min(int(centre + support * width + 0.5), size)
+        for j in range(first, last):
+            matrix[i, j] = kernel((j + 0.5 - centre) / width)
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
+def rounded(x):
+    return np.clip(np.floor(x + 0.5), 0, 255)
+
+
+def resized(x, height, width, kernel, support):
+    across = rounded(np.einsum("ij,hjc->hic", weights(x.shape[1], width, kernel, support), x))
+    return rounded(np.einsum("ij,jwc->iwc", weights(x.shape[0], height, kernel, support), across))
+
+
+def by_hand(x, size):
+    x = x.astype(float)
+    while min(x.shape[:2]) >= 2 * size:
+        x = resized(x, x.shape[0] // 2, x.shape[1] // 2, box, 0.5)
+    scale = size / min(x.shape[:2])
+    x = resized(x, round(x.shape[0] * scale), round(x.shape[1] * scale), cubic, 2)
+    top, left = (x.shape[0] - size) // 2, (x.shape[1] - size) // 2
+    return x[top : top + size, left : left + size].transpose(2, 0, 1)
+
+
+@settings(max_examples=30)
+@given(st.integers(5, 70), st.integers(5, 70), st.integers(4, 24))
+def test_the_square_is_that_of_the_published_recipe(height, width, size):
+    """To one level of 255: Pillow computes with whole numbers."""
+    picture = smooth(height, width)
+    square, enlarged = decode(picture, size)
+    assert (square.shape, square.dtype) == ((3, size, size), np.uint8)
+    assert np.abs(square - by_hand(picture, size)).max() <= 1
+    assert enlarged == (min(height, width) < size)
+
+
+def test_halves_exactly_and_cuts_the_middle():
+    picture = noise(16, 24, 3)
+    mean = picture.reshape(8, 2, 12, 2, 3).mean(axis=(1, 3))
+    assert np.abs(decode(picture, 8).pixels.transpose(1, 2, 0) - mean[:, 2:10]).max() <= 1
+
+
+def test_an_image_of_the_right_size_stays_as_it_is():
+    picture = noise(9, 9, 3)
+    assert np.array_equal(decode(picture, 9).pixels, picture.transpose(2, 0, 1))
+    assert np.array_equal(decode(as_file(Image.fromarray(picture)), 9).pixels, picture.transpose(2, 0, 1))
+
+
+def test_paths_and_one_channel(tmp_path):
+    picture = Image.fromarray(noise(9, 9, 3))
+    picture.save(tmp_path / "a.png")
+    grey = decode(tmp_path / "a.png", 9, channels=1).pixels
+    assert np.array_equal(grey, np.asarray(picture.convert("L"))[None])
+    only_grey = noise(9, 9)
+    assert np.array_equal(decode(only_grey, 9, channels=1).pixels, only_grey[None])
+    assert np.array_equal(decode(only_grey, 9).pixels, np.stack([only_grey] * 3))
+
+
+def test_sixteen_bits_become_eight():
+    deep = np.linspace(0, 65535, 81).astype(np.uint16).reshape(9, 9)
+    square = decode(as_file(Image.fromarray(deep)), 9, channels=1).pixels[0]
+    assert np.array_equal(square, np.round(deep / 257))
+    assert np.array_equal(decode(as_file(Image.fromarray(deep.astype(np.int32)), "TIFF"), 9).pixels[0], square)
+
+
+def test_cmyk_becomes_rgb():
+    picture = Image.fromarray(noise(9, 9, 4), "CMYK")
+    file = as_file(picture, "TIFF")
+    assert np.array_equal(decode(file, 9).pixels, np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
+    red = as_file(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95)
+    assert np.abs(decode(red, 8).pixels.mean(axis=(1, 2)) - (255, 0, 0)).max() < 6
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_laid_on_white(mode):
+    rgba = Image.new("RGBA", (8, 8), (40, 40, 40, 255))
+    rgba.paste((40, 40, 40, 0), (0, 0, 4, 8))
+    if mode == "P":
+        picture = Image.new("P", (8, 8), 1)
+        picture.putpalette([0, 0, 0, 40, 40, 40])
+        picture.paste(0, (0, 0, 4, 8))
+        file = as_file(picture, transparency=0)
+    else:
+        file = as_file(rgba.convert(mode))
+    square = decode(file, 8).pixels
+    assert (square[:, :, :4] == 255).all()
+    assert (square[:, :, 4:] == 40).all()
+
+
+def test_half_transparent_is_half_white():
+    square = decode(as_file(Image.new("RGBA", (4, 4), (0, 0, 0, 128))), 4).pixels
+    assert (square == 127).all()
+
+
+def test_a_photo_is_turned_upright():
+    upright = noise(8, 8, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side: turn by 90° clockwise to look at it
+    lying = Image.fromarray(np.rot90(upright).copy())
+    assert np.array_equal(decode(as_file(lying, exif=exif), 8).pixels, upright.transpose(2, 0, 1))
+
+
+def test_of_a_film_the_first_picture():
+    frames = [Image.new("L", (8, 8), value) for value in (10, 200)]
+    film = as_file(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (decode(film, 8).pixels == 10).all()
+
+
+def jpeg(side=64):
+    return as_file(Image.fromarray(noise(side, side, 3)), "JPEG").getvalue()
+
+
+@pytest.mark.parametrize(
+    "data, told",
+    [
+        (b"", "cannot identify image file"),
+        (b"no image at all", "cannot identify image file"),
+        (jpeg()[:-900], "truncated"),
+        (as_file(Image.fromarray(noise(64, 64, 3))).getvalue()[:2000], "truncated"),
+        (as_file(Image.fromarray(noise(8, 8).astype(np.float32)), "TIFF").getvalue(), "unknown range"),
+        (as_file(Image.fromarray(noise(8, 8).astype(np.int32) * 999), "TIFF").getvalue(), "unknown range"),
+        (as_file(Image.new("L", (600, 2))).getvalue(), "600×2"),
+    ],
+)
+def test_what_cannot_be_used_says_why(data, told):
+    with pytest.raises(BrokenImage, match=told):
+        decode(io.BytesIO(data), 8)
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 400), st.integers(0, 255), st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"]))
+def test_a_damaged_file_is_read_or_refused_never_worse(place, value, kind):
+    data = bytearray(as_file(Image.fromarray(smooth(16, 16)), kind).getvalue())
+    data[place % len(data)] = value
+    try:
+        assert decode(io.BytesIO(bytes(data)), 8).pixels.shape == (3, 8, 8)
+    except BrokenImage as broken:
+        assert str(broken)
+
+
+def test_a_missing_file_is_broken_and_a_failing_disk_is_not(tmp_path, monkeypatch):
+    with pytest.raises(BrokenImage, match="No such file"):
+        decode(tmp_path / "gone.png", 8)
+    with pytest.raises(BrokenImage, match="directory"):
+        decode(tmp_path, 8)
+
+    def failing(*_):
+        raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(Image, "open", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        decode(tmp_path / "x.png", 8)

@@ -1,0 +1,101 @@
+"""`labkit prepare` as a person types it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labkit.cli import main
+from labkit.datasets import open_store
+
+CHANCE = np.random.default_rng(0)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in "ab":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(5):
+            picture = Image.fromarray(CHANCE.integers(0, 256, (24, 20, 3), dtype=np.uint8))
+            picture.save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_prepare_verify_train_and_again(photos, tmp_path, capsys):
+    out = str(tmp_path / "store")
+    (photos / "a" / "broken.jpg").write_bytes(b"x")
+    words = ["prepare", str(photos), "--size", "16", "--held-out", "3", "--no-flips", "--shard", "4", "--out", out]
+    for _ in range(2):
+        assert main(words) == 0
+        told = capsys.readouterr().out
+        assert f"{out} holds 10 images of 3×16×16, in 2 classes, 3 of them held out." in told
+        assert "1 image could not be used" in told and "a/broken.jpg: cannot identify image file" in told
+    assert main(["prepare", "--verify", out]) == 0
+    assert f"10 images in {out}, all as they were written." in capsys.readouterr().out
+    assert (len(open_store(out)), len(open_store(out, "held_out")), open_store(out).chancy) == (7, 3, False)
+    train = ["train", "digits", "--dataset", out, "--batch-size", "4", "--steps", "1", "--out", str(tmp_path / "run")]
+    assert main(train) == 0
+    assert f"on {out}" in capsys.readouterr().out
+
+
+def test_every_setting_can_be_typed(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((4, 1, 8, 8), np.uint8), y=np.array([0, 1, 0, 1]))
+    words = "--size 8 --layout NCHW --channels 1 --held-out 1 --seed 5 --shard 2 --batch 1 --latents None --flips"
+    assert main(["prepare", str(tmp_path / "a.npz"), *words.split(), "--out", str(tmp_path / "store")]) == 0
+    wanted = {"layout": "NCHW", "channels": 1, "held_out": 1, "seed": 5, "shard": 2, "latents": None, "flips": True}
+    settings = json.loads((tmp_path / "store" / "store.json").read_text())["settings"]
+    assert {name: settings[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ("photos --size 0 --out o", "size = 0"),
+        ("nowhere/at/all --size 8 --out o", "source = 'nowhere/at/all' cannot be used: there is no such file"),
+        ("photos/a/0.png --size 8 --out o", "name the folder for images in files"),
+        ("photos --size 8 --out photos/o", "it lies in the folder of images"),
+        ("photos --size 8 --out photos/a/0.png", "it lies in the folder of images"),
+        ("photos --size 8 --held-out 9 --out o", "at most 8 can go"),
+        ("photos --size 8 --latents no/such/folder --out o", "latents = 'no/such/folder' cannot be loaded"),
+        ("photos --size 8 --latents photos --out o", "latents = 'photos' cannot be loaded"),
+        ("--verify photos", "photos is not a store"),
+        ("--verify=nowhere", "nowhere is not a store"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(words, told, photos, capsys, monkeypatch):
+    if "latents" in words:
+        pytest.importorskip("diffusers")
+    monkeypatch.chdir(photos.parent)
+    try:
+        assert main(["prepare", *words.split()]) == 2
+    except SystemExit as refused:  # by the parser
+        assert refused.code == 2
+    streams = capsys.readouterr()
+    assert told in " ".join((streams.err + streams.out).split()) and "Traceback" not in streams.err
+    assert [path.name for path in photos.parent.iterdir()] == ["photos"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent differently there")
+def test_ctrl_c_says_how_to_go_on(photos, tmp_path, capsys):
+    out = tmp_path / "store"
+    for i in range(400):
+        (photos / "b" / f"more{i}.png").write_bytes((photos / "b" / "0.png").read_bytes())
+    words = ["prepare", str(photos), "--size", "256", "--shard", "4", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "labkit", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not list(out.glob("shard-00001.json")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    told, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert f"Go on with the same command:  labkit {' '.join(words)}" in told
+    assert main(["prepare", "--verify", str(out)]) == 2
+    assert "not complete" in capsys.readouterr().err
+    assert main(words) == 0
+    assert main(["prepare", "--verify", str(out)]) == 0
