@@ -12,12 +12,14 @@ from labkit.training.generate import (
     starting_noise,
     write_sheet,
 )
+from labkit.training.job import Job
 from labkit.training.runs import Run, sample
 from labkit.training.trainer import NonFiniteLoss, Report, Trainer
 
 __all__ = [
     "Frame",
     "CheckpointError",
+    "Job",
     "Look",
     "NonFiniteLoss",
     "Report",

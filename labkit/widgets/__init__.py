@@ -15,6 +15,8 @@ from labkit.widgets.springs import Partners, Springs, springs_panel
 from labkit.widgets.training import training_panel
 from labkit.widgets.variants import FourLosses, variants_panel
 from labkit.widgets.views import TwoViews, partners_panel, views_panel
+from labkit.widgets.watch import Watch
+from labkit.widgets.watch_view import watch_panel
 
 __all__ = [
     "Answer",
@@ -35,6 +37,7 @@ __all__ = [
     "Shrunk",
     "Springs",
     "TwoViews",
+    "Watch",
     "cloud_panel",
     "explorer_panel",
     "force_panel",
@@ -48,4 +51,5 @@ __all__ = [
     "training_panel",
     "variants_panel",
     "views_panel",
+    "watch_panel",
 ]

@@ -1,0 +1,120 @@
+"""What a run has logged, read while it grows: each look takes in only the bytes that are new."""
+
+import contextlib
+import io
+import os
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from labkit.training.folder import COLUMNS
+
+RECENT = 300.0  # seconds of training over which a rate is taken
+
+
+class Curve(NamedTuple):
+    """What was logged under one name."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    def thinned(self, most: int) -> "Curve":
+        """At most so many of the points, evenly chosen, the first and the last among them; values stay as logged."""
+        if len(self.steps) <= most:
+            return self
+        chosen = np.linspace(0, len(self.steps) - 1, most).round().astype(int)
+        return Curve(self.steps[chosen], self.values[chosen])
+
+
+class History:
+    """The table of a run, of a process that may be writing it at this moment. Any thread may look.
+
+    Args:
+        table: ``metrics.csv`` of a run's folder, which need not exist yet.
+    """
+
+    def __init__(self, table: Path) -> None:
+        self.table = table
+        self.version = 0
+        """Grows whenever there is something new."""
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._read, self._file = 0, None
+        self._curves: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
+        self._clock: list[tuple[int, float]] = []
+
+    def refresh(self) -> None:
+        """Read what was added; a table that a resumed run wrote anew is read anew."""
+        with self._lock, contextlib.suppress(FileNotFoundError), self.table.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if self._file not in (None, found.st_ino) or found.st_size < self._read:
+                self._forget()
+                self.version += 1
+            self._file = found.st_ino
+            file.seek(self._read)
+            text, end, _ = file.read().rpartition(b"\n")  # what follows the last line end is half a line
+            self._take(text, header=0 if self._read == 0 else None)
+            self._read += len(text + end)
+
+    def _take(self, text: bytes, header: int | None) -> None:
+        import pandas as pd
+
+        if not text:
+            return
+        rows = pd.read_csv(io.BytesIO(text), names=list(COLUMNS), dtype=COLUMNS, header=header)
+        for name, part in rows.groupby("name", sort=False):
+            steps, values = self._curves[name]
+            steps += part.step.tolist()
+            values += part.value.tolist()
+        clock = rows.drop_duplicates("step")
+        self._clock += zip(clock.step.tolist(), clock.seconds.tolist(), strict=True)
+        self.version += 1
+
+    def curve(self, name: str) -> Curve:
+        """All points of a term or meter; empty where nothing of that name was logged."""
+        with self._lock:
+            steps, values = self._curves.get(name, ([], []))
+            return Curve(np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
+
+    @property
+    def step(self) -> int:
+        """The last step that was logged, 0 before the first."""
+        with self._lock:
+            return self._clock[-1][0] if self._clock else 0
+
+    @property
+    def rate(self) -> float | None:
+        """Steps a second over the last minutes that were logged; None before there are two points."""
+        with self._lock:
+            if len(self._clock) < 2:
+                return None
+            last, now = self._clock[-1]
+            recent = bisect_left(self._clock, now - RECENT, key=lambda point: point[1])
+            first, since = self._clock[min(recent, len(self._clock) - 2)]
+            return (last - first) / (now - since) if now > since else None
+
+    @property
+    def pause(self) -> float:
+        """Seconds of training between the last two points, 0 before there are two."""
+        with self._lock:
+            return self._clock[-1][1] - self._clock[-2][1] if len(self._clock) > 1 else 0.0
+
+
+def lasting(seconds: float) -> str:
+    """A time in two units at most: ``40 s``, ``12 min``, ``3 h 20 min``, ``2 days 4 h``."""
+    seconds = max(seconds, 0.0)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} days {hours % 24} h"
