@@ -28,7 +28,7 @@ from labkit.training import Report, Run, Trainer, write_sheet
 from labkit.training.engine import saving_on_signals
 from labkit.types import LabError
 
-RECIPES = {"digits": recipes.digits, "cifar10": recipes.cifar10, "imagenet256": recipes.imagenet256}
+RECIPES = {name: getattr(recipes, name) for name in ("digits", "emoji", "cifar10", "imagenet256")}
 
 
 @dataclass(frozen=True)

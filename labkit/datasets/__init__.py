@@ -6,6 +6,7 @@ from typing import Literal
 from labkit.checks import choose, require
 from labkit.datasets.codec import Codec
 from labkit.datasets.digits import digits
+from labkit.datasets.emoji import EMOJI_CLASSES, EMOJI_STYLES, emoji
 from labkit.datasets.images import Chance, Images, Source
 from labkit.datasets.layout import StoreError, describe, verify
 from labkit.datasets.preparation import Preparation
@@ -13,7 +14,7 @@ from labkit.datasets.prepare import prepare
 from labkit.datasets.store import open_store
 
 Split = Literal["train", "held_out"]
-EMBEDDED = {"digits": digits}
+EMBEDDED = {"digits": digits, "emoji": emoji}
 
 
 def load(name: str, split: Split = "train", resident: bool = False) -> Source:
@@ -38,6 +39,8 @@ def load(name: str, split: Split = "train", resident: bool = False) -> Source:
 
 __all__ = [
     "EMBEDDED",
+    "EMOJI_CLASSES",
+    "EMOJI_STYLES",
     "Chance",
     "Codec",
     "Images",
@@ -47,6 +50,7 @@ __all__ = [
     "StoreError",
     "describe",
     "digits",
+    "emoji",
     "load",
     "open_store",
     "prepare",
