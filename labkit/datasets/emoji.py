@@ -1,8 +1,8 @@
 """Emoji in two drawing styles: 3,812 colour images of 32×32 on white, between the digits and ImageNet, offline.
 
-Noto Color Emoji (Google, Apache License 2.0) and Twemoji (Twitter and contributors, CC BY 4.0), scaled down from the
-npm packages emoji-datasource-google and emoji-datasource-twitter by ``data/build_emoji.py``, which also says how a fifth
-was held out so that nothing on one side has a near-duplicate on the other.
+Noto Color Emoji (Google, Apache License 2.0) and Twemoji (Twitter and contributors, CC BY 4.0), scaled down from two
+npm packages by ``data/build_emoji.py``. That also says how a fifth was held out so that nothing on one side has a
+near-duplicate on the other.
 """
 
 from dataclasses import dataclass

@@ -83,8 +83,9 @@ class Job:
         """Whether it trains. Of another machine, or where no job was launched, that is judged by its files."""
         if self.process is not None and self.process.here:
             return self.process.alive
+        sheet = self.folder.samples / f"step-{self.config.steps:08d}.png"  # what training does last
+        over = self.log.ending() is not None or (sheet.exists() and self.config.steps in self.folder.checkpoints())
         self.history.refresh()
-        over = self.log.ending() is not None or self.history.step >= self.config.steps
         return not over and self.silence < max(FRESH, 10 * self.history.pause)
 
     @property
@@ -188,8 +189,10 @@ class Job:
         if self.config.steps in self.folder.checkpoints():
             return Ending("finished")
         signalled = "" if self.process is None else self.process.killed_by
+        if signalled == "SIGTERM" or (self.log.asked and not signalled):  # before it listened
+            return Ending("stopped")
         if signalled:
-            return Ending("stopped") if signalled == "SIGTERM" else killed(signalled)  # before it listened
+            return killed(signalled)
         last = self.log.last()
         return Ending("lost", "without saying why" + (f" (the last line of its log: {last})" if last else ""))
 

@@ -39,14 +39,14 @@ class JobLog:
 
     def begin(self, words: str) -> IO[bytes]:
         """The file, opened for one more launch, which is noted in it."""
-        file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (the caller closes it)
-        file.write(f"{MARK}{datetime.now():%Y-%m-%d %H:%M:%S}, {words}\n".encode())
+        file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (the caller closes it)
+        _write_line(file, f"{MARK}{_now()}, {words}")
         return file
 
     def ask(self) -> None:
         """Note that the last launch was asked to stop."""
-        with open(self.path, "a") as file:
-            file.write(f"{ASKED} at {datetime.now():%Y-%m-%d %H:%M:%S}.\n")
+        with open(self.path, "a+b", buffering=0) as file:
+            _write_line(file, f"{ASKED} at {_now()}.")
 
     @property
     def asked(self) -> bool:
@@ -95,3 +95,13 @@ class JobLog:
         with self.path.open("rb") as file:
             file.seek(max(file.seek(0, 2) - ENOUGH, 0))
             return file.read().decode(errors="replace").splitlines()
+
+
+def _now() -> str:
+    return f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+
+
+def _write_line(file: IO[bytes], words: str) -> None:
+    """Append a line; what was killed may have left half of one."""
+    half = file.seek(0, 2) > 0 and file.seek(-1, 2) >= 0 and file.read(1) != b"\n"
+    file.write(("\n" * half + words + "\n").encode())

@@ -22,7 +22,7 @@ def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: s
         title: what the figure asks.  name: of the panel; making it again closes the earlier one.
     """
     state = run if isinstance(run, Watch) else Watch(run)
-    plot = _lay_out(state, title or f"What has the run in {state.job.path.name} learnt so far?")
+    plot = _lay_out(state, title or f"What has the run “{state.job.path.name}” learnt so far?")
     buttons = {
         "stop": widgets.Button(description="Stop", icon="stop"),
         "resume": widgets.Button(description="Resume", icon="forward"),
@@ -69,8 +69,9 @@ def _lay_out(state: Watch, title: str) -> go.Figure:
         line = go.Scatter(mode="lines", line=dict(color=ink, width=2), showlegend=False)
         plot.add_trace(line, place // 2 + 1, place % 2 + 1)
     dots = dict(color=PALETTE["quiet"], width=1.5, dash="dot")
-    floor = go.Scatter(mode="lines+text", line=dots, textposition="bottom center", showlegend=False, hoverinfo="skip")
-    plot.add_trace(floor, 1, 2)
+    shown = math.isfinite(state.floor)
+    plot.add_trace(go.Scatter(mode="lines", line=dots, name=_told_floor(state), showlegend=shown), 1, 2)
+    plot.update_layout(showlegend=True, legend=dict(y=1.06))
     plot.add_trace(go.Image(source=BLANK, hoverinfo="skip"), 2, 2)
     plot.update_xaxes(visible=False, row=2, col=2)
     plot.update_yaxes(visible=False, row=2, col=2)
@@ -78,10 +79,11 @@ def _lay_out(state: Watch, title: str) -> go.Figure:
 
 
 def _draw_curves(state: Watch, plot: BaseFigure) -> None:
-    *curves, _, sheet = plot.data
+    *curves, floor, sheet = plot.data
     for trace, name in zip(curves, state.names, strict=True):
         trace.x, trace.y = state.curve(name)
-    _draw_floor(state, plot)
+    if len(curves[1].x) and math.isfinite(state.floor):
+        floor.x, floor.y = [0, curves[1].x[-1]], [state.floor] * 2
     if state.sheet:
         sheet.source = state.sheet
     words = f"samples of the averaged weights at step {state.sheet_step:,}" if state.sheet else "no samples drawn yet"
@@ -89,16 +91,7 @@ def _draw_curves(state: Watch, plot: BaseFigure) -> None:
     for row, col in ((1, 1), (1, 2), (2, 1)):
         plot.update_xaxes(title_text="step" if state.over == "steps" else "samples seen", row=row, col=col)
         if (row, col) != (1, 2):
-            plot.update_yaxes(type="log" if state.log else "linear", row=row, col=col)
-
-
-def _draw_floor(state: Watch, plot: BaseFigure) -> None:
-    """The floor as a line, with room below for its name: the curve often lies on it."""
-    curve, floor = plot.data[1], plot.data[3]
-    if len(curve.y) and math.isfinite(state.floor):
-        last, room = curve.x[-1], 0.15 * (max(*curve.y, 0) - state.floor)
-        floor.x, floor.y, floor.text = [0, last / 2, last], [state.floor] * 3, ["", _told_floor(state), ""]
-        plot.update_yaxes(autorangeoptions_include=state.floor - room, row=1, col=2)
+            plot.update_yaxes(type="log" if state.log else "linear", nticks=6, row=row, col=col)
 
 
 def _told_floor(state: Watch) -> str:

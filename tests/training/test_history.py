@@ -1,0 +1,122 @@
+"""A table that is read while another process writes it."""
+
+import os
+
+import pytest
+from tiny import tiny, trained
+
+from labkit import Run, Trainer
+from labkit.training.folder import RunFolder
+from labkit.training.history import History, lasting
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    folder = RunFolder.create(tmp_path / "run", tiny())
+    folder.rewind(0)
+    return folder
+
+
+def log(folder: RunFolder, *steps: int, seconds: float = 1.0) -> None:
+    for step in steps:
+        folder.log(step, 8 * step, seconds * step, {"velocity": 1 / step, "block1.dispersive": -step})
+
+
+def history(folder: RunFolder) -> History:
+    return History(folder.path / "metrics.csv")
+
+
+def test_it_grows_with_the_table(folder):
+    seen = history(folder)
+    seen.refresh()
+    assert (seen.step, seen.rate, len(seen.curve("velocity").steps)) == (0, None, 0)
+    log(folder, 1, 2)
+    seen.refresh()
+    before = seen.version
+    assert seen.curve("velocity").steps.tolist() == [1, 2] and seen.curve("velocity").values.tolist() == [1, 0.5]
+    seen.refresh()
+    assert seen.version == before, "nothing new"
+    log(folder, 4)
+    seen.refresh()
+    assert seen.curve("block1.dispersive").values.tolist() == [-1, -2, -4]
+    assert seen.version > before and seen.step == 4 and seen.pause == 2
+
+
+def test_only_new_bytes_are_read(folder):
+    """What was read once is not looked at again: here it is overwritten, at the same length."""
+    seen = history(folder)
+    log(folder, 1, 2)
+    seen.refresh()
+    with open(seen.table, "r+b") as file:
+        file.write(b"x" * os.fstat(file.fileno()).st_size)
+    log(folder, 3)
+    seen.refresh()
+    assert seen.curve("velocity").steps.tolist() == [1, 2, 3]
+
+
+def test_half_a_line_waits_for_its_end(folder):
+    seen = history(folder)
+    log(folder, 1)
+    with open(seen.table, "a") as file:
+        file.write("2,16,2.0,velo")
+        file.flush()
+        seen.refresh()
+        assert seen.step == 1
+        file.write("city,0.5\n")
+    seen.refresh()
+    assert seen.curve("velocity").values.tolist() == [1, 0.5]
+
+
+def test_a_table_that_a_resumed_run_wrote_anew_is_read_anew(folder):
+    seen = history(folder)
+    log(folder, *range(1, 10))
+    seen.refresh()
+    folder.rewind(5)
+    log(folder, 6)
+    seen.refresh()
+    assert seen.curve("velocity").steps.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_it_holds_what_the_run_says(tmp_path):
+    """Of a real run, stopped and resumed; none of its names is lost."""
+    seen = History(tmp_path / "metrics.csv")
+    seen.refresh()  # there is no table yet
+    for report in Trainer(tiny(), tmp_path):
+        if report.step == 7:
+            break
+    seen.refresh()
+    trained(tiny(), tmp_path)
+    seen.refresh()
+    table = Run.open(tmp_path).metrics()
+    for name, rows in table.groupby("name"):
+        assert seen.curve(name).steps.tolist() == rows.step.tolist()
+        assert seen.curve(name).values.tolist() == pytest.approx(rows.value.tolist())
+
+
+def test_the_rate_is_that_of_the_last_minutes(folder):
+    seen = history(folder)
+    log(folder, 1, 2)
+    seen.refresh()
+    assert seen.rate == pytest.approx(1)
+    folder.log(1000, 8000, 1000.0, {"velocity": 0.1})
+    folder.log(1100, 8800, 1200.0, {"velocity": 0.1})
+    seen.refresh()
+    assert seen.rate == pytest.approx(0.5)
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends(folder):
+    seen = history(folder)
+    log(folder, *range(1, 501))
+    seen.refresh()
+    few = seen.curve("velocity").thinned(100)
+    assert len(few.steps) == 100 and few.steps[0] == 1 and few.steps[-1] == 500
+    assert few.values.tolist() == pytest.approx((1 / few.steps).tolist())
+    assert seen.curve("velocity").thinned(500).steps.tolist() == [*range(1, 501)]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [
+    (-1, "0 s"), (0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5000, "83 min"), (12000, "3 h 20 min"),
+    (3600 * 47.9, "47 h 54 min"), (3600 * 52, "2 days 4 h"),
+])  # fmt: skip
+def test_times_are_told_in_two_units_at_most(seconds, told):
+    assert lasting(seconds) == told

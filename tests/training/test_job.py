@@ -1,0 +1,246 @@
+"""Training as a process of its own: it outlives who started it, is found again, stops by saving, and says why it ended.
+
+The processes are the lab as a reader has it, and take seconds to start.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny import outcome, tiny, trained
+
+from labkit import ConfigError, Job, Trainer
+from labkit.training import RunError
+from labkit.training.joblog import Ending, JobLog
+
+ENDLESS = dict(steps=10**6, save_every=10**6)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """As in the tests: bits may depend on it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def out(tmp_path) -> Iterator[Path]:
+    """A folder; whatever still trains there when the test ends is killed."""
+    yield tmp_path / "run"
+    for process in psutil.process_iter(["cmdline"]):
+        if str(tmp_path / "run") in (process.info["cmdline"] or []):
+            process.kill()
+
+
+def until(job: Job, step: int) -> Job:
+    """Wait for a step to be logged; the limit only ends a test that would otherwise hang."""
+    limit = time.monotonic() + 120
+    while job.history.step < step:
+        assert job.running, job.log_tail()
+        assert time.monotonic() < limit, job.told()
+        time.sleep(0.05)
+        job.history.refresh()
+    return job
+
+
+def stopped(folder: Path, step: int = 7) -> Path:
+    """A run of 12 steps, stopped at one of them."""
+    next(r for r in Trainer(tiny(), folder) if r.step == step)
+    return folder
+
+
+def noted(folder: Path, **process) -> Job:
+    """The job of a folder, with this said of its process."""
+    usual = dict(pid=os.getpid(), created=time.time(), host=socket.gethostname(), command=["labkit"], processes=1)
+    (folder / "job.json").write_text(json.dumps(usual | process))
+    return Job.attach(folder)
+
+
+@pytest.mark.slow
+def test_a_job_is_found_while_it_trains_and_ends_as_a_straight_run(out, tmp_path):
+    job = Job.launch(tiny(), out)
+    assert job.running and job.state == "running" and "Starting (process" in job.told()
+    again = Job.attach(out)
+    assert again.running and again.process == job.process
+    with pytest.raises(RunError, match=rf"being trained by process {job.process.pid} on .*attach to it"):
+        Job.launch(tiny(), out)
+    assert job.wait(120)
+    assert (again.running, again.state, again.told()) == (False, "finished", "Finished 12 steps.")
+    assert "Finished 12 steps" in job.log_tail(1) and "it/s" not in job.log_tail()
+    assert outcome(out) == outcome(trained(tiny(), tmp_path / "straight"))
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_is_the_straight_run(out, tmp_path):
+    job = until(Job.launch(tiny(**ENDLESS), out), 20)
+    assert "steps/s" in job.told() and f"(process {job.process.pid})" in job.told()
+    assert not job.wait(0.2)
+    Job.attach(out).stop()
+    job.stop()  # a second request, from elsewhere, must not cut the saving short
+    assert job.wait(60)
+    saved = max(job.folder.checkpoints())
+    assert job.told() == f"Stopped at step {saved:,} of 1,000,000; training can go on from step {saved:,}."
+    again = Job.launch(tiny(steps=saved + 5), out)
+    assert again.wait(120) and again.state == "finished"
+    assert outcome(out) == outcome(trained(tiny(steps=saved + 5), tmp_path / "straight"))
+    assert again.log_tail(100).count("── ") == 2, "one log of both launches"
+
+
+@pytest.mark.slow
+def test_it_outlives_who_started_it(out):
+    """As when a notebook's kernel is killed: the signal goes to all processes of its group."""
+    code = (
+        "import sys, time; from labkit import Config, Job; Job.launch(Config.from_json(sys.argv[1]), sys.argv[2]); "
+        "print('launched', flush=True); time.sleep(600)"
+    )
+    words = [sys.executable, "-c", code, tiny(steps=60).to_json(), str(out)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as kernel:
+        assert kernel.stdout.readline() == "launched\n"
+        os.killpg(kernel.pid, signal.SIGKILL)
+    job = Job.attach(out)
+    assert job.running
+    assert job.wait(120)
+    assert job.told() == "Finished 60 steps."
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_says_why_and_leaves_room_for_a_config_put_right(out):
+    job = Job.launch(tiny(blocks=(9,)), out)
+    assert job.wait(120)
+    assert job.state == "failed"
+    assert job.told().startswith("Failed at step 0 of 12: dispersive.blocks = (9,) cannot be used")
+    right = Job.launch(tiny(), out)
+    assert right.config == tiny()
+    assert right.wait(120) and right.state == "finished"
+
+
+def test_killed_it_says_so_and_goes_on_from_what_was_saved(out):
+    job = until(Job.launch(tiny(**ENDLESS | {"save_every": 5}), out), 20)
+    os.kill(job.process.pid, signal.SIGKILL)
+    assert job.wait(10) and job.state == "lost"
+    saved = max(job.folder.checkpoints())
+    assert f"killed by SIGKILL, as the system does when memory runs out; training can go on from step {saved}" in (
+        job.told()
+    )
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_together_even_if_torchrun_was_killed(out):
+    job = until(Job.launch(tiny(**ENDLESS), out, processes=2), 5)
+    assert "with 2 ranks" in job.told()
+    job.stop()
+    assert job.wait(60) and job.state == "stopped"
+    before = max(job.folder.checkpoints())
+    job = until(Job.launch(tiny(**ENDLESS), out, processes=2), before + 5)
+    os.kill(job.process.pid, signal.SIGKILL)
+    time.sleep(1)
+    job = Job.attach(out)
+    assert job.running, "its ranks go on"
+    with pytest.raises(RunError, match="being trained"):
+        Job.launch(tiny(**ENDLESS), out)
+    job.stop()
+    assert job.wait(60) and job.state == "stopped"
+    assert max(job.folder.checkpoints()) > before
+
+
+@pytest.mark.slow
+def test_a_rank_that_was_killed_takes_the_job_along_and_is_named(out):
+    job = until(Job.launch(tiny(**ENDLESS), out, processes=2), 5)
+    os.kill(psutil.Process(job.process.pid).children()[-1].pid, signal.SIGKILL)
+    assert job.wait(60)
+    assert "killed by SIGKILL" in job.told()
+
+
+def test_another_process_of_its_number_is_not_the_job(out):
+    stopped(out)
+    me = psutil.Process()
+    assert noted(out, created=me.create_time()).running
+    assert noted(out, created=0.0, command=me.cmdline()).running, "the clock was set meanwhile"
+    assert not noted(out, created=0.0).running
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    job = noted(out, pid=gone.pid)
+    assert not job.running
+    assert job.told() == "Ended at step 7 of 12, without saying why; training can go on from step 7."
+    job.stop()  # nothing happens
+
+
+def test_a_job_of_another_machine_is_judged_by_its_files(out):
+    stopped(out)
+    job = noted(out, host="elsewhere")
+    assert job.running and "on elsewhere; its files last grew" in job.told()
+    with pytest.raises(RunError, match="it runs on elsewhere; stop it there"):
+        job.stop()
+    with pytest.raises(RunError, match=r"being trained by process \d+ on elsewhere"):
+        Job.launch(tiny(), out)
+    os.utime(out / "metrics.csv", (time.time() - 3600,) * 2)
+    assert not job.running and job.state == "lost"
+
+
+def test_a_run_that_was_not_launched_can_be_attached_to(out):
+    job = Job.attach(stopped(out))
+    assert job.process is None and job.running
+    assert "(not launched as a job; its files last grew" in job.told()
+    with pytest.raises(RunError, match="stop it where it was started"):
+        job.stop()
+    trained(tiny(), out)
+    assert job.told() == "Finished 12 steps."
+    with pytest.raises(RunError, match="There is no run"):
+        Job.attach(out / "nowhere")
+
+
+def test_what_cannot_be_launched_leaves_no_trace(out):
+    trained(tiny(steps=2), out)
+    with pytest.raises(RunError, match="another config"):
+        Job.launch(tiny(steps=2, seed=1), out)
+    with pytest.raises(ConfigError, match="multiple of 3 ranks"):
+        Job.launch(tiny(), out, processes=3)
+    with pytest.raises(ConfigError, match="processes = 0"):
+        Job.launch(tiny(), out, processes=0)
+    assert not (out / "job.json").exists() and not (out / "job.log").exists()
+
+
+OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+TRACE = 'Traceback (most recent call last):\n  File "trainer.py", line 1, in f\n    f()\n'
+BOX = """
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+=======
+labkit FAILED
+[1]: traceback : Signal 15 (SIGTERM) received by PID 8
+Root Cause (first observed failure):
+[0]: """
+STOPPED = "torch.distributed.elastic.multiprocessing.api.SignalException: Process 7 got signal: 15"
+
+
+@pytest.mark.parametrize(("said", "ending"), [
+    ("", None),
+    ("Training SiT-Nano/4 on digits.\nwarning: slow", None),
+    ("Finished 12 steps. Look at it with: labkit sample x", Ending("finished")),
+    ("x is finished: 12 of 12 steps. Give --steps to train on.", Ending("finished")),
+    ("\nStopped at step 7, saved.\n" + TRACE + STOPPED, Ending("stopped")),
+    (TRACE + STOPPED, Ending("stopped")),
+    ("labkit: seed = -1 cannot be used.", Ending("failed", "seed = -1 cannot be used.")),
+    (TRACE + OOM, Ending("failed", OOM)),
+    (TRACE + "KeyError: 1\n\nDuring handling of it:\n\n" + TRACE + OOM, Ending("failed", OOM)),
+    (TRACE.replace("Tr", "[rank1]: Tr").replace("  F", "[rank1]:   F") + "[rank1]: " + OOM + "\n" + TRACE + BOX +
+     "exitcode : 1", Ending("failed", OOM)),
+    (TRACE + "RuntimeError: peer is gone\n" + BOX + "Signal 9 (SIGKILL) received by PID 9",
+     Ending("lost", "killed by SIGKILL, as the system does when memory runs out")),
+])  # fmt: skip
+def test_the_log_says_how_it_ended(tmp_path, said, ending):
+    log = JobLog(tmp_path / "job.log")
+    assert log.ending() is None, "there is no log yet"
+    for earlier in ("labkit: a fault of the launch before\n", said):
+        with log.begin("here: labkit train") as file:
+            file.write(earlier.encode())
+    assert log.ending() == ending
+    assert not log.asked
+    log.ask()
+    assert log.asked and log.ending() == ending
