@@ -91,7 +91,7 @@ def _draw_curves(state: Watch, plot: BaseFigure) -> None:
     for row, col in ((1, 1), (1, 2), (2, 1)):
         plot.update_xaxes(title_text="step" if state.over == "steps" else "samples seen", row=row, col=col)
         if (row, col) != (1, 2):
-            plot.update_yaxes(type="log" if state.log else "linear", nticks=6, row=row, col=col)
+            plot.update_yaxes(type="log" if state.log else "linear", row=row, col=col)
 
 
 def _told_floor(state: Watch) -> str:
