@@ -55,6 +55,7 @@ WEIGHTS = 2 + 4 + 1 + 4 * 10 + 4  # patches, times, labels, four blocks, last la
 def test_compiled_in_one_graph_it_trains_the_same(name, told, precision, tolerance):
     """In a process of its own: torch.compile does not see through the checker of shapes that the tests have on."""
     script = [sys.executable, "-c", COMPILED, WHOLE[name].to_json(), precision, str(tolerance)]
-    done = subprocess.run(script, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)})
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(script, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(word) for word in told]

@@ -31,10 +31,11 @@ def dispersive_settings(draw, variants=tuple(KNOBS)) -> dict:
     variant = draw(st.sampled_from(variants))
     knobs = {name: draw(st.none() | kind if name in KNOBS[variant] else st.none()) for name, kind in KNOB.items()}
     chunk = draw(st.none() | st.sampled_from([3, 4, 6, 12]))  # of batches that are multiples of 12
+    numbered = st.lists(st.integers(0, 99), min_size=1, unique=True).map(tuple)
     return knobs | {
         "lam": draw(WEIGHT),
         "variant": variant,
-        "blocks": draw(st.none() | st.sampled_from(["all", "last"]) | st.lists(st.integers(0, 99), min_size=1, unique=True).map(tuple)),
+        "blocks": draw(st.none() | st.sampled_from(["all", "last"]) | numbered),
         "reduce": draw(st.sampled_from(["mean", "sum"])),
         "negatives": draw(st.sampled_from(["local", "global"] if chunk is None else ["local"])),
         "chunk": chunk,
