@@ -38,7 +38,7 @@ def batch():
 
 @pytest.fixture
 def draws():
-    return some_draws(two_views=True)
+    return some_draws()
 
 
 def repa(network, teacher, lam=0.5, **settings):
@@ -189,7 +189,7 @@ def test_lambda_0_is_computed_and_changes_no_bit(network, teacher, batch, draws,
 ])  # fmt: skip
 def test_lambda_warms_up_linearly(network, teacher, batch, name, warmup, step, share):
     """λ · min((step + 1)/warmup, 1), of its own regularizer only; the term that is logged is unweighted."""
-    draws = some_draws(step, two_views=True)
+    draws = some_draws(step)
     steady = {n: settings for n, settings in ALL.items() if n != name}
     module = objective(network, teacher, **steady, **{name: plain(name, 0.8, warmup=warmup)})
     losses = module(batch, draws)

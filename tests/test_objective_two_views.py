@@ -32,7 +32,7 @@ def batch():
 
 @pytest.fixture
 def draws():
-    return some_draws(two_views=True)
+    return some_draws()
 
 
 def contrastive(network, lam=0.5, **settings):

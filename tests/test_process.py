@@ -339,7 +339,7 @@ def test_the_first_rows_have_spans_and_the_rest_none(share, over, batch, draws):
     settings = MeanFlow(share=share)
     asked = Says(lambda x, t, y, span: x * t[:, None, None, None])
     meanflow(settings).base(asked, batch, draws, LABELS, ())
-    (_, slope_t, slope_y, slope_span), (_, t, y, span) = asked.asked  # once for the derivative, once to train
+    (_, t, y, span), (_, slope_t, slope_y, slope_span) = asked.asked  # once to train, once for the derivative
     pairs = torch.tensor([pair(settings, draws, i) for i in range(SIZE)]).double()
     torch.testing.assert_close(t, pairs[:, 0], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close((t + span)[:over], pairs[:over, 1], rtol=1e-6, atol=1e-6)
@@ -388,8 +388,8 @@ def test_guidance_asks_for_what_it_needs_at_no_span_and_without_gradient(setting
     asked, graphs = Says(says), []
     meanflow(settings).base(asked, batch, draws, LABELS, ())
     assert len(asked.asked) == calls
-    assert graphs == [False] * (calls - 1) + [True]
-    for _, _, y, span in asked.asked[: calls - 2]:
+    assert graphs == [True] + [False] * (calls - 1)
+    for _, _, y, span in asked.asked[1:-1]:
         assert span is None or not span.any()
         assert torch.equal(y, LABELS) or (y == NULL).all()
 

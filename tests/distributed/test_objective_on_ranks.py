@@ -33,7 +33,7 @@ def step(name: str, scope: dict):
         for parameter in module.network.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.1)
-    batch, draws = some_batch(), some_draws(step=1, two_views=True)
+    batch, draws = some_batch(), some_draws(step=1)
     second = SecondView(*(part.double() for part in draws.second))
     draws = draws._replace(noise=draws.noise.double(), uniforms=draws.uniforms.double(), second=second)
     return module, batch._replace(x=batch.x.double()), draws

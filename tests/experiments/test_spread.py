@@ -95,12 +95,12 @@ def test_clean_digits_can_be_read_and_pure_noise_only_by_chance(runs):
 def test_labels_that_mean_nothing_are_found_only_where_the_network_was_told_them(tmp_path, monkeypatch):
     """Why a probe looks without: what a trained network is told it hands on."""
 
-    def shuffled(split):
+    def shuffled(_, split):
         images = datasets.digits(split)
         return replace(images, y=images.y[torch.randperm(len(images), generator=torch.Generator().manual_seed(1))])
 
     run = Run.open(shipped_run("digits/baseline").path, shelf=tmp_path)
-    monkeypatch.setattr("labkit.training.features.datasets", type("Shuffled", (), {"digits": staticmethod(shuffled)}))
+    monkeypatch.setattr("labkit.training.features.datasets", type("Shuffled", (), {"load": staticmethod(shuffled)}))
     accuracy = {
         told: at(probe_table({"a": run}, (0.5,), [3], labelled=told, count=500), measure="linear probe")
         for told in (False, True)

@@ -387,7 +387,7 @@ def test_of_one_class_purity_is_undefined_and_not_told(runs, monkeypatch):
 
     ones = digits("held_out")
     ones = dataclasses.replace(ones, y=torch.ones_like(ones.y))
-    monkeypatch.setattr("labkit.training.features.datasets.digits", lambda split: ones)
+    monkeypatch.setattr("labkit.training.features.datasets.load", lambda *_: ones)
     state = Explorer(runs, COUNT, (0.3,))
     panel = explorer_panel(state)
     numbers = state.clouds[state.place]["baseline"].numbers

@@ -1,0 +1,137 @@
+"""What images are measured on: bytes as they are saved, features that say which they are, and Inception's ways to fail.
+
+torch-fidelity stands in as a module of the same interface: its weights are not at hand here.
+"""
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from labkit import datasets
+from labkit.checks import ConfigError
+from labkit.metrics import DigitsClassifier, DigitsFeatures, Inception, PixelPca, Pixels, extract
+from labkit.metrics.extractors import to_bytes, to_floats
+
+
+def test_bytes_are_what_a_file_holds():
+    every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    assert torch.equal(to_bytes(to_floats(every)), every)
+    beyond = torch.tensor([-2.0, -1.0, 0.0, 1.0, 9.0]).reshape(1, 1, 1, 5)
+    assert to_bytes(beyond).flatten().tolist() == [0, 0, 128, 255, 255]
+
+
+def test_digits_features_are_the_classifiers():
+    x = datasets.digits("held_out").x[:5]
+    [found] = extract([to_bytes(x[:3]), to_bytes(x[3:])], DigitsFeatures())
+    network, saved = DigitsClassifier.load(), to_floats(to_bytes(x))
+    with torch.no_grad():
+        torch.testing.assert_close(found.features, network.features(saved))
+        torch.testing.assert_close(found.logits, network(saved))
+    assert DigitsFeatures().digest == DigitsFeatures().digest
+    with pytest.raises(ConfigError, match="8×8 digits, and the images have 16×16"):
+        DigitsFeatures()(torch.zeros(1, 3, 16, 16))
+
+
+def test_pixels_are_principal_axes_of_the_given_images():
+    images = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
+    [found] = extract([images[:7]], Pixels(images))
+    expected = PixelPca(to_floats(images), 32).features(to_floats(images[:7]))
+    torch.testing.assert_close(found.features, expected)
+    assert found.logits is None
+    assert Pixels(images).digest == Pixels(images).digest != Pixels(images[1:]).digest
+
+
+def test_pixels_of_grey_large_and_few_images():
+    grey = torch.randint(0, 256, (5, 1, 64, 48), dtype=torch.uint8)
+    pixels = Pixels(grey)
+    [found] = extract([grey], pixels)  # three equal channels by then
+    assert found.features.shape == (5, 5) and pixels.axes.axes.shape == (5, 32 * 32)
+    with pytest.raises(ConfigError, match="at least 2"):
+        Pixels(grey[:1])
+
+
+class StandIn(nn.Module):
+    """The interface of torch-fidelity's extractor: bytes in, what was asked for out, weights from a path or file."""
+
+    def __init__(self, name, features_list, feature_extractor_weights_path=None):
+        super().__init__()
+        assert features_list == ["2048", "logits_unbiased"]
+        self.body, self.head = nn.Linear(3, 2048), nn.Linear(2048, 1008)
+        self.load_state_dict(torch.load(feature_extractor_weights_path, weights_only=False))
+
+    def forward(self, x):
+        assert x.dtype == torch.uint8 and x.shape[1] == 3
+        features = self.body(x.double().mean(dim=(2, 3)).float())
+        return features, self.head(features)
+
+
+@pytest.fixture
+def fidelity(monkeypatch):
+    """A module in torch-fidelity's place."""
+    package, module = ModuleType("torch_fidelity"), ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3, module.URL_INCEPTION_V3 = StandIn, "https://no.such.host/inception.pth"
+    package.feature_extractor_inceptionv3 = module
+    for name, found in {"torch_fidelity": package, module.__name__: module}.items():
+        monkeypatch.setitem(sys.modules, name, found)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(1)
+    shapes = {"body.weight": (2048, 3), "body.bias": 2048, "head.weight": (1008, 2048), "head.bias": 1008}
+    tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
+    torch.save(tensors, tmp_path / "inception.pth")
+    save_file(tensors, tmp_path / "inception.safetensors")
+    return tensors
+
+
+@pytest.mark.usefixtures("fidelity")
+def test_inception_takes_its_weights_from_a_file(weights, tmp_path):
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    found, other = (Inception(tmp_path / f"inception{kind}") for kind in (".pth", ".safetensors"))
+    assert found.digest == other.digest
+    [seen] = extract([images[:2], images[2:]], found)
+    mean = images.float().mean(dim=(2, 3))
+    torch.testing.assert_close(seen.features, mean @ weights["body.weight"].T + weights["body.bias"])
+    assert seen.logits.shape == (4, 1008) and not seen.logits.requires_grad
+
+
+@pytest.mark.usefixtures("fidelity")
+def test_weights_that_cannot_be_used(weights, tmp_path):
+    torch.save(dict(list(weights.items())[:2]), tmp_path / "half.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "torn.pth").write_bytes((tmp_path / "inception.pth").read_bytes()[:1000])
+    (tmp_path / "torn.safetensors").write_bytes(b"x" * 100)
+    for name, told in {
+        "none.pth": "there is no such file", "half.pth": "not this network's weights.*Missing key",
+        "list.pth": "it is no state dict", "torn.pth": "cannot be read", "torn.safetensors": "cannot be read",
+    }.items():  # fmt: skip
+        with pytest.raises(ConfigError, match=f"inception = .*{name}.*{told}"):
+            Inception(tmp_path / name)
+
+
+@pytest.mark.usefixtures("fidelity")
+def test_a_file_that_would_run_code_is_not_unpickled(tmp_path):
+    torch.save({"body.weight": pytest.Item}, tmp_path / "code.pth")
+    with pytest.raises(ConfigError, match=r"code.pth' holds more than tensors"):
+        Inception(tmp_path / "code.pth")
+
+
+@pytest.mark.usefixtures("fidelity")
+def test_no_network_to_download_from(monkeypatch):
+    def refused(*_, **__):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", refused)
+    with pytest.raises(ConfigError, match=r"cannot be downloaded from https://no.such.host.*give their file"):
+        Inception()
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(ConfigError, match=r"needs the package torch-fidelity.*labkit\[fid\].*digits or pixels"):
+        Inception()
