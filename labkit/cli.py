@@ -6,6 +6,7 @@ labkit train digits --dispersive.lam 0.5 --out runs/x
 labkit train imagenet256 --preset paper --out runs/y      under torchrun on as many GPUs as it starts processes
 labkit train --resume runs/x
 labkit sample runs/x                               a sheet of images from a run
+labkit evaluate runs/x                             samples measured against real images: FID and others
 labkit compare digits                              baseline against dispersive: a table and one HTML page
 """
 
@@ -23,6 +24,7 @@ from labkit import datasets, recipes
 from labkit.checks import ConfigError
 from labkit.config import Config
 from labkit.datasets import Preparation
+from labkit.experiments import Comparison, Request, measure
 from labkit.sampling import Sampler
 from labkit.training import Report, Run, Trainer, write_sheet
 from labkit.training.engine import saving_on_signals
@@ -73,6 +75,17 @@ class Sample:
     """Of all noise."""
     out: Path | None = None
     """The PNG to write; by default in the samples folder of the run."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure samples of a run against real images. After Ctrl-C or a crash the same command goes on."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    asked: tyro.conf.OmitArgPrefixes[Request] = field(default_factory=Request)
+    npz: Path | None = None
+    """Also write the samples here, in ADM's format, which other evaluators read."""
 
 
 def doctor(argv: Sequence[str]) -> int:
@@ -144,9 +157,25 @@ def sample(argv: Sequence[str]) -> int:
     return 0
 
 
+def evaluate(argv: Sequence[str]) -> int:
+    """Measure a run's samples; under torchrun all ranks draw, and the last one to be done measures."""
+    wanted = tyro.cli(Evaluate, args=argv, prog="labkit evaluate")
+    try:
+        found = measure(Run.open(wanted.run), wanted.asked, progress=True)
+    except KeyboardInterrupt:
+        print(f"\nStopped. Go on with the same command:  {_command('evaluate', *argv)}")
+        return 130
+    if found is None:
+        return 0
+    print(found.told())
+    if wanted.npz is not None:
+        found.samples.export(wanted.npz)
+        print(f"The samples in ADM's format: {wanted.npz}")
+    return 0
+
+
 def compare(argv: Sequence[str]) -> int:
     """Train with and without the regularizers, measure both, write the page."""
-    from labkit.experiments import Comparison
     from labkit.plots.page import write_page
 
     config, out = _ask(argv, "compare", "runs/compare", lam=0.5, steps=1500)
@@ -168,6 +197,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "prepare": prepare,
     "train": train,
     "sample": sample,
+    "evaluate": evaluate,
     "compare": compare,
 }
 

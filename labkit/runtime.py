@@ -59,6 +59,8 @@ class Purpose(IntEnum):
     PAIRS = 8
     KICK = 9
     AUGMENTATION = 10
+    LABELS = 11
+    SUBSETS = 12
     TEACHER = 101
 
 

@@ -2,6 +2,7 @@
 
 from labkit.experiments.compare import Comparison, ComparisonResult, Cost
 from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, probe, real_against_real
+from labkit.experiments.quality import Measured, Request, measure
 from labkit.experiments.seeds import Outcome, bands, over_seeds, ship, ship_run, shipped, shipped_run
 from labkit.experiments.spread import geometry_table, probe_table, similarity_table
 
@@ -10,11 +11,14 @@ __all__ = [
     "ComparisonResult",
     "Cost",
     "Evaluation",
+    "Measured",
     "Outcome",
     "Protocol",
+    "Request",
     "bands",
     "evaluate",
     "geometry_table",
+    "measure",
     "over_seeds",
     "probe_table",
     "probe",

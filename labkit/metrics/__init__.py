@@ -1,6 +1,8 @@
 """Measurements: the geometry of features, what can be read from them, and the quality of images on given features."""
 
 from labkit.metrics.classifier import DigitsClassifier
+from labkit.metrics.extractors import DigitsFeatures, Extracted, Extractor, Inception, Pixels, extract
+from labkit.metrics.figures import frechet_of_moments, inception_score, kernel_distance, moments, precision_recall
 from labkit.metrics.geometry import (
     alignment,
     anisotropy,
@@ -20,21 +22,32 @@ from labkit.metrics.times import by_time
 __all__ = [
     "Conflict",
     "DigitsClassifier",
+    "DigitsFeatures",
+    "Extracted",
+    "Extractor",
+    "Inception",
     "PixelPca",
+    "Pixels",
     "alignment",
     "anisotropy",
     "by_time",
     "cka_table",
     "class_agreement",
     "effective_rank",
+    "extract",
     "feature_norm",
     "frechet_distance",
+    "frechet_of_moments",
     "geometry",
     "gradient_conflict",
+    "inception_score",
+    "kernel_distance",
     "knn_accuracy",
     "linear_cka",
     "linear_probe_accuracy",
     "mean_pairwise_distance",
+    "moments",
     "neighbour_purity",
+    "precision_recall",
     "uniformity",
 ]

@@ -59,6 +59,7 @@ def sample_network(
     n: int = 64,
     *,
     y: Sequence[int] | Tensor | None = None,
+    first: int = 0,
     seed: int = 0,
     batch_size: int = 256,
     progress: bool = False,
@@ -74,12 +75,14 @@ def sample_network(
         config: the run's config, which says what the network predicts.
         n: number of samples, at least 1.
         y: n labels, ``num_classes`` meaning none; by default 0, 1, 2, … in turn.
+        first: number of the first sample, where the n are a part of more: those from ``first`` to ``first`` + n − 1.
         seed: of the noise.  batch_size: samples at a time.  progress: show a bar.
         settings: as in ``labkit.sampling.Sampler``: method, steps, guidance, …; by default the model's usual ones.
     """
-    way = _Way(network, config, n, y, seed, settings)
+    way = _Way(network, config, n, y, seed, settings, first)
     require(whole(batch_size, 1), "batch_size", batch_size, "take at least 1")
-    batches = [range(first, min(first + batch_size, n)) for first in range(0, n, batch_size)]
+    numbers = range(first, first + n)
+    batches = [numbers[start : start + batch_size] for start in range(0, n, batch_size)]
     done = []
     # dopri5 tells of no step on its way; a stochastic equation takes its last one beside the others.
     steps = len(batches) * ((way.sampler.steps or 1) + (way.sampler.method in SDE_EVALUATIONS))
@@ -118,9 +121,10 @@ class _Way:
 
     def __init__(
         self, network: nn.Module, config: Config, n: int, y: Sequence[int] | Tensor | None, seed: int,
-        settings: dict[str, Any],
+        settings: dict[str, Any], first: int = 0,
     ) -> None:  # fmt: skip
         require(whole(n, 1), "n", n, "take a whole number of at least 1")
+        require(whole(first, 0), "first", first, "take a whole number of at least 0")
         check_seed(seed)
         unknown = ", ".join(settings.keys() - Sampler.__dataclass_fields__.keys())
         if unknown:
@@ -132,22 +136,23 @@ class _Way:
         require(clips or not self.sampler.clip, "clip", True, "it is for predictions of noise or score, not velocity")
         self.shape, self.null = network.shape, network.num_classes
         null = self.null
-        labels = torch.arange(n) % null if y is None else torch.as_tensor(y).long()
+        labels = torch.arange(first, first + n) % null if y is None else torch.as_tensor(y).long()
         require(
             labels.shape == (n,) and bool(((labels >= 0) & (labels <= null)).all()), "y", labels.tolist(),
             f"give {n} labels between 0 and {null} ({null} means none)",
         )  # fmt: skip
-        self.labels, self.nfe = labels, 0
+        self.labels, self.first, self.nfe = labels, first, 0
 
     def record(self) -> dict[str, Any]:
         """What must stand beside the samples; nfe is that of the last batch."""
         settings = self.sampler.record()
-        return {**settings, "seed": self.seed, "count": len(self.labels), "nfe": self.nfe}
+        part = {"first": self.first} if self.first else {}
+        return {**settings, "seed": self.seed, "count": len(self.labels), **part, "nfe": self.nfe}
 
     def states(self, numbers: range) -> Iterator[Frame]:
         """The states of samples of these numbers, counting evaluations."""
         on = next(self.network.parameters()).device
-        labels = self.labels[numbers.start : numbers.stop].to(on)
+        labels = self.labels[numbers.start - self.first : numbers.stop - self.first].to(on)
         x0 = starting_noise(self.shape, numbers, self.seed).to(on)
         kick = fresh_noise(self.shape, numbers, self.seed, on)
         self.nfe = 0

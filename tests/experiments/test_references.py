@@ -1,0 +1,124 @@
+"""References: ADM's files, folders, stores, embedded sets give the images they hold, and refuse what does not fit."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from labkit import datasets
+from labkit.checks import ConfigError
+from labkit.datasets import StoreError, prepare
+from labkit.experiments.references import open_reference
+from labkit.metrics.extractors import to_bytes
+
+CHANCE = np.random.default_rng(0)
+GREY, COLOUR = (1, 8, 8), (3, 8, 8)
+
+
+def some(*shape):
+    return CHANCE.integers(0, 256, shape, dtype=np.uint8)
+
+
+def whole(reference, size=3):
+    return torch.cat(list(reference.batches(size))).numpy()
+
+
+def test_an_embedded_set_is_its_held_out_images_and_has_others_beside():
+    reference = open_reference("digits", GREY)
+    for found, split in ((reference, "held_out"), (reference.second, "train")):
+        images = datasets.digits(split)
+        assert (found.name, found.count) == (f"digits, {split}", len(images))
+        assert np.array_equal(whole(found, 100), to_bytes(images.x).numpy())
+    assert reference.digest != reference.second.digest and reference.statistics is None
+    rows = torch.tensor([5, 2, 2])
+    assert torch.equal(next(reference.batches(9, rows)), to_bytes(datasets.digits("held_out").x[rows]))
+    with pytest.raises(ConfigError, match="its images are 1×8×8, and those to be measured 3×32×32"):
+        open_reference("digits", (3, 32, 32))
+
+
+def test_adms_file_of_images_and_statistics(tmp_path):
+    images, mean, covariance = some(5, 8, 8, 3), CHANCE.normal(size=4), np.eye(4, dtype=np.float32)
+    np.savez(tmp_path / "a.npz", arr_0=images, mu=mean, sigma=covariance, mu_s=mean)
+    reference = open_reference(str(tmp_path / "a.npz"), COLOUR)
+    assert np.array_equal(whole(reference), images.transpose(0, 3, 1, 2)) and reference.count == 5
+    np.testing.assert_array_equal(reference.statistics[0], mean)
+    assert reference.statistics[1].dtype == torch.float64 and reference.second is None
+    np.savez(tmp_path / "b.npz", mu=mean, sigma=covariance)
+    alone = open_reference(str(tmp_path / "b.npz"), COLOUR)
+    assert (alone.count, alone.read) == (0, None) and alone.digest != reference.digest
+
+
+def test_grey_images_may_have_three_equal_channels(tmp_path):
+    grey = some(4, 8, 8)
+    for name, images in {"flat": grey, "one": grey[..., None], "three": np.stack([grey] * 3, axis=-1)}.items():
+        np.savez(tmp_path / f"{name}.npz", arr_0=images)
+        assert np.array_equal(whole(open_reference(str(tmp_path / f"{name}.npz"), GREY)), grey[:, None])
+    np.savez(tmp_path / "colour.npz", arr_0=some(4, 8, 8, 3))
+    with pytest.raises(ConfigError, match="its images are 3×8×8"):
+        open_reference(str(tmp_path / "colour.npz"), GREY)
+
+
+@pytest.mark.parametrize(("arrays", "told"), [
+    ({"x": np.zeros(3)}, "neither images .* nor statistics"),
+    ({"arr_0": np.zeros((4, 8, 8, 3))}, "arr_0 is float64 .* give uint8"),
+    ({"arr_0": np.zeros((0, 8, 8, 3), np.uint8)}, "give uint8 images"),
+    ({"arr_0": np.zeros((4, 8), np.uint8)}, "give uint8 images"),
+    ({"mu": np.zeros(3), "sigma": np.zeros((4, 4))}, r"give \(d,\) and \(d, d\)"),
+    ({"mu": np.zeros(3, int), "sigma": np.zeros((3, 3))}, "mu is int64"),
+    ({"arr_0": np.array([{}])}, "cannot be read as an .npz file of plain arrays"),
+])  # fmt: skip
+def test_files_that_are_no_reference(tmp_path, arrays, told):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ConfigError, match=f"reference = .*a.npz.*{told}"):
+        open_reference(str(tmp_path / "a.npz"), COLOUR)
+
+
+def test_torn_and_foreign_files(tmp_path):
+    np.savez(tmp_path / "a.npz", arr_0=some(50, 8, 8, 3))
+    (tmp_path / "torn.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:2000])
+    (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "empty.npz").touch()
+    for name in ("torn", "text", "empty"):
+        with pytest.raises(ConfigError, match=f"{name}.npz' cannot be read as an .npz file"):
+            open_reference(str(tmp_path / f"{name}.npz"), COLOUR)
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(ConfigError, match=r"give an \.npz file, a folder of images, a store, or one of digits, emoji"):
+        open_reference(str(tmp_path / "a.txt"), COLOUR)
+    with pytest.raises(ConfigError, match="there is no such file, folder or data set"):
+        open_reference("nowhere", COLOUR)
+
+
+def test_a_folder_of_images_is_cut_to_size(tmp_path):
+    (tmp_path / "some" / "more").mkdir(parents=True)
+    exact, large = some(8, 8, 3), some(20, 32, 3)
+    Image.fromarray(exact).save(tmp_path / "some" / "a.png")
+    Image.fromarray(large).save(tmp_path / "some" / "more" / "b.png")
+    (tmp_path / "some" / "notes.txt").write_text("no image")
+    reference = open_reference(str(tmp_path / "some"), COLOUR)
+    assert reference.count == 2 and np.array_equal(whole(reference)[0], exact.transpose(2, 0, 1))
+    before = reference.digest
+    Image.fromarray(some(8, 8, 3)).save(tmp_path / "some" / "a.png")
+    assert open_reference(str(tmp_path / "some"), COLOUR).digest != before
+
+
+def test_folders_that_cannot_serve(tmp_path):
+    with pytest.raises(ConfigError, match="holds no images"):
+        open_reference(str(tmp_path), COLOUR)
+    Image.fromarray(some(6, 9, 3)).save(tmp_path / "small.png")
+    with pytest.raises(ConfigError, match=r"small.png' cannot be used: it is smaller than 8×8"):
+        whole(open_reference(str(tmp_path), COLOUR))
+    (tmp_path / "small.png").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"small.png cannot be read \(cannot identify"):
+        whole(open_reference(str(tmp_path), COLOUR))
+
+
+def test_a_store_is_its_held_out_images(tmp_path):
+    np.savez(tmp_path / "a.npz", x=some(9, 8, 8, 3))
+    store = prepare(tmp_path / "a.npz", tmp_path / "store", size=8, held_out=4, progress=False)
+    reference = open_reference(str(store), COLOUR)
+    assert (reference.count, reference.second.count) == (4, 5)
+    held_out, train = (whole(of).reshape(of.count, -1) for of in (reference, reference.second))
+    assert not (held_out[:, None] == train[None]).all(axis=2).any() and reference.digest != reference.second.digest
+    none = prepare(tmp_path / "a.npz", tmp_path / "none", size=8, progress=False)
+    with pytest.raises(StoreError, match="held"):
+        open_reference(str(none), COLOUR)
