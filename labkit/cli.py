@@ -24,7 +24,7 @@ from labkit import datasets, recipes
 from labkit.checks import ConfigError
 from labkit.config import Config
 from labkit.datasets import Preparation
-from labkit.experiments import Comparison, Request, measure
+from labkit.experiments import Comparison, Request, codec_of, measure
 from labkit.sampling import Sampler
 from labkit.training import Report, Run, Trainer, write_sheet
 from labkit.training.engine import saving_on_signals
@@ -73,6 +73,8 @@ class Sample:
     sampler: tyro.conf.OmitArgPrefixes[Sampler] = field(default_factory=Sampler)
     seed: int = 0
     """Of all noise."""
+    vae: str | None = None
+    """What decodes latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder. None shows their first channels."""
     out: Path | None = None
     """The PNG to write; by default in the samples folder of the run."""
 
@@ -149,10 +151,11 @@ def sample(argv: Sequence[str]) -> int:
     """Write a sheet of samples."""
     asked = tyro.cli(Sample, args=argv, prog="labkit sample")
     run = Run.open(asked.run)
+    codec = codec_of(run.config, run.model().shape, asked.vae) if asked.vae else None
     samples = run.sample(asked.n, seed=asked.seed, progress=True, **asdict(asked.sampler))
-    s = samples.settings
+    x, s = codec.decode(samples.x) if codec else samples.x, samples.settings
     name = f"step-{s['step']:08d}-{s['method']}{s['steps'] or ''}-guidance{s['guidance']:g}-seed{s['seed']}.png"
-    path = write_sheet(samples.x, asked.out or run.folder.samples / name)
+    path = write_sheet(x, asked.out or run.folder.samples / name)
     print(f"{asked.n} samples ({samples.told()}) written to {path}")
     return 0
 

@@ -2,7 +2,7 @@
 
 from labkit.experiments.compare import Comparison, ComparisonResult, Cost
 from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, probe, real_against_real
-from labkit.experiments.quality import Measured, Request, measure
+from labkit.experiments.quality import Measured, Request, codec_of, measure
 from labkit.experiments.seeds import Outcome, bands, over_seeds, ship, ship_run, shipped, shipped_run
 from labkit.experiments.spread import geometry_table, probe_table, similarity_table
 
@@ -16,6 +16,7 @@ __all__ = [
     "Protocol",
     "Request",
     "bands",
+    "codec_of",
     "evaluate",
     "geometry_table",
     "measure",

@@ -193,7 +193,7 @@ class _Drawing:
         self.config, self.asked = run.config, asked
         step = max(run.checkpoints, default=None) if asked.step is None else asked.step
         self.network: Transformer = run.model(asked.weights, step)
-        self.codec = _codec(asked, self.network.shape, self.config.dataset)
+        self.codec = codec_of(self.config, self.network.shape, asked.vae)
         channels, height, width = self.network.shape
         by = 1 if self.codec is None else self.codec.factor
         self.shape: Shape = (3 if self.codec else channels, height * by, width * by)
@@ -224,21 +224,24 @@ class _Drawing:
         self.shards.make(some, self.codec.decode if self.codec else torch.Tensor.clone, rank, ranks, progress)
 
 
-def _codec(asked: Request, shape: Shape, dataset: str) -> Codec | None:
-    """The VAE of a run on latents, and none of one on pixels."""
-    pixels = shape[0] in (1, 3)
-    told = "this run makes {} of {} channels; {}"
-    if asked.vae is None:
-        say = "name the VAE that its latents are of, such as --vae stabilityai/sd-vae-ft-ema"
-        require(pixels, "vae", None, told.format("latents", shape[0], say))
+def codec_of(config: Config, shape: Shape, vae: str | None) -> Codec | None:
+    """The VAE that decodes a run's samples of this shape, and None for a run on pixels.
+
+    Raises:
+        ConfigError: latents and no VAE, or one that their store was not made with; pixels and a VAE.
+    """
+    told = f"this run makes {{}} of {shape[0]} channels; {{}}"
+    if shape[0] in (1, 3):
+        require(vae is None, "vae", vae, told.format("images", "leave it out"))
         return None
-    require(not pixels, "vae", asked.vae, told.format("images", shape[0], "leave it out"))
-    codec = Codec(asked.vae)
-    require(codec.channels == shape[0], "vae", asked.vae, told.format("latents", shape[0], f"its are {codec.channels}"))
-    if (Path(dataset) / ABOUT).is_file():
-        trained = read_about(Path(dataset))["vae"]
+    say = "name the VAE that its latents are of, such as --vae stabilityai/sd-vae-ft-ema"
+    require(vae is not None, "vae", vae, told.format("latents", say))
+    codec = Codec(vae)
+    require(codec.channels == shape[0], "vae", vae, told.format("latents", f"its are of {codec.channels}"))
+    if (Path(config.dataset) / ABOUT).is_file():
+        trained = read_about(Path(config.dataset))["vae"]
         same = trained is None or trained["digest"] == codec.digest
-        require(same, "vae", asked.vae, f"the run's latents are of another: {trained and trained['name']}")
+        require(same, "vae", vae, f"the run's latents are of another: {trained and trained['name']}")
     return codec
 
 

@@ -212,9 +212,12 @@ def fresh_noise(
     return lambda: torch.stack([torch.randn(shape, generator=draw) for draw in draws]).to(on)
 
 
-def write_sheet(x: Float[Tensor, "n c h w"], path: Path, columns: int = 10, zoom: int = 4) -> Path:
-    """Write images in [-1, 1] as one PNG, row by row with a border each; return the path. Of latents, 3 channels."""
-    x = x[:, :3]
+def write_sheet(x: Float[Tensor, "n c h w"], path: Path, columns: int = 10) -> Path:
+    """Write images in [-1, 1] as one PNG, row by row with a border each; return the path. Of latents, 3 channels.
+
+    Images of up to 32 pixels come out four times as large.
+    """
+    x, zoom = x[:, :3], max(1, min(4, 128 // x.shape[2]))
     rows = -(-len(x) // columns)
     x = torch.cat([x.cpu().clamp(-1, 1), torch.full((rows * columns - len(x), *x.shape[1:]), -1.0)])
     x = torch.nn.functional.pad(x, (1, 1, 1, 1), value=-1).unflatten(0, (rows, columns))
