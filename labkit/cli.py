@@ -74,7 +74,7 @@ class Sample:
     seed: int = 0
     """Of all noise."""
     vae: str | None = None
-    """What decodes latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder. None shows their first channels."""
+    """What decodes latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder. None shows 3 of their channels."""
     out: Path | None = None
     """The PNG to write; by default in the samples folder of the run."""
 
