@@ -104,7 +104,8 @@ def _sentence(state: Watch) -> str:
     """The last value of every curve in words."""
     base = BASES[state.names["base"]].partition(" (")[0]
     floor = f" ({_told_floor(state)})" if math.isfinite(state.floor) else ""
-    words = {"base": f"{base} {{}}", "dispersive": f"Dispersive Loss {{}}{floor}", "norm": "feature norm {}"}
+    of = " of the whole batch" if state.job.config.repelling.chunk else ""  # what is metered, whoever repels whom
+    words = {"base": f"{base} {{}}", "dispersive": f"Dispersive Loss{of} {{}}{floor}", "norm": "feature norm {}"}
     curves = {name: state.job.history.curve(state.names[name]).values for name in words}
     now = [words[name].format(f"{values[-1]:.3g}") for name, values in curves.items() if len(values)]
     if not now:
