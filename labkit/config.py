@@ -119,8 +119,8 @@ class Config:
             value = getattr(self, name)
             require(type(value) is group, name, value, f"give its settings as {group.__name__}(…)")
         for name, family in {"flow": "SiT", "meanflow": "MeanFlow"}.items():
-            asked = _flat(dataclasses.asdict(getattr(self, name)), f"{name}.")
-            usual = _flat(dataclasses.asdict(groups[name]()), f"{name}.")
+            asked = flat(dataclasses.asdict(getattr(self, name)), f"{name}.")
+            usual = flat(dataclasses.asdict(groups[name]()), f"{name}.")
             for setting in asked if family != self.family else ():
                 wrong = f"{self.family} has no such setting, only {family} has; leave it at {usual[setting]!r}"
                 require(asked[setting] == usual[setting], setting, asked[setting], wrong)
@@ -198,7 +198,7 @@ class Config:
 
     def differences(self, other: "Config") -> list[str]:
         """The fields in which two configs differ, as 'name: mine → theirs'."""
-        mine, theirs = _flat(dataclasses.asdict(self)), _flat(dataclasses.asdict(other))
+        mine, theirs = flat(dataclasses.asdict(self)), flat(dataclasses.asdict(other))
         return [f"{name}: {mine[name]!r} → {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
 
     def breaks(self, other: "Config") -> list[str]:
@@ -221,8 +221,9 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
     return cls(**{**values, **lists, **nested})
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names, as on the command line."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found

@@ -1,0 +1,146 @@
+"""The panels of notebooks 01, 07, 08, 10 in a real browser: each control moves what it says, in picture and words."""
+
+import math
+
+import nbformat
+import pytest
+
+SECANT = "from labkit.widgets import Secant, secant_panel\nsecant_panel(Secant())"
+PATHS = """
+from labkit.widgets import Interpolant, interpolant_panel
+
+interpolant_panel("paths", Interpolant(t=0.5), ("t", "path"))
+"""
+SCALE = "from labkit.widgets import Scale, scale_panel\nscale_panel(Scale(1e11))"
+WATCH = """
+from labkit import Job, recipes
+from labkit.training import trainer
+from labkit.widgets import watch_panel
+
+config = recipes.digits(model="SiT-Nano/4", batch_size=8, steps=10**6, save_every=10**6, log_every=1, lam=0.5)
+job = Job.launch(config, "runs/watched")
+watch_panel(job)
+"""
+CELL = 0
+
+
+@pytest.fixture
+def opened(lab, lab_server):
+    """Opens a notebook of one cell, runs it, and waits for its panel."""
+
+    def open_and_run(source):
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata={"kernelspec": kernel})
+        nbformat.write(made, lab_server.root / "panel.ipynb")
+        lab.open("panel.ipynb")
+        lab.run_cell(CELL, 120)
+        return lab.wait_plot(CELL, lambda plot: plot["width"] > 300)
+
+    yield open_and_run
+    assert not lab.cell_errors() and not lab.console_errors
+
+
+def sentence(lab) -> str:
+    return lab.output(CELL).locator(".labkit-said").all_inner_texts()[-1]
+
+
+def after(lab, act, *traces):
+    """What an act does: waits until all of these traces have changed, and the words too."""
+    before, words = lab.wait_plot(CELL)["traces"], sentence(lab)
+    act()
+    return lab.wait_plot(CELL, lambda p: all(p["traces"][i] != before[i] for i in traces) and sentence(lab) != words)
+
+
+def test_the_secant_follows_its_times_its_start_and_its_steps(lab, opened):
+    path, tangent, secant = range((first := len(opened(SECANT)["traces"]) - 5), first + 3)
+
+    def ends(plot):
+        return [[plot["traces"][i][axis][-1] for axis in "xy"] for i in (tangent, secant)]
+
+    whole = lab.wait_plot(CELL)["traces"]
+    assert whole[secant]["x"] == [0, 1] and whole[secant]["y"][-1] == pytest.approx(whole[path]["y"][-1], abs=1e-3)
+    assert abs(whole[tangent]["y"][-1]) < 0.1 < abs(whole[path]["y"][-1])  # one step leads to the mean of the data
+    plot = after(lab, lambda: lab.drag_slider("from t", 0.5, CELL), tangent, secant)
+    t = float(lab.slider_value("from t", CELL))
+    assert plot["traces"][tangent]["x"][0] == pytest.approx(t) and f"From t = {t:.2f} to s = 1.00" in sentence(lab)
+    plot = after(lab, lambda: lab.drag_slider("to s", 0.75, CELL), tangent, secant)
+    assert ends(plot)[0][0] == pytest.approx(float(lab.slider_value("to s", CELL)))
+    after(lab, lambda: lab.press_slider("start x₀", "ArrowRight", 3, CELL), path, tangent, secant)
+    lab.press_slider("from t", "Home", 1, CELL)
+    lab.press_slider("to s", "End", 1, CELL)
+    words = sentence(lab)
+    lab.press_slider("steps, from 0 to 1", "ArrowRight", 2, CELL)
+    plot = lab.wait_plot(CELL, lambda p: len(p["traces"][tangent]["x"]) == 5)
+    assert "In 4 steps" in sentence(lab) != words
+    assert len(plot["traces"][secant]["x"]) == 5
+    assert ends(plot)[1][1] == pytest.approx(plot["traces"][path]["y"][-1], abs=0.01)
+
+
+def test_the_paths_differ_between_their_common_ends(lab, opened):
+    traces = opened(PATHS)["traces"]
+    mark = len(traces) - 1
+    assert [t["name"] for t in traces[2:-1]] == ["linear", "gvp", "vp"]
+    linear = lab.wait_plot(CELL)["traces"][0]["z"]
+    assert "is 0.50·data + 0.50·noise" in sentence(lab)
+    plot = after(lab, lambda: lab.press_slider("path", "ArrowRight", 1, CELL), 0, 1, mark)
+    assert "is 0.71·data + 0.71·noise" in sentence(lab) and plot["traces"][0]["z"] != linear
+    after(lab, lambda: lab.press_slider("path", "ArrowRight", 1, CELL), 0, 1, mark)
+    plot = after(lab, lambda: lab.drag_slider("time t", 0.8, CELL), 0, 1, mark)
+    t = float(lab.slider_value("time t", CELL))
+    assert plot["traces"][mark]["x"] == [pytest.approx(t)]
+    lab.press_slider("time t", "End", 1, CELL)
+    lab.wait_for(lambda: "is 1.00·data + 0.00·noise" in sentence(lab), 20, "the end of every path: data alone")
+
+
+def choose(lab, label, option):
+    lab.widget(label, CELL).locator("select").select_option(option)
+
+
+def test_the_scale_follows_model_batch_precision_and_machine(lab, opened):
+    opened(SCALE)
+    parameters, operations, held, days = range(4)
+    first = lab.wait_plot(CELL)
+    assert first["title"].startswith("SiT-B/2: 12 blocks of width 768, 256 tokens")
+    after(lab, lambda: lab.press_slider("size", "ArrowRight", 2, CELL), parameters, operations, held, days)
+    lab.wait_for(lambda: "SiT-XL/2 has 675,129,632 parameters" in sentence(lab), 20, "the largest model")
+    after(lab, lambda: lab.press_slider("patch", "ArrowRight", 1, CELL), operations, held, days)
+    assert "SiT-XL/4" in lab.wait_plot(CELL)["title"]
+    after(lab, lambda: lab.press_slider("images at a time", "ArrowRight", 1, CELL), held)
+    after(lab, lambda: choose(lab, "multiply in", "float32"), held)
+    after(lab, lambda: choose(lab, "family", "MeanFlow"), operations, days)
+    after(lab, lambda: choose(lab, "machine", "H100 SXM"), days)
+    before = lab.wait_plot(CELL)["traces"][days]["x"]
+    plot = after(lab, lambda: lab.drag_slider("share of it reached", 0.9, CELL), days)
+    share = float(lab.slider_value("share of it reached", CELL))
+    assert plot["traces"][days]["x"] == pytest.approx([d * 0.4 / share for d in before], rel=1e-6)
+    after(lab, lambda: lab.drag_slider("TFLOP/s of your own", 0.5, CELL), days)
+    assert "your figure" in sentence(lab)
+    assert lab.widget("machine", CELL).locator("select").input_value() == "a figure of your own"
+
+
+def test_a_job_is_watched_stopped_and_resumed(lab, opened):
+    opened(WATCH)
+    velocity, dispersive, norm = range(3)
+
+    def steps(plot):
+        return plot["traces"][velocity]["x"] or []
+
+    seen = len(steps(lab.wait_plot(CELL, steps, 120)))
+    plot = lab.wait_plot(CELL, lambda p: len(steps(p)) > seen, 60)  # it grows while no cell runs
+    for curve in (dispersive, norm):
+        assert len(plot["traces"][curve]["x"]) > 1
+    [floor] = [trace for trace in plot["traces"] if trace["name"] and trace["name"].startswith("floor")]
+    assert floor["y"] == pytest.approx([-math.log(8)] * 2)
+    assert min(plot["traces"][dispersive]["y"]) > floor["y"][0] - 1e-6
+    assert "samples seen: velocity loss" in sentence(lab)
+    lab.click("Stop", CELL)
+    lab.wait_for(lambda: "Stopped at step" in lab.output(CELL).inner_text(), 60, "the stop")
+    stopped = int(lab.kernel_eval("print(max(job.history.curve('velocity').steps))"))
+    plot = lab.wait_plot(CELL, lambda p: steps(p)[-1] == stopped)
+    lab.click("Resume", CELL)
+    lab.wait_plot(CELL, lambda p: steps(p)[-1] > stopped, 90)
+    choose(lab, "against", "samples")
+    plot = lab.wait_plot(CELL, lambda p: p["axes"]["xaxis"]["title"] == "samples seen")
+    assert all(x % 8 == 0 for x in steps(plot))
+    lab.click("Stop", CELL)
+    lab.wait_for(lambda: "False" in lab.kernel_eval("print(job.running)"), 60, "the end")
