@@ -5,6 +5,7 @@ from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, probe, r
 from labkit.experiments.quality import Measured, Request, codec_of, measure
 from labkit.experiments.seeds import Outcome, bands, over_seeds, ship, ship_run, shipped, shipped_run
 from labkit.experiments.spread import geometry_table, probe_table, similarity_table
+from labkit.experiments.sweep import Sweep, grid, sweep
 
 __all__ = [
     "Comparison",
@@ -15,10 +16,12 @@ __all__ = [
     "Outcome",
     "Protocol",
     "Request",
+    "Sweep",
     "bands",
     "codec_of",
     "evaluate",
     "geometry_table",
+    "grid",
     "measure",
     "over_seeds",
     "probe_table",
@@ -29,4 +32,5 @@ __all__ = [
     "shipped",
     "shipped_run",
     "similarity_table",
+    "sweep",
 ]

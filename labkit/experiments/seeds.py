@@ -9,22 +9,18 @@ one seed's runs. Notebooks show them as the range that a reader's own run should
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from multiprocessing import get_context
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import torch
-from tqdm.auto import tqdm
 
 from labkit.checks import require
 from labkit.config import Config
 from labkit.experiments.evaluate import REAL, Protocol, evaluate, real_against_real
+from labkit.experiments.sweep import Row, sweep
 from labkit.objective import regularized_blocks
-from labkit.runtime import cores, data_dir, runs_dir
-from labkit.training import Run, Trainer
-from labkit.training.folder import RunError, RunFolder
+from labkit.runtime import data_dir, runs_dir
+from labkit.training import Run
+from labkit.training.folder import RunError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,24 +59,19 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Pr
 
     require(len(seeds) > 0, "seeds", list(seeds), "name at least one")
     require(len(configs) > 0, "configs", dict(configs), "name at least one")
-    jobs = {(run, seed): (config.replace(seed=seed), out / f"{run}-seed{seed}")
-            for seed in seeds for run, config in configs.items()}  # fmt: skip
-    with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
-        running = [pool.submit(_train_and_judge, run, *job, protocol) for (run, _), job in jobs.items()]
-        try:
-            for done in tqdm(as_completed(running), total=len(running), unit="run"):
-                done.result()
-        except BaseException:  # what is trained stays on the disk; what has not begun does not begin
-            pool.shutdown(cancel_futures=True)
-            raise
-    rows = [row for one in running for row in one.result()]
+    jobs = {f"{run}-seed{seed}": (run, config.replace(seed=seed)) for seed in seeds for run, config in configs.items()}
+    made = sweep({name: config for name, (_, config) in jobs.items()}, out, Judged(protocol))
+    for name, why in made.failures.items():  # the others are trained and judged by now
+        raise RunError(f"{name}: {why}")
+    table = made.table[["run", "seed", "step", "measure", "value"]]
+    rows = table.assign(run=[jobs[name][0] for name in table["run"]]).to_dict("records")
     steps = sorted({row["step"] for row in rows})
     for seed in seeds:
         for measure, (mean, _, _) in real_against_real(replace(protocol, seed=seed)).items():
             rows += [dict(run=REAL, seed=seed, step=step, measure=measure, value=mean) for step in steps]
-    logged = [_curves(folder, config.steps).assign(run=run, seed=seed)
-              for (run, seed), (config, folder) in jobs.items()]  # fmt: skip
-    machines = [json.loads((folder / "machine.json").read_text()) for _, folder in jobs.values()]
+    logged = [_curves(out / name, config.steps).assign(run=run, seed=config.seed)
+              for name, (run, config) in jobs.items()]  # fmt: skip
+    machines = [json.loads((out / name / "machine.json").read_text()) for name in jobs]
     told = protocol.told(*(config.family for config in configs.values()))
     record = {
         "configs": {run: json.loads(config.to_json()) for run, config in configs.items()},
@@ -91,22 +82,19 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Pr
     return Outcome(pd.DataFrame(rows), pd.concat(logged, ignore_index=True), record)
 
 
-def _train_and_judge(run: str, config: Config, folder: Path, protocol: Protocol) -> list[dict[str, Any]]:
-    torch.set_num_threads(1)  # the runs share the machine: a thread each is faster than all threads for all
-    if config.steps not in RunFolder(folder).checkpoints():  # a run that went on further is judged as it was then
-        for _ in Trainer(config, folder):
-            pass
-    trained, block = Run.open(folder), regularized_blocks(config)[0]
-    other = trained.config.replace(steps=config.steps).differences(config)
-    if other:
-        raise RunError(f"{folder} holds a run of another config ({'; '.join(other)}); name another folder.")
-    rows = []
-    due = [step for step in trained.checkpoints if step % config.save_every == 0 or step == config.steps]
-    for step in (step for step in due if step <= config.steps):  # not those that an interruption saved
-        found = evaluate(trained.model(step=step), config, replace(protocol, seed=config.seed))
-        values = found.quality | found.spread[block]
-        rows += [dict(run=run, seed=config.seed, step=step, measure=m, value=v) for m, v in values.items()]
-    return rows
+@dataclass(frozen=True)
+class Judged:
+    """Judges runs by a protocol, with each run's own seed."""
+
+    protocol: Protocol
+
+    def __call__(self, run: Run, steps: Sequence[int]) -> list[Row]:
+        config, rows = run.config, []
+        for step in steps:
+            found = evaluate(run.model(step=step), config, replace(self.protocol, seed=config.seed))
+            values = found.quality | found.spread[regularized_blocks(config)[0]]
+            rows += [dict(step=step, measure=measure, value=value) for measure, value in values.items()]
+        return rows
 
 
 def _curves(folder: Path, steps: int) -> "pd.DataFrame":

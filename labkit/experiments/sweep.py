@@ -14,14 +14,14 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from itertools import product
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
@@ -32,7 +32,7 @@ from labkit.disk import replace_file
 from labkit.runtime import cores
 from labkit.training import Run, Trainer
 from labkit.training.engine import saving_on_signals
-from labkit.training.folder import RunFolder
+from labkit.training.folder import RunError, RunFolder
 from labkit.types import LabError
 
 if TYPE_CHECKING:
@@ -43,12 +43,8 @@ STOPPED, FAILED = 3, 4  # exit statuses of a run's process
 FAILURE = "failure.txt"
 Row = dict[str, Any]
 """step, measure and value; block and sampler where a measure has them."""
-
-
-class Judge(Protocol):
-    """Says what became of a run, as rows. A frozen dataclass: its repr is what its rows are kept under."""
-
-    def __call__(self, run: Run, steps: Sequence[int]) -> list[Row]: ...
+Judge = Callable[[Run, Sequence[int]], list[Row]]
+"""Says what became of a run at some steps. A frozen dataclass: its repr is what its rows are kept under."""
 
 
 class Sweep(NamedTuple):
@@ -124,7 +120,7 @@ def sweep(
     out = Path(out)
     require(len(configs) > 0, "configs", dict(configs), "name at least one")
     for name in configs:
-        require(name == Path(name).name, "configs", name, "its name must be that of a folder")
+        require(name == Path(name).name not in ("", ".."), "configs", name, "its name must be that of a folder")
     todo = {name: config for name, config in configs.items() if _judged(out / name, config, judge) is None}
     failures = _run_all(todo, out, judge, workers or cores(), progress) if todo else {}
     made = Sweep(_table(configs, out, judge), dict(configs), failures)
@@ -190,7 +186,11 @@ def _one(config: Config, folder: Path, judge: Judge) -> None:
             with saving_on_signals(trainer.stop):
                 for _ in trainer:
                     pass
-        rows = judge(Run.open(folder), _due(folder, config))
+        run = Run.open(folder)
+        other = "; ".join(run.config.breaks(config))
+        if other:
+            raise RunError(f"{folder} holds a run of another config ({other}); name another folder.")
+        rows = judge(run, _due(run, config))
     except KeyboardInterrupt:
         os._exit(STOPPED)
     except Exception as error:
@@ -199,26 +199,22 @@ def _one(config: Config, folder: Path, judge: Judge) -> None:
         (folder / FAILURE).write_text(f"{traceback.format_exc()}\n{' '.join(told.split())}\n", encoding="utf-8")
         os._exit(FAILED)
     (folder / FAILURE).unlink(missing_ok=True)
-    text = json.dumps({"config": config.to_json(), "judge": repr(judge), "rows": rows})
-    replace_file(_kept(folder, judge), text.encode())
+    replace_file(_kept(folder, config, judge), json.dumps({"judge": repr(judge), "rows": rows}).encode())
 
 
-def _due(folder: Path, config: Config) -> list[int]:
+def _due(run: Run, config: Config) -> list[int]:
     """The checkpoints that a run of this config has; not those that an interruption or more steps left."""
-    steps = Run.open(folder).checkpoints
-    return [n for n in steps if n <= config.steps and (n % config.save_every == 0 or n == config.steps)]
+    return [n for n in run.checkpoints if n <= config.steps and (n % config.save_every == 0 or n == config.steps)]
 
 
-def _kept(folder: Path, judge: Judge) -> Path:
-    key = hashlib.sha256(f"{FORMAT} {judge!r}".encode()).hexdigest()[:12]
+def _kept(folder: Path, config: Config, judge: Judge) -> Path:
+    key = hashlib.sha256(f"{FORMAT} {judge!r} {config.to_json()}".encode()).hexdigest()[:12]
     return folder / f"judged-{key}.json"
 
 
 def _judged(folder: Path, config: Config, judge: Judge) -> list[Row] | None:
     """What the judge said of this very run; None if it has not."""
-    path = _kept(folder, judge)
-    found = _read(path) if path.exists() else {}
-    return found["rows"] if found.get("config") == config.to_json() else None
+    return _read(_kept(folder, config, judge)).get("rows")
 
 
 def _table(configs: Mapping[str, Config], out: Path, judge: Judge) -> "pd.DataFrame":
