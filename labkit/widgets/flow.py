@@ -77,6 +77,8 @@ def interpolant_panel(
     plot.add_scatter(mode="markers", marker=marker, showlegend=False, row=1, col=3)
     plot.update_xaxes(title_text="time t", row=1, col=3)
     plot.update_yaxes(tickformat=".0%", range=[0, 1.05], row=1, col=3)
+    corner = dict(x=plot.layout.xaxis3.domain[0] + 0.01, xanchor="left", y=0.98, yanchor="top", orientation="v")
+    plot.update_layout(legend=corner | dict(bgcolor="rgba(0,0,0,0)"))  # above the curves, which begin low
 
     def draw(state: Interpolant, plot: BaseFigure) -> str:
         agreement, now = state.agreement(state.t), state.at(state.t)
@@ -145,8 +147,8 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
         3,
         340,
         column_widths=[0.32, 0.32, 0.36],
-        horizontal_spacing=0.06,
-        subplot_titles=["Euler", "Heun", "error at t = 1 against cost"],
+        horizontal_spacing=0.08,
+        subplot_titles=["Euler", "Heun", "RMS error at t = 1 against cost"],
     )
     for col, method in enumerate(kinds, 1):
         plot.add_trace(digit_trace(tile(state.at(method), 5)), 1, col)
@@ -176,7 +178,7 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
             3,
         )
     plot.update_xaxes(type="log", dtick=1, title_text="evaluations of the network", row=1, col=3)
-    plot.update_yaxes(type="log", dtick=1, title_text="RMS error", row=1, col=3)
+    plot.update_yaxes(type="log", dtick=1, row=1, col=3)
     plot.update_layout(legend=dict(x=0.99, xanchor="right", y=0.98, yanchor="top", orientation="v"))
 
     def draw(state: Sampler, plot: BaseFigure) -> str:

@@ -160,7 +160,7 @@ def _lay_out(
         specs = [*(_row(wide, across) for _ in range(rows - 1)), _row(half, len(names))]
     titles = [PANES[meter].title for meter in panes]
     titles += [""] * ((rows - 1) * ACROSS - len(panes)) if not alone else []
-    titles += [f"samples of the averaged weights ({way})"] if alone else [f"{n}, same noise" for n in names]
+    titles += [f"samples ({way})"] if alone else [f"{n}, same noise" for n in names]
     plot = figure(
         title, rows, GRID, 340 if alone else 90 + 220 * (rows - 1) + 100, specs=specs, subplot_titles=titles,
         row_heights=None if alone else [1.0] * (rows - 1) + [0.45], horizontal_spacing=0.045, vertical_spacing=0.14,
