@@ -105,3 +105,16 @@ def test_from_a_folder_of_images_to_figures(tmp_path, capsys):
         assert f"{count} images; features pixels" in capsys.readouterr().out
     assert main(["sample", out, "--n", "2", "--steps", "1", "--vae", photos]) == 2
     assert photos in capsys.readouterr().err
+
+
+def test_emoji_from_the_first_step_to_its_figures(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", "emoji", "--steps", "1", "--batch-size", "4", "--out", out]) == 0
+    assert main(["train", "--resume", out, "--steps", "2"]) == 0
+    assert "from step 1 to 2" in capsys.readouterr().out
+    assert main(["sample", out, "--n", "3", "--steps", "1"]) == 0
+    with Image.open(next((tmp_path / "run" / "samples").glob("*heun1*.png"))) as image:
+        assert image.size == (4 * 10 * 34, 4 * 34)
+    assert main(["evaluate", out, "--count", "8", "--steps", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "reference emoji, held_out, 756 images; features pixels" in told and "recall" in told

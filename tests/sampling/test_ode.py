@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from labkit.checks import ConfigError
+from labkit.paths import PATHS
 from labkit.sampling import EVALUATIONS, adaptive, integrate, states
 
 MEAN, DEVIATION = 1.5, 0.3
@@ -147,6 +148,31 @@ def test_dopri5_ends_on_the_flow_within_its_tolerance_and_counts(noise):
     torch.testing.assert_close(fine, flow(noise, 1.0), rtol=0, atol=1e-6)
     half, _ = adaptive(ideal, flow(noise, 0.2), rtol=1e-8, atol=1e-10, interval=(0.2, 0.6))
     torch.testing.assert_close(half, flow(noise, 0.6), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_dopri5_on_every_path_of_normal_data(name):
+    """Data N(m, c²): x_t − α·m grows as the deviation s = (α²c² + σ²)^½ does, so the whole flow is known."""
+    m, c, path = 0.7, 0.3, PATHS[name]
+
+    def parts(t):
+        of = path.coefficients(t)
+        return of, (of.alpha**2 * c**2 + of.sigma**2).sqrt()
+
+    def velocity(x, t):
+        of, s = parts(t)
+        slope = (of.alpha * of.d_alpha * c**2 + of.sigma * of.d_sigma) / s**2
+        return of.d_alpha * m + slope * (x - of.alpha * m)
+
+    x0 = torch.randn(20, dtype=torch.float64)
+    first, last = (torch.tensor(t, dtype=torch.float64) for t in (0.0, 0.98))
+    (a, before), (b, after) = parts(first), parts(last)
+    exact = b.alpha * m + after / before * (x0 - a.alpha * m)
+    rough, few = adaptive(velocity, x0, interval=(0.0, 0.98))
+    fine, many = adaptive(velocity, x0, rtol=1e-8, atol=1e-10, interval=(0.0, 0.98))
+    torch.testing.assert_close(rough, exact, rtol=0, atol=0.02)
+    torch.testing.assert_close(fine, exact, rtol=0, atol=1e-6)
+    assert 6 < few < many < 2000
 
 
 def test_dopri5_keeps_single_precision(noise):
