@@ -5,6 +5,7 @@ from labkit.experiments.evaluate import Evaluation, Protocol, evaluate, probe, r
 from labkit.experiments.quality import Measured, Request, codec_of, measure
 from labkit.experiments.seeds import Outcome, bands, over_seeds, ship, ship_run, shipped, shipped_run
 from labkit.experiments.spread import geometry_table, probe_table, similarity_table
+from labkit.experiments.statistics import paired_differences
 from labkit.experiments.sweep import Sweep, grid, sweep
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "grid",
     "measure",
     "over_seeds",
+    "paired_differences",
     "probe_table",
     "probe",
     "real_against_real",

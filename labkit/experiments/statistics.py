@@ -1,0 +1,108 @@
+"""Is a difference more than luck? Runs of the same seed are paired, and every interval carries its n.
+
+Two runs of one seed share initial weights, order of the data, noise and times, so much of what a seed does to a figure
+is in both and leaves their difference d. Over n seeds that has mean d̄ and, by Student's t with n − 1 degrees of
+freedom, the 95 % interval d̄ ± t·s/√n. It is no wider or narrower for the number of comparisons: it says how large an
+effect may be. The p-values are corrected, since who looks for the condition that pays takes the best of many: Holm's
+are within one measure (at one step, block and sampler), over all conditions that are compared with the baseline there.
+"""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from labkit.checks import require
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LESS_IS_BETTER = ("frechet", "kernel_distance", "memorisation", "loss")
+"""Measures whose names begin so are better when they are smaller."""
+PLACE = ("measure", "step", "block", "sampler")
+LEVEL = 0.95
+
+
+def paired_differences(table: "pd.DataFrame", baseline: str, of: str = "run") -> "pd.DataFrame":
+    """Each condition minus the baseline, seed by seed.
+
+    Args:
+        table: tidy: seed, measure, value, the column ``of``; step, block and sampler where there are such.
+        baseline: the condition that the others are compared with.
+        of: column that names a run's condition; its runs differ in their seeds alone.
+
+    Returns:
+        A row for each measure (step, block, sampler) and condition: ``n`` seeds that both have, ``baseline``, the mean
+        of the baseline over them, ``difference``, the mean of d, ``low`` and ``high``, its interval, ``wins`` and
+        ``ties``, seeds in which the condition is better than the baseline or equal (less is better of
+        ``LESS_IS_BETTER``, else more; of geometry it is merely more), ``p`` and ``p_holm`` of no difference, and a
+        ``note`` where something is missing. Of one seed there is a difference but no interval.
+
+    Raises:
+        ConfigError: a column is missing, no such baseline, nothing to compare, or two values for one seed.
+    """
+    import pandas as pd
+
+    missing = [name for name in (of, "seed", "measure", "value") if name not in table]
+    require(not missing, "table", list(table), f"it has no column {', '.join(missing)}")
+    known = list(dict.fromkeys(table[of].dropna()))
+    require(baseline in known, "baseline", baseline, f"choose one of {', '.join(map(str, known))}")
+    require(len(known) > 1, of, known, "give another condition to compare with the baseline")
+    place = [name for name in PLACE if name in table]
+    table = table[table["seed"].notna()]  # real images have none
+    twice = table.duplicated([*place, of, "seed"])
+    told = "it has two values for one seed; name the column whose runs differ in their seeds alone"
+    require(not twice.any(), of, table.loc[twice, of].iloc[0] if twice.any() else None, told)
+
+    rows = []
+    for where, group in table.groupby(place, dropna=False, sort=False):
+        wide = group.pivot(index="seed", columns=of, values="value")
+        if baseline in wide:
+            others = (name for name in known if name in wide and name != baseline)
+            found = [{of: name, **_compared(wide[name], wide[baseline], where[0])} for name in others]
+            adjusted = holm([row["p"] for row in found])
+            at = dict(zip(place, where, strict=True))
+            rows += [{**at, **row, "p_holm": p} for row, p in zip(found, adjusted, strict=True)]
+    last = ["n", "baseline", "difference", "low", "high", "wins", "ties", "p", "p_holm", "note"]
+    return pd.DataFrame(rows, columns=[*place, of, *last])
+
+
+def _compared(values: "pd.Series", baseline: "pd.Series", measure: str) -> dict[str, Any]:
+    import numpy as np
+    from scipy.stats import ttest_1samp
+
+    d = (values - baseline).dropna()
+    alone = sorted(int(seed) for seed in {*values.index} - {*d.index})
+    notes = [f"without seed{'s' if len(alone) > 1 else ''} {', '.join(map(str, alone))}: not in both"] if alone else []
+    low = high = p = np.nan
+    if len(d) < 2:
+        notes.append("one seed: no interval" if len(d) else "no seed in both: no difference")
+    elif np.ptp(d) == 0:  # nothing varies, as where a setting does nothing: there is no t
+        low, high, p = d.iloc[0], d.iloc[0], float(d.iloc[0] == 0)
+        notes.append("the same in every seed")
+    else:
+        test = ttest_1samp(d, 0.0)
+        (low, high), p = test.confidence_interval(LEVEL), test.pvalue
+    better = d < 0 if measure.startswith(LESS_IS_BETTER) else d > 0
+    return {
+        "n": len(d), "baseline": baseline[d.index].mean(), "difference": d.mean(), "low": low, "high": high,
+        "wins": int(better.sum()), "ties": int((d == 0).sum()), "p": p, "note": "; ".join(notes),
+    }  # fmt: skip
+
+
+def holm(p: Collection[float]) -> list[float]:
+    """p-values corrected for their number m by Holm (1979): the i-th smallest times m + 1 − i, never falling.
+
+    The chance of any false finding stays at the level, whatever depends on what. NaN, no test, is not counted.
+    """
+    import numpy as np
+    import pandas as pd
+
+    ordered = pd.Series(list(p), dtype=float).sort_values().dropna()
+    times = np.arange(len(ordered), 0, -1)
+    return (ordered * times).cummax().clip(upper=1).reindex(range(len(p))).tolist()
+
+
+def told(row: "pd.Series") -> str:
+    """One row of ``paired_differences`` in words, as a table's cell: difference, interval, wins."""
+    if row["n"] < 2:
+        return f"{row['difference']:+.3g} (n = {row['n']}: no interval)"
+    return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}], better in {row['wins']} of {row['n']}"
