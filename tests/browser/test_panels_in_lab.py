@@ -60,18 +60,19 @@ def test_the_secant_follows_its_times_its_start_and_its_steps(lab, opened):
     whole = lab.wait_plot(CELL)["traces"]
     assert whole[secant]["x"] == [0, 1] and whole[secant]["y"][-1] == pytest.approx(whole[path]["y"][-1], abs=1e-3)
     assert abs(whole[tangent]["y"][-1]) < 0.1 < abs(whole[path]["y"][-1])  # one step leads to the mean of the data
-    plot = after(lab, lambda: lab.drag_slider("from t", 0.5, CELL), tangent, secant)
+    after(lab, lambda: lab.drag_slider("from t", 0.5, CELL), tangent, secant)
     t = float(lab.slider_value("from t", CELL))
-    assert plot["traces"][tangent]["x"][0] == pytest.approx(t) and f"From t = {t:.2f} to s = 1.00" in sentence(lab)
-    plot = after(lab, lambda: lab.drag_slider("to s", 0.75, CELL), tangent, secant)
-    assert ends(plot)[0][0] == pytest.approx(float(lab.slider_value("to s", CELL)))
+    lab.wait_plot(CELL, lambda p: p["traces"][tangent]["x"][0] == pytest.approx(t))  # a drag passes many values
+    lab.wait_for(lambda: f"From t = {t:.2f} to s = 1.00" in sentence(lab), 20, "the words")
+    after(lab, lambda: lab.drag_slider("to s", 0.75, CELL), tangent, secant)
+    s = float(lab.slider_value("to s", CELL))
+    lab.wait_plot(CELL, lambda p: ends(p)[0][0] == pytest.approx(s))
     after(lab, lambda: lab.press_slider("start x₀", "ArrowRight", 3, CELL), path, tangent, secant)
     lab.press_slider("from t", "Home", 1, CELL)
     lab.press_slider("to s", "End", 1, CELL)
-    words = sentence(lab)
     lab.press_slider("steps, from 0 to 1", "ArrowRight", 2, CELL)
     plot = lab.wait_plot(CELL, lambda p: len(p["traces"][tangent]["x"]) == 5)
-    assert "In 4 steps" in sentence(lab) != words
+    lab.wait_for(lambda: "In 4 steps" in sentence(lab), 20, "the words")
     assert len(plot["traces"][secant]["x"]) == 5
     assert ends(plot)[1][1] == pytest.approx(plot["traces"][path]["y"][-1], abs=0.01)
 
@@ -83,11 +84,12 @@ def test_the_paths_differ_between_their_common_ends(lab, opened):
     linear = lab.wait_plot(CELL)["traces"][0]["z"]
     assert "is 0.50·data + 0.50·noise" in sentence(lab)
     plot = after(lab, lambda: lab.press_slider("path", "ArrowRight", 1, CELL), 0, 1, mark)
-    assert "is 0.71·data + 0.71·noise" in sentence(lab) and plot["traces"][0]["z"] != linear
+    lab.wait_for(lambda: "is 0.71·data + 0.71·noise" in sentence(lab), 20, "the words")
+    assert plot["traces"][0]["z"] != linear
     after(lab, lambda: lab.press_slider("path", "ArrowRight", 1, CELL), 0, 1, mark)
-    plot = after(lab, lambda: lab.drag_slider("time t", 0.8, CELL), 0, 1, mark)
+    after(lab, lambda: lab.drag_slider("time t", 0.8, CELL), 0, 1, mark)
     t = float(lab.slider_value("time t", CELL))
-    assert plot["traces"][mark]["x"] == [pytest.approx(t)]
+    lab.wait_plot(CELL, lambda p: p["traces"][mark]["x"] == [pytest.approx(t)])
     lab.press_slider("time t", "End", 1, CELL)
     lab.wait_for(lambda: "is 1.00·data + 0.00·noise" in sentence(lab), 20, "the end of every path: data alone")
 
@@ -104,17 +106,18 @@ def test_the_scale_follows_model_batch_precision_and_machine(lab, opened):
     after(lab, lambda: lab.press_slider("size", "ArrowRight", 2, CELL), parameters, operations, held, days)
     lab.wait_for(lambda: "SiT-XL/2 has 675,129,632 parameters" in sentence(lab), 20, "the largest model")
     after(lab, lambda: lab.press_slider("patch", "ArrowRight", 1, CELL), operations, held, days)
-    assert "SiT-XL/4" in lab.wait_plot(CELL)["title"]
+    lab.wait_plot(CELL, lambda p: "SiT-XL/4" in p["title"])
     after(lab, lambda: lab.press_slider("images at a time", "ArrowRight", 1, CELL), held)
     after(lab, lambda: choose(lab, "multiply in", "float32"), held)
     after(lab, lambda: choose(lab, "family", "MeanFlow"), operations, days)
     after(lab, lambda: choose(lab, "machine", "H100 SXM"), days)
     before = lab.wait_plot(CELL)["traces"][days]["x"]
-    plot = after(lab, lambda: lab.drag_slider("share of it reached", 0.9, CELL), days)
+    after(lab, lambda: lab.drag_slider("share of it reached", 0.9, CELL), days)
     share = float(lab.slider_value("share of it reached", CELL))
-    assert plot["traces"][days]["x"] == pytest.approx([d * 0.4 / share for d in before], rel=1e-6)
+    expected = pytest.approx([d * 0.4 / share for d in before], rel=1e-6)
+    lab.wait_plot(CELL, lambda p: p["traces"][days]["x"] == expected)
     after(lab, lambda: lab.drag_slider("TFLOP/s of your own", 0.5, CELL), days)
-    assert "your figure" in sentence(lab)
+    lab.wait_for(lambda: "your figure" in sentence(lab), 20, "the words")
     assert lab.widget("machine", CELL).locator("select").input_value() == "a figure of your own"
 
 
