@@ -8,29 +8,27 @@ labkit train --resume runs/x
 labkit sample runs/x                               a sheet of images from a run
 labkit evaluate runs/x                             samples measured against real images: FID and others
 labkit compare digits                              baseline against dispersive: a table and one HTML page
+labkit sweep digits --grid dispersive.lam=None,0.1,0.5 --grid seed=0..4 --out runs/sweep      one table of all
 """
 
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 from tqdm.auto import tqdm
 
-from labkit import datasets, recipes
-from labkit.checks import ConfigError
-from labkit.config import Config
+from labkit import datasets
+from labkit.asking import RECIPES, ask, axes_of, command, listed
+from labkit.checks import ConfigError, require
 from labkit.datasets import Preparation
-from labkit.experiments import Comparison, Request, codec_of, measure
+from labkit.experiments import Comparison, Measures, Request, codec_of, grid, measure, sweep
 from labkit.sampling import Sampler
 from labkit.training import Report, Run, Trainer, write_sheet
 from labkit.training.engine import saving_on_signals
 from labkit.types import LabError
-
-RECIPES = {name: getattr(recipes, name) for name in ("digits", "emoji", "cifar10", "imagenet256")}
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,36 @@ class Evaluate:
     """Also write the samples here, in ADM's format, which other evaluators read."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sweeping:
+    """How a sweep is done."""
+
+    workers: int | None = None
+    """Runs at a time, each with one thread; by default one a core."""
+    count: int = 500
+    """Samples of each run, on which it is judged."""
+    batched: bool = False
+    """Train runs that differ in seed and λ alone as one program: for a GPU, which a single small model leaves idle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepGrid(Sweeping):
+    """Which combinations of values, and how many at a time."""
+
+    grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """FIELD=VALUE,VALUE,… as in dispersive.lam=None,0.1,0.5 or seed=0..4; once for each field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepList(Sweeping):
+    """Train and judge the runs of a file, several at a time. The same command goes on where it was stopped."""
+
+    list: Path
+    """A line for each run, as after labkit train: digits --dispersive.lam 0.5, or NAME: digits …"""
+    out: Path = Path("runs/sweep")
+    """Folder of the runs and of their table."""
+
+
 def doctor(argv: Sequence[str]) -> int:
     """Print what the machine can do; 1 if something is not in order."""
     from labkit.runtime import doctor as look
@@ -113,7 +141,7 @@ def prepare(argv: Sequence[str]) -> int:
     try:
         out = datasets.prepare(asked.source, asked.out, **asdict(asked.settings))
     except KeyboardInterrupt:
-        print(f"\nStopped. Go on with the same command:  {_command('prepare', *argv)}")
+        print(f"\nStopped. Go on with the same command:  {command('prepare', *argv)}")
         return 130
     print(datasets.describe(out))
     return 0
@@ -129,7 +157,7 @@ def train(argv: Sequence[str]) -> int:
         run = Run.open(asked.resume)
         trainer = run.trainer(**({} if asked.steps is None else {"steps": asked.steps}))
     else:
-        trainer = Trainer(*_ask(argv, "train", "runs/train"))
+        trainer = Trainer(*ask(argv, "train", "runs/train")[:2])
     out, begun, config = trainer.folder.path, trainer.step, trainer.config
     tell = print if trainer.leads else _silent
     if not len(trainer):
@@ -141,9 +169,9 @@ def train(argv: Sequence[str]) -> int:
         stopped = _drive(trainer, len(trainer), _words, silent=not trainer.leads)
     if stopped:
         saved = ", saved" if trainer.step else ""
-        tell(f"\nStopped at step {trainer.step}{saved}. Go on with:  {_command('train', '--resume', out)}")
+        tell(f"\nStopped at step {trainer.step}{saved}. Go on with:  {command('train', '--resume', out)}")
         return 130
-    tell(f"Finished {trainer.step} steps. Look at it with:  {_command('sample', out)}")
+    tell(f"Finished {trainer.step} steps. Look at it with:  {command('sample', out)}")
     return 0
 
 
@@ -166,7 +194,7 @@ def evaluate(argv: Sequence[str]) -> int:
     try:
         found = measure(Run.open(wanted.run), wanted.asked, progress=True)
     except KeyboardInterrupt:
-        print(f"\nStopped. Go on with the same command:  {_command('evaluate', *argv)}")
+        print(f"\nStopped. Go on with the same command:  {command('evaluate', *argv)}")
         return 130
     if found is None:
         return 0
@@ -181,11 +209,11 @@ def compare(argv: Sequence[str]) -> int:
     """Train with and without the regularizers, measure both, write the page."""
     from labkit.plots.page import write_page
 
-    config, out = _ask(argv, "compare", "runs/compare", lam=0.5, steps=1500)
+    config, out, _ = ask(argv, "compare", "runs/compare", lam=0.5, steps=1500)
     comparison = Comparison.with_and_without(config, out)
     print(f"Training {' and '.join(comparison.trainers)} side by side in {out}, {config.steps} steps each.")
     if _drive(comparison, len(comparison), lambda item: f"{item[0]} {_words(item[1])}"):
-        print(f"\nStopped and saved. Go on with the same command:  {_command('compare', *argv)}")
+        print(f"\nStopped and saved. Go on with the same command:  {command('compare', *argv)}")
         return 130
     result = comparison.evaluate()
     print(result.table().T.to_string(float_format=lambda value: f"{value:.3f}", na_rep="–"))
@@ -195,6 +223,29 @@ def compare(argv: Sequence[str]) -> int:
     return 0
 
 
+def run_sweep(argv: Sequence[str]) -> int:
+    """Train and judge every combination of values, or a list of runs, several at a time."""
+    if any(word == "--list" or word.startswith("--list=") for word in argv):
+        asked = tyro.cli(SweepList, args=argv, prog="labkit sweep")
+        configs, out = listed(asked.list), asked.out
+    else:
+        base, out, asked = ask(argv, "sweep", "runs/sweep", SweepGrid())
+        require(len(asked.grid) > 0, "grid", None, "name fields and values, as in --grid seed=0..4; once for each")
+        configs = grid(base, axes_of(asked.grid))
+    for name in dict.fromkeys(config.dataset for config in configs.values()):
+        latents = "it holds latents, and a sweep measures images; train each run, then labkit evaluate --vae"
+        require(datasets.load(name).channels in (1, 3), "dataset", name, latents)
+    print(f"{len(configs)} runs in {out}. What is there already is not done again; Ctrl-C saves.")
+    try:
+        made = sweep(configs, out, Measures(asked.count), asked.workers, batched=asked.batched)
+    except KeyboardInterrupt:
+        print(f"\nStopped and saved. Go on with the same command:  {command('sweep', *argv)}")
+        return 130
+    print(made.told())
+    print(f"Every value with its config, seed, commit and machine: {out / 'table.parquet'}")
+    return 1 if made.failures else 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "doctor": doctor,
     "prepare": prepare,
@@ -202,6 +253,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "sample": sample,
     "evaluate": evaluate,
     "compare": compare,
+    "sweep": run_sweep,
 }
 
 
@@ -224,48 +276,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _ask(argv: Sequence[str], command: str, folder: str, **defaults: Any) -> tuple[Config, Path]:
-    """Read the recipe that the first word names, and the settings and the folder that the other words change."""
-    if not argv or argv[0] not in RECIPES:
-        named = f"{argv[0]!r} is not a recipe" if argv else "no recipe is named"
-        resume = f" (or: labkit {command} --resume FOLDER)" if command == "train" else ""
-        raise ConfigError(f"{named}; write labkit {command} with one of {', '.join(RECIPES)}{resume}")
-
-    rest = list(argv[1:])
-    if argv[0] == "imagenet256":
-        defaults, rest = _presets(rest, defaults)
-    recipe = RECIPES[argv[0]](**defaults)
-
-    def settings(
-        config: Annotated[Config, tyro.conf.arg(name="")] = recipe, out: Path = Path(folder)
-    ) -> tuple[Config, Path]:
-        """Train; Ctrl-C saves. Every setting of the recipe can be changed.
-
-        Args:
-            out: Folder to train in; if it holds this very experiment, training continues there.
-        """
-        return config, out
-
-    return tyro.cli(settings, args=rest, prog=f"labkit {command} {argv[0]}")
-
-
-def _presets(words: list[str], defaults: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Take ``--preset NAME`` out of the words: it must be known before there are settings to change."""
-    for at, word in enumerate(words):
-        if word == "--preset" or word.startswith("--preset="):
-            given = word.partition("=")[2] or (words[at + 1] if at + 1 < len(words) else "")
-            left = words[:at] + words[at + (1 if "=" in word else 2) :]
-            return {**defaults, "preset": given}, left
-    return defaults, words
-
-
 def _silent(*_: object) -> None:
     """What ranks other than the first print."""
-
-
-def _command(*words: object) -> str:
-    """A command as it can be pasted into a shell."""
-    return shlex.join(["labkit", *map(str, words)])
 
 
 def _drive(loop: Iterable[Any], total: int, words: Callable[[Any], str], silent: bool = False) -> bool:

@@ -1,8 +1,8 @@
 """Settings of SiT's flow and of MeanFlow's; DiT's diffusion has none. A model's family says which of them it trains.
 
-    SiT-B/2        a flow: along a path from noise to data, the network predicts velocity, noise or score
-    DiT-B/2        diffusion in 1,000 steps: noise, and its variance
-    MeanFlow-B/2   the average velocity between two times, with which one step leads from noise to data
+SiT-B/2        a flow: along a path from noise to data, the network predicts velocity, noise or score
+DiT-B/2        diffusion in 1,000 steps: noise, and its variance
+MeanFlow-B/2   the average velocity between two times, with which one step leads from noise to data
 """
 
 from dataclasses import dataclass

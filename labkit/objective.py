@@ -136,9 +136,7 @@ def _weight(settings: Dispersive | Repa, step: Tensor) -> Tensor | float:
     return settings.lam * ((step + 1) / settings.warmup).clamp_max(1)
 
 
-def _over_blocks(
-    loss: Callable[..., Tensor], settings: Dispersive, blocks: Sequence[int], *views: Features
-) -> Tensor:
+def _over_blocks(loss: Callable[..., Tensor], settings: Dispersive, blocks: Sequence[int], *views: Features) -> Tensor:
     """The loss of each block over the samples that repel each other, made one over chunks and blocks."""
     found = []
     for block in blocks:

@@ -15,6 +15,9 @@ from labkit.datasets.images import Images
 HELD_OUT = 500
 
 
+FEW = 200
+
+
 def digits(split: Literal["train", "held_out"] = "train") -> Images:
     """1,297 training or 500 held-out digits, (N, 1, 8, 8) in [-1, 1], classes 0 to 9.
 
@@ -22,6 +25,18 @@ def digits(split: Literal["train", "held_out"] = "train") -> Images:
     """
     require(split in ("train", "held_out"), "split", split, "choose 'train' or 'held_out'")
     return _load(split)
+
+
+def few_digits(split: Literal["train", "held_out"] = "train") -> Images:
+    """The same with the first 200 training digits alone, about 20 of each class; the held-out ones are the same."""
+    every = digits(split)
+    return every if split == "held_out" else Images(every.x[:FEW], every.y[:FEW], every.num_classes)
+
+
+def unlabelled_digits(split: Literal["train", "held_out"] = "train") -> Images:
+    """The same digits as a single class: nobody is told which digit an image shows."""
+    every = digits(split)
+    return Images(every.x, torch.zeros_like(every.y), num_classes=1)
 
 
 @cache

@@ -76,7 +76,7 @@ def judge(
 
     made = seen(images, "looking at the samples", count)
     real = seen(reference.batches(size), "looking at the reference", reference.count) if at_hand else None
-    figures = _figures(extractor.name, made, real, reference.statistics, seed)
+    figures = figures_of(extractor.name, made, real, reference.statistics, seed)
     if not at_hand:
         kernel = NAMES.get(extractor.name, PLAIN)[1]
         left_out[f"precision, recall, {kernel}, frechet_pixels"] = "the reference holds statistics and no images"
@@ -87,12 +87,12 @@ def judge(
     else:
         rows = torch.randperm(second.count, generator=generator(seed, Purpose.REAL, 0))[:count]
         other = seen(second.batches(size, rows), "looking at other real images", count)
-        found = _figures(extractor.name, other, real, reference.statistics, seed)
+        found = figures_of(extractor.name, other, real, reference.statistics, seed)
         control = {"name": second.name, "digest": second.digest, "count": count, "figures": found}
     return {"figures": figures, "real_against_real": control, "left_out": left_out}
 
 
-def _figures(
+def figures_of(
     name: str, made: list[Extracted], real: list[Extracted] | None,
     statistics: tuple[Tensor, Tensor] | None, seed: int,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip

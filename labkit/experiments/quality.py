@@ -42,7 +42,7 @@ COUNT = 50_000
 """Samples of every published FID."""
 Features = Literal["inception", "digits", "pixels"]
 Labels = Literal["in_turn", "uniform"]
-USUAL: dict[str, Features] = {"digits": "digits"}
+USUAL: dict[str, Features] = dict.fromkeys(("digits", "digits-few", "digits-unlabelled"), "digits")
 """Features of an embedded data set, where it has better ones than pixels."""
 
 

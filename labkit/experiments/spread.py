@@ -94,9 +94,13 @@ def similarity_table(
         runs: name → run.  look: which inputs.  blocks: by default all.  step: by default each run's last.
     """
     blocks = _listed(blocks)
-    return cka_table({
-        (name, block): z for name, run in runs.items() for block, z in run.features(look, blocks, step).features.items()
-    })
+    return cka_table(
+        {
+            (name, block): z
+            for name, run in runs.items()
+            for block, z in run.features(look, blocks, step).features.items()
+        }
+    )
 
 
 def _listed(numbers: Iterable[int] | None) -> list[int] | None:

@@ -27,7 +27,7 @@ def paired_differences(table: "pd.DataFrame", baseline: str, of: str = "run") ->
     Args:
         table: tidy: seed, measure, value, the column ``of``; step, block and sampler where there are such.
         baseline: the condition that the others are compared with.
-        of: column that names a run's condition; its runs differ in their seeds alone.
+        of: column that names a run's condition, ``condition`` in a sweep's table; its runs differ in their seeds alone.
 
     Returns:
         A row for each measure (step, block, sampler) and condition: ``n`` seeds that both have, ``baseline``, the mean
@@ -43,11 +43,11 @@ def paired_differences(table: "pd.DataFrame", baseline: str, of: str = "run") ->
 
     missing = [name for name in (of, "seed", "measure", "value") if name not in table]
     require(not missing, "table", list(table), f"it has no column {', '.join(missing)}")
+    table = table[table["seed"].notna()]  # real images have none
     known = list(dict.fromkeys(table[of].dropna()))
     require(baseline in known, "baseline", baseline, f"choose one of {', '.join(map(str, known))}")
     require(len(known) > 1, of, known, "give another condition to compare with the baseline")
     place = [name for name in PLACE if name in table]
-    table = table[table["seed"].notna()]  # real images have none
     twice = table.duplicated([*place, of, "seed"])
     told = "it has two values for one seed; name the column whose runs differ in their seeds alone"
     require(not twice.any(), of, table.loc[twice, of].iloc[0] if twice.any() else None, told)

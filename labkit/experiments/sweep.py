@@ -3,7 +3,8 @@
 Every run trains in a process and a folder of its own, with one thread: what fails, or is killed, takes no other run
 along. What was interrupted goes on where it stopped; what is trained and judged is not done again. ``sweep`` writes
 
-    table.parquet   run, seed, the settings that differ, step, block, sampler, measure, value, commit, machine, seconds
+    table.parquet   run, condition, seed, dataset, the settings that differ, step, block, sampler, measure, value,
+                    commit, machine, seconds; runs of one condition differ in their seeds alone
     configs.json    run → config
     failures.json   run → why it failed, if any did
 """
@@ -11,25 +12,24 @@ along. What was interrupted goes on where it stopped; what is trained and judged
 import hashlib
 import io
 import json
-import os
 import re
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict
+from contextlib import closing, suppress
+from dataclasses import asdict, is_dataclass
+from difflib import get_close_matches
 from itertools import product
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from tqdm.auto import tqdm
 
-from labkit.checks import require
+from labkit.checks import require, whole
 from labkit.config import Config, flat
 from labkit.disk import replace_file
-from labkit.runtime import cores
+from labkit.experiments.apart import Job, orphaned, run_apart
+from labkit.experiments.batched import groups, train_batched
+from labkit.experiments.evaluate import REAL
+from labkit.runtime import commit, cores, one_thread
 from labkit.training import Run, Trainer
 from labkit.training.engine import saving_on_signals
 from labkit.training.folder import RunError, RunFolder
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "labkit-sweep-1"
-STOPPED, FAILED = 3, 4  # exit statuses of a run's process
-FAILURE = "failure.txt"
+MARK = "configs.json"
 Row = dict[str, Any]
 """step, measure and value; block and sampler where a measure has them."""
 Judge = Callable[[Run, Sequence[int]], list[Row]]
-"""Says what became of a run at some steps. A frozen dataclass: its repr is what its rows are kept under."""
+"""Says what became of a run at some steps. A frozen dataclass at the top of a module: its repr is what its rows are
+kept under. If it has a method ``real``, its rows of a data set's real images stand beside the runs'."""
 
 
 class Sweep(NamedTuple):
@@ -53,7 +53,24 @@ class Sweep(NamedTuple):
     table: "pd.DataFrame"
     configs: dict[str, Config]
     failures: dict[str, str]
-    """Run → the last line of its error. Such a run has no rows."""
+    """Run → the last line of its error, and what helps. Such a run has no rows."""
+
+    def summary(self) -> "pd.DataFrame":
+        """Condition × measure in words, mean ± deviation over seeds, at each run's last step; geometry is left out."""
+        table = self.table[self.table["block"].isna()]
+        last = table.groupby("run")["step"].transform("max")
+        table = table[(table["step"] == last) | (table["run"] == REAL)].fillna({"sampler": ""})
+        place = ["condition", "sampler"] if table["sampler"].nunique() > 2 else ["condition"]  # one, and "" of none
+        groups = table.groupby([*place, "measure"], sort=False)["value"]
+        words = groups.agg(lambda v: f"{v.mean():.3g}" + (f" ± {v.std():.2g}" if len(v) > 1 else ""))
+        wide = words.unstack("measure").reindex(columns=list(dict.fromkeys(table["measure"]))).fillna("–")
+        wide.insert(0, "seeds", table.groupby(place)["seed"].nunique())
+        return wide.rename_axis(columns=None)
+
+    def told(self) -> str:
+        """The summary, and what failed and why."""
+        lines = [self.summary().T.to_string()] if len(self.table) else []
+        return "\n".join([*lines, *(f"Failed: {run}: {why}" for run, why in self.failures.items())])
 
     @classmethod
     def load(cls, out: str | Path) -> "Sweep":
@@ -62,7 +79,7 @@ class Sweep(NamedTuple):
 
         out = Path(out)
         require((out / "table.parquet").is_file(), "out", str(out), "it holds no table of a sweep")
-        configs = {run: Config.from_json(json.dumps(one)) for run, one in _read(out / "configs.json").items()}
+        configs = {run: Config.from_json(json.dumps(one)) for run, one in _read(out / MARK).items()}
         return cls(pd.read_parquet(out / "table.parquet"), configs, _read(out / "failures.json"))
 
 
@@ -75,7 +92,10 @@ def grid(base: Config, axes: Mapping[str, Sequence[Any]]) -> dict[str, Config]:
     Raises:
         ConfigError: no such field, a value that it refuses, or no values at all.
     """
-    return {name: _changed(base, values) for name, values in combinations(axes).items()}
+    configs = {name: _changed(base, values) for name, values in combinations(axes).items()}
+    once = len({*configs.values()}) == len(configs)
+    require(once, "axes", dict(axes), "give each value once, 1 and 1.0 are the same")
+    return configs
 
 
 def combinations(axes: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
@@ -85,26 +105,33 @@ def combinations(axes: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]
         told = "give each value once, and at least one"
         require(0 < len(values) == len({str(v) for v in values}), name, list(values), told)
     last = [name.rpartition(".")[2] for name in axes]
-    short = dict(zip(axes, last if len({*last}) == len(last) else axes, strict=True))
+    short = last if len({*last}) == len(last) else axes
     found = {}
     for values in product(*axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
-        name = ",".join(f"{short[of]}={value}" for of, value in chosen.items())
-        found[re.sub(r"[^\w.,=+-]+", "-", name)] = chosen
+        name = named(",".join(f"{of}={_plain(value)}" for of, value in zip(short, values, strict=True)))
+        require(name not in found, "axes", dict(axes), f"two of its runs would be named {name}")
+        found[name] = dict(zip(axes, values, strict=True))
     return found
+
+
+def named(words: str) -> str:
+    """A run's name: these words without what a folder's name should not have."""
+    return re.sub(r"[^\w.,=+-]+", "-", words)
 
 
 def _changed(base: Config, values: Mapping[str, Any]) -> Config:
     known, said = flat(asdict(base)), json.loads(base.to_json())
     for name, value in values.items():
-        require(name in known, "axes", name, f"it is no setting; choose one of {', '.join(known)}")
+        close = get_close_matches(name, known, 4, 0.5) or list(known)
+        require(name in known, "axes", name, f"it is no setting; did you mean {' or '.join(close)}")
         group, _, of = name.rpartition(".")
         (said[group] if group else said)[of] = value
     return Config.from_json(json.dumps(said, default=lambda number: number.item()))
 
 
 def sweep(
-    configs: Mapping[str, Config], out: str | Path, judge: Judge, workers: int | None = None, progress: bool = True
+    configs: Mapping[str, Config], out: str | Path, judge: Judge, workers: int | None = None, progress: bool = True,
+    batched: bool = False,
 ) -> Sweep:  # fmt: skip
     """Train and judge every config, and write one table of all.
 
@@ -112,93 +139,69 @@ def sweep(
         configs: run → config; names become folders in ``out``.
         judge: says what became of a run; what it said is kept in the run's folder.
         workers: runs at a time, by default one a core.
+        batched: first train, here and as one program, those that differ in seed and λ alone: for a GPU.
 
     Raises:
-        ConfigError: no configs, or names that cannot be folders.
+        ConfigError: no configs, names that cannot be folders, or a judge that a process of its own cannot have.
+        RunError: the folder holds something else.
         KeyboardInterrupt: after Ctrl-C, once the runs under way have been saved.
     """
-    out = Path(out)
+    out, workers = Path(out), cores() if workers is None else workers
     require(len(configs) > 0, "configs", dict(configs), "name at least one")
     for name in configs:
         require(name == Path(name).name not in ("", ".."), "configs", name, "its name must be that of a folder")
+    require(whole(workers, 1), "workers", workers, "take a whole number of at least 1")
+    lasting = is_dataclass(judge) and "<locals>" not in type(judge).__qualname__
+    require(lasting, "judge", judge, "give a frozen dataclass with __call__, defined at the top of a module")
+    _open(out, configs)
     todo = {name: config for name, config in configs.items() if _judged(out / name, config, judge) is None}
-    failures = _run_all(todo, out, judge, workers or cores(), progress) if todo else {}
+    if batched:
+        _train_batched({out / name: config for name, config in todo.items()}, progress)
+    jobs = {name: Job(_train_and_judge, (config, out / name, judge), out / name) for name, config in todo.items()}
+    failures = run_apart(jobs, workers, progress) if jobs else {}
     made = Sweep(_table(configs, out, judge), dict(configs), failures)
     _write(made, out)
     return made
 
 
-def _run_all(
-    configs: Mapping[str, Config], out: Path, judge: Judge, workers: int, progress: bool
-) -> dict[str, str]:  # fmt: skip
-    """Run → why it failed."""
-    context, alive, failures = get_context("spawn"), {}, {}
-    stopping = False
-
-    def one(name: str) -> str | None:
-        if stopping:
-            return None
-        folder = out / name
-        process = context.Process(target=_one, args=(configs[name], folder, judge), name=name)
-        alive[name] = process
-        process.start()
-        process.join()
-        del alive[name]
-        return _why(process, folder)
-
-    pool = ThreadPoolExecutor(workers)
-    running = {pool.submit(one, name): name for name in configs}
-    try:
-        with tqdm(total=len(running), unit="run", desc="sweep", disable=not progress) as bar:
-            for done in as_completed(running):
-                if why := done.result():
-                    failures[running[done]] = why
-                    bar.set_postfix_str(f"{len(failures)} failed", refresh=False)
-                bar.update()
-    except BaseException:
-        stopping = True
-        for process in list(alive.values()):
-            process.terminate()  # which saves
-        raise
-    finally:
-        pool.shutdown()
-    return failures
-
-
-def _why(process: BaseProcess, folder: Path) -> str | None:
-    """What a process that has ended died of, None if it was well."""
-    if process.exitcode in (0, STOPPED):
-        return None if process.exitcode == 0 else "it was stopped; the same sweep goes on"
-    if process.exitcode == FAILED:
-        return (folder / FAILURE).read_text(encoding="utf-8").strip().splitlines()[-1]
-    if process.exitcode < 0:
-        by = f"its process was killed by signal {-process.exitcode} (9 is often want of memory)"
-        return f"{by}; the same sweep goes on"
-    return f"its process ended with status {process.exitcode}; run it alone to see why"
-
-
-def _one(config: Config, folder: Path, judge: Judge) -> None:
-    """What the process of a run does."""
-    torch.set_num_threads(1)  # the runs share the machine: a thread each is faster than all threads for all
-    try:
-        if config.steps not in (RunFolder(folder).checkpoints() if folder.exists() else {}):
-            trainer = Trainer(config, folder)
-            with saving_on_signals(trainer.stop):
-                for _ in trainer:
+def _train_batched(runs: Mapping[Path, Config], progress: bool) -> None:
+    """Train what can be trained together; the rest, and what fails, is left to its own process, which says why."""
+    left = {folder: config for folder, config in runs.items() if not _trained(folder, config)}
+    for group in groups(left):
+        if len(group) > 1:
+            steps = next(iter(group.values())).steps
+            with suppress(LabError), closing(train_batched(group)) as done:
+                for _ in tqdm(done, total=steps, unit="step", desc=f"{len(group)} runs as one", disable=not progress):
                     pass
-        run = Run.open(folder)
-        other = "; ".join(run.config.breaks(config))
-        if other:
-            raise RunError(f"{folder} holds a run of another config ({other}); name another folder.")
-        rows = judge(run, _due(run, config))
-    except KeyboardInterrupt:
-        os._exit(STOPPED)
-    except Exception as error:
-        folder.mkdir(parents=True, exist_ok=True)
-        told = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-        (folder / FAILURE).write_text(f"{traceback.format_exc()}\n{' '.join(told.split())}\n", encoding="utf-8")
-        os._exit(FAILED)
-    (folder / FAILURE).unlink(missing_ok=True)
+
+
+def _trained(folder: Path, config: Config) -> bool:
+    return config.steps in (RunFolder(folder).checkpoints() if folder.exists() else {})
+
+
+def _open(out: Path, configs: Mapping[str, Config]) -> None:
+    """Make the folder; one that holds anything but runs, or what a sweep wrote, is refused."""
+    runs = out.is_dir() and not any(f.is_file() and f.name[0] != "." for f in out.iterdir())
+    if out.exists() and not runs and not (out / MARK).exists():
+        raise RunError(f"{out} exists and is not the folder of a sweep; choose an empty or a new folder.")
+    for stale in ("table.parquet", "failures.json"):  # of other configs, perhaps: a sweep that is left has none
+        (out / stale).unlink(missing_ok=True)
+    said = {run: json.loads(config.to_json()) for run, config in configs.items()}
+    replace_file(out / MARK, json.dumps(said, indent=1).encode())
+
+
+def _train_and_judge(config: Config, folder: Path, judge: Judge) -> None:
+    if not _trained(folder, config):
+        trainer = Trainer(config, folder)
+        with saving_on_signals(trainer.stop), closing(iter(trainer)) as reports:
+            for _ in reports:
+                if orphaned():
+                    trainer.stop()
+    run = Run.open(folder)
+    other = "; ".join(run.config.breaks(config))
+    if other:
+        raise RunError(f"{folder} holds a run of another config ({other}); name another folder.")
+    rows = judge(run, _due(run, config))
     replace_file(_kept(folder, config, judge), json.dumps({"judge": repr(judge), "rows": rows}).encode())
 
 
@@ -223,36 +226,53 @@ def _table(configs: Mapping[str, Config], out: Path, judge: Judge) -> "pd.DataFr
     settings = {name: flat(asdict(config)) for name, config in configs.items()}
     every = dict.fromkeys(of for known in settings.values() for of in known)
     differ = [of for of in every if of != "seed" and len({str(known.get(of)) for known in settings.values()}) > 1]
+    last = [of.rpartition(".")[2] for of in differ]
     rows = []
     for name, config in configs.items():
         judged = _judged(out / name, config, judge)
         if judged:
-            known = {"run": name, "seed": config.seed, **{of: _plain(settings[name].get(of)) for of in differ}}
-            rows += [{**known, **row, **_about(out / name)} for row in judged]
-    first = ["run", "seed", *differ, "step", "block", "sampler", "measure", "value", "commit", "machine", "seconds"]
-    table = pd.DataFrame(rows, columns=first)
-    return table.astype({"block": "Int64"}).infer_objects()
+            known = {of: _plain(settings[name].get(of)) for of in differ}
+            words = zip(last if len({*last}) == len(last) else differ, known.values(), strict=True)
+            condition = ", ".join(f"{of}={value}" for of, value in words)
+            about = {"run": name, "condition": condition, "seed": config.seed, "dataset": config.dataset, **known}
+            about |= _about(out / name, config)
+            rows += [{**about, **row} for row in judged]
+    for dataset in dict.fromkeys(config.dataset for config in configs.values()) if hasattr(judge, "real") else ():
+        rows += [{"run": REAL, "condition": REAL, "dataset": dataset, **row} for row in _real(judge, dataset, out)]
+    setting = dict.fromkeys(["run", "condition", "seed", "dataset", *differ])
+    table = pd.DataFrame(
+        rows, columns=[*setting, "step", "block", "sampler", "measure", "value", "commit", "machine", "seconds"]
+    )
+    return table.astype(dict.fromkeys(("seed", "step", "block"), "Int64")).infer_objects()
+
+
+def _real(judge: Judge, dataset: str, out: Path) -> list[Row]:
+    """What the judge says of real images, once for each data set."""
+    key = hashlib.sha256(f"{FORMAT} {judge!r} {dataset}".encode()).hexdigest()[:12]
+    path = out / f"real-{key}.json"
+    if not path.exists():
+        with one_thread():
+            rows = [{**row, "commit": commit()} for row in judge.real(dataset)]
+        replace_file(path, json.dumps({"judge": repr(judge), "dataset": dataset, "rows": rows}).encode())
+    return _read(path)["rows"]
 
 
 def _plain(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
 
 
-def _about(folder: Path) -> Row:
-    about, seconds = _read(folder / "machine.json"), Run.open(folder).metrics()["seconds"].max()
+def _about(folder: Path, config: Config) -> Row:
+    about, logged = _read(folder / "machine.json"), Run.open(folder).metrics()
+    seconds = logged.loc[logged["step"] <= config.steps, "seconds"].max()
     return {"commit": about.get("commit"), "machine": about.get("processor"), "seconds": seconds}
 
 
 def _write(made: Sweep, out: Path) -> None:
     table = io.BytesIO()
     made.table.to_parquet(table, index=False)
-    configs = {run: json.loads(config.to_json()) for run, config in made.configs.items()}
     replace_file(out / "table.parquet", table.getvalue())
-    replace_file(out / "configs.json", json.dumps(configs, indent=1).encode())
     if made.failures:
         replace_file(out / "failures.json", json.dumps(made.failures, indent=1, ensure_ascii=False).encode())
-    else:
-        (out / "failures.json").unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,11 +13,7 @@ Channels = Literal["all", "first_three"]
 
 
 def guided(
-    network: Callable[..., Tensor],
-    y: Int[Tensor, " batch"],
-    null: int,
-    scale: float = 1.0,
-    channels: Channels = "all",
+    network: Callable[..., Tensor], y: Int[Tensor, " batch"], null: int, scale: float = 1.0, channels: Channels = "all"
 ) -> Callable[..., Tensor]:
     """The velocity field v(x, t) = v(∅) + scale · (v(y) − v(∅)).
 

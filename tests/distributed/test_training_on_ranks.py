@@ -60,9 +60,7 @@ def folders(tmp_path_factory):
         TORCHRUN, *TINY, "--steps", "12", "--dispersive.chunk", "4", "--engine.accumulate", "2",
         "--out", str(root / "chunks2"),
     )  # fmt: skip
-    told["all"] = run(
-        TORCHRUN, *TINY, "--steps", "12", "--dispersive.negatives", "global", "--out", str(root / "all2")
-    )
+    told["all"] = run(TORCHRUN, *TINY, "--steps", "12", "--dispersive.negatives", "global", "--out", str(root / "all2"))
     return root, told
 
 

@@ -3,15 +3,19 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from labkit import Config, Run, Trainer, recipes
+from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
 from labkit.experiments.sweep import Sweep, combinations, grid, sweep
+from labkit.training.folder import RunError
 
 TINY = recipes.digits(model="SiT-Nano/8", steps=4, batch_size=4, save_every=2, log_every=1, keep_last=9)
 
@@ -27,6 +31,9 @@ class Steps:
             file.write("x")
         return [dict(step=step, block=1, measure="steps", value=self.factor * step) for step in steps]
 
+    def real(self, dataset):
+        return [dict(measure="steps", value=float(len(dataset)))]
+
 
 @dataclass(frozen=True)
 class Killer:
@@ -39,6 +46,9 @@ class Killer:
         if run.config.seed == self.seed and not self.spare.exists():
             os.kill(os.getpid(), signal.SIGKILL)
         return Steps()(run, steps)
+
+    def real(self, dataset):
+        return Steps().real(dataset)
 
 
 def asked(out):
@@ -58,9 +68,12 @@ def test_a_grid_is_every_combination_under_a_name_of_its_own():
     ({}, "name at least one field"),
     ({"seed": []}, r"seed = \[\] cannot be used: give each value once, and at least one"),
     ({"seed": [1, 1]}, "give each value once"),
-    ({"dispersive.lambda": [1]}, "axes = 'dispersive.lambda' cannot be used: it is no setting; choose one of dataset,"),
+    ({"dispersive.lambda": [1]}, "axes = 'dispersive.lambda' cannot be used: .* did you mean dispersive.lam or"),
     ({"dispersive": [1]}, "it is no setting"),
+    ({"x": [1]}, "did you mean dataset or model or"),
     ({"steps": [0]}, "steps = 0"),
+    ({"dispersive.lam": [1, 1.0]}, "1 and 1.0 are the same"),
+    ({"dataset": ["a/b", "a-b"]}, "two of its runs would be named dataset=a-b"),
     ({"dispersive.lam": [-1.0]}, "lam = -1.0"),
 ])  # fmt: skip
 def test_grids_that_cannot_be(axes, told):
@@ -69,67 +82,133 @@ def test_grids_that_cannot_be(axes, told):
 
 
 def test_one_table_of_all_and_nothing_done_twice(tmp_path):
-    configs = grid(TINY, {"dispersive.lam": [None, 0.5], "seed": [3, 4]})
+    """Two judges, hence two sweeps, share a run; and a run is what it would be alone."""
+    configs = grid(TINY, {"dispersive.lam": [None, 0.5], "seed": [4]})
     made = sweep(configs, tmp_path, Steps(), progress=False)
-    assert not made.failures and len(made.table) == 8
+    assert not made.failures and len(made.table) == 5
     [row] = made.table.query("run == 'lam=0.5,seed=4' and step == 2").to_dict("records")
     assert (row["seed"], row["dispersive.lam"], row["block"], row["measure"], row["value"]) == (4, 0.5, 1, "steps", 2)
-    assert row["seconds"] > 0 and row["machine"] and row["commit"]
+    assert row["condition"] == "lam=0.5" and row["seconds"] > 0 and row["machine"] and row["commit"]
+    [real] = made.table[made.table["seed"].isna()].to_dict("records")
+    assert (real["run"], real["value"]) == ("real against real", len("digits"))
     loaded = Sweep.load(tmp_path)
     pd.testing.assert_frame_equal(loaded.table, made.table)
     assert loaded.configs == configs and loaded.failures == {}
     pd.testing.assert_frame_equal(sweep(configs, tmp_path, Steps(), progress=False).table, made.table)
     assert asked(tmp_path) == dict.fromkeys(configs, 1)
     trained = {name: (tmp_path / name / "metrics.csv").stat().st_mtime_ns for name in configs}
-    other = sweep(dict(list(configs.items())[:1]), tmp_path, Steps(2.0), progress=False)  # another judge, the same runs
-    assert other.table["value"].tolist() == [4, 8] and "dispersive.lam" not in other.table
+    other = sweep(dict(list(configs.items())[:1]), tmp_path, Steps(2.0), progress=False)
+    assert other.table["value"].tolist()[:2] == [4, 8] and "dispersive.lam" not in other.table
     assert trained == {name: (tmp_path / name / "metrics.csv").stat().st_mtime_ns for name in configs}
+    for _ in Trainer(configs["lam=0.5,seed=4"], tmp_path / "alone"):
+        pass
+    names = ["step", "name", "value"]
+    one, alone = (Run.open(tmp_path / name).metrics()[names] for name in ("lam=0.5,seed=4", "alone"))
+    pd.testing.assert_frame_equal(one, alone)
 
 
+@pytest.mark.slow
 def test_what_fails_fails_alone_and_goes_on_later(tmp_path):
     spare = tmp_path / "spare"
     configs = {f"seed{seed}": TINY.replace(seed=seed) for seed in (0, 1)}
     configs["wild"] = TINY.replace(optimizer=replace(TINY.optimizer, lr=1e30))
+    configs["deep"] = TINY.replace(lam=0.5, blocks=(9,))
     made = sweep(configs, tmp_path / "out", Killer(1, spare), progress=False)
-    assert set(made.table["run"]) == {"seed0"}
+    assert set(made.table["run"]) == {"seed0", "real against real"}
     assert "killed by signal 9" in made.failures["seed1"] and "the same sweep goes on" in made.failures["seed1"]
     assert "is not finite" in made.failures["wild"] and "optimizer.lr" in made.failures["wild"]
+    assert made.failures["deep"].startswith("dispersive.blocks = ")
     assert json.loads((tmp_path / "out" / "failures.json").read_text()) == made.failures
     spare.touch()
     del configs["wild"]
+    configs["deep"] = TINY.replace(lam=0.5, blocks=(1,))
     again = sweep(configs, tmp_path / "out", Killer(1, spare), progress=False)
-    assert set(again.table["run"]) == {"seed0", "seed1"} and again.failures == {}
-    assert not (tmp_path / "out" / "failures.json").exists() and asked(tmp_path / "out") == {"seed0": 1, "seed1": 1}
+    assert set(again.table["run"]) == {"seed0", "seed1", "deep", "real against real"} and again.failures == {}
+    assert not (tmp_path / "out" / "failures.json").exists() and set(asked(tmp_path / "out").values()) == {1}
 
 
-def test_a_run_is_what_it_would_be_alone(tmp_path):
-    config = TINY.replace(lam=0.5, seed=7)
-    for _ in Trainer(config, tmp_path / "alone"):
-        pass
-    sweep({"one": config}, tmp_path, Steps(), progress=False)
-    names = ["step", "name", "value"]
-    one, alone = (Run.open(tmp_path / name).metrics()[names] for name in ("one", "alone"))
-    pd.testing.assert_frame_equal(one, alone)
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_sweep import LONG, Steps
+from labkit.experiments.sweep import sweep
+if __name__ == "__main__":
+    sweep({"one": LONG}, Path(sys.argv[1]), Steps(), workers=1, progress=False)
+"""
+LONG = TINY.replace(steps=600, save_every=600)
 
 
-def test_folders_that_hold_something_else_and_names_that_are_none(tmp_path):
-    for _ in Trainer(TINY, tmp_path / "one"):
-        pass
-    made = sweep({"one": TINY.replace(seed=9, steps=6)}, tmp_path, Steps(), progress=False)
-    assert "seed: 0 → 9" in made.failures["one"] and made.table.empty
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["Ctrl-C", "kill -9 of the sweep"])
+def test_what_is_stopped_is_saved_and_goes_on(tmp_path, way):
+    """Ctrl-C of a terminal reaches the run's process as well; after a kill of the sweep it has to notice by itself."""
+    out, run = tmp_path / "out", tmp_path / "out" / "one"
+    (tmp_path / "main.py").write_text(SCRIPT)
+    asked = [sys.executable, str(tmp_path / "main.py"), str(out), str(Path(__file__).parent)]
+    process = subprocess.Popen(asked, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (run / "config.json").exists() and len(Run.open(run).metrics()) > 0)
+    if way == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGKILL)
+    said = process.communicate(timeout=60)[1]
+    wait_for(lambda: Run.open(run).checkpoints)
+    [saved] = Run.open(run).checkpoints
+    assert 0 < saved < LONG.steps and not list(out.glob("one/judged-*"))
+    assert process.returncode == -9 or "KeyboardInterrupt" in said
+    assert not (out / "table.parquet").exists()
+    if way == "Ctrl-C":
+        assert sweep({"one": LONG}, out, Steps(), progress=False).table["step"].dropna().tolist() == [LONG.steps]
+        logged = Run.open(run).metrics()
+        assert not logged.duplicated(["step", "name"]).any() and logged["step"].nunique() == LONG.steps
+
+
+def wait_for(there, seconds=60):
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_the_judge_is_shown_this_configs_checkpoints_alone(tmp_path):
+    """Not those of an interruption, nor of a run that went on further; and never those of another config."""
+    for name, steps in {"one": 5, "other": 4}.items():
+        for _ in Trainer(TINY.replace(steps=steps), tmp_path / name):
+            pass
+    made = sweep({"one": TINY, "other": TINY.replace(seed=9)}, tmp_path, Steps(), progress=False)
+    assert sorted(Run.open(tmp_path / "one").checkpoints) == [2, 4, 5]
+    assert made.table["step"].dropna().tolist() == [2, 4]
+    assert "holds a run of another config (seed: 0 → 9)" in made.failures["other"]
+
+
+def test_what_cannot_be_swept_is_refused_before_anything_is_trained(tmp_path):
     for name in ("a/b", "..", ""):
         with pytest.raises(ConfigError, match="must be that of a folder"):
             sweep({name: TINY}, tmp_path, Steps(), progress=False)
     with pytest.raises(ConfigError, match="name at least one"):
         sweep({}, tmp_path, Steps())
+    with pytest.raises(ConfigError, match="workers = 0"):
+        sweep({"a": TINY}, tmp_path, Steps(), workers=0)
+    for judge in (lambda run, steps: [], Steps().real):
+        with pytest.raises(ConfigError, match=r"^judge = .*frozen dataclass"):
+            sweep({"a": TINY}, tmp_path, judge)
     with pytest.raises(ConfigError, match="it holds no table of a sweep"):
         Sweep.load(tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunError, match="is not the folder of a sweep; choose an empty or a new folder"):
+        sweep({"a": TINY}, tmp_path, Steps())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_the_judge_is_shown_this_configs_checkpoints_alone(tmp_path):
-    """Not those of an interruption, nor of a run that went on further."""
-    for _ in Trainer(TINY.replace(steps=5), tmp_path / "one"):
-        pass
-    assert sorted(Run.open(tmp_path / "one").checkpoints)[-1] == 5
-    made = sweep({"one": Config.from_json(TINY.replace(steps=4).to_json())}, tmp_path, Steps(), progress=False)
-    assert made.table["step"].tolist() == [2, 4]
+def test_batched_runs_are_trained_here_and_judged_apart(tmp_path):
+    """Two that share a program, one that trains alone, and one that diverges, which takes no other along."""
+    configs = {**grid(TINY.replace(lam=0.5), {"seed": [0, 1]}), "alone": TINY.replace(batch_size=8)}
+    wild = replace(TINY.optimizer, lr=1e30)
+    configs |= {f"wild{seed}": TINY.replace(optimizer=wild, seed=seed) for seed in (0, 1)}
+    made = sweep(configs, tmp_path / "out", Steps(), workers=1, progress=False, batched=True)
+    assert set(made.failures) == {"wild0", "wild1"}
+    assert set(made.table["run"]) - {"real against real"} == {"seed=0", "seed=1", "alone"}
+    meters = {name: len(Run.open(tmp_path / "out" / name).metrics()) for name in ("seed=0", "alone")}
+    assert 0 < meters["seed=0"] < meters["alone"], "what is trained together logs losses, and no meters"

@@ -1,0 +1,309 @@
+"""The atlas: what many runs came to, shipped in ``data/atlas/`` and looked up in moments.
+
+    atlas.json       format, command, date, seeds, commits and machines of the runs, checksums of the other files
+    conditions.json  condition → config, the steps at which conditions are compared, and what is asked of them
+    table.parquet    condition, seed, step, block, sampler, measure, value; the real images beside them
+    samples.npz      condition → 20 images of seed 0, all from the same noise and labels
+    findings.parquet question, condition, measure, …: differences from a baseline, paired by seed
+    maps.parquet     where held-out images lie: PCA on the union of some conditions, and UMAP
+    CLAIMS.md        the paper's claims beside what was measured
+
+``data/build_atlas.py`` makes it. A condition is a config but for its seed; its point says where it lies among the
+others. Only what was measured can be looked up: there is no value between two points.
+"""
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from labkit.checks import require
+from labkit.config import Config
+from labkit.experiments.evaluate import REAL
+from labkit.experiments.measures import WHOLE
+from labkit.experiments.statistics import LEVEL, paired_differences
+from labkit.objective import blocks_of
+from labkit.runtime import data_dir
+from labkit.types import LabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "labkit-atlas-1"
+SHEET = 20
+"""Samples of each condition that ship."""
+FILES = ("conditions.json", "table.parquet", "samples.npz", "findings.parquet", "maps.parquet", "CLAIMS.md")
+NEVER = 0.02  # where λ = 0 lies among the λs, whose ratio matters
+
+
+class AtlasError(LabError):
+    """The atlas is missing, or not what was shipped; the message says what to do."""
+
+
+class Band(NamedTuple):
+    """One measure of one condition over its seeds."""
+
+    values: "pd.Series"
+    """By seed."""
+    mean: float
+    low: float
+    high: float
+    """95 % interval of the mean (Student's t)."""
+    first: float
+    last: float
+    """Where one more seed is expected with 95 %: mean ± t·s·√(1 + 1/n), wider than the interval of the mean."""
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    def holds(self, value: float) -> bool:
+        """Whether one more run of this value would be nothing unusual."""
+        return bool(self.first <= value <= self.last)
+
+
+def band(values: "pd.Series") -> Band:
+    """The band of a measure's values by seed; of fewer than two it is as wide as the numbers go."""
+    from scipy.stats import t as student
+
+    n, mean = len(values), float(values.mean())
+    if n < 2:
+        return Band(values, mean, -math.inf, math.inf, -math.inf, math.inf)
+    reach = float(student.ppf((1 + LEVEL) / 2, n - 1) * values.std())
+    of_mean, of_one = reach / n**0.5, reach * (1 + 1 / n) ** 0.5
+    return Band(values, mean, mean - of_mean, mean + of_mean, mean - of_one, mean + of_one)
+
+
+def point(config: Config) -> dict[str, Any]:
+    """Where a config lies: the coordinates that the explorer has controls for. A variant without τ has τ = 0."""
+    on = config.contrastive if config.contrastive.lam is not None else config.dispersive
+    depth, blocks = len(blocks_of(type(on)(blocks="all"), config.model)), blocks_of(on, config.model)
+    parent = on is config.contrastive
+    also = {
+        "REPA": config.repa.lam is not None,
+        f"chunks of {on.chunk}": on.chunk is not None,
+        f"λ warmed up over {on.warmup} steps": on.warmup > 0,
+        f"batches of {config.batch_size}": config.batch_size != 128,
+    }
+    where = "all" if len(blocks) == depth > 1 else ", ".join(map(str, blocks))
+    return {
+        "dataset": config.dataset, "model": config.model, "variant": on.variant, "lam": float(on.lam or 0.0),
+        "tau": on.arguments()["tau"] or 0.0, "block": where,
+        "alpha": on.alignment_weight if parent else 0.0, "noise": on.noise if parent else "one view",
+        "also": ", ".join(name for name, there in also.items() if there) or "nothing else",
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """What ``data/atlas/`` holds; ``Atlas.load()`` reads it and compares it with its checksums."""
+
+    folder: Path
+    record: dict[str, Any]
+    conditions: dict[str, Config]
+    """Condition → config, of seed 0."""
+    compared_at: dict[str, int]
+    """Data set → the step at which its conditions are compared; some are measured at others, too."""
+    questions: dict[str, str]
+    """Question → its words."""
+    table: "pd.DataFrame"
+
+    @classmethod
+    @cache
+    def load(cls, folder: Path | None = None) -> "Atlas":
+        """The shipped one, or that of a folder.
+
+        Raises:
+            AtlasError: it is missing, of another version, or a file is not the one that was shipped.
+        """
+        import pandas as pd
+
+        folder = data_dir() / "atlas" if folder is None else folder
+        remedy = "restore it with `git checkout data/atlas`, or make it again with `make atlas`"
+        try:
+            record = json.loads((folder / "atlas.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise AtlasError(f"There is no atlas in {folder} ({error}); {remedy}.") from error
+        if record.get("format") != FORMAT:
+            raise AtlasError(f"{folder} holds {record.get('format')!r} instead of {FORMAT!r}; {remedy}.")
+        for name, digest in record["sha256"].items():
+            there = (folder / name).read_bytes() if (folder / name).is_file() else b""
+            if hashlib.sha256(there).hexdigest() != digest:
+                raise AtlasError(f"{folder / name} is missing or not as it was shipped; {remedy}.")
+        known = json.loads((folder / "conditions.json").read_text(encoding="utf-8"))
+        conditions = {name: Config.from_json(json.dumps(one)) for name, one in known["conditions"].items()}
+        table = pd.read_parquet(folder / "table.parquet")
+        return cls(folder, record, conditions, known["compared_at"], known["questions"], table)
+
+    def told(self) -> str:
+        """What was measured, in words."""
+        seeds, runs = self.record["seeds_of_each"], sum(self.record["seeds_of_each"].values())
+        return (
+            f"{len(seeds)} conditions, {min(seeds.values())} to {max(seeds.values())} seeds of each: {runs} runs, "
+            f"{self.record['core_hours']:g} core hours of training, commits {', '.join(self.record['commits'])}, "
+            f"{', '.join(self.record['machines'])}. Compared after "
+            + ", ".join(f"{step:,} steps on {name}" for name, step in self.compared_at.items())
+            + "."
+        )
+
+    def step(self, condition: str) -> int:
+        """The step at which a condition is compared with others."""
+        config = self._config(condition)
+        return self.compared_at[WHOLE.get(config.dataset, config.dataset)]
+
+    def band(
+        self, condition: str, measure: str, *, step: int | None = None, block: int | None = None,
+        sampler: str | None = None,
+    ) -> Band:  # fmt: skip
+        """One measure of a condition by seed.
+
+        Args:
+            step: by default the one of comparison.  block: of geometry; by default the first regularized one.
+            sampler: of samples, in its words; by default the model's usual one.
+
+        Raises:
+            ConfigError: it was not measured; the message says what was.
+        """
+        at = self.step(condition) if step is None else step
+        rows = self._by_condition[condition]
+        rows = rows[(rows["measure"] == measure) & (rows["step"] == at)]
+        told = f"{condition} was not measured so at step {at}; measured were {', '.join(self.measures(condition))}"
+        require(len(rows) > 0, "measure", measure, told)
+        if rows["block"].notna().any():
+            rows = rows[rows["block"] == (self.block(condition) if block is None else block)]
+        if rows["sampler"].notna().any():
+            rows = rows[rows["sampler"] == (rows["sampler"].iloc[0] if sampler is None else sampler)]
+        require(len(rows) > 0, "block" if sampler is None else "sampler", sampler or block, told)
+        return band(rows.set_index("seed")["value"])
+
+    def measures(self, condition: str) -> list[str]:
+        return list(dict.fromkeys(self._by_condition[condition]["measure"]))
+
+    def block(self, condition: str) -> int:
+        """The first block that a condition regularizes, or that its baseline is metered at."""
+        config = self._config(condition)
+        return blocks_of(config.repelling, config.model)[0]
+
+    def real(self, condition: str, measure: str) -> float | None:
+        """The same measure of real images of the condition's data set; None where it has no meaning."""
+        rows = self.table[(self.table["run"] == REAL) & (self.table["measure"] == measure)]
+        rows = rows[rows["dataset"] == WHOLE.get(self._config(condition).dataset, self._config(condition).dataset)]
+        return float(rows["value"].iloc[0]) if len(rows) else None
+
+    def baseline(self, condition: str) -> str:
+        """The condition that is this one without any regularizer; of a baseline it is itself."""
+        return self._baselines[condition]
+
+    def difference(self, condition: str, measure: str, **where: Any) -> "pd.Series":
+        """A condition minus its baseline by seed, as a row of ``paired_differences``; its p is of this one alone."""
+        import pandas as pd
+
+        other = self.baseline(condition)
+        require(other != condition, "condition", condition, "it is a baseline itself")
+        block = self.block(condition) if where.get("block") is None else where["block"]
+        bands = {name: self.band(name, measure, **{**where, "block": block}) for name in (other, condition)}
+        rows = [{"run": name, "seed": seed, "measure": measure, "value": value}
+                for name, found in bands.items() for seed, value in found.values.items()]  # fmt: skip
+        return paired_differences(pd.DataFrame(rows), other).iloc[0]
+
+    def sheet(self, condition: str) -> Float[Tensor, "n c h w"]:
+        """Samples of seed 0 in [-1, 1]: the same noise and labels for all conditions."""
+        return torch.from_numpy(self._samples[condition]).float() / 127.5 - 1
+
+    @cached_property
+    def points(self) -> dict[str, dict[str, Any]]:
+        """Condition → its coordinates."""
+        return {name: point(config) for name, config in self.conditions.items()}
+
+    def choices(self, coordinate: str) -> list[Any]:
+        """The values of a coordinate at which something was measured, in order."""
+        values = dict.fromkeys(at[coordinate] for at in self.points.values())
+        numbers = all(isinstance(value, float) for value in values)
+        return sorted(values) if numbers else list(values)
+
+    def snap(self, wanted: Mapping[str, Any], moved: str) -> str:
+        """The measured condition nearest to coordinates, among those that have the one that was ``moved``.
+
+        Near is: the same data set and model, then the same kind of loss, then the nearest λ, τ and α.
+        """
+        require(wanted[moved] in self.choices(moved), moved, wanted[moved], "nothing was measured there")
+        among = [name for name, at in self.points.items() if at[moved] == wanted[moved]]
+        return min(among, key=lambda name: _distance(self.points[name], wanted))
+
+    @cached_property
+    def findings(self) -> "pd.DataFrame":
+        import pandas as pd
+
+        return pd.read_parquet(self.folder / "findings.parquet")
+
+    @cached_property
+    def maps(self) -> "pd.DataFrame":
+        import pandas as pd
+
+        return pd.read_parquet(self.folder / "maps.parquet")
+
+    @property
+    def claims(self) -> str:
+        """The table of claims, as Markdown."""
+        return (self.folder / "CLAIMS.md").read_text(encoding="utf-8")
+
+    @cached_property
+    def _samples(self) -> dict[str, np.ndarray]:
+        with np.load(self.folder / "samples.npz") as file:
+            return {name: file[name] for name in file.files}
+
+    @cached_property
+    def _by_condition(self) -> dict[str, "pd.DataFrame"]:
+        return dict(tuple(self.table.groupby("condition")))
+
+    @cached_property
+    def _baselines(self) -> dict[str, str]:
+        plain = {_without(config): name for name, config in self.conditions.items() if not config.regularizers}
+        return {name: plain[_without(config)] for name, config in self.conditions.items()}
+
+    def _config(self, condition: str) -> Config:
+        require(condition in self.conditions, "condition", condition, f"choose one of {', '.join(self.conditions)}")
+        return self.conditions[condition]
+
+
+def _without(config: Config) -> str:
+    """What a config has in common with its baseline: all but regularizers, length and what is kept."""
+    kept = json.loads(config.to_json())
+    for name in ("dispersive", "contrastive", "repa", "steps", "save_every", "keep_last", "log_every"):
+        del kept[name]
+    return json.dumps(kept, sort_keys=True)
+
+
+def _distance(at: Mapping[str, Any], wanted: Mapping[str, Any]) -> float:
+    weights = {"dataset": 400, "model": 200, "also": 100, "noise": 30, "variant": 30, "block": 30}
+    words = sum(weight for name, weight in weights.items() if at[name] != wanted[name])
+    ratios = sum(abs(math.log2(max(at[name], NEVER) / max(wanted[name], NEVER))) for name in ("lam", "tau"))
+    return words + ratios + 4 * abs(at["alpha"] - wanted["alpha"])
+
+
+def write_atlas(folder: Path, files: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
+    """Write the files of an atlas, and last its record with their checksums."""
+    require(set(files) == set(FILES), "files", sorted(files), f"an atlas has {', '.join(FILES)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    text = json.dumps({"format": FORMAT, **record, "sha256": digests}, indent=1, ensure_ascii=False)
+    (folder / "atlas.json").write_text(text + "\n", encoding="utf-8")
+
+
+def parquet(table: "pd.DataFrame") -> bytes:
+    """A table as the bytes of a file."""
+    out = io.BytesIO()
+    table.to_parquet(out, index=False, compression="zstd")
+    return out.getvalue()

@@ -1,0 +1,130 @@
+"""``labkit sweep``: axes and lists as they are typed, the table at the end, failures, Ctrl-C, and going on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from labkit import recipes
+from labkit.asking import axes_of, listed
+from labkit.checks import ConfigError
+from labkit.cli import main
+from labkit.experiments import Sweep
+
+TINY = ["digits", "--model", "SiT-Nano/4", "--batch-size", "8", "--steps", "4"]
+ENDS = ["--count", "40", "--workers", "2"]
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (["seed=0..3"], {"seed": [0, 1, 2, 3]}),
+    (["seed=0,2..3,7"], {"seed": [0, 2, 3, 7]}),
+    (["dispersive.lam=None,0,1e-1"], {"dispersive.lam": [None, 0, 0.1]}),
+    (["model=SiT-Nano/2,DiT-Nano/2"], {"model": ["SiT-Nano/2", "DiT-Nano/2"]}),
+    (["dispersive.blocks=all, (0,1),(2,)"], {"dispersive.blocks": ["all", (0, 1), (2,)]}),
+    (["batch-size=8", "engine.compile=False"], {"batch_size": [8], "engine.compile": [False]}),
+])  # fmt: skip
+def test_axes_as_they_are_typed(words, expected):
+    found = axes_of(words)
+    assert found == expected and [*map(type, found)] == [*map(type, expected)]
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["seed"], "grid = 'seed' cannot be used: write FIELD=VALUE,VALUE"),
+    (["seed="], "write FIELD=VALUE,VALUE"),
+    (["=1"], "write FIELD=VALUE,VALUE"),
+    (["seed=1,,2"], "there is a value missing beside a comma"),
+    (["seed=3..1"], "3..1 goes from the smaller number to the larger"),
+    (["seed=0..99999999"], "0..99999999 goes"),
+    (["seed=1", "seed=2"], "seed has its values already"),
+])  # fmt: skip
+def test_axes_that_cannot_be(words, told):
+    with pytest.raises(ConfigError, match=told):
+        axes_of(words)
+
+
+def test_a_file_of_runs(tmp_path):
+    file = tmp_path / "runs.txt"
+    file.write_text("# two runs\n\ndigits --seed 1\nmine: digits --dispersive.lam 0.5 --dispersive.tau 1 # here\n")
+    expected = {"digits,seed-1": recipes.digits(seed=1), "mine": recipes.digits(lam=0.5, tau=1.0)}
+    assert listed(file) == expected
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("", "it names no runs"),
+    ("cats", "line 1 of .* cannot be used: 'cats' is not a recipe"),
+    ("\ndigits --seed -1", "line 2 of .* cannot be used"),
+    ("digits --sead 1", "line 1 of .* cannot be used, as said above"),
+    ("digits 'x", "line 1 of .* cannot be read: No closing quotation"),
+    ("digits --out x", "leave --out away"),
+    ("digits\ndigits", "there is a run of this name already"),
+    ("mine:", "line 1 of .* no recipe is named"),
+])  # fmt: skip
+def test_files_of_runs_that_cannot_be(tmp_path, text, told):
+    (tmp_path / "runs.txt").write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        listed(tmp_path / "runs.txt")
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    ([], "no recipe is named; write labkit sweep with one of digits, emoji"),
+    (["digits"], "grid = None cannot be used: name fields and values, as in --grid seed=0..4"),
+    (["digits", "--grid", "sead=1"], "did you mean seed"),
+    (["digits", "--grid", "dispersive.lam=-1"], "dispersive.lam = -1 cannot be used"),
+    (["digits", "--grid", "seed=1", "--workers", "0"], "workers = 0"),
+    (["digits", "--grid", "seed=1", "--count", "2"], "count = 2"),
+    (["digits", "--grid", "dataset=cats"], "dataset = 'cats' cannot be used"),
+    (["--list", "nowhere"], "list = 'nowhere' cannot be used: there is no such file"),
+])  # fmt: skip
+def test_a_mistake_in_a_sweep_leaves_nothing_behind(words, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", *words]) == 2
+    assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_from_the_command_to_the_table(tmp_path, capsys):
+    out = tmp_path / "out"
+    grids = ["--grid", "dispersive.lam=None,0.5", "--grid", "seed=0..1"]
+    words = ["sweep", *TINY, *grids, *ENDS, "--out", str(out)]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "4 runs in" in told and "lam=0.5" in told and "real against real" in told and "±" in told
+    made = Sweep.load(out)
+    assert set(made.table["run"].unique()) >= {"lam=None,seed=0", "lam=0.5,seed=1"} and not made.failures
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert main(words) == 0 and told.splitlines()[1:] == capsys.readouterr().out.splitlines()[1:]
+    assert before and before == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    chosen = made.table[(made.table["run"] == "lam=0.5,seed=1") & (made.table["measure"] == "agreement")]
+    assert 0 <= chosen["value"].item() <= 1 and chosen["step"].item() == 4
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_done(tmp_path, capsys):
+    file, out = tmp_path / "runs.txt", tmp_path / "out"
+    wild = "--optimizer.lr 1e30"
+    file.write_text("\n".join(["well: " + " ".join(TINY), f"wild: {' '.join(TINY)} {wild}"]))
+    assert main(["sweep", "--list", str(file), "--out", str(out), *ENDS]) == 1
+    told = capsys.readouterr().out
+    assert "Failed: wild: " in told and set(Sweep.load(out).table["run"]) == {"well", "real against real"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent differently there")
+def test_ctrl_c_saves_every_run_and_says_how_to_go_on(tmp_path):
+    out = tmp_path / "out"
+    words = ["digits", "--model", "SiT-Nano/4", "--batch-size", "8", "--steps", "100000", "--grid", "seed=0..1"]
+    words += [*ENDS, "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "labkit", "sweep", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    logs = [out / f"seed={seed}" / "metrics.csv" for seed in (0, 1)]
+    until = time.monotonic() + 120
+    while not all(log.exists() and log.read_text().count("\n") > 1 for log in logs):  # a step is done
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped and saved. Go on with the same command:  labkit sweep digits" in told
+    assert all(list((out / f"seed={seed}" / "checkpoints").iterdir()) for seed in (0, 1))
