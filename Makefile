@@ -24,6 +24,9 @@ bench: .venv/test-ready  ## measure a training step against a bare loop, each lo
 	$(PY) benchmarks/losses.py $(ARGS)
 	$(PY) benchmarks/explorer.py
 
+atlas: .venv/lab-ready  ## train and judge every condition of data/atlas with every seed: hours, goes on where it was stopped
+	OMP_NUM_THREADS=1 $(PY) data/build_atlas.py $(ARGS)
+
 book: .venv/lab-ready  ## run all notebooks and write them as HTML into book/
 	$(PY) -m nbconvert --execute --to html --output-dir book notebooks/*.ipynb
 
@@ -50,4 +53,4 @@ constraints: .venv/test-ready  ## write the versions installed in .venv into con
 	  { echo "This Python has no venv module; on Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.PHONY: help lab test lint bench book constraints
+.PHONY: help lab test lint bench atlas book constraints

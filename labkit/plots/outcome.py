@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from labkit.experiments import Outcome
 from labkit.experiments.evaluate import REAL
+from labkit.experiments.statistics import paired_differences
 from labkit.plots.theme import PALETTE, colour, fade, figure
 from labkit.regularizers import REGULARIZERS
 
@@ -122,18 +123,10 @@ def differences(
 
     Two runs of one seed share initial weights, data and noise, so their difference is steadier than either.
     """
-    import pandas as pd
-    from scipy.stats import t as student
-
     table = outcome.at(step)
-    values = table[table["measure"] == measure].pivot(index="seed", columns="run", values="value")
-    rows = {}
-    for run in runs:
-        gap = (values[run] - values[against]).dropna()
-        half = student.ppf(0.975, len(gap) - 1) * gap.sem() if len(gap) > 1 else float("nan")
-        mean = gap.mean()
-        rows[_label(run)] = {"difference": mean, "low": mean - half, "high": mean + half, "n": len(gap)}
-    return pd.DataFrame(rows).T
+    rows = table[(table["measure"] == measure) & table["run"].isin((against, *runs))]
+    found = paired_differences(rows, against).set_index("run").loc[list(runs)]
+    return found[["difference", "low", "high", "n"]].rename(index=_label)
 
 
 def told(

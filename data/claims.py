@@ -1,0 +1,337 @@
+"""The paper's claims and its reviewers' questions, each with the rule by which the atlas answers it."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+from conditions import STEPS
+from questions import GRID, NOISES, OWN, VARIANTS, WAYS
+
+from labkit.experiments.statistics import LESS_IS_BETTER, told
+
+CONFIRMED, NOT_CONFIRMED, CONTRADICTED = "confirmed at this scale", "not confirmed", "contradicted"
+ANSWERED, NOT_TESTED = "answered", "not tested"
+SURE = 0.05
+MAIN = "frechet"
+RULES = """Marks: [S] read in the authors' released source, [P] quoted from the paper, [2] quoted by others.
+Differences are the condition minus its baseline, on the Fréchet distance (features of the lab's digits classifier; less
+is better) unless something else is named: mean [95 % interval], paired by seed. A claim that something helps is
+*confirmed at this scale* if every difference that it speaks of is better with p < 0.05 after Holm's correction,
+*contradicted* if one is worse by that rule and none better, else *not confirmed*. That is no proof of the opposite: the
+interval says how large an effect may still be."""
+
+
+class Missing(Exception):
+    """What a claim needs was not measured; the message says what."""
+
+
+class Answer(NamedTuple):
+    verdict: str
+    here: str
+    why: str = ""
+
+
+class Evidence(NamedTuple):
+    """What the atlas knows."""
+
+    findings: pd.DataFrame
+    table: pd.DataFrame
+
+    def row(self, question: str, condition: str, measure: str = MAIN, **where: object) -> pd.Series:
+        """One paired difference; where: step, block, sampler, against."""
+        rows = self.findings
+        rows = rows[(rows["question"] == question) & (rows["condition"] == condition) & (rows["measure"] == measure)]
+        for name, value in where.items():
+            rows = rows[rows[name] == value]
+        if len(rows) != 1:
+            raise Missing(f"{condition}, {measure}" + "".join(f", {k} {v}" for k, v in where.items()))
+        return rows.iloc[0]
+
+    def mean(self, condition: str, measure: str, **where: object) -> float:
+        rows = self.table
+        rows = rows[(rows["condition"] == condition) & (rows["measure"] == measure) & (rows["step"] == STEPS)]
+        for name, value in where.items():
+            rows = rows[rows[name] == value]
+        if not len(rows):
+            raise Missing(f"{condition}, {measure}")
+        return float(rows.groupby("seed")["value"].mean().mean())
+
+
+def sign(row: pd.Series) -> int:
+    """1 if a difference is better than the baseline by the rule above, −1 if worse, 0 if neither is shown."""
+    if row["n"] < 3 or not row["p_holm"] < SURE:
+        return 0
+    return 1 if (row["difference"] < 0) == row["measure"].startswith(LESS_IS_BETTER) else -1
+
+
+def helps(rows: Sequence[pd.Series]) -> str:
+    signs = [sign(row) for row in rows]
+    if all(of == 1 for of in signs):
+        return CONFIRMED
+    return CONTRADICTED if -1 in signs and 1 not in signs else NOT_CONFIRMED
+
+
+def listed(rows: dict[str, pd.Series]) -> str:
+    return "; ".join(f"{name} {told(row)}" for name, row in rows.items())
+
+
+def count(rows: Sequence[pd.Series]) -> str:
+    signs = [sign(row) for row in rows]
+    return f"{signs.count(1)} of {len(signs)} better, {signs.count(-1)} worse, {signs.count(0)} unclear"
+
+
+def simple(question: str, *conditions: str, measure: str = MAIN, **where: object) -> Callable[[Evidence], Answer]:
+    def answer(e: Evidence) -> Answer:
+        rows = {name: e.row(question, name, measure, **where) for name in conditions}
+        return Answer(helps(list(rows.values())), listed(rows))
+
+    return answer
+
+
+def seed_noise(e: Evidence) -> Answer:
+    row, norm = e.row("works", "dispersive"), e.row("works", "dispersive", "feature_norm", block=1)
+    rank = e.row("works", "dispersive", "effective_rank", block=1)
+    growth = 1 + norm["difference"] / norm["baseline"]
+    shown = {1: "a gain above seed noise", -1: "a loss above seed noise", 0: "no difference above seed noise"}[
+        sign(row)
+    ]
+    return Answer(
+        CONTRADICTED if sign(row) == 1 else CONFIRMED,
+        f"{shown}: {told(row)}; feature norm at block 1 ×{growth:.1f}, its effective rank {told(rank)}",
+        "digits, SiT-Nano/2; the later study's task was another small one",
+    )
+
+
+def variants(e: Evidence) -> Answer:
+    rows = {name: e.row("variants", OWN.get(name, name)) for name in VARIANTS}
+    best = min(rows, key=lambda name: rows[name]["difference"])
+    return Answer(helps(list(rows.values())), f"{listed(rows)}; smallest mean: {best}")
+
+
+def blocks(e: Evidence) -> Answer:
+    rows = {name: e.row("block", name) for name in ("block0", "dispersive", "block2", "block-last", "blocks-all")}
+    return Answer(
+        helps(list(rows.values())), listed({"block1" if k == "dispersive" else k: r for k, r in rows.items()})
+    )
+
+
+def every_cell(e: Evidence) -> Answer:
+    rows = [e.row("lam-tau", name) for name in GRID if not name.startswith("lam0.1")]
+    low, high = min(rows, key=lambda r: r["difference"]), max(rows, key=lambda r: r["difference"])
+    told_of = f"{count(rows)}; from {low['condition']} {told(low)} to {high['condition']} {told(high)}"
+    return Answer(helps(rows), told_of)
+
+
+def carry_over(e: Evidence) -> Answer:
+    rows, told_of = [], []
+    for name, block in {"dispersive": 1, "block0": 0, "block2": 2, "block-last": 3}.items():
+        own = [e.row("carry-over", name, "feature_norm", block=b) for b in range(4)]
+        rows += [row for b, row in enumerate(own) if b != block]
+        ratios = ", ".join(f"{1 + row['difference'] / row['baseline']:.2f}" for row in own)
+        told_of.append(f"regularized at {block}: ×{ratios} in blocks 0 to 3")
+    up = [row["difference"] > 0 and row["p_holm"] < SURE for row in rows]
+    verdict = CONFIRMED if all(up) else NOT_CONFIRMED
+    return Answer(verdict, "; ".join(told_of), f"{sum(up)} of {len(up)} other blocks have a larger norm")
+
+
+def parents_fail(e: Evidence) -> Answer:
+    rows = {name: e.row("parents", f"{name}-independent") for name in VARIANTS}
+    worse = [sign(row) == -1 for row in rows.values()]
+    return Answer(CONFIRMED if all(worse) else NOT_CONFIRMED if not any(sign(r) == 1 for r in rows.values()) else
+                  CONTRADICTED, listed(rows), f"{sum(worse)} of {len(worse)} are worse than the baseline")  # fmt: skip
+
+
+def restricted_better(e: Evidence) -> Answer:
+    pairs = {name: [e.row("parents", f"{name}-{noise}") for noise in reversed(NOISES)] for name in VARIANTS}
+    better = [near["difference"] < far["difference"] for near, far in pairs.values()]
+    words = "; ".join(f"{name} restricted {told(near)}, independent {told(far)}" for name, (near, far) in pairs.items())
+    return Answer(CONFIRMED if all(better) else NOT_CONFIRMED, words, f"smaller mean in {sum(better)} of {len(better)}")
+
+
+def beats_parent(e: Evidence) -> Answer:
+    rows = {f"{v} against {noise}": e.row("without-pair", OWN.get(v, v), against=f"{v}-{noise}")
+            for v in VARIANTS for noise in NOISES}  # fmt: skip
+    return Answer(helps(list(rows.values())), f"{count(list(rows.values()))}: {listed(rows)}")
+
+
+def longer(e: Evidence) -> Answer:
+    rows = {f"step {step}": e.row("age", "dispersive", step=step) for step in (500, 1000, STEPS, 3000, 6000)}
+    return Answer(helps(list(rows.values())[-1:]), listed(rows), "the verdict is that of the longest training")
+
+
+def sizes(e: Evidence) -> Answer:
+    rows = {"Nano": e.row("size", "dispersive"), "Micro": e.row("size", "larger-dispersive")}
+    gap = [e.mean(name, "loss_gap") for name in ("baseline", "larger-baseline")]
+    shares = [row["difference"] / row["baseline"] for row in rows.values()]
+    verdict = CONFIRMED if shares[1] < shares[0] and sign(rows["Micro"]) == 1 else NOT_CONFIRMED
+    return Answer(
+        verdict, f"{listed(rows)}: {shares[0]:+.0%} and {shares[1]:+.0%} of the baseline",
+        f"held-out minus training loss of the baselines {gap[0]:.3f} and {gap[1]:.3f}; S and larger need a GPU",
+    )  # fmt: skip
+
+
+def over_fitting(e: Evidence) -> Answer:
+    pairs = {
+        "Nano, all data": "dispersive", "Nano, 200 images": "few-dispersive",
+        "Micro, all data": "larger-dispersive", "Micro, 200 images": "larger-few-dispersive",
+    }  # fmt: skip
+    gap = {name: e.row("size", condition, "loss_gap") for name, condition in pairs.items()}
+    copied = {name: e.row("size", condition, "memorisation") for name, condition in pairs.items()}
+    verdict = CONFIRMED if all(sign(row) == 1 for row in gap.values()) else NOT_CONFIRMED
+    return Answer(verdict, f"held-out minus training loss: {listed(gap)}; memorisation: {listed(copied)}")
+
+
+def guidance(e: Evidence) -> Answer:
+    rows = {way: e.row("sampling", "dispersive", sampler=way) for way in WAYS}
+    return Answer(ANSWERED, listed(rows), count(list(rows.values())))
+
+
+def sde(e: Evidence) -> Answer:
+    ode, noisy = (e.mean("baseline", MAIN, sampler=way) for way in ("heun with 50 steps, guidance 1", WAYS[3]))
+    verdict = CONFIRMED if noisy < ode else CONTRADICTED
+    return Answer(verdict, f"baseline: ODE (Heun, 50 steps) {ode:.2f}, SDE (Euler–Maruyama, 250 steps) {noisy:.2f}")
+
+
+def repa_price(e: Evidence) -> Answer:
+    rows = {name: e.row("repa", name) for name in ("dispersive", "repa")}
+    return Answer(
+        ANSWERED, listed(rows),
+        "here the teacher has 67,392 parameters, trained on the same 1,297 images without labels, "
+        "52 s of one core, a price that the Dispersive Loss does not have; no outside data enter",
+    )  # fmt: skip
+
+
+def repa_order(e: Evidence) -> Answer:
+    rows = {name: e.row("repa", name) for name in ("dispersive", "repa")}
+    ahead = rows["repa"]["high"] < rows["dispersive"]["low"]
+    behind = rows["repa"]["low"] > rows["dispersive"]["high"]
+    return Answer(CONFIRMED if ahead else CONTRADICTED if behind else NOT_CONFIRMED, listed(rows),
+                  "by whether the intervals of the two differences overlap")  # fmt: skip
+
+
+def dynamics(e: Evidence) -> Answer:
+    value = e.mean("dispersive", "logged_dispersive")
+    base = e.mean("baseline", "logged_dispersive")
+    return Answer(ANSWERED, f"over the last fifth of training L_disp is {value:.2f}, and {base:.2f} for the baseline, "
+                  "where it is only measured; the floor −log 128 is −4.85", "curves: notebooks 03 and 04")  # fmt: skip
+
+
+def conflict(e: Evidence) -> Answer:
+    cosine, ratio = (e.mean("dispersive", f"logged_gradient_{name}") for name in ("cosine", "ratio"))
+    said = "neither synergy nor conflict" if abs(cosine) < 0.1 else "synergy" if cosine > 0 else "conflict"
+    here = f"mean cosine of the two gradients {cosine:+.3f}, the regularizer's norm {ratio:.3f} of the other's"
+    return Answer(ANSWERED, here, f"{said} (below 0.1 in size counts as neither)")
+
+
+def times(e: Evidence) -> Answer:
+    ratio = {t: e.mean("dispersive", f"mean_pairwise_distance_t{t}", block=1) /
+             e.mean("baseline", f"mean_pairwise_distance_t{t}", block=1) for t in ("0.1", "0.5", "0.9")}  # fmt: skip
+    return Answer(ANSWERED, "distance between features of block 1 over the baseline's: "
+                  + ", ".join(f"×{v:.1f} at t = {t}" for t, v in ratio.items()))  # fmt: skip
+
+
+def probes(e: Evidence) -> Answer:
+    rows = {f"block {b}": e.row("works", "dispersive", "linear_probe", block=b) for b in range(4)}
+    same = [e.mean("dispersive", "cka_with_baseline", block=b) for b in range(4)]
+    seed = [e.mean("baseline", "cka_with_baseline", block=b) for b in range(4)]
+    return Answer(
+        ANSWERED, f"linear probe for the class, not told: {listed(rows)}",
+        f"CKA with the baseline's features, blocks 0 to 3: {_numbers(same)}; between two seeds of it: {_numbers(seed)}",
+    )  # fmt: skip
+
+
+def alphas(e: Evidence) -> Answer:
+    names = {"α = 0": "dispersive", "0.25": "alpha0.25", "0.5": "alpha0.5", "0.75": "alpha0.75", "1": "l2-independent"}
+    return Answer(ANSWERED, listed({name: e.row("alpha", of) for name, of in names.items()}), "independent noise")
+
+
+def other_metrics(e: Evidence) -> Answer:
+    names = ("frechet_pixels", "kernel_distance", "precision", "recall", "agreement", "memorisation")
+    rows = {name: e.row("works", "dispersive", name) for name in names}
+    return Answer(ANSWERED, listed(rows), count(list(rows.values())))
+
+
+def side_by_side(e: Evidence) -> Answer:
+    own, seed = (e.mean(name, "distance_from_baseline") for name in ("dispersive", "baseline"))
+    here = (
+        f"samples of the same noise differ from the baseline's by {own:.3f} (root mean square of pixels in −1 … 1), "
+        f"those of two baselines of other seeds by {seed:.3f}"
+    )
+    return Answer(ANSWERED, here, "shown in notebook 06")
+
+
+def choosing(e: Evidence) -> Answer:
+    rows = [e.row("lam-tau", name) for name in GRID]
+    best = min(rows, key=lambda row: row["difference"])
+    return Answer(ANSWERED, f"λ × τ: {count(rows)}; smallest mean: {best['condition']} {told(best)}",
+                  "the smallest of many means is partly luck: Holm's correction counts them all")  # fmt: skip
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+def untested(why: str) -> Callable[[Evidence], Answer]:
+    return lambda e: Answer(NOT_TESTED, "–", why)
+
+
+class Claim(NamedTuple):
+    claim: str
+    published: str
+    answer: Callable[[Evidence], Answer]
+
+
+CLAIMS = [
+    Claim("The Dispersive Loss improves samples (λ 0.5, τ 0.5, a quarter of the depth)",
+          "SiT-B/2, 80 epochs: FID 36.49 → 32.35 [S]", simple("works", "dispersive")),
+    Claim("So does the released setting (λ 0.25, τ 1, last block)", "36.49 → 32.64 [S]", simple("works", "release")),
+    Claim("With guidance, at full size, too", "SiT-XL/2: 6.02 → 5.09, 4.74 [S]; 18.46 → 15.95 without [2]",
+          untested("SiT-XL/2 takes a GPU for days: `labkit train imagenet256`; guidance: see below")),
+    Claim("Every variant improves, InfoNCE-L2 most", "L2 32.35 [S], hinge 33.93, cosine 34.33, covariance 35.82 [2]",
+          variants),
+    Claim("Any block will do, all together best", "first 33.97, a quarter 32.35, half 33.79, last 33.86, all 32.05 [2]",
+          blocks),
+    Claim("Every cell of λ ∈ {0.25, 0.5, 1} × τ ∈ {0.25, 0.5, 1, 2} is better than the baseline", "all below 36.49 [2]",
+          every_cell),
+    Claim("A regularized block makes the features of all other blocks larger", "stated, no figure [P]", carry_over),
+    Claim("With independent noise the contrastive parent fails", "in all cases [P]", parents_fail),
+    Claim("Restricted noise is better than independent", "stated [P]", restricted_better),
+    Claim("Each variant is better without its positive pair", "each time [P]", beats_parent),
+    Claim("The gain lasts in long training", "SiT-XL/2: 80 epochs 18.46 → 15.95, 800 epochs 8.99 → 8.08 [2]", longer),
+    Claim("Larger models gain more", "stated; S and L [?]", sizes),
+    Claim("Because it works against over-fitting", "stated [P]", over_fitting),
+    Claim("DiT gains, too", "at every size [P], figures [?]", simple("dit", "dit-dispersive")),
+    Claim("MeanFlow gains in one step", "MeanFlow-XL/2: 3.43 → 3.21 [2]", simple("meanflow", "meanflow-dispersive")),
+    Claim("REPA, with its teacher, is further ahead", "SiT-XL/2, long: REPA 1.80, dispersive 1.97, SiT 2.06 [2]",
+          repa_order),
+    Claim("REPA's price: a teacher, its parameters and its data", "1.1 B parameters, 142 M images [2]; runs "
+          "DINOv2-B, about 86 M, distilled from that", repa_price),
+    Claim("The sampler matters: an SDE is better than an ODE", "SiT-B/2: 33.0 against 36.49 [S]", sde),
+    Claim("16 or 32 samples that repel each other will do", "the batch per device of the two settings [S]",
+          simple("batch", "chunk16", "chunk32")),
+    Claim("A later study: no gain above seed noise on a small task, norms ×9, worse rank", "quoted by others [2]",
+          seed_noise),
+    Claim("Reviewers: how does the loss develop?", "–", dynamics),
+    Claim("Reviewers: do the two gradients conflict?", "–", conflict),
+    Claim("Reviewers: does the time t matter?", "–", times),
+    Claim("Reviewers: linear probes, CKA?", "–", probes),
+    Claim("Reviewers: from contrastive to dispersive (α)?", "–", alphas),
+    Claim("Reviewers: other metrics beside FID?", "–", other_metrics),
+    Claim("Reviewers: samples of the same seed side by side?", "–", side_by_side),
+    Claim("Reviewers: Dispersive Loss and REPA together?", "–", simple("both", "repa-dispersive")),
+    Claim("Reviewers: how to choose λ, τ and the block?", "–", choosing),
+    Claim("Guidance, few steps, other samplers: does the difference depend on them?", "guidance 1.5 and none, above",
+          guidance),
+]  # fmt: skip
+
+
+def claims(findings: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """claim, published, here, verdict, why: one row each."""
+    evidence, rows = Evidence(findings, table), []
+    for claim in CLAIMS:
+        try:
+            found = claim.answer(evidence)
+        except Missing as what:
+            found = Answer(NOT_TESTED, "–", f"not in this atlas yet: {what}")
+        rows.append({"claim": claim.claim, "published": claim.published, **found._asdict()})
+    return pd.DataFrame(rows)[["claim", "published", "here", "verdict", "why"]]
