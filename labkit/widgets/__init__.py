@@ -1,5 +1,7 @@
 """Panels of the notebooks: each a small state model that needs no browser, and a view that shows it."""
 
+from labkit.widgets.ablations import Ablations
+from labkit.widgets.ablations_view import ablations_panel
 from labkit.widgets.explorer import Explorer
 from labkit.widgets.explorer_view import explorer_panel
 from labkit.widgets.flow import Interpolant, Sampler, interpolant_panel, sampler_panel
@@ -8,6 +10,7 @@ from labkit.widgets.honesty import Shrunk, shrunk_panel
 from labkit.widgets.live import LiveTraining
 from labkit.widgets.panel import Panel
 from labkit.widgets.prediction import Answer, NotMeasured, Predictions
+from labkit.widgets.questions import Questions, questions_panel
 from labkit.widgets.runner import Runner
 from labkit.widgets.scale import Scale, scale_panel
 from labkit.widgets.secant import Secant, secant_panel
@@ -19,6 +22,7 @@ from labkit.widgets.watch import Watch
 from labkit.widgets.watch_view import watch_panel
 
 __all__ = [
+    "Ablations",
     "Answer",
     "Cloud",
     "Explorer",
@@ -30,6 +34,7 @@ __all__ = [
     "Panel",
     "Partners",
     "Predictions",
+    "Questions",
     "Runner",
     "Sampler",
     "Scale",
@@ -38,11 +43,13 @@ __all__ = [
     "Springs",
     "TwoViews",
     "Watch",
+    "ablations_panel",
     "cloud_panel",
     "explorer_panel",
     "force_panel",
     "interpolant_panel",
     "partners_panel",
+    "questions_panel",
     "sampler_panel",
     "scale_panel",
     "secant_panel",

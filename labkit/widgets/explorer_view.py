@@ -194,9 +194,7 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
         for name in names:
             traces.lines[name, measure] = len(plot.data)
             line = dict(color=colour(name), width=2, dash=DASHES[names.index(name)])
-            plot.add_trace(
-                go.Scatter(name=name, showlegend=place == 0, mode="lines+markers", line=line), **at
-            )
+            plot.add_trace(go.Scatter(name=name, showlegend=place == 0, mode="lines+markers", line=line), **at)
         ticks = dict(tickvals=list(range(len(state.steps))), ticktext=[f"{step:,}" for step in state.steps])
         plot.update_xaxes(title_text="training step", range=[-0.3, len(state.steps) - 0.7], **ticks, **at)
         if measure == "neighbour_purity":

@@ -174,9 +174,7 @@ def _lay_out(
                 style = dict(color=PALETTE["quiet"], width=1.5, dash="dot")
             lines[run, meter] = len(plot.data)
             shown = not alone and (place == 0 or run == "floor")
-            plot.add_trace(
-                go.Scatter(name=run, legendgroup=run, showlegend=shown, mode="lines", line=style), row, col
-            )
+            plot.add_trace(go.Scatter(name=run, legendgroup=run, showlegend=shown, mode="lines", line=style), row, col)
         plot.update_xaxes(title_text="step", row=row, col=col)
         if meter == "gradient_ratio":  # it falls by orders of magnitude when a loss reaches its floor
             plot.update_yaxes(type="log", nticks=6, tickformat=".0e", row=row, col=col)

@@ -1,4 +1,4 @@
-"""The panels of notebooks 01, 07, 08, 10 in a real browser: each control moves what it says, in picture and words."""
+"""The panels of notebooks 01, 06, 07, 08, 10 in a browser: each control moves what it says, in picture and words."""
 
 import math
 
@@ -12,6 +12,13 @@ from labkit.widgets import Interpolant, interpolant_panel
 interpolant_panel("paths", Interpolant(t=0.5), ("t", "path"))
 """
 SCALE = "from labkit.widgets import Scale, scale_panel\nscale_panel(Scale(1e11))"
+ATLAS = """
+from labkit.widgets import Ablations, ablations_panel
+from labkit.runtime import runs_dir
+
+ablations_panel(Ablations(out=runs_dir() / "atlas", steps=40))
+"""
+QUESTIONS = "from labkit.widgets import questions_panel\nquestions_panel()"
 WATCH = """
 from labkit import Job, recipes
 from labkit.training import trainer
@@ -147,3 +154,31 @@ def test_a_job_is_watched_stopped_and_resumed(lab, opened):
     assert all(x % 8 == 0 for x in steps(plot))
     lab.click("Stop", CELL)
     lab.wait_for(lambda: "False" in lab.kernel_eval("print(job.running)"), 60, "the end")
+
+
+def test_the_atlas_snaps_to_what_was_measured_and_trains_a_cell(lab, opened):
+    own, star, heat, ring = 2, 3, 5, 6
+    traces = opened(ATLAS)["traces"]
+    assert "dispersive" in sentence(lab) and traces[ring]["x"] == ["τ = 0.5"] and len(traces[own]["x"]) >= 3
+    plot = after(lab, lambda: lab.press_slider("λ (0: baseline)", "ArrowLeft", 1, CELL), own, ring)
+    assert plot["traces"][ring]["y"] == ["λ = 0.25"] and "lam0.25-tau0.5" in sentence(lab)
+    assert lab.slider_value("τ", CELL) == "0.5"
+    after(lab, lambda: choose(lab, "variant", "hinge"), own, ring)  # measured at another λ, and without τ
+    lab.wait_for(lambda: "so that also λ = 0.5, τ = 0" in sentence(lab), 20, "what moved along")
+    lab.wait_for(lambda: lab.slider_value("λ (0: baseline)", CELL) == "0.5", 20, "the slider")
+    after(lab, lambda: choose(lab, "show", "recall"), own, heat)
+    lab.wait_for(lambda: "recall: " in sentence(lab), 20, "the words")
+    choose(lab, "show", "Fréchet distance, classifier features")
+    lab.output(CELL).get_by_role("button", name="Run this cell for real").click()
+    plot = lab.wait_plot(CELL, lambda p: len(p["traces"][star]["x"]) == 1, timeout=120)
+    assert plot["traces"][star]["x"][0] > max(plot["traces"][own]["x"]), "forty steps are worse than 1,500"
+    words = lab.output(CELL).locator(".labkit-said")
+    lab.wait_for(lambda: any("40 of 1,500 steps: too few" in w for w in words.all_inner_texts()), 20, "the verdict")
+
+
+def test_the_questions_have_their_intervals(lab, opened):
+    opened(QUESTIONS)
+    assert "Does the Dispersive Loss improve samples" in lab.wait_plot(CELL)["title"]
+    choose(lab, "question", "Does a regularized block change the others?")
+    lab.wait_plot(CELL, lambda p: sum(len(t["x"] or []) for t in p["traces"]) >= 20)
+    lab.wait_for(lambda: "block-last, block 0" in sentence(lab), 20, "a line for each block")

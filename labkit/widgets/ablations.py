@@ -1,0 +1,170 @@
+"""The state of the atlas's explorer: every position of its controls is a condition that was measured."""
+
+import html
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from traitlets import Enum, HasTraits, Int, Unicode, observe
+from traitlets import Float as FloatTrait
+
+from labkit.experiments.atlas import Atlas
+from labkit.experiments.rerun import Rerun
+from labkit.experiments.statistics import LESS_IS_BETTER
+from labkit.widgets.runner import Runner
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURES = {
+    "frechet": "Fréchet distance, classifier features",
+    "frechet_pixels": "Fréchet distance, pixel PCA",
+    "kernel_distance": "kernel distance (KID's), classifier features",
+    "precision": "precision",
+    "recall": "recall",
+    "agreement": "share read as the digit asked for",
+    "memorisation": "share nearer to training images than 95 % of held-out ones",
+    "loss_held_out": "loss on held-out images",
+    "loss_gap": "held-out minus training loss",
+    "feature_norm": "feature norm ‖z‖/√P at the block",
+    "effective_rank": "effective rank at the block",
+}
+COORDINATES = ("lam", "tau", "variant", "block", "alpha", "noise", "model", "dataset", "also")
+GEOMETRY = ("feature_norm", "effective_rank")
+NAMES = {
+    "lam": "λ", "tau": "τ", "alpha": "α", "variant": "variant", "block": "block", "noise": "second view",
+    "model": "model", "dataset": "data", "also": "besides",
+}  # fmt: skip
+PLANE = {"variant": "infonce_l2", "block": "1", "alpha": 0.0, "noise": "one view", "model": "SiT-Nano/2",
+         "dataset": "digits", "also": "nothing else"}  # fmt: skip
+"""Where the heat map over λ and τ lies."""
+
+
+class Ablations(HasTraits):
+    """Coordinates in, the measured condition nearest to them out; the coordinates then are that condition's.
+
+    Args:
+        atlas: by default the shipped one.
+        out: folder of the runs that are trained here.
+        steps: of these; by default as many as in the atlas, of which fewer cannot be compared.
+    """
+
+    lam, tau, alpha = FloatTrait(0.5), FloatTrait(0.5), FloatTrait(0.0)
+    variant, block, noise = Unicode("infonce_l2"), Unicode("1"), Unicode("one view")
+    model, dataset, also = Unicode("SiT-Nano/2"), Unicode("digits"), Unicode("nothing else")
+    measure = Enum(tuple(MEASURES), "frechet")
+    seed = Int(100, min=0)
+    """Of the run that is trained here; the atlas has small ones."""
+
+    def __init__(self, atlas: Atlas | None = None, out: Path | None = None, steps: int | None = None) -> None:
+        super().__init__()
+        self.atlas, self.out, self.steps = atlas or Atlas.load(), out, steps
+        self.condition, self.moved_too = "dispersive", ""
+        self.runner = Runner(on_status=lambda status: self.changed(), on_report=self._take)
+        self.mine: Rerun | None = None
+        self.changed: Callable[[], None] = lambda: None
+        self._snapping = False
+
+    @observe(*COORDINATES)
+    def _snap(self, change: Any) -> None:
+        """Go to the nearest condition that has the value that was just set; the others follow."""
+        if self._snapping:
+            return
+        wanted = {name: getattr(self, name) for name in COORDINATES}
+        self.condition = self.atlas.snap(wanted, change.name)
+        at = self.atlas.points[self.condition]
+        others = [f"{NAMES[name]} = {_word(at[name])}" for name in COORDINATES if at[name] != wanted[name]]
+        self.moved_too = ", ".join(others)
+        self._place(at)
+
+    def go_to(self, condition: str) -> None:
+        """Show a condition by its name."""
+        self.atlas.step(condition)  # refuses what there is not
+        self.condition, self.moved_too = condition, ""
+        self._place(self.atlas.points[condition])
+
+    def _place(self, at: Mapping[str, Any]) -> None:
+        """Let every coordinate say where we are."""
+        self._snapping = True
+        try:
+            with self.hold_trait_notifications():
+                for name in COORDINATES:
+                    self.set_trait(name, at[name])
+        finally:
+            self._snapping = False
+
+    @property
+    def baseline(self) -> str:
+        return self.atlas.baseline(self.condition)
+
+    def told(self) -> str:
+        """What was measured here, in words: mean, interval, seeds, and the difference from the baseline."""
+        name, atlas = MEASURES[self.measure], self.atlas
+        here = {"block": atlas.block(self.condition)}
+        if self.measure not in atlas.measures(self.condition):
+            return f"{name}: it has no meaning for {self.condition}."
+        found = atlas.band(self.condition, self.measure, **here)
+        about = ", ".join(f"{NAMES[c]} = {_word(getattr(self, c))}" for c in COORDINATES)
+        words = f"<b>{html.escape(self.condition)}</b> ({about}). {name}: {_band(found)}"
+        real = atlas.real(self.condition, self.measure)
+        words += f"; real images {real:.3g}. " if real is not None else ". "
+        if self.condition == self.baseline:
+            return words + "This is a baseline: choose a λ above 0 to see what dispersion changed."
+        row = atlas.difference(self.condition, self.measure)
+        other = atlas.band(self.baseline, self.measure, **here)
+        words += f"Its baseline: {_band(other)}. Difference by seed {row['difference']:+.3g}"
+        if row["n"] < 2:
+            return words + " (one seed in both: no interval)."
+        less = self.measure.startswith(LESS_IS_BETTER)
+        judged = "no difference shown" if row["low"] <= 0 <= row["high"] else (
+            ("smaller" if row["difference"] < 0 else "larger") + ", beyond what seeds alone do")  # fmt: skip
+        better = f", better in {row['wins']} of {row['n']}" if less or self.measure not in GEOMETRY else ""
+        return words + f" [{row['low']:+.3g}, {row['high']:+.3g}] (n = {row['n']}{better}): <b>{judged}</b>."
+
+    def _prepare(self) -> Rerun:
+        out = (self.out or Path("runs")) / f"{self.condition}-seed{self.seed}"
+        return Rerun(self.atlas, self.condition, self.seed, out, self.steps)
+
+    def start(self) -> None:
+        """Train the condition that is shown, in the background."""
+        if not self.runner.busy:
+            self.mine = self._prepare()
+            self.runner.restart(self.mine)
+
+    def wait(self) -> Rerun:
+        """The run: trained here and now if nobody pressed the button, else when that training ends."""
+        if self.mine is None:
+            self.mine = self._prepare()
+            self.runner.loop = self.mine
+        self.runner.wait()
+        return self.mine
+
+    def _take(self, report: Any) -> None:
+        if report.step % 50 == 0:
+            self.changed()
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _band(found: Any) -> str:
+    if found.n < 2:
+        return f"{found.mean:.3g} (one seed)"
+    return f"{found.mean:.3g} [{found.low:.3g}, {found.high:.3g}], n = {found.n}"
+
+
+@cache
+def grid_of(atlas: Atlas, measure: str) -> "pd.DataFrame":
+    """λ × τ: the mean difference from the baseline, where it was measured (InfoNCE-L2, the usual block, digits)."""
+    import pandas as pd
+
+    rows = []
+    for name, at in atlas.points.items():
+        plane = {c: at[c] for c in COORDINATES if c not in ("lam", "tau")}
+        if plane == PLANE and at["lam"]:
+            row = atlas.difference(name, measure)
+            rows.append({"lam": at["lam"], "tau": at["tau"], "condition": name, "difference": row["difference"],
+                         "n": row["n"], "sure": not row["low"] <= 0 <= row["high"]})  # fmt: skip
+    return pd.DataFrame(rows).sort_values(["lam", "tau"])
