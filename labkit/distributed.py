@@ -52,6 +52,12 @@ def mean(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True))
 
 
+def leave() -> None:
+    """Take this process out of the ranks. One that ends without it may be aborted by the threads of its connections."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def any_rank(wish: bool, on: torch.device) -> bool:
     """Whether any rank wishes so; every rank gets the same answer."""
     if world_size() == 1:

@@ -160,7 +160,8 @@ def _cka(features: Mapping[Hashable, Features]) -> Float[Tensor, "n n"]:
         told = ", ".join(f"{name} has {count}" for name, count in counts.items()) or "there is none"
         raise ValueError(f"Representations of the same samples are compared, but {told}; give each the same number.")
     grams = torch.stack([_unit_gram(z, str(name)).flatten() for name, z in features.items()])
-    return gram(grams).clamp(0, 1)  # rounding leaves a few 1e-16 outside
+    found = gram(grams)
+    return ((found + found.T) / 2).clamp(0, 1)  # rounding leaves a few 1e-16: outside, or between (a, b) and (b, a)
 
 
 def geometry(z: Features) -> dict[str, float]:

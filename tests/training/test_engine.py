@@ -38,8 +38,11 @@ def test_micro_batches_make_the_same_step(case, count):
     for ours, theirs in zip(pieces, whole, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
     assert summed.keys() == gradient.keys()
+    apart = {name: (summed[name] - gradient[name]).norm() for name in gradient}
     for name in gradient:  # Adam's first steps make much of gradients that are nothing but rounding
-        assert (summed[name] - gradient[name]).norm() <= 2e-3 * gradient[name].norm() + 1e-6, name
+        assert apart[name] <= 1e-2 * gradient[name].norm() + 1e-6, name
+    total = torch.stack([gradient[name].norm() for name in gradient]).norm()
+    assert torch.stack(list(apart.values())).norm() <= 5e-4 * total
 
 
 def test_local_negatives_are_those_of_a_micro_batch():
