@@ -6,7 +6,7 @@ from typing import Literal
 from labkit.checks import choose, require
 from labkit.datasets.codec import Codec
 from labkit.datasets.digits import digits, few_digits, unlabelled_digits
-from labkit.datasets.emoji import EMOJI_CLASSES, EMOJI_STYLES, emoji
+from labkit.datasets.emoji import EMOJI_CLASSES, EMOJI_STYLES, emoji, small_emoji
 from labkit.datasets.images import Chance, Images, Source
 from labkit.datasets.layout import StoreError, describe, verify
 from labkit.datasets.preparation import Preparation
@@ -14,7 +14,10 @@ from labkit.datasets.prepare import prepare
 from labkit.datasets.store import open_store
 
 Split = Literal["train", "held_out"]
-EMBEDDED = {"digits": digits, "digits-few": few_digits, "digits-unlabelled": unlabelled_digits, "emoji": emoji}
+EMBEDDED = {
+    "digits": digits, "digits-few": few_digits, "digits-unlabelled": unlabelled_digits, "emoji": emoji,
+    "emoji-16": small_emoji,
+}  # fmt: skip
 
 
 def load(name: str, split: Split = "train", resident: bool = False) -> Source:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from labkit.checks import require
 from labkit.datasets.images import Images
@@ -43,6 +44,13 @@ def emoji(split: Literal["train", "held_out"] = "train") -> Emoji:
     """
     require(split in ("train", "held_out"), "split", split, "choose 'train' or 'held_out'")
     return _load()[split == "held_out"]
+
+
+@cache
+def small_emoji(split: Literal["train", "held_out"] = "train") -> Emoji:
+    """The same at half the side, (N, 3, 16, 16): each pixel the mean of four. What a laptop learns in minutes."""
+    every = emoji(split)
+    return Emoji(avg_pool2d(every.x, 2), every.y, every.num_classes, every.style)
 
 
 @cache

@@ -52,6 +52,15 @@ def test_images_of_one_side(split):
     assert load("emoji", split) is images
 
 
+def test_at_half_the_side_every_pixel_is_the_mean_of_four():
+    for split in SIDES:
+        small, whole = load("emoji-16", split), emoji(split)
+        assert small.shape == (3, 16, 16) and small.num_classes == whole.num_classes
+        assert torch.equal(small.y, whole.y) and torch.equal(small.style, whole.style)
+        four = [whole.x[..., i::2, j::2].double() for i in (0, 1) for j in (0, 1)]
+        torch.testing.assert_close(small.x.double(), sum(four) / 4, rtol=0, atol=1e-6)
+
+
 def test_every_group_is_there_in_both_styles():
     labels = torch.cat([emoji(split).y for split in SIDES])
     assert tuple(GROUPS) == EMOJI_CLASSES
