@@ -1,7 +1,7 @@
 """Make data/atlas/: train and judge every condition with every seed, and write down what came out.
 
-    python data/build_atlas.py              everything; about nine hours on two cores, less with more of them
-    python data/build_atlas.py --trained    from what is trained already
+    python data/build_atlas.py              everything; HOURS
+    python data/build_atlas.py --missing    only what the atlas that ships lacks; the rest keeps its rows
 
 Runs lie in ``--out`` and go on where they were stopped. What a condition is, is said in ``conditions.py``; what is
 compared with what in ``questions.py``; what the paper claims in ``claims.py``.
@@ -10,8 +10,7 @@ compared with what in ``questions.py``; what the paper claims in ``claims.py``.
 import argparse
 import io
 import json
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -19,28 +18,36 @@ import numpy as np
 import pandas as pd
 import torch
 from claims import RULES, claims
-from conditions import CONDITIONS, STEPS
+from conditions import CONDITIONS, STEPS, coarse
 from questions import QUESTIONS, WAYS
 
 from labkit import Run
 from labkit.config import Config
 from labkit.experiments import Measures, geometry_table, paired_differences, sweep
-from labkit.experiments.atlas import SHEET, parquet, write_atlas
+from labkit.experiments.atlas import SHEET, Atlas, parquet, write_atlas
 from labkit.experiments.evaluate import REAL
-from labkit.experiments.statistics import holm
+from labkit.experiments.statistics import PLACE, holm
 from labkit.metrics import linear_cka
 from labkit.metrics.extractors import to_bytes
 from labkit.projection import Pca, UmapReference
+from labkit.runtime import device
 from labkit.sampling import Sampler
 from labkit.training import Look, sample_network
 
-SEEDS = 5
+SEEDS, LEAST = 5, 3
+"""Of each condition; one with fewer than the least is left out, since no finding may rest on one seed."""
 AT = (500, 1000, STEPS, 3000, 6000)
 OTHER_WAYS = (
     Sampler("heun", 5), Sampler("heun", 50, 2.0), Sampler("euler", 10), Sampler("euler_maruyama", 250),
 )  # fmt: skip
-WATCHED = ("baseline", "dispersive", "cosine", "hinge", "covariance", "l2-independent", "l2-restricted", "repa")
+JUDGE = Measures(steps=AT)
+BASELINE = coarse("baseline")
+WATCHED = tuple(map(coarse, (
+    "baseline", "dispersive", "cosine", "hinge", "covariance", "l2-independent", "l2-restricted",
+)))  # fmt: skip
 """Conditions whose features are looked at more closely, beside the baseline's of the same seed."""
+SAMPLED = ("baseline", "dispersive", coarse("baseline"), coarse("dispersive"))
+"""Conditions that are also sampled in the other ways."""
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 LOGGED = ("dispersive", "gradient_cosine", "gradient_ratio")
 COLUMNS = ["condition", "run", "seed", "dataset", "step", "block", "sampler", "measure", "value", "commit", "machine",
@@ -51,20 +58,38 @@ def run_name(condition: str, seed: int) -> str:
     return f"{condition}-seed{seed}"
 
 
-def wanted(out: Path, seeds: Iterable[int], trained: bool) -> dict[str, tuple[str, Config]]:
-    """Run → its condition and config; of what is trained already, if that is asked for, as far as it got."""
-    runs = {}
-    for seed in seeds:
-        for condition, config in CONDITIONS.items():
-            own, folder = config.replace(seed=seed), out / run_name(condition, seed)
-            if trained:
-                there = Run.open(folder).checkpoints if (folder / "config.json").exists() else {}
-                ready = [n for n in (config.steps, STEPS) if n in there]
-                if not ready:
-                    continue
-                own = own.replace(steps=ready[0])
-            runs[run_name(condition, seed)] = condition, own
-    return runs
+def wanted(seeds: Iterable[int]) -> dict[str, tuple[str, Config]]:
+    """Run → its condition and config; the first seeds of all conditions come first."""
+    return {run_name(condition, seed): (condition, config.replace(seed=seed))
+            for seed in seeds for condition, config in CONDITIONS.items()}  # fmt: skip
+
+
+def known(shipped: Atlas) -> set[str]:
+    """The runs of an atlas that need not be made again: conditions as they are now, judged the same way."""
+    if shipped.record["judge"] != repr(JUDGE):
+        return set()
+    same = {of: CONDITIONS[of] for of, config in shipped.conditions.items()
+            if of in CONDITIONS and not config.breaks(CONDITIONS[of])}  # fmt: skip
+    rows = shipped.table[shipped.table["condition"].isin(same)]
+    last = rows.groupby(["run", "condition"])["step"].max()
+    return {run for (run, of), step in last.items() if step >= same[of].steps}
+
+
+def finished(folder: Path, config: Config) -> bool:
+    return (folder / "config.json").exists() and config.steps in Run.open(folder).checkpoints
+
+
+def measured(runs: dict[str, tuple[str, Config]], out: Path, workers: int | None) -> pd.DataFrame:
+    """All rows of some runs."""
+    # What is looked at more closely is trained alone, with all meters; on a GPU, the rest as few programs.
+    alone = {name: run for name, run in runs.items() if run[0] in WATCHED or device().type == "cpu"}
+    rest = {name: run for name, run in runs.items() if name not in alone}
+    parts = [judged(some, out, JUDGE, workers, some is rest) for some in (alone, rest) if some]
+    there = {name: run for name, run in runs.items() if any(name in set(part["run"]) for part in parts)}
+    if again := {name: run for name, run in there.items() if run[0] in SAMPLED}:
+        ways = judged(again, out, Measures(samplers=OTHER_WAYS, steps=(STEPS,)), workers)
+        parts.append(ways[ways["sampler"].notna()])
+    return pd.concat([*parts, closer(there, out)], ignore_index=True)
 
 
 def judged(
@@ -85,19 +110,18 @@ def closer(runs: dict[str, tuple[str, Config]], out: Path) -> pd.DataFrame:
     ``cka_with_baseline`` and ``distance_from_baseline`` (root mean square of pixels, between samples of the same noise)
     are taken from the baseline of the same seed; the baseline's own, from that of the next one: what a seed alone does.
     """
-    seeds = sorted({config.seed for condition, config in runs.values() if condition == "baseline"})
+    seeds = sorted({config.seed for condition, config in runs.values() if condition == BASELINE})
     rows = []
-    for condition in WATCHED:
-        for seed in seeds:
-            name = run_name(condition, seed)
-            if name not in runs:
-                continue
-            run, about = Run.open(out / name), {"condition": condition, "run": name, "seed": seed, "step": STEPS}
-            rows += [{**about, **row} for row in logged(run)]
-            rows += [{**about, **row} for row in by_time(run)]
-            other = seeds[(seeds.index(seed) + 1) % len(seeds)] if condition == "baseline" else seed
-            rows += [{**about, **row} for row in moved(run, Run.open(out / run_name("baseline", other)))]
-    return pd.DataFrame(rows)
+    for name, (condition, config) in runs.items():
+        if condition in WATCHED:
+            seed, run = config.seed, Run.open(out / name)
+            about = {"condition": condition, "run": name, "seed": seed, "dataset": config.dataset, "step": STEPS}
+            found = [*logged(run), *by_time(run)]
+            other = seeds[(seeds.index(seed) + 1) % len(seeds)] if condition == BASELINE and seeds else seed
+            if other in seeds and run_name(BASELINE, other) != name:
+                found += moved(run, Run.open(out / run_name(BASELINE, other)))
+            rows += [{**about, **row} for row in found]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def logged(run: Run) -> list[dict]:
@@ -134,11 +158,12 @@ def images(run: Run, n: int = 100) -> torch.Tensor:
     return sample_network(run.model(step=STEPS), run.config, n, seed=0).x
 
 
-def sheets(runs: dict[str, tuple[str, Config]], out: Path) -> bytes:
+def sheets(runs: dict[str, tuple[str, Config]], out: Path, shipped: dict[str, np.ndarray]) -> bytes:
+    """A few samples of every condition, of its run of seed 0."""
     made = {condition: to_bytes(images(Run.open(out / name), SHEET)).numpy()
             for name, (condition, config) in runs.items() if config.seed == 0}  # fmt: skip
     file = io.BytesIO()
-    np.savez_compressed(file, **made)
+    np.savez_compressed(file, **{**shipped, **made})
     return file.getvalue()
 
 
@@ -157,20 +182,25 @@ def maps(runs: dict[str, tuple[str, Config]], out: Path, block: int = 1) -> pd.D
     return pd.concat(parts, ignore_index=True)
 
 
+def at_step(rows: pd.DataFrame, condition: str, steps: Sequence[int]) -> pd.DataFrame:
+    """A condition's rows at some steps, by default that of comparison; ``name@500`` stands there as it was at 500."""
+    name, _, early = condition.partition("@")
+    own = rows[(rows["condition"] == name) & rows["step"].isin([int(early)] if early else steps or [STEPS])]
+    return own.assign(condition=condition, step=STEPS) if early else own
+
+
 def found(table: pd.DataFrame) -> pd.DataFrame:
     """Every question's differences; p-values are corrected within a question, over the conditions it compares."""
     parts = []
     for name, question in QUESTIONS.items():
         rows = table[table["measure"].isin(question.measures) & (table["condition"] != REAL)]
-        rows = rows[rows["step"].isin(question.steps or (STEPS,))]
         ways = rows["sampler"].isin(question.samplers) | rows["sampler"].isna() if question.samplers else (
             ~rows["sampler"].isin(WAYS))  # fmt: skip
         rows = rows[ways]
-        there = set(rows["condition"])
         for condition, baseline in question.pairs:
-            if {condition, baseline} <= there:
-                pair = rows[rows["condition"].isin((condition, baseline))]
-                found = paired_differences(pair, baseline, of="condition")
+            own, other = at_step(rows, condition, question.steps), at_step(rows, baseline, question.steps)
+            if len(own) and len(other):
+                found = paired_differences(pd.concat([own, other]), baseline, of="condition")
                 parts.append(found.assign(question=name, against=baseline))
     every = pd.concat(parts, ignore_index=True)
     place = ["question", "measure", "step", "block", "sampler"]
@@ -178,59 +208,65 @@ def found(table: pd.DataFrame) -> pd.DataFrame:
     return every
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/atlas"), help="of the runs (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of each condition (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="runs at a time (default: one a core)")
+    parser.add_argument("--missing", action="store_true", help="keep what the atlas that ships has, train the rest")
     parser.add_argument("--trained", action="store_true", help="train nothing: take what is there")
-    args = parser.parse_args()
-    runs = wanted(args.out, range(args.seeds), args.trained)
-    # What is looked at more closely is trained alone, with all meters; the rest as few programs, which is faster.
-    apart = {name: run for name, run in runs.items() if run[0] in WATCHED}
-    rest = {name: run for name, run in runs.items() if name not in apart}
-    parts = [judged(some, args.out, Measures(steps=AT), args.workers, batched=some is rest) for some in (apart, rest)]
-    table = pd.concat(parts, ignore_index=True).drop_duplicates(
-        ["run", "dataset", "step", "block", "sampler", "measure"]
-    )
-    two = {name: run for name, run in runs.items() if run[0] in ("baseline", "dispersive")}
-    ways = judged(two, args.out, Measures(samplers=OTHER_WAYS, steps=(STEPS,)), args.workers)
-    ways = ways[ways["sampler"].notna()]
+    parser.add_argument("--to", type=Path, default=Path(__file__).parent / "atlas", help="folder of the atlas")
+    args = parser.parse_args(words)
+    shipped = Atlas.load(args.to) if args.missing else None
+    kept = known(shipped) if shipped else set()
+    runs = {name: run for name, run in wanted(range(args.seeds)).items() if name not in kept}
+    if args.trained:
+        runs = {name: run for name, run in runs.items() if finished(args.out / name, run[1])}
+    table = measured(runs, args.out, args.workers) if runs else pd.DataFrame(columns=COLUMNS)
+    if shipped:
+        old = shipped.table[shipped.table["run"].isin({*kept, REAL})]
+        table = pd.concat([table, old], ignore_index=True).drop_duplicates(["run", "dataset", *PLACE])
+    seeds = table.groupby("condition")["seed"].nunique()
+    table = table[table["condition"].isin({REAL, *seeds.index[seeds >= LEAST]})]
     runs = {name: run for name, run in runs.items() if name in set(table["run"])}
-    table = pd.concat([table, ways, closer(runs, args.out)], ignore_index=True)
     table = table.astype({"seed": "Int64", "step": "Int64", "block": "Int64"})
+    table = table.sort_values("condition", key=lambda of: of.map([*CONDITIONS, REAL].index), kind="stable")
     findings = found(table)
-    said = claims(findings, table)
-    conditions = {of: CONDITIONS[of] for of in dict.fromkeys(condition for condition, _ in runs.values())}
-    every = pd.DataFrame([json.loads((args.out / name / "machine.json").read_text()) for name in runs])
-    record = {
-        "command": "make atlas",
-        "made": date.today().isoformat(),
-        "seeds_of_each": seeds_of(runs),
-        "commits": sorted(every["commit"].unique()),
-        "machines": sorted(every["processor"].unique()),
-        "torch": sorted(every["torch"].unique()),
-        "core_hours": round(table.groupby("run")["seconds"].max().sum() / 3600, 1),
-        "missing": sorted(set(CONDITIONS) - set(conditions)),
-        "judge": repr(Measures(steps=AT)),
-        "compared_by": "Student's t of differences by seed, Holm within a question",
-    }
-    known = {"compared_at": {"digits": STEPS}, "questions": {name: asked.asked for name, asked in QUESTIONS.items()},
-             "conditions": {of: json.loads(config.to_json()) for of, config in conditions.items()}}  # fmt: skip
+    said, conditions = claims(findings, table), [of for of in CONDITIONS if of in set(table["condition"])]
+    record = recorded(table, conditions, shipped.record["torch"] if kept else ())
+    about = {"compared_at": {"digits": STEPS, "emoji-16": STEPS},
+             "questions": {name: asked.asked for name, asked in QUESTIONS.items()},
+             "conditions": {of: json.loads(CONDITIONS[of].to_json()) for of in conditions}}  # fmt: skip
+    pictures = {of: x for of, x in shipped.samples.items() if of in conditions} if shipped else {}
+    whole = all(run_name(of, 0) in runs for of in WATCHED)  # the map is of all of them together
+    mapped = maps(runs, args.out) if whole or not kept else shipped.maps
     files = {
-        "conditions.json": json.dumps(known, indent=1).encode(),
+        "conditions.json": json.dumps(about, indent=1).encode(),
         "table.parquet": parquet(table),
-        "samples.npz": sheets(runs, args.out),
+        "samples.npz": sheets(runs, args.out, pictures),
         "findings.parquet": parquet(findings),
-        "maps.parquet": parquet(maps(runs, args.out)),
+        "maps.parquet": parquet(mapped),
         "CLAIMS.md": written(said, record).encode(),
     }
-    write_atlas(Path(__file__).parent / "atlas", files, record)
+    write_atlas(args.to, files, record)
     print(said[["claim", "verdict"]].to_string())
 
 
-def seeds_of(runs: dict[str, tuple[str, Config]]) -> dict[str, int]:
-    return dict(Counter(condition for condition, _ in runs.values()))
+def recorded(table: pd.DataFrame, conditions: list[str], torches: Iterable[str]) -> dict[str, object]:
+    """How the atlas came about."""
+    rows = table[table["run"] != REAL]
+    return {
+        "command": "make atlas",
+        "made": date.today().isoformat(),
+        "seeds_of_each": {of: int(rows.loc[rows["condition"] == of, "seed"].nunique()) for of in conditions},
+        "commits": sorted(rows["commit"].dropna().unique()),
+        "machines": sorted(rows["machine"].dropna().unique()),
+        "torch": sorted({torch.__version__, *torches}),
+        "core_hours": round(rows.groupby("run")["seconds"].max().sum() / 3600, 1),
+        "missing": [of for of in CONDITIONS if of not in conditions],
+        "judge": repr(JUDGE),
+        "compared_by": "Student's t of differences by seed, Holm within a question",
+    }
 
 
 def written(said: pd.DataFrame, record: dict) -> str:
@@ -241,7 +277,8 @@ def written(said: pd.DataFrame, record: dict) -> str:
         "# The paper's claims, and what was measured here", "",
         f"Made by `{record['command']}` on {record['made']} from {min(seeds)} to {max(seeds)} seeds a condition "
         f"(commits {', '.join(record['commits'])}; {', '.join(record['machines'])}). Digits unless something else is "
-        "named: SiT-Nano/2, 1,500 steps of 128, 500 samples by 50 Heun steps without guidance, averaged weights.", "",
+        "named; 1,500 steps of 128, 500 samples by 50 Heun steps without guidance, averaged weights. Block 1 of 4, a "
+        "quarter of the depth, unless another is named.", "",
         RULES, "", "| claim | published | measured here | verdict | remarks |", "|---|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in cells), "",
     ])  # fmt: skip

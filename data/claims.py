@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
-from conditions import STEPS
-from questions import GRID, NOISES, OWN, VARIANTS, WAYS
+from conditions import GRID, NOISES, STEPS, VARIANTS, coarse
+from questions import FORMS, OWN, WAYS
 
 from labkit.experiments.statistics import LESS_IS_BETTER, told
 
@@ -88,9 +88,18 @@ def simple(question: str, *conditions: str, measure: str = MAIN, **where: object
     return answer
 
 
+def works(e: Evidence) -> Answer:
+    models = {"Nano/4": "coarse-dispersive", "Nano/2": "dispersive", "Micro/4": "larger-dispersive"}
+    rows = {of: e.row("works", name) for of, name in models.items()}
+    emoji = e.row("data", "emoji-dispersive", "frechet_pixels")
+    told_of = f"on emoji of 16×16, Nano/4, by pixel features: {told(emoji)} of {emoji['baseline']:.3g}"
+    return Answer(helps(list(rows.values())), listed(rows), told_of)
+
+
 def seed_noise(e: Evidence) -> Answer:
-    row, norm = e.row("works", "dispersive"), e.row("works", "dispersive", "feature_norm", block=1)
-    rank = e.row("works", "dispersive", "effective_rank", block=1)
+    name = "coarse-dispersive"
+    row, norm = e.row("works", name), e.row("works", name, "feature_norm", block=1)
+    rank = e.row("works", name, "effective_rank", block=1)
     growth = 1 + norm["difference"] / norm["baseline"]
     shown = {1: "a gain above seed noise", -1: "a loss above seed noise", 0: "no difference above seed noise"}[
         sign(row)
@@ -98,14 +107,15 @@ def seed_noise(e: Evidence) -> Answer:
     return Answer(
         CONTRADICTED if sign(row) == 1 else CONFIRMED,
         f"{shown}: {told(row)}; feature norm at block 1 ×{growth:.1f}, its effective rank {told(rank)}",
-        "digits, SiT-Nano/2; the later study's task was another small one",
+        "digits, SiT-Nano/4; the later study's task was another small one",
     )
 
 
 def variants(e: Evidence) -> Answer:
-    rows = {name: e.row("variants", OWN.get(name, name)) for name in VARIANTS}
+    rows = {name: e.row("variants", coarse(of)) for name, of in zip(VARIANTS, FORMS, strict=True)}
+    finer = {name: e.row("variants", of) for name, of in zip(VARIANTS, FORMS, strict=True)}
     best = min(rows, key=lambda name: rows[name]["difference"])
-    return Answer(helps(list(rows.values())), f"{listed(rows)}; smallest mean: {best}")
+    return Answer(helps(list(rows.values())), f"{listed(rows)}; smallest mean: {best}", f"Nano/2: {listed(finer)}")
 
 
 def blocks(e: Evidence) -> Answer:
@@ -116,7 +126,7 @@ def blocks(e: Evidence) -> Answer:
 
 
 def every_cell(e: Evidence) -> Answer:
-    rows = [e.row("lam-tau", name) for name in GRID if not name.startswith("lam0.1")]
+    rows = [e.row("lam-tau", coarse(name)) for name in GRID]
     low, high = min(rows, key=lambda r: r["difference"]), max(rows, key=lambda r: r["difference"])
     told_of = f"{count(rows)}; from {low['condition']} {told(low)} to {high['condition']} {told(high)}"
     return Answer(helps(rows), told_of)
@@ -135,33 +145,33 @@ def carry_over(e: Evidence) -> Answer:
 
 
 def parents_fail(e: Evidence) -> Answer:
-    rows = {name: e.row("parents", f"{name}-independent") for name in VARIANTS}
+    rows = {name: e.row("parents", coarse(f"{name}-independent")) for name in VARIANTS}
     worse = [sign(row) == -1 for row in rows.values()]
     return Answer(CONFIRMED if all(worse) else NOT_CONFIRMED if not any(sign(r) == 1 for r in rows.values()) else
                   CONTRADICTED, listed(rows), f"{sum(worse)} of {len(worse)} are worse than the baseline")  # fmt: skip
 
 
 def restricted_better(e: Evidence) -> Answer:
-    pairs = {name: [e.row("parents", f"{name}-{noise}") for noise in reversed(NOISES)] for name in VARIANTS}
+    pairs = {name: [e.row("parents", coarse(f"{name}-{noise}")) for noise in reversed(NOISES)] for name in VARIANTS}
     better = [near["difference"] < far["difference"] for near, far in pairs.values()]
     words = "; ".join(f"{name} restricted {told(near)}, independent {told(far)}" for name, (near, far) in pairs.items())
     return Answer(CONFIRMED if all(better) else NOT_CONFIRMED, words, f"smaller mean in {sum(better)} of {len(better)}")
 
 
 def beats_parent(e: Evidence) -> Answer:
-    rows = {f"{v} against {noise}": e.row("without-pair", OWN.get(v, v), against=f"{v}-{noise}")
+    rows = {f"{v} against {noise}": e.row("without-pair", coarse(OWN.get(v, v)), against=coarse(f"{v}-{noise}"))
             for v in VARIANTS for noise in NOISES}  # fmt: skip
     return Answer(helps(list(rows.values())), f"{count(list(rows.values()))}: {listed(rows)}")
 
 
 def longer(e: Evidence) -> Answer:
-    rows = {f"step {step}": e.row("age", "dispersive", step=step) for step in (500, 1000, STEPS, 3000, 6000)}
+    rows = {f"step {step}": e.row("age", "coarse-dispersive", step=step) for step in (500, 1000, STEPS, 3000, 6000)}
     return Answer(helps(list(rows.values())[-1:]), listed(rows), "the verdict is that of the longest training")
 
 
 def sizes(e: Evidence) -> Answer:
-    rows = {"Nano": e.row("size", "dispersive"), "Micro": e.row("size", "larger-dispersive")}
-    gap = [e.mean(name, "loss_gap") for name in ("baseline", "larger-baseline")]
+    rows = {"Nano": e.row("size", "coarse-dispersive"), "Micro": e.row("size", "larger-dispersive")}
+    gap = [e.mean(name, "loss_gap") for name in ("coarse-baseline", "larger-baseline")]
     shares = [row["difference"] / row["baseline"] for row in rows.values()]
     verdict = CONFIRMED if shares[1] < shares[0] and sign(rows["Micro"]) == 1 else NOT_CONFIRMED
     return Answer(
@@ -172,7 +182,7 @@ def sizes(e: Evidence) -> Answer:
 
 def over_fitting(e: Evidence) -> Answer:
     pairs = {
-        "Nano, all data": "dispersive", "Nano, 200 images": "few-dispersive",
+        "Nano, all data": "coarse-dispersive", "Nano, 200 images": "coarse-few-dispersive",
         "Micro, all data": "larger-dispersive", "Micro, 200 images": "larger-few-dispersive",
     }  # fmt: skip
     gap = {name: e.row("size", condition, "loss_gap") for name, condition in pairs.items()}
@@ -182,21 +192,25 @@ def over_fitting(e: Evidence) -> Answer:
 
 
 def guidance(e: Evidence) -> Answer:
-    rows = {way: e.row("sampling", "dispersive", sampler=way) for way in WAYS}
-    return Answer(ANSWERED, listed(rows), count(list(rows.values())))
+    rows = {way: e.row("sampling", "coarse-dispersive", sampler=way) for way in WAYS}
+    finer = {way: e.row("sampling", "dispersive", sampler=way) for way in WAYS}
+    return Answer(ANSWERED, listed(rows), f"{count(list(rows.values()))}; Nano/2: {listed(finer)}")
 
 
 def sde(e: Evidence) -> Answer:
-    ode, noisy = (e.mean("baseline", MAIN, sampler=way) for way in ("heun with 50 steps, guidance 1", WAYS[3]))
+    ode, noisy = (e.mean("coarse-baseline", MAIN, sampler=way) for way in ("heun with 50 steps, guidance 1", WAYS[3]))
     verdict = CONFIRMED if noisy < ode else CONTRADICTED
     return Answer(verdict, f"baseline: ODE (Heun, 50 steps) {ode:.2f}, SDE (Euler–Maruyama, 250 steps) {noisy:.2f}")
 
 
 def repa_price(e: Evidence) -> Answer:
-    rows = {name: e.row("repa", name) for name in ("dispersive", "repa")}
+    named = {"dispersive": "dispersive", "REPA, as many steps": "repa", "REPA after 1,000": "repa@1000",
+             "after 500": "repa@500", "both after 1,000": "repa-dispersive@1000"}  # fmt: skip
+    rows = {words: e.row("repa" if of == "repa" else "equal-cost", of) for words, of in named.items()}
     return Answer(
         ANSWERED, listed(rows),
-        "here the teacher has 67,392 parameters, trained on the same 1,297 images without labels, "
+        "a step with REPA costs 1.4 plain ones, so 1,000 of them what 1,500 do, and 500 if the teacher's training is "
+        "paid, too: here the teacher has 67,392 parameters, trained on the same 1,297 images without labels, "
         "52 s of one core, a price that the Dispersive Loss does not have; no outside data enter",
     )  # fmt: skip
 
@@ -210,30 +224,31 @@ def repa_order(e: Evidence) -> Answer:
 
 
 def dynamics(e: Evidence) -> Answer:
-    value = e.mean("dispersive", "logged_dispersive")
-    base = e.mean("baseline", "logged_dispersive")
+    value = e.mean("coarse-dispersive", "logged_dispersive")
+    base = e.mean("coarse-baseline", "logged_dispersive")
     return Answer(ANSWERED, f"over the last fifth of training L_disp is {value:.2f}, and {base:.2f} for the baseline, "
                   "where it is only measured; the floor −log 128 is −4.85", "curves: notebooks 03 and 04")  # fmt: skip
 
 
 def conflict(e: Evidence) -> Answer:
-    cosine, ratio = (e.mean("dispersive", f"logged_gradient_{name}") for name in ("cosine", "ratio"))
+    cosine, ratio = (e.mean("coarse-dispersive", f"logged_gradient_{name}") for name in ("cosine", "ratio"))
     said = "neither synergy nor conflict" if abs(cosine) < 0.1 else "synergy" if cosine > 0 else "conflict"
     here = f"mean cosine of the two gradients {cosine:+.3f}, the regularizer's norm {ratio:.3f} of the other's"
     return Answer(ANSWERED, here, f"{said} (below 0.1 in size counts as neither)")
 
 
 def times(e: Evidence) -> Answer:
-    ratio = {t: e.mean("dispersive", f"mean_pairwise_distance_t{t}", block=1) /
-             e.mean("baseline", f"mean_pairwise_distance_t{t}", block=1) for t in ("0.1", "0.5", "0.9")}  # fmt: skip
-    return Answer(ANSWERED, "distance between features of block 1 over the baseline's: "
-                  + ", ".join(f"×{v:.1f} at t = {t}" for t, v in ratio.items()))  # fmt: skip
+    words = []
+    for t in ("0.1", "0.5", "0.9"):
+        own, base = (e.mean(coarse(of), f"mean_pairwise_distance_t{t}", block=1) for of in ("dispersive", "baseline"))
+        words.append(f"×{own / base:.1f} at t = {t}")
+    return Answer(ANSWERED, f"distance between features of block 1 over the baseline's: {', '.join(words)}")
 
 
 def probes(e: Evidence) -> Answer:
-    rows = {f"block {b}": e.row("works", "dispersive", "linear_probe", block=b) for b in range(4)}
-    same = [e.mean("dispersive", "cka_with_baseline", block=b) for b in range(4)]
-    seed = [e.mean("baseline", "cka_with_baseline", block=b) for b in range(4)]
+    rows = {f"block {b}": e.row("works", "coarse-dispersive", "linear_probe", block=b) for b in range(4)}
+    same = [e.mean("coarse-dispersive", "cka_with_baseline", block=b) for b in range(4)]
+    seed = [e.mean("coarse-baseline", "cka_with_baseline", block=b) for b in range(4)]
     return Answer(
         ANSWERED, f"linear probe for the class, not told: {listed(rows)}",
         f"CKA with the baseline's features, blocks 0 to 3: {_numbers(same)}; between two seeds of it: {_numbers(seed)}",
@@ -242,17 +257,18 @@ def probes(e: Evidence) -> Answer:
 
 def alphas(e: Evidence) -> Answer:
     names = {"α = 0": "dispersive", "0.25": "alpha0.25", "0.5": "alpha0.5", "0.75": "alpha0.75", "1": "l2-independent"}
-    return Answer(ANSWERED, listed({name: e.row("alpha", of) for name, of in names.items()}), "independent noise")
+    rows = {name: e.row("alpha", coarse(of)) for name, of in names.items()}
+    return Answer(ANSWERED, listed(rows), "independent noise")
 
 
 def other_metrics(e: Evidence) -> Answer:
     names = ("frechet_pixels", "kernel_distance", "precision", "recall", "agreement", "memorisation")
-    rows = {name: e.row("works", "dispersive", name) for name in names}
+    rows = {name: e.row("works", "coarse-dispersive", name) for name in names}
     return Answer(ANSWERED, listed(rows), count(list(rows.values())))
 
 
 def side_by_side(e: Evidence) -> Answer:
-    own, seed = (e.mean(name, "distance_from_baseline") for name in ("dispersive", "baseline"))
+    own, seed = (e.mean(coarse(name), "distance_from_baseline") for name in ("dispersive", "baseline"))
     here = (
         f"samples of the same noise differ from the baseline's by {own:.3f} (root mean square of pixels in −1 … 1), "
         f"those of two baselines of other seeds by {seed:.3f}"
@@ -261,7 +277,7 @@ def side_by_side(e: Evidence) -> Answer:
 
 
 def choosing(e: Evidence) -> Answer:
-    rows = [e.row("lam-tau", name) for name in GRID]
+    rows = [e.row("lam-tau", coarse(name)) for name in (*GRID, "lam0.1-tau0.5")]
     best = min(rows, key=lambda row: row["difference"])
     return Answer(ANSWERED, f"λ × τ: {count(rows)}; smallest mean: {best['condition']} {told(best)}",
                   "the smallest of many means is partly luck: Holm's correction counts them all")  # fmt: skip
@@ -283,8 +299,9 @@ class Claim(NamedTuple):
 
 CLAIMS = [
     Claim("The Dispersive Loss improves samples (λ 0.5, τ 0.5, a quarter of the depth)",
-          "SiT-B/2, 80 epochs: FID 36.49 → 32.35 [S]", simple("works", "dispersive")),
-    Claim("So does the released setting (λ 0.25, τ 1, last block)", "36.49 → 32.64 [S]", simple("works", "release")),
+          "SiT-B/2, 80 epochs: FID 36.49 → 32.35 [S]", works),
+    Claim("So does the released setting (λ 0.25, τ 1, last block)", "36.49 → 32.64 [S]",
+          simple("works", "coarse-release")),
     Claim("With guidance, at full size, too", "SiT-XL/2: 6.02 → 5.09, 4.74 [S]; 18.46 → 15.95 without [2]",
           untested("SiT-XL/2 takes a GPU for days: `labkit train imagenet256`; guidance: see below")),
     Claim("Every variant improves, InfoNCE-L2 most", "L2 32.35 [S], hinge 33.93, cosine 34.33, covariance 35.82 [2]",

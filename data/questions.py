@@ -1,8 +1,11 @@
-"""What the atlas asks: which conditions stand against which baseline, and on what they are compared."""
+"""What the atlas asks: which conditions stand against which baseline, and on what they are compared.
+
+In the order in which a reader most needs to know.
+"""
 
 from typing import NamedTuple
 
-from conditions import ALPHAS, BLOCKS, LAMS, NOISES, TAUS, VARIANTS
+from conditions import ALPHAS, BLOCKS, CROSS, GRID, NOISES, VARIANTS, coarse
 
 QUALITY = ("frechet", "frechet_pixels", "kernel_distance", "precision", "recall", "agreement", "memorisation")
 FIT = ("loss_train", "loss_held_out", "loss_gap")
@@ -16,7 +19,7 @@ class Question(NamedTuple):
 
     asked: str
     pairs: list[tuple[str, str]]
-    """A condition and its baseline, seed by seed."""
+    """A condition and its baseline, seed by seed. ``name@500`` is what a condition was at step 500."""
     measures: tuple[str, ...] = (*QUALITY, *FIT)
     steps: tuple[int, ...] = ()
     """By default the one at which all are compared."""
@@ -28,64 +31,70 @@ def against(baseline: str, *conditions: str) -> list[tuple[str, str]]:
     return [(condition, baseline) for condition in conditions]
 
 
-def cell(lam: float, tau: float) -> str:
-    return "dispersive" if (lam, tau) == (0.5, 0.5) else f"lam{lam:g}-tau{tau:g}"
+def coarsely(*conditions: str) -> list[tuple[str, str]]:
+    """Of SiT-Nano/4, against its baseline."""
+    return against("coarse-baseline", *map(coarse, conditions))
 
 
 ALL = (*QUALITY, *FIT, *GEOMETRY)
-PARENTS = [f"{variant}-{noise}" for variant in VARIANTS for noise in NOISES]
-GRID = [cell(lam, tau) for lam in LAMS for tau in TAUS]
 OWN = {"l2": "dispersive"}  # the dispersive form of a variant has its name, but for this one
+FORMS = [OWN.get(variant, variant) for variant in VARIANTS]
+PARENTS = [f"{variant}-{noise}" for variant in VARIANTS for noise in NOISES]
 
 QUESTIONS = {
     "works": Question(
         "Does the Dispersive Loss improve samples, with either published setting?",
-        against("baseline", "dispersive", "release"), ALL,
-    ),
-    "variants": Question(
-        "Which variant of the loss?", against("baseline", *(OWN.get(v, v) for v in VARIANTS)), ALL,
+        [*coarsely("dispersive", "release"), ("dispersive", "baseline"), ("larger-dispersive", "larger-baseline")],
+        ALL,
     ),
     "parents": Question(
-        "Does a positive pair help, with independent or with restricted noise?", against("baseline", *PARENTS),
+        "Contrastive: does a positive pair help, with independent or with restricted noise?", coarsely(*PARENTS),
     ),
     "without-pair": Question(
         "Is each variant better without its positive pair?",
-        [(OWN.get(v, v), f"{v}-{noise}") for v in VARIANTS for noise in NOISES],
+        [(coarse(OWN.get(v, v)), coarse(f"{v}-{noise}")) for v in VARIANTS for noise in NOISES],
     ),
     "alpha": Question(
         "From contrastive (α = 1) to dispersive (α = 0)?",
-        against(
-            "baseline", "dispersive", *(f"alpha{a:g}" for a in ALPHAS), "l2-independent", "alpha0.5-restricted",
-            "l2-restricted",
+        coarsely(
+            "dispersive", *(f"alpha{a:g}" for a in ALPHAS), "l2-independent", "alpha0.5-restricted", "l2-restricted",
         ),
     ),
-    "lam-tau": Question("Which λ, which τ?", against("baseline", *GRID), ALL),
-    "block": Question("At which block?", against("baseline", "dispersive", *BLOCKS)),
-    "carry-over": Question(
-        "Does a regularized block change the others?", against("baseline", "dispersive", *BLOCKS), GEOMETRY,
-    ),
+    "variants": Question("Which variant of the loss?", [*coarsely(*FORMS), *against("baseline", *FORMS)], ALL),
+    "lam-tau": Question("Which λ, which τ?", [*coarsely(*GRID, "lam0.1-tau0.5"), *against("baseline", *CROSS)], ALL),
     "age": Question(
-        "Early or late in training?", against("baseline", "dispersive"), steps=(500, 1000, 1500, 3000, 6000),
-    ),
-    "sampling": Question(
-        "With guidance, with few steps, with noise on the way?", against("baseline", "dispersive"), QUALITY,
-        samplers=WAYS,
-    ),
-    "data": Question(
-        "With 200 images instead of 1,297, or without labels?",
-        [("few-dispersive", "few-baseline"), ("unlabelled-dispersive", "unlabelled-baseline")],
+        "Early or late in training?", coarsely("dispersive"), (*QUALITY, *FIT), (500, 1000, 1500, 3000, 6000),
     ),
     "size": Question(
         "Does a larger model gain more, as over-fitting would have it?",
         [
-            ("dispersive", "baseline"), ("larger-dispersive", "larger-baseline"), ("few-dispersive", "few-baseline"),
-            ("larger-few-dispersive", "larger-few-baseline"),
+            *coarsely("dispersive"), ("larger-dispersive", "larger-baseline"),
+            ("coarse-few-dispersive", "coarse-few-baseline"), ("larger-few-dispersive", "larger-few-baseline"),
         ],
+    ),
+    "data": Question(
+        "On other images, with 200 digits instead of 1,297, or without labels?",
+        [
+            ("emoji-dispersive", "emoji-baseline"), ("few-dispersive", "few-baseline"),
+            ("coarse-few-dispersive", "coarse-few-baseline"), ("unlabelled-dispersive", "unlabelled-baseline"),
+        ],
+    ),
+    "sampling": Question(
+        "With guidance, with few steps, with noise on the way?",
+        [*coarsely("dispersive"), ("dispersive", "baseline")], QUALITY, samplers=WAYS,
+    ),
+    "block": Question("At which block?", against("baseline", "dispersive", *BLOCKS)),
+    "carry-over": Question(
+        "Does a regularized block change the others?", against("baseline", "dispersive", *BLOCKS), GEOMETRY,
     ),
     "dit": Question("In diffusion (DiT)?", against("dit-baseline", "dit-dispersive"), ALL),
     "meanflow": Question("In one step (MeanFlow)?", against("meanflow-baseline", "meanflow-dispersive"), ALL),
     "repa": Question(
         "Beside an external teacher (REPA)?", against("baseline", "dispersive", "repa", "repa-dispersive"),
+    ),
+    "equal-cost": Question(
+        "At equal cost? REPA after 1,000 steps of 1.4 times the price, or after 500, its teacher's training paid, too",
+        against("baseline", "dispersive", "repa@1000", "repa@500", "repa-dispersive@1000"),
     ),
     "both": Question("Does the Dispersive Loss add to REPA?", against("repa", "repa-dispersive")),
     "batch": Question(
@@ -93,6 +102,6 @@ QUESTIONS = {
         [*against("baseline", "dispersive", "chunk32", "chunk16"), ("batch32-dispersive", "batch32-baseline")],
     ),
     "gentle": Question(
-        "A gentler way: warm-up, small λ?", against("baseline", "warmup", "cosine-weak", cell(0.1, 0.5)),
+        "A gentler way: warm-up, small λ?", against("baseline", "warmup", "cosine-weak", "lam0.1-tau0.5"),
     ),
 }  # fmt: skip

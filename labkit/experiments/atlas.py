@@ -218,7 +218,7 @@ class Atlas:
 
     def sheet(self, condition: str) -> Float[Tensor, "n c h w"]:
         """Samples of seed 0 in [-1, 1]: the same noise and labels for all conditions."""
-        return torch.from_numpy(self._samples[condition]).float() / 127.5 - 1
+        return torch.from_numpy(self.samples[condition]).float() / 127.5 - 1
 
     @cached_property
     def points(self) -> dict[str, dict[str, Any]]:
@@ -258,7 +258,8 @@ class Atlas:
         return (self.folder / "CLAIMS.md").read_text(encoding="utf-8")
 
     @cached_property
-    def _samples(self) -> dict[str, np.ndarray]:
+    def samples(self) -> dict[str, np.ndarray]:
+        """Condition → its sheet in 0 … 255."""
         with np.load(self.folder / "samples.npz") as file:
             return {name: file[name] for name in file.files}
 

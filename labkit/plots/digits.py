@@ -1,4 +1,4 @@
-"""Sheets of small grey images as one heatmap trace, which a slider can replace in place."""
+"""Sheets of small images as one trace, which a slider can replace in place."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,6 +17,13 @@ def tile(x: Float[Tensor, "n 1 h w"], columns: int = 5) -> np.ndarray:
         top, left = i // columns * (height + 1), i % columns * (width + 1)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+def picture(x: Float[Tensor, "n c h w"], columns: int = 5) -> list[list[list[int]]]:
+    """Laid out in the same way as the rows of RGB pixels of a ``go.Image``: digits as ink on white, colours as such."""
+    colours = x if x.shape[1] == 3 else -x.expand(-1, 3, -1, -1)
+    sheet = np.stack([-tile(-colours[:, [channel]], columns) for channel in range(3)], axis=-1)
+    return ((sheet + 1) * 127.5).round().astype(int).tolist()
 
 
 def digit_trace(sheet: np.ndarray) -> go.Heatmap:

@@ -36,9 +36,11 @@ NAMES = {
     "lam": "λ", "tau": "τ", "alpha": "α", "variant": "variant", "block": "block", "noise": "second view",
     "model": "model", "dataset": "data", "also": "besides",
 }  # fmt: skip
-PLANE = {"variant": "infonce_l2", "block": "1", "alpha": 0.0, "noise": "one view", "model": "SiT-Nano/2",
-         "dataset": "digits", "also": "nothing else"}  # fmt: skip
-"""Where the heat map over λ and τ lies."""
+PLANE = {"variant": "infonce_l2", "block": "1", "alpha": 0.0, "noise": "one view", "dataset": "digits",
+         "also": "nothing else"}  # fmt: skip
+"""Where the heat map over λ and τ lies, for each model."""
+FIRST = "dispersive"
+"""What is shown at first."""
 
 
 class Ablations(HasTraits):
@@ -50,9 +52,9 @@ class Ablations(HasTraits):
         steps: of these; by default as many as in the atlas, of which fewer cannot be compared.
     """
 
-    lam, tau, alpha = FloatTrait(0.5), FloatTrait(0.5), FloatTrait(0.0)
-    variant, block, noise = Unicode("infonce_l2"), Unicode("1"), Unicode("one view")
-    model, dataset, also = Unicode("SiT-Nano/2"), Unicode("digits"), Unicode("nothing else")
+    lam, tau, alpha = FloatTrait(), FloatTrait(), FloatTrait()
+    variant, block, noise = Unicode(), Unicode(), Unicode()
+    model, dataset, also = Unicode(), Unicode(), Unicode()
     measure = Enum(tuple(MEASURES), "frechet")
     seed = Int(100, min=0)
     """Of the run that is trained here; the atlas has small ones."""
@@ -60,11 +62,11 @@ class Ablations(HasTraits):
     def __init__(self, atlas: Atlas | None = None, out: Path | None = None, steps: int | None = None) -> None:
         super().__init__()
         self.atlas, self.out, self.steps = atlas or Atlas.load(), out, steps
-        self.condition, self.moved_too = "dispersive", ""
         self.runner = Runner(on_status=lambda status: self.changed(), on_report=self._take)
         self.mine: Rerun | None = None
         self.changed: Callable[[], None] = lambda: None
         self._snapping = False
+        self.go_to(FIRST)
 
     @observe(*COORDINATES)
     def _snap(self, change: Any) -> None:
@@ -156,15 +158,15 @@ def _band(found: Any) -> str:
 
 
 @cache
-def grid_of(atlas: Atlas, measure: str) -> "pd.DataFrame":
+def grid_of(atlas: Atlas, measure: str, model: str) -> "pd.DataFrame":
     """λ × τ: the mean difference from the baseline, where it was measured (InfoNCE-L2, the usual block, digits)."""
     import pandas as pd
 
     rows = []
     for name, at in atlas.points.items():
-        plane = {c: at[c] for c in COORDINATES if c not in ("lam", "tau")}
-        if plane == PLANE and at["lam"]:
+        if at["lam"] and at.items() >= {**PLANE, "model": model}.items() and measure in atlas.measures(name):
             row = atlas.difference(name, measure)
             rows.append({"lam": at["lam"], "tau": at["tau"], "condition": name, "difference": row["difference"],
                          "n": row["n"], "sure": not row["low"] <= 0 <= row["high"]})  # fmt: skip
-    return pd.DataFrame(rows).sort_values(["lam", "tau"])
+    columns = ["lam", "tau", "condition", "difference", "n", "sure"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["lam", "tau"])

@@ -9,7 +9,7 @@ from plotly.basedatatypes import BaseFigure
 
 from labkit.experiments.atlas import Atlas
 from labkit.experiments.statistics import LESS_IS_BETTER
-from labkit.plots import PALETTE, digit_trace, fade, figure, style_digits, tile
+from labkit.plots import PALETTE, fade, figure, picture, style_digits
 from labkit.types import LabError
 from labkit.widgets.ablations import MEASURES, NAMES, Ablations, grid_of
 from labkit.widgets.panel import STYLE, Panel, choice, said
@@ -39,8 +39,8 @@ def ablations_panel(state: Ablations | None = None, name: str = "ablations") -> 
     plot.add_trace(go.Heatmap(**heat), 1, 2)
     ring = dict(symbol="square-open", size=44, line=dict(color=PALETTE["ink"], width=3))
     plot.add_trace(go.Scatter(mode="markers", marker=ring, showlegend=False, hoverinfo="skip"), 1, 2)
-    for col, of in ((1, "baseline"), (2, "dispersive")):
-        plot.add_trace(digit_trace(tile(state.atlas.sheet(of), SHEET_COLUMNS)), 2, col)
+    for col in (1, 2):
+        plot.add_trace(go.Image(hoverinfo="skip"), 2, col)
         style_digits(plot, 2, col)
     plot.update_yaxes(
         range=[-0.7, 2.6], row=1, col=1, tickvals=[0, 1, 2], ticktext=["this condition", "baseline", MINE]
@@ -129,7 +129,7 @@ def _draw(state: Ablations, plot: BaseFigure) -> str:
     plot.update_xaxes(title_text=MEASURES[measure] + ("" if among is None else " (dotted: real images)"), row=1, col=1)
     _draw_grid(state, heat, ring)
     for trace, condition in ((left, state.baseline), (right, state.condition)):
-        trace.z = tile(atlas.sheet(condition), SHEET_COLUMNS)
+        trace.z = picture(atlas.sheet(condition), SHEET_COLUMNS)
     if not there:
         return state.told()
     moved = f"Nothing else was measured there, so that also {state.moved_too}. " if state.moved_too else ""
@@ -137,7 +137,7 @@ def _draw(state: Ablations, plot: BaseFigure) -> str:
 
 
 def _draw_grid(state: Ablations, heat: Any, ring: Any) -> None:
-    found = grid_of(state.atlas, state.measure)
+    found = grid_of(state.atlas, state.measure, state.model)
     wide = found.pivot(index="lam", columns="tau", values="difference")
     words = found.assign(text=[f"{d:+.2g}{'*' if sure else ''}<br>n = {n}" for d, sure, n in
                                zip(found["difference"], found["sure"], found["n"], strict=True)])  # fmt: skip

@@ -48,13 +48,16 @@ def test_the_table_that_ships_is_what_the_rules_make_of_the_atlas(atlas):
 
 def test_questions_ask_of_conditions_that_there_are():
     for question in questions.QUESTIONS.values():
-        for condition, baseline in question.pairs:
+        for early, baseline in question.pairs:
+            condition, _, step = early.partition("@")
             assert {condition, baseline} <= set(CONDITIONS)
+            assert not step or int(step) % CONDITIONS[condition].save_every == 0, "no checkpoint is judged there"
             same = CONDITIONS[condition].replace(steps=1).batch_size == CONDITIONS[baseline].batch_size
             assert same and CONDITIONS[condition].dataset == CONDITIONS[baseline].dataset
 
 
 def test_conditions_are_all_different_and_asked_about():
     assert len({config.to_json() for config in CONDITIONS.values()}) == len(CONDITIONS)
-    asked = {name for question in questions.QUESTIONS.values() for pair in question.pairs for name in pair}
+    pairs = [pair for question in questions.QUESTIONS.values() for pair in question.pairs]
+    asked = {name.partition("@")[0] for pair in pairs for name in pair}
     assert asked == set(CONDITIONS)

@@ -94,8 +94,9 @@ def test_the_words_say_what_the_atlas_says(state, panel, atlas):
 
 
 def test_the_heat_map_is_the_plane_and_its_colours_say_which_side_is_better(state, panel, atlas):
-    found = grid_of(atlas, "frechet")
+    found = grid_of(atlas, "frechet", "SiT-Nano/2")
     assert set(found["condition"]) == {name for name in atlas.conditions if name.startswith("lam")} | {"dispersive"}
+    assert "coarse-dispersive" in set(grid_of(atlas, "frechet", "SiT-Nano/4")["condition"])
     for measure, low_end in (("frechet", "sky"), ("recall", "gold")):
         state.measure = measure
         assert panel.figure.data[5].colorscale[0][1].upper() == PALETTE[low_end].upper()
@@ -104,8 +105,12 @@ def test_the_heat_map_is_the_plane_and_its_colours_say_which_side_is_better(stat
 def test_samples_are_those_of_the_two_conditions(state, panel, atlas):
     state.go_to("hinge")
     left, right = (np.array(trace.z, dtype=float) for trace in panel.figure.data[-2:])
-    assert left[0, 0] == pytest.approx(float(atlas.sheet("baseline")[0, 0, 0, 0]), abs=1e-6)
-    assert left.shape == right.shape and not np.allclose(left, right)
+    ink = 255 - atlas.samples["baseline"][0, 0]  # digits are dark on white
+    assert (left[:8, :8] == ink[..., None]).all() and left.shape == right.shape == (17, 89, 3)
+    assert not np.allclose(left, right)
+    state.go_to("emoji-dispersive")
+    colours = atlas.samples["emoji-baseline"][0].transpose(1, 2, 0)
+    assert (np.array(panel.figure.data[-2].z)[:16, :16] == colours).all(), "colours are shown as they are"
 
 
 def test_a_run_of_ones_own(state, panel):

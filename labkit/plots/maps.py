@@ -1,0 +1,57 @@
+"""Where held-out images lie in the features of several conditions: on shared principal axes, and by UMAP."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from labkit.plots.theme import CLASSES, SYMBOLS, figure, key_of_classes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROWS = {"pca": "principal axes of all: one scale", "umap": "UMAP: who is near whom"}
+
+
+def maps_figure(maps: "pd.DataFrame", conditions: Sequence[str], title: str) -> go.Figure:
+    """A column a condition: above on principal axes, where sizes can be compared, below by UMAP, where they cannot.
+
+    Args:
+        maps: of an atlas: condition, label, pca_1, pca_2, umap_1, umap_2, trustworthiness.
+        conditions: which of its, at most five or the panes become too small.
+    """
+    parts = [maps[maps["condition"] == of] for of in conditions]
+    trust = [f"trustworthiness {part['trustworthiness'].iloc[0]:.2f}" for part in parts]
+    plot = figure(title, 2, len(parts), 560, subplot_titles=[*conditions, *trust], horizontal_spacing=0.02,
+                  vertical_spacing=0.1, shared_yaxes=True)  # fmt: skip
+    for row, kind in enumerate(ROWS, 1):
+        pair = [f"{kind}_1", f"{kind}_2"]
+        shown = maps[maps["condition"].isin(conditions)]
+        for axis, name in zip("xy", pair, strict=True):
+            low, high = shown[name].min(), shown[name].max()
+            reach = dict(range=[low - 0.05 * (high - low), high + 0.05 * (high - low)], showticklabels=False)
+            plot.update_layout({key: reach for key in _axes(axis, row, len(parts))})
+        for col, part in enumerate(parts, 1):
+            classes = part["label"].astype(int)
+            marks = dict(size=5, color=[CLASSES[c % len(CLASSES)] for c in classes],
+                         symbol=[SYMBOLS[c % len(SYMBOLS)] for c in classes])  # fmt: skip
+            plot.add_scatter(x=part[pair[0]], y=part[pair[1]], mode="markers", marker=marks, text=classes,
+                             hovertemplate="%{text}<extra></extra>", showlegend=False, row=row, col=col)  # fmt: skip
+        plot.update_yaxes(title_text=ROWS[kind], row=row, col=1)
+    plot.add_annotation(text=key_of_classes(sorted(maps["label"].unique())), xref="paper", yref="paper", x=0, y=-0.08,
+                        xanchor="left", showarrow=False)  # fmt: skip
+    return plot
+
+
+def _axes(axis: str, row: int, columns: int) -> list[str]:
+    """Plotly's names of the axes of one row of panes."""
+    numbers = range((row - 1) * columns + 1, row * columns + 1)
+    return [f"{axis}axis{'' if n == 1 else n}" for n in numbers]
+
+
+def maps_told(maps: "pd.DataFrame", conditions: Sequence[str]) -> str:
+    """The same in words: how wide each cloud is on the shared axes."""
+    wide = maps.groupby("condition")[["pca_1", "pca_2"]].std().pow(2).sum(axis=1).pow(0.5)
+    first = conditions[0]
+    others = ", ".join(f"{of} ×{wide[of] / wide[first]:.2g}" for of in conditions[1:])
+    return f"Width on the shared axes, beside that of {first}: {others}."

@@ -1,0 +1,100 @@
+"""How the atlas is made: what is trained, what is kept, what stands where, and the whole way in miniature."""
+
+import sys
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from labkit import recipes
+from labkit.experiments import Atlas, Measures
+from labkit.experiments.evaluate import REAL
+from labkit.runtime import data_dir
+from labkit.sampling import Sampler
+
+sys.path.insert(0, str(data_dir()))
+import build_atlas as made
+from questions import Question
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    return Atlas.load()
+
+
+def test_what_ships_need_not_be_made_again(atlas):
+    every = {run for run in atlas.table["run"] if run != REAL}
+    assert made.known(atlas) == every, "conditions.py says something else than what ships was trained with"
+
+
+def test_what_was_changed_must_be_made_again(atlas, monkeypatch):
+    condition = "hinge"
+    own = {run for run in made.known(atlas) if run.rpartition("-seed")[0] == condition}
+    assert len(own) >= 3
+    config = made.CONDITIONS[condition]
+    for changed, gone in (
+        (config.replace(lam=0.7), True), (config.replace(steps=3000), True), (config.replace(steps=1000), False),
+        (config.replace(keep_last=7), False),
+    ):  # fmt: skip
+        monkeypatch.setattr(made, "CONDITIONS", {**made.CONDITIONS, condition: changed})
+        assert (own & made.known(atlas) == set()) == gone
+    monkeypatch.setattr(made, "JUDGE", replace(made.JUDGE, count=100))
+    assert made.known(atlas) == set()
+
+
+def test_the_first_seeds_of_all_come_first():
+    names = list(made.wanted([0, 1]))
+    assert len(names) == 2 * len(made.CONDITIONS) == len({*names})
+    assert all(name.endswith("-seed0") for name in names[: len(made.CONDITIONS)])
+
+
+def test_questions_are_answered_by_pairs_of_the_right_steps(monkeypatch):
+    """Simulated: condition minus baseline is 1 at step 500, 2 at 1,500, and the seeds' own part is the same in both."""
+    rows = [
+        {"condition": of, "run": f"{of}{seed}", "seed": seed, "step": step, "block": None, "sampler": None,
+         "measure": "frechet", "value": 10.0 * seed + 100 / step + 0.01 * seed * (of == "on") + (of == "on") * effect}
+        for of in ("off", "on") for seed in range(4) for step, effect in ((500, 1), (1500, 2))
+    ]  # fmt: skip
+    asked = {
+        "usual": Question("?", [("on", "off")]), "both": Question("?", [("on", "off")], steps=(500, 1500)),
+        "early": Question("?", [("on@500", "off"), ("lost", "off")]),
+    }  # fmt: skip
+    monkeypatch.setattr(made, "QUESTIONS", asked)
+    found = made.found(pd.DataFrame(rows)).set_index(["question", "condition", "step"])["difference"]
+    shift, early = 0.015, 100 / 500 - 100 / 1500  # mean of 0.01·seed; what the baseline still gained meanwhile
+    assert found.to_dict() == pytest.approx({
+        ("usual", "on", 1500): 2 + shift, ("both", "on", 500): 1 + shift, ("both", "on", 1500): 2 + shift,
+        ("early", "on@500", 1500): 1 + shift + early,
+    })  # fmt: skip
+
+
+@pytest.mark.slow
+def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
+    """Two conditions of four steps; then a seed is asked for that nobody trained; then a condition is added."""
+    tiny = recipes.digits(model="SiT-Nano/4", batch_size=8, steps=4, save_every=2, keep_last=9)
+    conditions = {"coarse-baseline": tiny, "coarse-dispersive": tiny.replace(lam=0.5)}
+    judge = Measures(40, (Sampler("euler", 2),), (4,))
+    changes = dict(CONDITIONS=conditions, STEPS=4, LEAST=2, JUDGE=judge, OTHER_WAYS=(Sampler("euler", 1),),
+                   SAMPLED=("coarse-baseline",))  # fmt: skip
+    for name, value in changes.items():
+        monkeypatch.setattr(made, name, value)
+    words = ["--out", str(tmp_path / "runs"), "--to", str(tmp_path / "atlas"), "--workers", "2"]
+    made.main([*words, "--seeds", "2"])
+    first = Atlas.load(tmp_path / "atlas")
+    assert first.record["seeds_of_each"] == dict.fromkeys(conditions, 2) and not first.record["missing"]
+    assert {"euler with 2 steps, guidance 1", "euler with 1 step, guidance 1"} <= set(first.table["sampler"])
+    assert {"frechet", "cka_with_baseline", "logged_gradient_cosine"} <= set(first.table["measure"])
+    assert set(first.maps["condition"]) == set(conditions) == set(first.samples)
+    assert {"works", "variants", "size"} <= set(first.findings["question"])
+
+    Atlas.load.__func__.cache_clear()
+    made.main([*words, "--seeds", "3", "--missing", "--trained"])
+    assert Atlas.load(tmp_path / "atlas").table.equals(first.table)
+
+    monkeypatch.setattr(made, "CONDITIONS", {**conditions, "larger-baseline": tiny.replace(batch_size=4)})
+    Atlas.load.__func__.cache_clear()
+    made.main([*words, "--seeds", "2", "--missing"])
+    second = Atlas.load(tmp_path / "atlas")
+    assert second.record["seeds_of_each"] == {**first.record["seeds_of_each"], "larger-baseline": 2}
+    kept = second.table[second.table["condition"].isin(conditions)].reset_index(drop=True)
+    assert kept.equals(first.table[first.table["condition"] != REAL].reset_index(drop=True))
