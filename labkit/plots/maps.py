@@ -10,7 +10,7 @@ from labkit.plots.theme import CLASSES, SYMBOLS, figure, key_of_classes
 if TYPE_CHECKING:
     import pandas as pd
 
-ROWS = {"pca": "principal axes of all: one scale", "umap": "UMAP: who is near whom"}
+ROWS = {"pca": "principal axes: one scale for all", "umap": "UMAP: no scale"}
 
 
 def maps_figure(maps: "pd.DataFrame", conditions: Sequence[str], title: str) -> go.Figure:
@@ -23,30 +23,25 @@ def maps_figure(maps: "pd.DataFrame", conditions: Sequence[str], title: str) -> 
     parts = [maps[maps["condition"] == of] for of in conditions]
     trust = [f"trustworthiness {part['trustworthiness'].iloc[0]:.2f}" for part in parts]
     plot = figure(title, 2, len(parts), 560, subplot_titles=[*conditions, *trust], horizontal_spacing=0.02,
-                  vertical_spacing=0.1, shared_yaxes=True)  # fmt: skip
+                  vertical_spacing=0.1)  # fmt: skip
     for row, kind in enumerate(ROWS, 1):
         pair = [f"{kind}_1", f"{kind}_2"]
-        shown = maps[maps["condition"].isin(conditions)]
-        for axis, name in zip("xy", pair, strict=True):
-            low, high = shown[name].min(), shown[name].max()
-            reach = dict(range=[low - 0.05 * (high - low), high + 0.05 * (high - low)], showticklabels=False)
-            plot.update_layout({key: reach for key in _axes(axis, row, len(parts))})
-        for col, part in enumerate(parts, 1):
+        # Centred: widths can be compared on shared axes, places cannot. Of UMAP neither can: a box for each.
+        clouds = [(part[pair] - part[pair].mean()).to_numpy() for part in parts]
+        reach = [1.05 * max(abs(cloud).max() for cloud in (clouds if kind == "pca" else [own])) for own in clouds]
+        for col, (part, cloud) in enumerate(zip(parts, clouds, strict=True), 1):
             classes = part["label"].astype(int)
             marks = dict(size=5, color=[CLASSES[c % len(CLASSES)] for c in classes],
                          symbol=[SYMBOLS[c % len(SYMBOLS)] for c in classes])  # fmt: skip
-            plot.add_scatter(x=part[pair[0]], y=part[pair[1]], mode="markers", marker=marks, text=classes,
+            plot.add_scatter(x=cloud[:, 0], y=cloud[:, 1], mode="markers", marker=marks, text=classes,
                              hovertemplate="%{text}<extra></extra>", showlegend=False, row=row, col=col)  # fmt: skip
+            box = dict(range=[-reach[col - 1], reach[col - 1]], showticklabels=False, ticks="")
+            plot.update_xaxes(**box, row=row, col=col)
+            plot.update_yaxes(**box, row=row, col=col)
         plot.update_yaxes(title_text=ROWS[kind], row=row, col=1)
-    plot.add_annotation(text=key_of_classes(sorted(maps["label"].unique())), xref="paper", yref="paper", x=0, y=-0.08,
+    plot.add_annotation(text=key_of_classes(sorted(map(int, maps["label"].unique()))), xref="paper", yref="paper", x=0, y=-0.08,
                         xanchor="left", showarrow=False)  # fmt: skip
     return plot
-
-
-def _axes(axis: str, row: int, columns: int) -> list[str]:
-    """Plotly's names of the axes of one row of panes."""
-    numbers = range((row - 1) * columns + 1, row * columns + 1)
-    return [f"{axis}axis{'' if n == 1 else n}" for n in numbers]
 
 
 def maps_told(maps: "pd.DataFrame", conditions: Sequence[str]) -> str:
