@@ -39,8 +39,8 @@ def maps_figure(maps: "pd.DataFrame", conditions: Sequence[str], title: str) -> 
             plot.update_xaxes(**box, row=row, col=col)
             plot.update_yaxes(**box, row=row, col=col)
         plot.update_yaxes(title_text=ROWS[kind], row=row, col=1)
-    plot.add_annotation(text=key_of_classes(sorted(map(int, maps["label"].unique()))), xref="paper", yref="paper", x=0, y=-0.08,
-                        xanchor="left", showarrow=False)  # fmt: skip
+    key = key_of_classes(sorted(map(int, maps["label"].unique())))
+    plot.add_annotation(text=key, xref="paper", yref="paper", x=0, y=-0.08, xanchor="left", showarrow=False)
     return plot
 
 
