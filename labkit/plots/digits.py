@@ -1,8 +1,12 @@
 """Sheets of small images as one trace, which a slider can replace in place."""
 
+import base64
+import io
+
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 GAP = -0.85  # a light grey; NaN would be clearer but is no JSON, in which notebooks are written
@@ -19,11 +23,19 @@ def tile(x: Float[Tensor, "n 1 h w"], columns: int = 5) -> np.ndarray:
     return sheet
 
 
-def picture(x: Float[Tensor, "n c h w"], columns: int = 5) -> list[list[list[int]]]:
-    """Laid out in the same way as the rows of RGB pixels of a ``go.Image``: digits as ink on white, colours as such."""
+def picture(x: Float[Tensor, "n c h w"], columns: int = 5, zoom: int = 4) -> str:
+    """The same sheet as the ``source`` of a ``go.Image``, a PNG: digits as ink on white, colours as they are."""
     colours = x if x.shape[1] == 3 else -x.expand(-1, 3, -1, -1)
     sheet = np.stack([-tile(-colours[:, [channel]], columns) for channel in range(3)], axis=-1)
-    return ((sheet + 1) * 127.5).round().astype(int).tolist()
+    image = Image.fromarray(((sheet + 1) * 127.5).round().astype(np.uint8))
+    return data_uri(image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST))
+
+
+def data_uri(image: Image.Image) -> str:
+    """An image as an address that holds it."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def digit_trace(sheet: np.ndarray) -> go.Heatmap:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from traitlets import Enum, HasTraits, Int, Unicode, observe
 from traitlets import Float as FloatTrait
 
-from labkit.experiments.atlas import Atlas
+from labkit.experiments.atlas import Atlas, Band
 from labkit.experiments.rerun import Rerun
 from labkit.experiments.statistics import LESS_IS_BETTER
 from labkit.widgets.runner import Runner
@@ -102,19 +102,18 @@ class Ablations(HasTraits):
 
     def told(self) -> str:
         """What was measured here, in words: mean, interval, seeds, and the difference from the baseline."""
-        name, atlas = MEASURES[self.measure], self.atlas
-        here = {"block": atlas.block(self.condition)}
+        name, atlas, block = MEASURES[self.measure], self.atlas, self.atlas.block(self.condition)
         if self.measure not in atlas.measures(self.condition):
             return f"{name}: it has no meaning for {self.condition}."
-        found = atlas.band(self.condition, self.measure, **here)
+        found = band_of(atlas, self.condition, self.measure, block)
         about = ", ".join(f"{NAMES[c]} = {_word(getattr(self, c))}" for c in COORDINATES)
         words = f"<b>{html.escape(self.condition)}</b> ({about}). {name}: {_band(found)}"
         real = atlas.real(self.condition, self.measure)
         words += f"; real images {real:.3g}. " if real is not None else ". "
         if self.condition == self.baseline:
             return words + "This is a baseline: choose a λ above 0 to see what dispersion changed."
-        row = atlas.difference(self.condition, self.measure)
-        other = atlas.band(self.baseline, self.measure, **here)
+        row = difference_of(atlas, self.condition, self.measure)
+        other = band_of(atlas, self.baseline, self.measure, block)
         words += f"Its baseline: {_band(other)}. Difference by seed {row['difference']:+.3g}"
         if row["n"] < 2:
             return words + " (one seed in both: no interval)."
@@ -158,6 +157,17 @@ def _band(found: Any) -> str:
 
 
 @cache
+def band_of(atlas: Atlas, condition: str, measure: str, block: int) -> Band:
+    """What ``Atlas.band`` says, looked up once: sliders do not wait."""
+    return atlas.band(condition, measure, block=block)
+
+
+@cache
+def difference_of(atlas: Atlas, condition: str, measure: str) -> "pd.Series":
+    return atlas.difference(condition, measure)
+
+
+@cache
 def grid_of(atlas: Atlas, measure: str, model: str) -> "pd.DataFrame":
     """λ × τ: the mean difference from the baseline, where it was measured (InfoNCE-L2, the usual block, digits)."""
     import pandas as pd
@@ -165,7 +175,7 @@ def grid_of(atlas: Atlas, measure: str, model: str) -> "pd.DataFrame":
     rows = []
     for name, at in atlas.points.items():
         if at["lam"] and at.items() >= {**PLANE, "model": model}.items() and measure in atlas.measures(name):
-            row = atlas.difference(name, measure)
+            row = difference_of(atlas, name, measure)
             rows.append({"lam": at["lam"], "tau": at["tau"], "condition": name, "difference": row["difference"],
                          "n": row["n"], "sure": not row["low"] <= 0 <= row["high"]})  # fmt: skip
     columns = ["lam", "tau", "condition", "difference", "n", "sure"]

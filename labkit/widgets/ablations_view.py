@@ -1,6 +1,7 @@
 """The view of ``Ablations``: seeds as dots, λ × τ as a heat map, samples of the same noise, and a training for real."""
 
 import html
+from functools import cache
 from typing import Any
 
 import ipywidgets as widgets
@@ -11,7 +12,7 @@ from labkit.experiments.atlas import Atlas
 from labkit.experiments.statistics import LESS_IS_BETTER
 from labkit.plots import PALETTE, fade, figure, picture, style_digits
 from labkit.types import LabError
-from labkit.widgets.ablations import MEASURES, NAMES, Ablations, grid_of
+from labkit.widgets.ablations import MEASURES, NAMES, Ablations, band_of, grid_of
 from labkit.widgets.panel import STYLE, Panel, choice, said
 
 MINE = "your run"
@@ -40,7 +41,7 @@ def ablations_panel(state: Ablations | None = None, name: str = "ablations") -> 
     ring = dict(symbol="square-open", size=44, line=dict(color=PALETTE["ink"], width=3))
     plot.add_trace(go.Scatter(mode="markers", marker=ring, showlegend=False, hoverinfo="skip"), 1, 2)
     for col in (1, 2):
-        plot.add_trace(go.Image(hoverinfo="skip"), 2, col)
+        plot.add_trace(go.Image(source=_sheet(state.atlas, state.condition), hoverinfo="skip"), 2, col)
         style_digits(plot, 2, col)
     plot.update_yaxes(
         range=[-0.7, 2.6], row=1, col=1, tickvals=[0, 1, 2], ticktext=["this condition", "baseline", MINE]
@@ -114,9 +115,9 @@ def _draw(state: Ablations, plot: BaseFigure) -> str:
     atlas, measure = state.atlas, state.measure
     lines, ours, theirs, star, real, heat, ring, left, right = plot.data
     there = measure in atlas.measures(state.condition)
-    here = {"block": atlas.block(state.condition)}
-    own = atlas.band(state.condition, measure, **here).values if there else {}
-    base = atlas.band(state.baseline, measure, **here).values if there and state.condition != state.baseline else {}
+    block = atlas.block(state.condition)
+    own = band_of(atlas, state.condition, measure, block).values if there else {}
+    base = band_of(atlas, state.baseline, measure, block).values if there and state.condition != state.baseline else {}
     both = sorted({*own.keys()} & {*base.keys()}) if len(base) else []
     lines.x, lines.y = [x for s in both for x in (base[s], own[s], None)], [1, 0, None] * len(both)
     for trace, values, height in ((theirs, own, 0), (ours, base, 1)):
@@ -129,11 +130,16 @@ def _draw(state: Ablations, plot: BaseFigure) -> str:
     plot.update_xaxes(title_text=MEASURES[measure] + ("" if among is None else " (dotted: real images)"), row=1, col=1)
     _draw_grid(state, heat, ring)
     for trace, condition in ((left, state.baseline), (right, state.condition)):
-        trace.z = picture(atlas.sheet(condition), SHEET_COLUMNS)
+        trace.source = _sheet(atlas, condition)
     if not there:
         return state.told()
     moved = f"Nothing else was measured there, so that also {state.moved_too}. " if state.moved_too else ""
     return moved + state.told()
+
+
+@cache
+def _sheet(atlas: Atlas, condition: str) -> str:
+    return picture(atlas.sheet(condition), SHEET_COLUMNS)
 
 
 def _draw_grid(state: Ablations, heat: Any, ring: Any) -> None:

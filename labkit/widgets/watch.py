@@ -4,8 +4,6 @@
 (``labkit.Job``), which can then be stopped and resumed, or any run's folder.
 """
 
-import base64
-import io
 import logging
 import math
 import threading
@@ -19,6 +17,7 @@ from labkit import datasets
 from labkit.config import Config
 from labkit.losses import dispersive_floor
 from labkit.objective import metered_floor, regularized_blocks
+from labkit.plots.digits import data_uri
 from labkit.process import base_term
 from labkit.training import Job
 from labkit.training.history import Curve
@@ -138,7 +137,8 @@ class Watch(HasTraits):
             with Image.open(
                 next(file for step, file in found.items() if step.isdecimal() and int(step) == newest)
             ) as i:
-                self.sheet = _data_uri(i)
+                i.thumbnail(SHEET)
+                self.sheet = data_uri(i)
             self.sheet_step = newest
 
 
@@ -152,11 +152,4 @@ def _floor(config: Config) -> float:
         return -math.inf
 
 
-def _data_uri(image: Image.Image) -> str:
-    image.thumbnail(SHEET)
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-BLANK = _data_uri(Image.new("L", (400, 200), 255))
+BLANK = data_uri(Image.new("L", (400, 200), 255))

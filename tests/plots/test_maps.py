@@ -1,9 +1,13 @@
 """Maps of an atlas and sheets in colour: what is drawn where, on which scale, and what the words say."""
 
+import base64
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from labkit.plots import maps_figure, maps_told, picture
 
@@ -37,11 +41,19 @@ def test_the_words_give_the_widths(maps):
     assert maps_told(maps, ["small", "large"]) == "Width on the shared axes, beside that of small: large ×5."
 
 
+def pixels(source):
+    """What is in a PNG's address, each pixel once."""
+    with Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,")))) as image:
+        every = np.array(image)
+    assert (every[::4, ::4] == every[3::4, 3::4]).all(), "four times as large, and sharp"
+    return every[::4, ::4]
+
+
 def test_digits_are_ink_on_white_and_colours_stay():
     digits = torch.tensor([-1.0, 1.0, 0.0, -1.0]).reshape(1, 1, 2, 2)
-    assert picture(digits, 1) == [[[255] * 3, [0] * 3], [[128] * 3, [255] * 3]]
+    assert pixels(picture(digits, 1)).tolist() == [[[255] * 3, [0] * 3], [[128] * 3, [255] * 3]]
     colours = torch.rand(3, 3, 4, 4) * 2 - 1
-    sheet = np.array(picture(colours, 2))
+    sheet = pixels(picture(colours, 2))
     assert sheet.shape == (9, 9, 3) and (sheet[4] == sheet[4, 0]).all(), "a line between the images"
     expected = ((colours + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
     assert (sheet[:4, :4] == expected[0]).all() and (sheet[:4, 5:] == expected[1]).all()
