@@ -185,10 +185,15 @@ def over_fitting(e: Evidence) -> Answer:
         "Nano, all data": "coarse-dispersive", "Nano, 200 images": "coarse-few-dispersive",
         "Micro, all data": "larger-dispersive", "Micro, 200 images": "larger-few-dispersive",
     }  # fmt: skip
+    late = ("age", "coarse-few-dispersive")
     gap = {name: e.row("size", condition, "loss_gap") for name, condition in pairs.items()}
+    gap["Nano, 200 images, 6,000 steps"] = e.row(*late, "loss_gap", step=6000)
     copied = {name: e.row("size", condition, "memorisation") for name, condition in pairs.items()}
+    copied["Nano, 200 images, 6,000 steps"] = e.row(*late, "memorisation", step=6000)
     verdict = CONFIRMED if all(sign(row) == 1 for row in gap.values()) else NOT_CONFIRMED
-    return Answer(verdict, f"held-out minus training loss: {listed(gap)}; memorisation: {listed(copied)}")
+    held_out = told(e.row(*late, "loss_held_out", step=6000))
+    why = f"memorisation: {listed(copied)}; loss on held-out images after 6,000 steps on 200: {held_out}"
+    return Answer(verdict, f"held-out minus training loss: {listed(gap)}", why)
 
 
 def guidance(e: Evidence) -> Answer:

@@ -63,7 +63,9 @@ QUESTIONS = {
     "variants": Question("Which variant of the loss?", [*coarsely(*FORMS), *against("baseline", *FORMS)], ALL),
     "lam-tau": Question("Which λ, which τ?", [*coarsely(*GRID, "lam0.1-tau0.5"), *against("baseline", *CROSS)], ALL),
     "age": Question(
-        "Early or late in training?", coarsely("dispersive"), (*QUALITY, *FIT), (500, 1000, 1500, 3000, 6000),
+        "Early or late in training, with all digits and with 200?",
+        [*coarsely("dispersive"), ("coarse-few-dispersive", "coarse-few-baseline")], (*QUALITY, *FIT),
+        (500, 1000, 1500, 3000, 6000),
     ),
     "size": Question(
         "Does a larger model gain more, as over-fitting would have it?",
