@@ -19,6 +19,7 @@ from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm.auto import tqdm
@@ -170,9 +171,11 @@ def _train_batched(runs: Mapping[Path, Config], progress: bool) -> None:
     for group in groups(left):
         if len(group) > 1:
             steps = next(iter(group.values())).steps
-            with suppress(LabError), closing(train_batched(group)) as done:
-                for _ in tqdm(done, total=steps, unit="step", desc=f"{len(group)} runs as one", disable=not progress):
-                    pass
+            told, stop = f"{len(group)} runs as one", Event()
+            with suppress(LabError), saving_on_signals(stop.set), closing(train_batched(group)) as done:
+                for _ in tqdm(done, total=steps, unit="step", desc=told, disable=not progress):
+                    if stop.is_set():  # between two steps: amid one, weights and moments would not fit together
+                        raise KeyboardInterrupt
 
 
 def _trained(folder: Path, config: Config) -> bool:

@@ -164,6 +164,26 @@ def test_what_is_stopped_is_saved_and_goes_on(tmp_path, way):
         assert not logged.duplicated(["step", "name"]).any() and logged["step"].nunique() == LONG.steps
 
 
+@pytest.mark.slow
+def test_a_batched_sweep_that_is_told_to_end_saves_between_two_steps(tmp_path):
+    configs, out = {"one": LONG, "two": LONG.replace(seed=1)}, tmp_path / "out"
+    changed = SCRIPT.replace('{"one": LONG}', '{"one": LONG, "two": LONG.replace(seed=1)}')
+    (tmp_path / "main.py").write_text(changed.replace("progress=False", "progress=False, batched=True"))
+    asked = [sys.executable, str(tmp_path / "main.py"), str(out), str(Path(__file__).parent)]
+    process = subprocess.Popen(asked, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (out / "two" / "config.json").exists() and len(Run.open(out / "two").metrics()) > 0)
+    process.send_signal(signal.SIGTERM)
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    [one], [two] = (Run.open(out / name).checkpoints for name in configs)
+    assert 0 < one == two < LONG.steps
+    trained = [Trainer(config, out / name) for name, config in configs.items()]
+    assert [trainer.step for trainer in trained] == [one, one]
+    straight = Trainer(LONG.replace(steps=one), tmp_path / "alone")
+    list(straight)
+    for ours, theirs in zip(trained[0].network.parameters(), straight.network.parameters(), strict=True):
+        assert (ours - theirs).norm() <= 0.05 * (1e-3 + theirs.norm()), "weights of a whole step"
+
+
 def wait_for(there, seconds=60):
     end = time.monotonic() + seconds
     while not there():
