@@ -26,7 +26,7 @@ from server import Server
 HELPERS = Path(__file__).with_name("lab.js").read_text()
 # Messages of JupyterLab itself that say nothing about a notebook.
 HARMLESS = re.compile(r"favicon|ERR_INTERNET_DISCONNECTED")
-PATIENCE = 60.0  # seconds: the upper bound of every wait that names no other
+PATIENCE = 120.0  # seconds: the upper bound of every wait that names no other
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _workspaces = itertools.count(1)
 
