@@ -24,7 +24,7 @@ bench: .venv/test-ready  ## measure a training step against a bare loop, each lo
 	$(PY) benchmarks/losses.py $(ARGS)
 	$(PY) benchmarks/explorer.py
 
-atlas: .venv/lab-ready  ## train and judge every condition of data/atlas with every seed: hours, goes on where it was stopped
+atlas: .venv/lab-ready  ## train and judge every condition of data/atlas with every seed: hours; ARGS=--missing: what it lacks
 	OMP_NUM_THREADS=1 $(PY) data/build_atlas.py $(ARGS)
 
 book: .venv/lab-ready  ## run all notebooks and write them as HTML into book/

@@ -1,6 +1,6 @@
 """Make data/atlas/: train and judge every condition with every seed, and write down what came out.
 
-    python data/build_atlas.py              everything; HOURS
+    python data/build_atlas.py              everything; about ten hours on two cores, less with more of them
     python data/build_atlas.py --missing    only what the atlas that ships lacks; the rest keeps its rows
 
 Runs lie in ``--out`` and go on where they were stopped. What a condition is, is said in ``conditions.py``; what is

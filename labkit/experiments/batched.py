@@ -8,6 +8,9 @@ gradient of the same objective serves all:
 AdamW and the moving average act entry by entry, so that on stacks they do what they do on each model. Every run is
 the Trainer's own: its weights, averages and moments become views of the stacks, and what it saves is what it would have
 saved alone, to rounding. Meters are not logged, only losses.
+
+A CPU gains nothing: SiT-Nano/4 took 54 ms a model and step three at a time, 46 alone (one core, batches of 128). The
+program is not compiled: torch 2.13 cannot trace the losses' own gradients, custom functions, through vmap.
 """
 
 import copy
