@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
+from labkit import datasets
 from labkit.checks import ConfigError
 from labkit.experiments import Atlas, AtlasError, Rerun
 from labkit.experiments.atlas import FILES, SHEET, band, point, write_atlas
@@ -161,7 +162,8 @@ def test_a_baseline_has_no_difference(atlas):
 
 def test_samples_are_of_the_same_noise(atlas):
     sheets = {name: atlas.sheet(name) for name in atlas.conditions}
-    assert {tuple(x.shape) for x in sheets.values()} == {(SHEET, 1, 8, 8)}
+    for name, x in sheets.items():
+        assert x.shape == (SHEET, *datasets.load(atlas.conditions[name].dataset).shape)
     near = (sheets["baseline"] - sheets["dispersive"]).square().mean()
     other = (sheets["baseline"] - sheets["dispersive"].roll(1, 0)).square().mean()
     assert 0 < near < 0.3 * other, "the same noise leads to nearly the same digit"
@@ -184,9 +186,9 @@ def test_findings_are_paired_and_corrected(atlas):
 
 def test_maps_are_of_the_same_images(atlas):
     labels = atlas.maps.groupby("condition")["label"].agg(tuple)
-    assert {"baseline", "dispersive"} <= set(labels.index) and labels.nunique() == 1
+    assert {"coarse-baseline", "coarse-dispersive"} <= set(labels.index) and labels.nunique() == 1
     spread = atlas.maps.groupby("condition")["pca_1"].std()
-    assert spread["dispersive"] > 2 * spread["baseline"], "axes of the union keep the scale of each"
+    assert spread["coarse-dispersive"] > 2 * spread["coarse-baseline"], "axes of the union keep the scale of each"
 
 
 @pytest.mark.slow
