@@ -175,8 +175,10 @@ def test_findings_are_paired_and_corrected(atlas):
     assert set(found["question"]) <= set(atlas.questions) and (found["n"] >= 3).all()
     rows = found[(found["measure"] == "frechet") & found["sampler"].eq("heun with 50 steps, guidance 1")]
     for row in rows.itertuples():
-        bands = [atlas.band(of, "frechet", step=row.step, sampler=row.sampler).values for of in
-                 (row.condition, row.against)]  # fmt: skip
+        bands = []
+        for of in (row.condition, row.against):
+            name, _, early = of.partition("@")
+            bands.append(atlas.band(name, "frechet", step=int(early or row.step), sampler=row.sampler).values)
         assert row.difference == pytest.approx((bands[0] - bands[1]).dropna().mean())
     for _, group in rows.groupby(["question", "step"]):
         p = group["p"].sort_values()
