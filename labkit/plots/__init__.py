@@ -2,6 +2,7 @@
 
 from labkit.plots.comparison import BASES, cost_figure, curves_figure, samples_figure, spread_figure
 from labkit.plots.digits import digit_trace, picture, style_digits, tile
+from labkit.plots.findings import ages_figure, ages_told
 from labkit.plots.maps import maps_figure, maps_told
 from labkit.plots.outcome import curves_of, differences, outcome_figure, seeds_figure, told
 from labkit.plots.spread import lines_figure, lines_told, similarity_figure
@@ -13,6 +14,8 @@ __all__ = [
     "DASHES",
     "PALETTE",
     "SYMBOLS",
+    "ages_figure",
+    "ages_told",
     "colour",
     "cost_figure",
     "curves_figure",

@@ -1,12 +1,13 @@
-"""Differences from a baseline as intervals, one line a condition, and the same in words."""
+"""Differences from a baseline as intervals, one line a condition; conditions as they grow older; both in words."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
 from labkit.experiments.statistics import LESS_IS_BETTER, told
-from labkit.plots.theme import PALETTE, figure
+from labkit.plots.theme import PALETTE, colour, fade, figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,3 +71,40 @@ def findings_told(rows: "pd.DataFrame") -> str:
     counts = ", ".join(f"{sides.count(name)} {name}" for name in SIDES)
     each = "; ".join(f"{name} {told(row)}" for name, (_, row) in zip(labels(rows), rows.iterrows(), strict=True))
     return f"{counts}. {each}."
+
+
+def ages_figure(
+    table: "pd.DataFrame", conditions: Mapping[str, str], measures: Mapping[str, str], title: str
+) -> go.Figure:
+    """How conditions develop: one pane a measure, along training steps a thin line a seed and a thick one their mean.
+
+    Args:
+        table: condition, seed, step, measure, value: one value for each of them.
+        conditions: condition → name, which also gives the colour.  measures: measure → title.  title: of the figure.
+    """
+    plot = figure(title, 1, len(measures), 330, subplot_titles=list(measures.values()), horizontal_spacing=0.07)
+    for col, measure in enumerate(measures, 1):
+        for condition, name in conditions.items():
+            own = table[(table["condition"] == condition) & (table["measure"] == measure)]
+            wide = own.pivot(index="step", columns="seed", values="value")
+            x, ink = wide.index.tolist(), colour(name)
+            for seed in wide:
+                thin = dict(color=fade(ink, 0.35), width=1)
+                plot.add_scatter(x=x, y=wide[seed].tolist(), mode="lines", line=thin, showlegend=False,
+                                 hoverinfo="skip", row=1, col=col)  # fmt: skip
+            plot.add_scatter(x=x, y=wide.mean(axis=1).tolist(), mode="lines+markers", line=dict(color=ink, width=2.5),
+                             name=name, showlegend=col == 1, row=1, col=col)  # fmt: skip
+        plot.update_xaxes(title_text="step", row=1, col=col)
+    plot.update_layout(legend=dict(y=-0.28, x=0, xanchor="left", yanchor="top"))
+    return plot
+
+
+def ages_told(table: "pd.DataFrame", conditions: Mapping[str, str], measures: Mapping[str, str]) -> str:
+    """The means in words, a line for each measure and condition."""
+    lines = []
+    for measure, title in measures.items():
+        own = table[table["measure"] == measure].groupby(["condition", "step"])["value"].mean()
+        steps = ", ".join(f"{step:,}" for step in own.index.unique("step"))
+        lines.append(f"{title}, after {steps} steps:")
+        lines += [f"  {name} {', '.join(f'{v:.3g}' for v in own[of])}" for of, name in conditions.items()]
+    return "\n".join(lines)
