@@ -1,6 +1,7 @@
 """The paper's claims and its reviewers' questions, each with the rule by which the atlas answers it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import pandas as pd
@@ -47,6 +48,16 @@ class Evidence(NamedTuple):
             raise Missing(f"{condition}, {measure}" + "".join(f", {k} {v}" for k, v in where.items()))
         return rows.iloc[0]
 
+    def rows(self, question: str, named: dict[str, str], measure: str = MAIN, **where: object) -> dict[str, pd.Series]:
+        """Name → difference of those conditions that were measured."""
+        found = {}
+        for name, condition in named.items():
+            with suppress(Missing):
+                found[name] = self.row(question, condition, measure, **where)
+        if not found:
+            raise Missing(f"{', '.join(named.values())}, {measure}")
+        return found
+
     def mean(self, condition: str, measure: str, **where: object) -> float:
         rows = self.table
         rows = rows[(rows["condition"] == condition) & (rows["measure"] == measure) & (rows["step"] == STEPS)]
@@ -90,10 +101,11 @@ def simple(question: str, *conditions: str, measure: str = MAIN, **where: object
 
 def works(e: Evidence) -> Answer:
     models = {"Nano/4": "coarse-dispersive", "Nano/2": "dispersive", "Micro/4": "larger-dispersive"}
-    rows = {of: e.row("works", name) for of, name in models.items()}
-    emoji = e.row("data", "emoji-dispersive", "frechet_pixels")
-    told_of = f"on emoji of 16×16, Nano/4, by pixel features: {told(emoji)} of {emoji['baseline']:.3g}"
-    return Answer(helps(list(rows.values())), listed(rows), told_of)
+    rows = e.rows("works", models)
+    other = e.rows("data", {"emoji of 16×16": "emoji-dispersive", "200 digits": "few-dispersive"}, "frechet_pixels")
+    return Answer(
+        helps(list(rows.values())), listed(rows), f"Fréchet distance of pixels on other data: {listed(other)}"
+    )
 
 
 def seed_noise(e: Evidence) -> Answer:
@@ -186,9 +198,9 @@ def over_fitting(e: Evidence) -> Answer:
         "Micro, all data": "larger-dispersive", "Micro, 200 images": "larger-few-dispersive",
     }  # fmt: skip
     late = ("age", "coarse-few-dispersive")
-    gap = {name: e.row("size", condition, "loss_gap") for name, condition in pairs.items()}
+    gap = e.rows("size", pairs, "loss_gap")
     gap["Nano, 200 images, 6,000 steps"] = e.row(*late, "loss_gap", step=6000)
-    copied = {name: e.row("size", condition, "memorisation") for name, condition in pairs.items()}
+    copied = e.rows("size", pairs, "memorisation")
     copied["Nano, 200 images, 6,000 steps"] = e.row(*late, "memorisation", step=6000)
     verdict = CONFIRMED if all(sign(row) == 1 for row in gap.values()) else NOT_CONFIRMED
     held_out = told(e.row(*late, "loss_held_out", step=6000))
