@@ -222,10 +222,12 @@ def main(words: Sequence[str] | None = None) -> None:
     runs = {name: run for name, run in wanted(range(args.seeds)).items() if name not in kept}
     if args.trained:
         runs = {name: run for name, run in runs.items() if finished(args.out / name, run[1])}
-    table = measured(runs, args.out, args.workers) if runs else pd.DataFrame(columns=COLUMNS)
+    parts = [measured(runs, args.out, args.workers)] if runs else []
     if shipped:
-        old = shipped.table[shipped.table["run"].isin({*kept, REAL})]
-        table = pd.concat([table, old], ignore_index=True).drop_duplicates(["run", "dataset", *PLACE])
+        parts.append(shipped.table[shipped.table["run"].isin({*kept, REAL})])
+    if not parts:
+        parser.error(f"out = {args.out} holds no finished run; leave --trained away to train them")
+    table = pd.concat(parts, ignore_index=True).drop_duplicates(["run", "dataset", *PLACE])
     seeds = table.groupby("condition")["seed"].nunique()
     table = table[table["condition"].isin({REAL, *seeds.index[seeds >= LEAST]})]
     runs = {name: run for name, run in runs.items() if name in set(table["run"])}

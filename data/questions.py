@@ -48,7 +48,8 @@ QUESTIONS = {
         ALL,
     ),
     "parents": Question(
-        "Contrastive: does a positive pair help, with independent or with restricted noise?", coarsely(*PARENTS),
+        "Contrastive: does a positive pair help, with independent or with restricted noise?",
+        [*coarsely(*PARENTS), *against("baseline", *(f"l2-{noise}" for noise in NOISES))],
     ),
     "without-pair": Question(
         "Is each variant better without its positive pair?",

@@ -183,8 +183,8 @@ def test_what_stands_in_the_way_is_told(tmp_path, monkeypatch):
         raise RunError("no <room> here")
 
     monkeypatch.setattr(Job, "launch", refused)
-    resume.click()
-    assert "<b>no &lt;room&gt; here</b>" in told.value and not resume.disabled
+    resume.click()  # if the watching thread is just drawing, it draws once more
+    wait_for(lambda: "<b>no &lt;room&gt; here</b>" in told.value and not resume.disabled)
 
 
 @pytest.mark.slow
