@@ -27,6 +27,7 @@ from labkit.experiments import Measures, geometry_table, paired_differences, swe
 from labkit.experiments.atlas import SHEET, Atlas, parquet, write_atlas
 from labkit.experiments.evaluate import REAL
 from labkit.experiments.statistics import PLACE, holm
+from labkit.experiments.sweep import trained
 from labkit.metrics import linear_cka
 from labkit.metrics.extractors import to_bytes
 from labkit.projection import Pca, UmapReference
@@ -75,21 +76,20 @@ def known(shipped: Atlas) -> set[str]:
     return {run for (run, of), step in last.items() if step >= same[of].steps}
 
 
-def finished(folder: Path, config: Config) -> bool:
-    return (folder / "config.json").exists() and config.steps in Run.open(folder).checkpoints
-
-
 def measured(runs: dict[str, tuple[str, Config]], out: Path, workers: int | None) -> pd.DataFrame:
     """All rows of some runs."""
     # What is looked at more closely is trained alone, with all meters; on a GPU, the rest as few programs.
     alone = {name: run for name, run in runs.items() if run[0] in WATCHED or device().type == "cpu"}
     rest = {name: run for name, run in runs.items() if name not in alone}
     parts = [judged(some, out, JUDGE, workers, some is rest) for some in (alone, rest) if some]
-    there = {name: run for name, run in runs.items() if any(name in set(part["run"]) for part in parts)}
+    done = set(pd.concat(parts)["run"])
+    there = {name: run for name, run in runs.items() if name in done}
     if again := {name: run for name, run in there.items() if run[0] in SAMPLED}:
         ways = judged(again, out, Measures(samplers=OTHER_WAYS, steps=(STEPS,)), workers)
         parts.append(ways[ways["sampler"].notna()])
-    return pd.concat([*parts, closer(there, out)], ignore_index=True)
+    if more := closer(there, out):  # an empty table would make the columns of all others of no type
+        parts.append(pd.DataFrame(more, columns=COLUMNS))
+    return pd.concat(parts, ignore_index=True)
 
 
 def judged(
@@ -104,7 +104,7 @@ def judged(
     return table[COLUMNS]
 
 
-def closer(runs: dict[str, tuple[str, Config]], out: Path) -> pd.DataFrame:
+def closer(runs: dict[str, tuple[str, Config]], out: Path) -> list[dict]:
     """More about some conditions: what was logged, spread by time, and how far features and samples moved.
 
     ``cka_with_baseline`` and ``distance_from_baseline`` (root mean square of pixels, between samples of the same noise)
@@ -117,11 +117,11 @@ def closer(runs: dict[str, tuple[str, Config]], out: Path) -> pd.DataFrame:
             seed, run = config.seed, Run.open(out / name)
             about = {"condition": condition, "run": name, "seed": seed, "dataset": config.dataset, "step": STEPS}
             found = [*logged(run), *by_time(run)]
-            other = seeds[(seeds.index(seed) + 1) % len(seeds)] if condition == BASELINE and seeds else seed
-            if other in seeds and run_name(BASELINE, other) != name:
-                found += moved(run, Run.open(out / run_name(BASELINE, other)))
+            other = run_name(BASELINE, seeds[(seeds.index(seed) + 1) % len(seeds)] if condition == BASELINE else seed)
+            if other in runs and other != name:
+                found += moved(run, Run.open(out / other))
             rows += [{**about, **row} for row in found]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return rows
 
 
 def logged(run: Run) -> list[dict]:
@@ -203,8 +203,7 @@ def found(table: pd.DataFrame) -> pd.DataFrame:
                 found = paired_differences(pd.concat([own, other]), baseline, of="condition")
                 parts.append(found.assign(question=name, against=baseline))
     every = pd.concat(parts, ignore_index=True)
-    place = ["question", "measure", "step", "block", "sampler"]
-    every["p_holm"] = every.groupby(place, dropna=False)["p"].transform(holm)
+    every["p_holm"] = every.groupby(["question", *PLACE], dropna=False)["p"].transform(holm)
     return every
 
 
@@ -221,7 +220,7 @@ def main(words: Sequence[str] | None = None) -> None:
     kept = known(shipped) if shipped else set()
     runs = {name: run for name, run in wanted(range(args.seeds)).items() if name not in kept}
     if args.trained:
-        runs = {name: run for name, run in runs.items() if finished(args.out / name, run[1])}
+        runs = {name: run for name, run in runs.items() if trained(args.out / name, run[1])}
     parts = [measured(runs, args.out, args.workers)] if runs else []
     if shipped:
         parts.append(shipped.table[shipped.table["run"].isin({*kept, REAL})])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 from conditions import GRID, NOISES, STEPS, VARIANTS, coarse
-from questions import FORMS, OWN, WAYS
+from questions import FORMS, WAYS
 
 from labkit.experiments.statistics import LESS_IS_BETTER, told
 
@@ -124,8 +124,8 @@ def seed_noise(e: Evidence) -> Answer:
 
 
 def variants(e: Evidence) -> Answer:
-    rows = {name: e.row("variants", coarse(of)) for name, of in zip(VARIANTS, FORMS, strict=True)}
-    finer = {name: e.row("variants", of) for name, of in zip(VARIANTS, FORMS, strict=True)}
+    rows = {name: e.row("variants", coarse(of)) for name, of in FORMS.items()}
+    finer = {name: e.row("variants", of) for name, of in FORMS.items()}
     best = min(rows, key=lambda name: rows[name]["difference"])
     return Answer(helps(list(rows.values())), f"{listed(rows)}; smallest mean: {best}", f"Nano/2: {listed(finer)}")
 
@@ -171,8 +171,8 @@ def restricted_better(e: Evidence) -> Answer:
 
 
 def beats_parent(e: Evidence) -> Answer:
-    rows = {f"{v} against {noise}": e.row("without-pair", coarse(OWN.get(v, v)), against=coarse(f"{v}-{noise}"))
-            for v in VARIANTS for noise in NOISES}  # fmt: skip
+    rows = {f"{v} against {noise}": e.row("without-pair", coarse(form), against=coarse(f"{v}-{noise}"))
+            for v, form in FORMS.items() for noise in NOISES}  # fmt: skip
     return Answer(helps(list(rows.values())), f"{count(list(rows.values()))}: {listed(rows)}")
 
 

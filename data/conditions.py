@@ -22,7 +22,7 @@ NOISES = ("independent", "restricted")
 BLOCKS = {"block0": (0,), "block2": (2,), "block-last": "last", "blocks-all": "all"}
 COARSE = {"model": "SiT-Nano/4"}
 LARGER = {"model": "SiT-Micro/4", "optimizer": Optimizer(lr=1e-3)}
-FEW = {"dataset": "digits-few"}
+FEW, EMOJI = {"dataset": "digits-few"}, {"dataset": "emoji-16"}  # else as on digits
 
 
 def digits(**changes: Any) -> Config:
@@ -39,12 +39,6 @@ def parent(variant: str, noise: str, alpha: float = 1.0, **changes: Any) -> Conf
     tau = {"tau": 0.5} if variant.startswith("infonce") else {}
     pairs = Contrastive(0.5, **tau, variant=variant, noise=noise, alignment_weight=alpha)
     return digits(contrastive=pairs, **changes)
-
-
-def emoji(**changes: Any) -> Config:
-    """What digits get, on colour images of 16×16: as many steps, the same model."""
-    small = digits(**COARSE).replace(dataset="emoji-16")
-    return small.replace(**changes)
 
 
 def cell(lam: float, tau: float) -> str:
@@ -79,8 +73,8 @@ CONDITIONS = {
     "larger-dispersive": digits(**LARGER, **ON),
     "larger-few-baseline": digits(**FEW, **LARGER),
     "larger-few-dispersive": digits(**FEW, **LARGER, **ON),
-    "emoji-baseline": emoji(),
-    "emoji-dispersive": emoji(**ON),
+    "emoji-baseline": digits(**EMOJI, **COARSE),
+    "emoji-dispersive": digits(**EMOJI, **COARSE, **ON),
     "baseline": watched(),
     "dispersive": watched(**ON),
     **{name: digits(**at) for name, at in CROSS.items()},

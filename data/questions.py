@@ -37,8 +37,8 @@ def coarsely(*conditions: str) -> list[tuple[str, str]]:
 
 
 ALL = (*QUALITY, *FIT, *GEOMETRY)
-OWN = {"l2": "dispersive"}  # the dispersive form of a variant has its name, but for this one
-FORMS = [OWN.get(variant, variant) for variant in VARIANTS]
+FORMS = {variant: "dispersive" if variant == "l2" else variant for variant in VARIANTS}
+"""Variant → the condition of its dispersive form."""
 PARENTS = [f"{variant}-{noise}" for variant in VARIANTS for noise in NOISES]
 
 QUESTIONS = {
@@ -53,7 +53,7 @@ QUESTIONS = {
     ),
     "without-pair": Question(
         "Is each variant better without its positive pair?",
-        [(coarse(OWN.get(v, v)), coarse(f"{v}-{noise}")) for v in VARIANTS for noise in NOISES],
+        [(coarse(form), coarse(f"{v}-{noise}")) for v, form in FORMS.items() for noise in NOISES],
     ),
     "alpha": Question(
         "From contrastive (α = 1) to dispersive (α = 0)?",
@@ -61,12 +61,14 @@ QUESTIONS = {
             "dispersive", *(f"alpha{a:g}" for a in ALPHAS), "l2-independent", "alpha0.5-restricted", "l2-restricted",
         ),
     ),
-    "variants": Question("Which variant of the loss?", [*coarsely(*FORMS), *against("baseline", *FORMS)], ALL),
+    "variants": Question(
+        "Which variant of the loss?", [*coarsely(*FORMS.values()), *against("baseline", *FORMS.values())], ALL,
+    ),
     "lam-tau": Question("Which λ, which τ?", [*coarsely(*GRID, "lam0.1-tau0.5"), *against("baseline", *CROSS)], ALL),
     "age": Question(
         "Early or late in training, with all digits and with 200?",
-        [*coarsely("dispersive"), ("coarse-few-dispersive", "coarse-few-baseline")], (*QUALITY, *FIT),
-        (500, 1000, 1500, 3000, 6000),
+        [*coarsely("dispersive"), ("coarse-few-dispersive", "coarse-few-baseline")],
+        steps=(500, 1000, 1500, 3000, 6000),
     ),
     "size": Question(
         "Does a larger model gain more, as over-fitting would have it?",

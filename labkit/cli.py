@@ -24,7 +24,6 @@ from labkit import datasets
 from labkit.asking import RECIPES, ask, axes_of, command, listed
 from labkit.checks import ConfigError, require
 from labkit.datasets import Preparation
-from labkit.distributed import leave
 from labkit.experiments import Comparison, Measures, Request, codec_of, grid, measure, sweep
 from labkit.sampling import Sampler
 from labkit.training import Report, Run, Trainer, write_sheet
@@ -268,9 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"labkit: {argv[0]!r} is not a command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     try:
-        status = COMMANDS[argv[0]](argv[1:])
-        leave()
-        return status
+        return COMMANDS[argv[0]](argv[1:])
     except (LabError, FileNotFoundError) as mistake:
         print(f"labkit: {mistake}", file=sys.stderr)
         return 2

@@ -53,7 +53,7 @@ def mean(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def leave() -> None:
-    """Take this process out of the ranks. One that ends without it may be aborted by the threads of its connections."""
+    """Take this process out of the ranks, as it should be before it ends."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

@@ -301,6 +301,7 @@ def write_atlas(folder: Path, files: Mapping[str, bytes], record: Mapping[str, A
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     text = json.dumps({"format": FORMAT, **record, "sha256": digests}, indent=1, ensure_ascii=False)
     (folder / "atlas.json").write_text(text + "\n", encoding="utf-8")
+    Atlas.load.cache_clear()  # what was read before is there no more
 
 
 def parquet(table: "pd.DataFrame") -> bytes:

@@ -167,7 +167,7 @@ def sweep(
 
 def _train_batched(runs: Mapping[Path, Config], progress: bool) -> None:
     """Train what can be trained together; the rest, and what fails, is left to its own process, which says why."""
-    left = {folder: config for folder, config in runs.items() if not _trained(folder, config)}
+    left = {folder: config for folder, config in runs.items() if not trained(folder, config)}
     for group in groups(left):
         if len(group) > 1:
             steps = next(iter(group.values())).steps
@@ -175,10 +175,13 @@ def _train_batched(runs: Mapping[Path, Config], progress: bool) -> None:
             with suppress(LabError), saving_on_signals(stop.set), closing(train_batched(group)) as done:
                 for _ in tqdm(done, total=steps, unit="step", desc=told, disable=not progress):
                     if stop.is_set():  # between two steps: amid one, weights and moments would not fit together
-                        raise KeyboardInterrupt
+                        break
+            if stop.is_set():
+                raise KeyboardInterrupt
 
 
-def _trained(folder: Path, config: Config) -> bool:
+def trained(folder: Path, config: Config) -> bool:
+    """Whether a run of this folder has got as far as the config says."""
     return config.steps in (RunFolder(folder).checkpoints() if folder.exists() else {})
 
 
@@ -194,7 +197,7 @@ def _open(out: Path, configs: Mapping[str, Config]) -> None:
 
 
 def _train_and_judge(config: Config, folder: Path, judge: Judge) -> None:
-    if not _trained(folder, config):
+    if not trained(folder, config):
         trainer = Trainer(config, folder)
         with saving_on_signals(trainer.stop), closing(iter(trainer)) as reports:
             for _ in reports:

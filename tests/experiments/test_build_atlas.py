@@ -1,4 +1,4 @@
-"""How the atlas is made: what is trained, what is kept, what stands where."""
+"""How the atlas is made: what is trained, what is kept, what stands where, and the whole way in miniature."""
 
 import sys
 from dataclasses import replace
@@ -6,9 +6,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from labkit.experiments import Atlas
+from labkit import recipes
+from labkit.experiments import Atlas, Measures
 from labkit.experiments.evaluate import REAL
 from labkit.runtime import data_dir
+from labkit.sampling import Sampler
 
 sys.path.insert(0, str(data_dir()))
 import build_atlas as made
@@ -64,3 +66,33 @@ def test_questions_are_answered_by_pairs_of_the_right_steps(monkeypatch):
         ("usual", "on", 1500): 2 + shift, ("both", "on", 500): 1 + shift, ("both", "on", 1500): 2 + shift,
         ("early", "on@500", 1500): 1 + shift + early,
     })  # fmt: skip
+
+
+@pytest.mark.slow
+def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
+    """Two conditions of four steps; then a seed is asked for that nobody trained; then a condition is added."""
+    tiny = recipes.digits(model="SiT-Nano/4", batch_size=8, steps=4, save_every=2, keep_last=9)
+    conditions = {"coarse-baseline": tiny, "coarse-dispersive": tiny.replace(lam=0.5)}
+    judge = Measures(40, (Sampler("euler", 2),), (4,))
+    changes = dict(CONDITIONS=conditions, STEPS=4, LEAST=2, JUDGE=judge, OTHER_WAYS=(Sampler("euler", 1),),
+                   SAMPLED=("coarse-baseline",))  # fmt: skip
+    for name, value in changes.items():
+        monkeypatch.setattr(made, name, value)
+    words = ["--out", str(tmp_path / "runs"), "--to", str(tmp_path / "atlas"), "--workers", "2"]
+    made.main([*words, "--seeds", "2"])
+    first = Atlas.load(tmp_path / "atlas")
+    assert first.record["seeds_of_each"] == dict.fromkeys(conditions, 2) and not first.record["missing"]
+    assert {"euler with 2 steps, guidance 1", "euler with 1 step, guidance 1"} <= set(first.table["sampler"])
+    assert {"frechet", "cka_with_baseline", "logged_gradient_cosine"} <= set(first.table["measure"])
+    assert set(first.maps["condition"]) == set(conditions) == set(first.samples)
+    assert {"works", "variants", "size"} <= set(first.findings["question"])
+
+    made.main([*words, "--seeds", "3", "--missing", "--trained"])
+    assert Atlas.load(tmp_path / "atlas").table.equals(first.table)
+
+    monkeypatch.setattr(made, "CONDITIONS", {**conditions, "larger-baseline": tiny.replace(batch_size=4)})
+    made.main([*words, "--seeds", "2", "--missing"])
+    second = Atlas.load(tmp_path / "atlas")
+    assert second.record["seeds_of_each"] == {**first.record["seeds_of_each"], "larger-baseline": 2}
+    kept = second.table[second.table["condition"].isin(conditions)].reset_index(drop=True)
+    assert kept.equals(first.table[first.table["condition"] != REAL].reset_index(drop=True))
