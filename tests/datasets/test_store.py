@@ -176,7 +176,7 @@ def test_what_does_not_fit_says_so(pixels, monkeypatch):
 def test_a_store_is_loaded_by_its_folder(pixels):
     assert len(load(str(pixels))) == 8 and len(load(str(pixels), "held_out")) == 4
     assert load(str(pixels), resident=True).to(CPU)._held is not None
-    with pytest.raises(ConfigError, match=r"dataset = 'nowhere' cannot be used: choose digits or .*emoji, or"):
+    with pytest.raises(ConfigError, match=r"dataset = 'nowhere' cannot be used: choose digits or .*, or the folder"):
         load("nowhere")
 
 
