@@ -24,7 +24,7 @@ from questions import QUESTIONS, WAYS
 from labkit import Run
 from labkit.config import Config
 from labkit.experiments import Measures, geometry_table, paired_differences, sweep
-from labkit.experiments.atlas import SHEET, Atlas, parquet, write_atlas
+from labkit.experiments.atlas import SHEET, Atlas, baselines, parquet, write_atlas
 from labkit.experiments.evaluate import REAL
 from labkit.experiments.statistics import PLACE, holm
 from labkit.experiments.sweep import trained
@@ -72,8 +72,13 @@ def known(shipped: Atlas) -> set[str]:
     same = {of: CONDITIONS[of] for of, config in shipped.conditions.items()
             if of in CONDITIONS and not config.breaks(CONDITIONS[of])}  # fmt: skip
     rows = shipped.table[shipped.table["condition"].isin(same)]
-    last = rows.groupby(["run", "condition"])["step"].max()
-    return {run for (run, of), step in last.items() if step >= same[of].steps}
+    judged = rows.groupby(["run", "condition"])["step"].agg(set)
+    return {run for (run, of), steps in judged.items() if due(same[of]) <= steps}
+
+
+def due(config: Config) -> set[int]:
+    """The steps at which a run is judged."""
+    return {step for step in AT if step <= config.steps and step % config.save_every == 0} | {config.steps}
 
 
 def measured(runs: dict[str, tuple[str, Config]], out: Path, workers: int | None) -> pd.DataFrame:
@@ -182,6 +187,21 @@ def maps(runs: dict[str, tuple[str, Config]], out: Path, block: int = 1) -> pd.D
     return pd.concat(parts, ignore_index=True)
 
 
+def enough(table: pd.DataFrame) -> set[str]:
+    """Conditions that can be in an atlas: of seeds enough, 0 among them, which is drawn, and so is their baseline.
+
+    What is left out is told.
+    """
+    seeds = table.groupby("condition")["seed"].agg(set)
+    ready = {of for of in CONDITIONS if of in seeds and len(seeds[of]) >= LEAST and 0 in seeds[of]}
+    found = {of for of, baseline in baselines(CONDITIONS).items() if {of, baseline} <= ready}
+    for of in CONDITIONS:
+        if of in seeds and of not in found:
+            why = f"its baseline {baselines(CONDITIONS)[of]} is" if of in ready else f"seeds {sorted(seeds[of])} are"
+            print(f"Left out: {of}: {why} not enough: {LEAST} seeds, and seed 0 among them.")
+    return found
+
+
 def at_step(rows: pd.DataFrame, condition: str, steps: Sequence[int]) -> pd.DataFrame:
     """A condition's rows at some steps, by default that of comparison; ``name@500`` stands there as it was at 500."""
     name, _, early = condition.partition("@")
@@ -227,8 +247,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if not parts:
         parser.error(f"out = {args.out} holds no finished run; leave --trained away to train them")
     table = pd.concat(parts, ignore_index=True).drop_duplicates(["run", "dataset", *PLACE])
-    seeds = table.groupby("condition")["seed"].nunique()
-    table = table[table["condition"].isin({REAL, *seeds.index[seeds >= LEAST]})]
+    table = table[table["condition"].isin({REAL, *enough(table)})]
     runs = {name: run for name, run in runs.items() if name in set(table["run"])}
     table = table.astype({"seed": "Int64", "step": "Int64", "block": "Int64"})
     table = table.sort_values("condition", key=lambda of: of.map([*CONDITIONS, REAL].index), kind="stable")

@@ -31,8 +31,8 @@ def digits(**changes: Any) -> Config:
 
 
 def watched(steps: int = STEPS, **changes: Any) -> Config:
-    """With checkpoints on the way."""
-    return digits(steps=steps, **changes).replace(save_every=500, keep_last=steps // 500)
+    """With checkpoints on the way, which stay even if an interruption saves others between them."""
+    return digits(steps=steps, **changes).replace(save_every=500, keep_every=500)
 
 
 def parent(variant: str, noise: str, alpha: float = 1.0, **changes: Any) -> Config:
@@ -89,8 +89,8 @@ CONDITIONS = {
     "dit-dispersive": digits(model="DiT-Nano/2", **ON),
     "meanflow-baseline": digits(model="MeanFlow-Nano/2"),
     "meanflow-dispersive": digits(model="MeanFlow-Nano/2", **ON),
-    "repa": digits(repa=TAUGHT).replace(save_every=500, keep_last=3),
-    "repa-dispersive": digits(repa=TAUGHT, **ON).replace(save_every=500, keep_last=3),
+    "repa": watched(repa=TAUGHT),
+    "repa-dispersive": watched(repa=TAUGHT, **ON),
     "chunk16": digits(chunk=16, **ON),
     "chunk32": digits(chunk=32, **ON),
     "batch32-baseline": digits(batch_size=32),

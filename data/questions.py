@@ -19,7 +19,7 @@ class Question(NamedTuple):
 
     asked: str
     pairs: list[tuple[str, str]]
-    """A condition and its baseline, seed by seed. ``name@500`` is what a condition was at step 500."""
+    """A condition and what it is compared with, seed by seed. ``name@500`` is what a condition was at step 500."""
     measures: tuple[str, ...] = (*QUALITY, *FIT)
     steps: tuple[int, ...] = ()
     """By default the one at which all are compared."""
@@ -39,6 +39,7 @@ def coarsely(*conditions: str) -> list[tuple[str, str]]:
 ALL = (*QUALITY, *FIT, *GEOMETRY)
 FORMS = {variant: "dispersive" if variant == "l2" else variant for variant in VARIANTS}
 """Variant → the condition of its dispersive form."""
+OTHERS = [*(cell for cell in GRID if cell != "dispersive"), "lam0.1-tau0.5", "cosine", "hinge", "covariance", "release"]
 PARENTS = [f"{variant}-{noise}" for variant in VARIANTS for noise in NOISES]
 
 QUESTIONS = {
@@ -50,6 +51,10 @@ QUESTIONS = {
     "parents": Question(
         "Contrastive: does a positive pair help, with independent or with restricted noise?",
         [*coarsely(*PARENTS), *against("baseline", *(f"l2-{noise}" for noise in NOISES))],
+    ),
+    "noise": Question(
+        "Is restricted noise better than independent?",
+        [(coarse(f"{variant}-restricted"), coarse(f"{variant}-independent")) for variant in VARIANTS],
     ),
     "without-pair": Question(
         "Is each variant better without its positive pair?",
@@ -70,6 +75,11 @@ QUESTIONS = {
         [*coarsely("dispersive"), ("coarse-few-dispersive", "coarse-few-baseline")],
         steps=(500, 1000, 1500, 3000, 6000),
     ),
+    "younger": Question(
+        "Is a dispersive model merely a younger one? Against baselines of fewer steps",
+        [(f"{of}-dispersive@{step}", f"{of}-baseline@{early}")
+         for of in ("coarse-few", "coarse") for step, early in ((1000, 500), (1500, 1000))],
+    ),
     "size": Question(
         "Does a larger model gain more, as over-fitting would have it?",
         [
@@ -89,6 +99,10 @@ QUESTIONS = {
         [*coarsely("dispersive"), ("dispersive", "baseline")], QUALITY, samplers=WAYS,
     ),
     "block": Question("At which block?", against("baseline", "dispersive", *BLOCKS)),
+    "which-block": Question(
+        "Does it matter which block, or how many samples repel each other?",
+        against("dispersive", *BLOCKS, "chunk32", "chunk16"),
+    ),
     "carry-over": Question(
         "Does a regularized block change the others?", against("baseline", "dispersive", *BLOCKS), GEOMETRY,
     ),
@@ -102,11 +116,19 @@ QUESTIONS = {
         against("baseline", "dispersive", "repa@1000", "repa@500", "repa-dispersive@1000"),
     ),
     "both": Question("Does the Dispersive Loss add to REPA?", against("repa", "repa-dispersive")),
+    "teacher": Question("Is REPA ahead of the Dispersive Loss?", against("dispersive", "repa")),
     "batch": Question(
         "How many samples repel each other?",
         [*against("baseline", "dispersive", "chunk32", "chunk16"), ("batch32-dispersive", "batch32-baseline")],
     ),
     "gentle": Question(
         "A gentler way: warm-up, small λ?", against("baseline", "warmup", "cosine-weak", "lam0.1-tau0.5"),
+    ),
+    "instead": Question(
+        "What is better than λ = τ = 0.5 with InfoNCE-L2?",
+        [
+            *against("dispersive", *CROSS, "cosine", "hinge", "covariance", "cosine-weak", "warmup"),
+            *against("coarse-dispersive", *map(coarse, OTHERS)),
+        ],
     ),
 }  # fmt: skip

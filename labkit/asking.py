@@ -85,7 +85,8 @@ def _values(text: str, word: str) -> list[Any]:
     require(text != "", "grid", word, "there is a value missing beside a comma")
     if found := RANGE.fullmatch(text):
         first, last = map(int, found.groups())
-        require(first <= last < first + MOST, "grid", word, f"{text} goes from the smaller number to the larger")
+        require(first <= last, "grid", word, f"{text} must go from the smaller number to the larger")
+        require(last < first + MOST, "grid", word, f"{text} has more than {MOST:,} values")
         return list(range(first, last + 1))
     try:
         return [ast.literal_eval(text)]
@@ -113,6 +114,7 @@ def listed(file: Path) -> dict[str, Config]:
             continue
         name = words.pop(0)[:-1] if words[0].endswith(":") else named(" ".join(words).replace(" --", ","))
         require(name not in runs, place, name, "there is a run of this name already; begin the line with NAME:")
+        require(len(name.encode()) <= 200, place, name, "that is too long for a folder; begin the line with NAME:")
         try:
             config, out, _ = ask(words, "train", "")
         except (ConfigError, SystemExit) as error:

@@ -61,6 +61,7 @@ def test_a_file_of_runs(tmp_path):
     ("digits --out x", "leave --out away"),
     ("digits\ndigits", "there is a run of this name already"),
     ("mine:", "line 1 of .* no recipe is named"),
+    (f"digits --dataset /{'a/' * 100}", "that is too long for a folder; begin the line with NAME:"),
 ])  # fmt: skip
 def test_files_of_runs_that_cannot_be(tmp_path, text, told):
     (tmp_path / "runs.txt").write_text(text)
@@ -75,6 +76,9 @@ def test_files_of_runs_that_cannot_be(tmp_path, text, told):
     (["digits", "--grid", "dispersive.lam=-1"], "dispersive.lam = -1 cannot be used"),
     (["digits", "--grid", "seed=1", "--workers", "0"], "workers = 0"),
     (["digits", "--grid", "seed=1", "--count", "2"], "count = 2"),
+    (["digits", "--grid", "seed=1", "--count", "5000"], "count = 5000 cannot be used: digits has 1297 training"),
+    (["digits", "--grid", "seed=9..0"], "9..0 must go from the smaller number to the larger"),
+    (["digits", "--grid", "seed=0..10000"], "0..10000 has more than 10,000 values"),
     (["digits", "--grid", "dataset=cats"], "dataset = 'cats' cannot be used"),
     (["--list", "nowhere"], "list = 'nowhere' cannot be used: there is no such file"),
 ])  # fmt: skip

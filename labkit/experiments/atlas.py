@@ -269,18 +269,23 @@ class Atlas:
 
     @cached_property
     def _baselines(self) -> dict[str, str]:
-        plain = {_without(config): name for name, config in self.conditions.items() if not config.regularizers}
-        return {name: plain[_without(config)] for name, config in self.conditions.items()}
+        return baselines(self.conditions)
 
     def _config(self, condition: str) -> Config:
         require(condition in self.conditions, "condition", condition, f"choose one of {', '.join(self.conditions)}")
         return self.conditions[condition]
 
 
+def baselines(conditions: Mapping[str, Config]) -> dict[str, str]:
+    """Condition → the one that is alike but for having no regularizer."""
+    plain = {_without(config): name for name, config in conditions.items() if not config.regularizers}
+    return {name: plain[_without(config)] for name, config in conditions.items()}
+
+
 def _without(config: Config) -> str:
     """What a config has in common with its baseline: all but regularizers, length and what is kept."""
     kept = json.loads(config.to_json())
-    for name in ("dispersive", "contrastive", "repa", "steps", "save_every", "keep_last", "log_every"):
+    for name in ("dispersive", "contrastive", "repa", "steps", "save_every", "keep_last", "keep_every", "log_every"):
         del kept[name]
     return json.dumps(kept, sort_keys=True)
 

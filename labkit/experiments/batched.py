@@ -31,6 +31,7 @@ from labkit.config import Config
 from labkit.objective import Objective
 from labkit.training import Trainer
 from labkit.training.folder import RunError
+from labkit.types import LabError
 
 Stack = dict[str, Tensor]
 
@@ -58,7 +59,7 @@ def train_batched(runs: Mapping[Path, Config]) -> Iterator[int]:
     """
     require(len(groups(runs)) == 1, "runs", [*map(str, runs)], "train runs together that differ in seed and λ alone")
     engine = next(iter(runs.values())).engine
-    for name, usual in (("accumulate", 1), ("clip", None), ("compile", False)):
+    for name, usual in (("accumulate", 1), ("clip", None), ("compile", False), ("checkpointing", False)):
         told = f"models that are trained together need {usual}"
         require(getattr(engine, name) == usual, f"engine.{name}", getattr(engine, name), told)
     trainers = [Trainer(config, folder) for folder, config in runs.items()]
@@ -135,13 +136,19 @@ class _Models:
         return total, {"total": total.detach(), **found.terms}
 
     def save(self) -> None:
-        """Each run as it would save itself."""
+        """Each run as it would save itself; one that cannot, since its weights are not finite, stops no other."""
+        refused: list[LabError] = []
         for i, trainer in enumerate(self.trainers):
             for name, stack in self.weights.items():
                 state = self.optimizer.state.get(stack, {})
                 moments = {key: value if key == "step" else value[i] for key, value in state.items()}
                 trainer.optimizer.state[self._own[i][name]].update(moments)
-            trainer.save()
+            try:
+                trainer.save()
+            except LabError as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]
 
 
 def _stacked(parts: Sequence[Mapping[str, Tensor]]) -> Stack:

@@ -148,7 +148,11 @@ def _figures(x: Tensor, dataset: str, seed: int) -> dict[str, float]:
 
 @torch.no_grad()
 def _losses(network: Transformer, config: Config, count: int) -> list[Row]:
-    """Mean error of the network on both splits; the same noise and times for both, and for every run."""
+    """Mean error of the network on both splits, at noise and times that are the same for every run.
+
+    They are the same for both splits, too, unless one has fewer than ``count`` images, as digits-few has: the levels of
+    the two losses, and so of the gap, then differ by what other times cost, which differences between runs leave out.
+    """
     process, found = process_of(config), {}
     for split in ("train", "held_out"):
         source = datasets.load(config.dataset, split)

@@ -79,15 +79,16 @@ class Rerun:
         config = self.trainer.config
         if not self.rows:
             return f"Step {self.trainer.step} of {config.steps}."
+        main = "frechet" if self.value("frechet") is not None else "frechet_pixels"  # no classifier but of digits
         if not self.comparable:
             return (
                 f"You trained {config.steps} of {self.whole:,} steps: too few to be compared with the atlas's runs. "
-                f"Its Fréchet distance is {self.value('frechet'):.2f}; theirs, "
-                f"{self.atlas.band(self.condition, 'frechet').mean:.2f} in the mean."
+                f"Its Fréchet distance is {self.value(main):.2f}; theirs, "
+                f"{self.atlas.band(self.condition, main).mean:.2f} in the mean."
             )
         found = self.verdicts()
         out = [row for row in found if not row["inside"]]
-        first = next(row for row in found if row["measure"] == "frechet")
+        first = next(row for row in found if row["measure"] == main)
         lines = (
             f"Your run of seed {self.seed}: Fréchet distance {first['value']:.2f}; from the {first['n']} seeds of the "
             f"atlas one more is expected between {first['first']:.2f} and {first['last']:.2f}. "

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LESS_IS_BETTER = ("frechet", "kernel_distance", "memorisation", "loss")
 """Measures whose names begin so are better when they are smaller."""
+NEITHER_IS_BETTER = ("feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity")
+"""Size and shape of features: what they should be is the question. Of all other measures more is better."""
 PLACE = ("measure", "step", "block", "sampler")
 LEVEL = 0.95
 
@@ -32,9 +34,10 @@ def paired_differences(table: "pd.DataFrame", baseline: str, of: str = "run") ->
     Returns:
         A row for each measure (step, block, sampler) and condition: ``n`` seeds that both have, ``baseline``, the mean
         of the baseline over them, ``difference``, the mean of d, ``low`` and ``high``, its interval, ``wins`` and
-        ``ties``, seeds in which the condition is better than the baseline or equal (less is better of
-        ``LESS_IS_BETTER``, else more; of geometry it is merely more), ``p`` and ``p_holm`` of no difference, and a
-        ``note`` where something is missing. Of one seed there is a difference but no interval.
+        ``ties``, seeds in which the condition is better than the baseline or equal (where neither is better, larger),
+        ``p`` and ``p_holm`` of no difference, and a ``note`` where something is missing. One seed has a difference but
+        no interval, and so have seeds that all differ by the same: such a measure, a share of few samples say, is too
+        coarse for a t-test.
 
     Raises:
         ConfigError: a column is missing, no such baseline, nothing to compare, or two values for one seed.
@@ -75,17 +78,37 @@ def _compared(values: "pd.Series", baseline: "pd.Series", measure: str) -> dict[
     low = high = p = np.nan
     if len(d) < 2:
         notes.append("one seed: no interval" if len(d) else "no seed in both: no difference")
-    elif np.ptp(d) == 0:  # nothing varies, as where a setting does nothing: there is no t
-        low, high, p = d.iloc[0], d.iloc[0], float(d.iloc[0] == 0)
+    elif np.ptp(d) <= 1e-9 * values.abs().max():  # nothing varies but by rounding: there is no t
+        low, high, p = (0.0, 0.0, 1.0) if (d == 0).all() else (np.nan,) * 3
         notes.append("the same in every seed")
     else:
         test = ttest_1samp(d, 0.0)
         (low, high), p = test.confidence_interval(LEVEL), test.pvalue
-    better = d < 0 if measure.startswith(LESS_IS_BETTER) else d > 0
+    better = d < 0 if direction(measure) < 0 else d > 0
     return {
         "n": len(d), "baseline": baseline[d.index].mean(), "difference": d.mean(), "low": low, "high": high,
         "wins": int(better.sum()), "ties": int((d == 0).sum()), "p": p, "note": "; ".join(notes),
     }  # fmt: skip
+
+
+def direction(measure: str) -> int:
+    """−1 if less of a measure is better, 1 if more is, 0 if neither."""
+    if measure.startswith(NEITHER_IS_BETTER):
+        return 0
+    return -1 if measure.startswith(LESS_IS_BETTER) else 1
+
+
+def side(row: "pd.Series") -> str:
+    """On which side of 0 an interval of ``paired_differences`` lies.
+
+    Returns:
+        ``better`` or ``worse``; ``different`` if neither is better; ``no difference shown`` if 0 is inside, or if there
+        is no interval.
+    """
+    if not (row["low"] > 0 or row["high"] < 0):
+        return "no difference shown"
+    good = direction(row["measure"])
+    return "different" if good == 0 else "better" if row["difference"] * good > 0 else "worse"
 
 
 def holm(p: Collection[float]) -> list[float]:
@@ -105,4 +128,7 @@ def told(row: "pd.Series") -> str:
     """One row of ``paired_differences`` in words, as a table's cell: difference, interval, wins."""
     if row["n"] < 2:
         return f"{row['difference']:+.3g} (n = {row['n']}: no interval)"
-    return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}], better in {row['wins']} of {row['n']}"
+    if not row["low"] <= row["high"]:
+        return f"{row['difference']:+.3g} in each of {row['n']} seeds: no interval"
+    wins = f"{'better' if direction(row['measure']) else 'larger'} in {row['wins']} of {row['n']}"
+    return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}], {wins}"

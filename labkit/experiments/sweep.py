@@ -13,8 +13,9 @@ import hashlib
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from itertools import product
@@ -152,15 +153,19 @@ def sweep(
     for name in configs:
         require(name == Path(name).name not in ("", ".."), "configs", name, "its name must be that of a folder")
     require(whole(workers, 1), "workers", workers, "take a whole number of at least 1")
-    lasting = is_dataclass(judge) and "<locals>" not in type(judge).__qualname__
-    require(lasting, "judge", judge, "give a frozen dataclass with __call__, defined at the top of a module")
+    found = sys.modules[type(judge).__module__]
+    lasting = is_dataclass(judge) and "<locals>" not in type(judge).__qualname__ and hasattr(found, "__file__")
+    told = "give a frozen dataclass with __call__, defined at the top of a .py file, not in a notebook"
+    require(lasting, "judge", judge, told)
+    _owned(out)
+    real = _reals(configs, out, judge)  # what the judge refuses, it refuses before hours of training
     _open(out, configs)
     todo = {name: config for name, config in configs.items() if _judged(out / name, config, judge) is None}
     if batched:
         _train_batched({out / name: config for name, config in todo.items()}, progress)
     jobs = {name: Job(_train_and_judge, (config, out / name, judge), out / name) for name, config in todo.items()}
     failures = run_apart(jobs, workers, progress) if jobs else {}
-    made = Sweep(_table(configs, out, judge), dict(configs), failures)
+    made = Sweep(_table(configs, out, judge, real), dict(configs), failures)
     _write(made, out)
     return made
 
@@ -172,10 +177,13 @@ def _train_batched(runs: Mapping[Path, Config], progress: bool) -> None:
         if len(group) > 1:
             steps = next(iter(group.values())).steps
             told, stop = f"{len(group)} runs as one", Event()
-            with suppress(LabError), saving_on_signals(stop.set), closing(train_batched(group)) as done:
-                for _ in tqdm(done, total=steps, unit="step", desc=told, disable=not progress):
-                    if stop.is_set():  # between two steps: amid one, weights and moments would not fit together
-                        break
+            try:
+                with saving_on_signals(stop.set), closing(train_batched(group)) as done:
+                    for _ in tqdm(done, total=steps, unit="step", desc=told, disable=not progress):
+                        if stop.is_set():  # between two steps: amid one, weights and moments would not fit together
+                            break
+            except (LabError, RuntimeError) as error:  # settings that cannot be shared, or memory that is full
+                tqdm.write(f"{told}: not possible, so each trains alone: {error}")
             if stop.is_set():
                 raise KeyboardInterrupt
 
@@ -185,11 +193,15 @@ def trained(folder: Path, config: Config) -> bool:
     return config.steps in (RunFolder(folder).checkpoints() if folder.exists() else {})
 
 
-def _open(out: Path, configs: Mapping[str, Config]) -> None:
-    """Make the folder; one that holds anything but runs, or what a sweep wrote, is refused."""
-    runs = out.is_dir() and not any(f.is_file() and f.name[0] != "." for f in out.iterdir())
-    if out.exists() and not runs and not (out / MARK).exists():
+def _owned(out: Path) -> None:
+    """Refuse a folder that holds anything but runs, or what a sweep wrote."""
+    ours = out.is_dir() and all(f.is_dir() or f.name.startswith((".", "real-")) for f in out.iterdir())
+    if out.exists() and not ours and not (out / MARK).exists():
         raise RunError(f"{out} exists and is not the folder of a sweep; choose an empty or a new folder.")
+
+
+def _open(out: Path, configs: Mapping[str, Config]) -> None:
+    """Say what will be in the folder."""
     for stale in ("table.parquet", "failures.json"):  # of other configs, perhaps: a sweep that is left has none
         (out / stale).unlink(missing_ok=True)
     said = {run: json.loads(config.to_json()) for run, config in configs.items()}
@@ -226,7 +238,7 @@ def _judged(folder: Path, config: Config, judge: Judge) -> list[Row] | None:
     return _read(_kept(folder, config, judge)).get("rows")
 
 
-def _table(configs: Mapping[str, Config], out: Path, judge: Judge) -> "pd.DataFrame":
+def _table(configs: Mapping[str, Config], out: Path, judge: Judge, real: list[Row]) -> "pd.DataFrame":
     import pandas as pd
 
     settings = {name: flat(asdict(config)) for name, config in configs.items()}
@@ -243,8 +255,7 @@ def _table(configs: Mapping[str, Config], out: Path, judge: Judge) -> "pd.DataFr
             about = {"run": name, "condition": condition, "seed": config.seed, "dataset": config.dataset, **known}
             about |= _about(out / name, config)
             rows += [{**about, **row} for row in judged]
-    for dataset in dict.fromkeys(config.dataset for config in configs.values()) if hasattr(judge, "real") else ():
-        rows += [{"run": REAL, "condition": REAL, "dataset": dataset, **row} for row in _real(judge, dataset, out)]
+    rows += real
     setting = dict.fromkeys(["run", "condition", "seed", "dataset", *differ])
     table = pd.DataFrame(
         rows, columns=[*setting, "step", "block", "sampler", "measure", "value", "commit", "machine", "seconds"]
@@ -252,8 +263,14 @@ def _table(configs: Mapping[str, Config], out: Path, judge: Judge) -> "pd.DataFr
     return table.astype(dict.fromkeys(("seed", "step", "block"), "Int64")).infer_objects()
 
 
+def _reals(configs: Mapping[str, Config], out: Path, judge: Judge) -> list[Row]:
+    """What the judge says of the real images of every data set."""
+    sets = dict.fromkeys(config.dataset for config in configs.values()) if hasattr(judge, "real") else ()
+    return [{"run": REAL, "condition": REAL, "dataset": of, **row} for of in sets for row in _real(judge, of, out)]
+
+
 def _real(judge: Judge, dataset: str, out: Path) -> list[Row]:
-    """What the judge says of real images, once for each data set."""
+    """Of one, once for each folder."""
     key = hashlib.sha256(f"{FORMAT} {judge!r} {dataset}".encode()).hexdigest()[:12]
     path = out / f"real-{key}.json"
     if not path.exists():

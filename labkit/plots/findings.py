@@ -6,23 +6,15 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
-from labkit.experiments.statistics import LESS_IS_BETTER, told
+from labkit.experiments.statistics import side, told
 from labkit.plots.theme import PALETTE, colour, fade, figure
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SIDES = {"better": "contrastive", "worse": "dispersive", "no difference shown": "quiet"}  # → colour
+SIDES = {"better": "contrastive", "worse": "dispersive", "different": "ink", "no difference shown": "quiet"}  # → colour
 WHERE = {"against": "against {}", "step": "step {}", "block": "block {}", "sampler": "{}"}
 LINE = 26  # pixels
-
-
-def side(row: "pd.Series") -> str:
-    """What an interval says: better or worse, if it lies on one side of 0; of geometry more counts as better."""
-    if not (row["low"] > 0 or row["high"] < 0):
-        return "no difference shown"
-    less = row["measure"].startswith(LESS_IS_BETTER)
-    return "better" if (row["difference"] < 0) == less else "worse"
 
 
 def labels(rows: "pd.DataFrame") -> list[str]:
@@ -68,7 +60,7 @@ def draw_findings(plot: BaseFigure, rows: "pd.DataFrame", name: str) -> None:
 def findings_told(rows: "pd.DataFrame") -> str:
     """The same in words: how many of each side, and every row."""
     sides = [side(row) for _, row in rows.iterrows()]
-    counts = ", ".join(f"{sides.count(name)} {name}" for name in SIDES)
+    counts = ", ".join(f"{sides.count(name)} {name}" for name in SIDES if name in sides)
     each = "; ".join(f"{name} {told(row)}" for name, (_, row) in zip(labels(rows), rows.iterrows(), strict=True))
     return f"{counts}. {each}."
 

@@ -11,7 +11,7 @@ from traitlets import Float as FloatTrait
 
 from labkit.experiments.atlas import Atlas, Band
 from labkit.experiments.rerun import Rerun
-from labkit.experiments.statistics import LESS_IS_BETTER
+from labkit.experiments.statistics import direction, side
 from labkit.widgets.runner import Runner
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ MEASURES = {
     "effective_rank": "effective rank at the block",
 }
 COORDINATES = ("lam", "tau", "variant", "block", "alpha", "noise", "model", "dataset", "also")
-GEOMETRY = ("feature_norm", "effective_rank")
 NAMES = {
     "lam": "λ", "tau": "τ", "alpha": "α", "variant": "variant", "block": "block", "noise": "second view",
     "model": "model", "dataset": "data", "also": "besides",
@@ -117,10 +116,10 @@ class Ablations(HasTraits):
         words += f"Its baseline: {_band(other)}. Difference by seed {row['difference']:+.3g}"
         if row["n"] < 2:
             return words + " (one seed in both: no interval)."
-        less = self.measure.startswith(LESS_IS_BETTER)
-        judged = "no difference shown" if row["low"] <= 0 <= row["high"] else (
-            ("smaller" if row["difference"] < 0 else "larger") + ", beyond what seeds alone do")  # fmt: skip
-        better = f", better in {row['wins']} of {row['n']}" if less or self.measure not in GEOMETRY else ""
+        judged = side(row)
+        if judged != "no difference shown":
+            judged = ("smaller" if row["difference"] < 0 else "larger") + ", beyond what seeds alone do"
+        better = f", better in {row['wins']} of {row['n']}" if direction(self.measure) else ""
         return words + f" [{row['low']:+.3g}, {row['high']:+.3g}] (n = {row['n']}{better}): <b>{judged}</b>."
 
     def _prepare(self) -> Rerun:
@@ -177,6 +176,6 @@ def grid_of(atlas: Atlas, measure: str, model: str) -> "pd.DataFrame":
         if at["lam"] and at.items() >= {**PLANE, "model": model}.items() and measure in atlas.measures(name):
             row = difference_of(atlas, name, measure)
             rows.append({"lam": at["lam"], "tau": at["tau"], "condition": name, "difference": row["difference"],
-                         "n": row["n"], "sure": not row["low"] <= 0 <= row["high"]})  # fmt: skip
+                         "n": row["n"], "sure": side(row) != "no difference shown"})  # fmt: skip
     columns = ["lam", "tau", "condition", "difference", "n", "sure"]
     return pd.DataFrame(rows, columns=columns).sort_values(["lam", "tau"])

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
 from labkit.experiments.atlas import Atlas
-from labkit.experiments.statistics import LESS_IS_BETTER
+from labkit.experiments.statistics import direction
 from labkit.plots import PALETTE, fade, figure, picture, style_digits
 from labkit.types import LabError
 from labkit.widgets.ablations import MEASURES, NAMES, Ablations, band_of, grid_of
@@ -148,8 +148,8 @@ def _draw_grid(state: Ablations, heat: Any, ring: Any) -> None:
     words = found.assign(text=[f"{d:+.2g}{'*' if sure else ''}<br>n = {n}" for d, sure, n in
                                zip(found["difference"], found["sure"], found["n"], strict=True)])  # fmt: skip
     text = words.pivot(index="lam", columns="tau", values="text").fillna("")
-    good, bad = PALETTE["sky"], PALETTE["gold"]
-    ends = (good, bad) if state.measure.startswith(LESS_IS_BETTER) else (bad, good)
+    good, bad, neither = PALETTE["sky"], PALETTE["gold"], PALETTE["quiet"]
+    ends = {-1: (good, bad), 0: (neither, neither), 1: (bad, good)}[direction(state.measure)]
     heat.x, heat.y = [f"τ = {v:g}" for v in wide.columns], [f"λ = {v:g}" for v in wide.index]
     heat.z, heat.text = wide.astype(object).where(wide.notna(), None).values.tolist(), text.values.tolist()
     heat.colorscale = [[0, ends[0]], [0.5, "#FFFFFF"], [1, ends[1]]]

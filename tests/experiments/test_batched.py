@@ -11,6 +11,7 @@ from labkit.experiments.batched import groups, train_batched
 from labkit.regularizers import Contrastive, Repa
 from labkit.training import checkpoint
 from labkit.training.folder import RunError
+from labkit.training.trainer import NonFiniteLoss
 
 TINY = recipes.digits(model="SiT-Nano/4", batch_size=8, steps=6, save_every=3, log_every=2, keep_last=9)
 DIALS = [dict(seed=0, lam=None), dict(seed=0, lam=0.5), dict(seed=1, lam=0.5), dict(seed=2, lam=2.0)]
@@ -99,6 +100,15 @@ def test_what_cannot_share_a_program(tmp_path, second, told):
     with pytest.raises(ConfigError, match=told):
         list(train_batched({tmp_path / "a": first, tmp_path / "b": second or first.replace(seed=1)}))
     assert not list(tmp_path.iterdir())
+
+
+def test_one_that_diverges_takes_no_other_along(tmp_path):
+    runs = {name: TINY.replace(seed=seed, lam=0.5) for seed, name in enumerate("abc")}
+    runs["b"] = TINY.replace(lam=1e38)
+    with pytest.raises(NonFiniteLoss):
+        list(train_batched({tmp_path / name: config for name, config in runs.items()}))
+    saved = {name: list(Run.open(tmp_path / name).checkpoints) for name in runs}
+    assert not saved["b"] and saved["a"] == saved["c"] == [3]
 
 
 def test_runs_at_different_steps(tmp_path):

@@ -42,6 +42,24 @@ def test_what_was_changed_must_be_made_again(atlas, monkeypatch):
     assert made.known(atlas) == set()
 
 
+def test_a_run_that_lacks_a_step_must_be_made_again(atlas, monkeypatch):
+    lost = (atlas.table["run"] == "baseline-seed1") & (atlas.table["step"] == 500)
+    assert lost.any()
+    assert made.known(replace(atlas, table=atlas.table[~lost])) == made.known(atlas) - {"baseline-seed1"}
+
+
+def test_conditions_without_seeds_or_baseline_are_left_out(monkeypatch, capsys):
+    base = recipes.digits(steps=4)
+    conditions = {"off": base, "on": base.replace(lam=0.5), "few-off": base.replace(batch_size=8),
+                  "few-on": base.replace(batch_size=8, lam=0.5), "strong": base.replace(lam=2.0)}  # fmt: skip
+    monkeypatch.setattr(made, "CONDITIONS", conditions)
+    seeds = {"off": range(3), "on": range(4), "few-off": range(2), "few-on": range(3), "strong": (1, 2, 3)}
+    table = pd.DataFrame([{"condition": of, "seed": seed} for of, own in seeds.items() for seed in own])
+    assert made.enough(table) == {"off", "on"}
+    told = capsys.readouterr().out
+    assert "few-on: its baseline few-off is not enough" in told and "strong: seeds [1, 2, 3] are not enough" in told
+
+
 def test_the_first_seeds_of_all_come_first():
     names = list(made.wanted([0, 1]))
     assert len(names) == 2 * len(made.CONDITIONS) == len({*names})

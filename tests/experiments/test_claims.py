@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -46,14 +47,53 @@ def test_the_table_that_ships_is_what_the_rules_make_of_the_atlas(atlas):
         assert (claim.here == "–") == (claim.verdict == made.NOT_TESTED)
 
 
+def simulated(values):
+    """A table of main measures: (condition, sampler) → its values by seed."""
+    return pd.DataFrame([
+        {"condition": of, "sampler": way, "seed": seed, "measure": "frechet", "step": made.STEPS, "value": value}
+        for (of, way), column in values.items() for seed, value in enumerate(column)
+    ])  # fmt: skip
+
+
+def test_slopes_of_a_plane_are_found_seed_by_seed():
+    """Difference = level of the seed + slope·log2 λ + slope·log2 τ, each seed with slopes of its own."""
+    of_lam, of_tau, level = [0.1, 0.2, 0.3], [1.0, 1.1, 0.9], [5.0, 7.0, 6.0]
+    cells = {
+        (made.coarse(name), made.USUAL): [
+            level[s] + of_lam[s] * np.log2(cell["lam"]) + of_tau[s] * np.log2(cell["tau"]) for s in range(3)
+        ]
+        for name, cell in made.GRID.items()
+    }
+    lam, tau = made.slopes(made.Evidence(pd.DataFrame(), simulated(cells)))
+    assert lam.values.tolist() == pytest.approx(of_lam) and tau.values.tolist() == pytest.approx(of_tau)
+    assert lam.mean == pytest.approx(0.2) and lam.high - lam.mean == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
+
+
+def test_ways_of_sampling_are_paired_by_seed():
+    """Seeds add 10, 20, 30 to all: only paired differences see effects of 1 and 3."""
+    seeds, noise = np.array([10.0, 20.0, 30.0]), np.array([0.1, 0.0, -0.1])
+    table = simulated({
+        ("off", made.USUAL): seeds, ("off", "other"): seeds + 1 + noise,
+        ("on", made.USUAL): seeds + 2, ("on", "other"): seeds + 6 + 2 * noise,
+    })  # fmt: skip
+    e = made.Evidence(pd.DataFrame(), table)
+    assert e.way("off", "other")["difference"] == pytest.approx(1) and e.way("off", "other")["p"] < 0.01
+    shift = e.shift("on", "off", "other")
+    assert shift["difference"] == pytest.approx(3) and shift["n"] == 3 and shift["p"] < 0.01
+    with pytest.raises(made.Missing):
+        e.way("off", "no such way")
+
+
 def test_questions_ask_of_conditions_that_there_are():
     for question in questions.QUESTIONS.values():
-        for early, baseline in question.pairs:
-            condition, _, step = early.partition("@")
-            assert {condition, baseline} <= set(CONDITIONS)
-            assert not step or int(step) % CONDITIONS[condition].save_every == 0, "no checkpoint is judged there"
-            same = CONDITIONS[condition].replace(steps=1).batch_size == CONDITIONS[baseline].batch_size
-            assert same and CONDITIONS[condition].dataset == CONDITIONS[baseline].dataset
+        for pair in question.pairs:
+            for name in pair:
+                condition, _, step = name.partition("@")
+                config = CONDITIONS[condition]
+                judged = not step or int(step) % config.save_every == 0 == int(step) % (config.keep_every or 1)
+                assert judged and (not step or config.keep_every), "no checkpoint is kept there"
+            one, other = (CONDITIONS[name.partition("@")[0]] for name in pair)
+            assert (one.batch_size, one.dataset, one.model) == (other.batch_size, other.dataset, other.model)
 
 
 def test_conditions_are_all_different_and_asked_about():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, ttest_rel
 
 from labkit.checks import ConfigError
-from labkit.experiments.statistics import holm, paired_differences, told
+from labkit.experiments.statistics import holm, paired_differences, side, told
 
 
 def runs(values, measure="frechet", **more):
@@ -82,8 +82,27 @@ def test_ties_and_differences_that_never_vary():
     same = only(runs({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0]}))
     assert (same["difference"], same["low"], same["high"], same["p"], same["wins"], same["ties"]) == (0, 0, 0, 1, 0, 3)
     shifted = only(runs({"a": [1.0, 2.0, 3.0], "b": [0.5, 1.5, 2.5]}))
-    assert (shifted["low"], shifted["high"], shifted["p"], shifted["wins"]) == (-0.5, -0.5, 0, 3)
-    assert shifted["note"] == "the same in every seed"
+    assert np.isnan([shifted["low"], shifted["high"], shifted["p"], shifted["p_holm"]]).all() and shifted["wins"] == 3
+    assert shifted["note"] == "the same in every seed" and side(pd.Series(shifted)) == "no difference shown"
+    assert told(pd.Series(shifted)) == "-0.5 in each of 3 seeds: no interval"
+
+
+def test_shares_that_differ_by_one_sample_in_every_seed_are_no_certainty():
+    """0.1 + 0.2 − 0.2 and the like vary by rounding, of which a t-test would make p = 1e-30."""
+    base = np.array([0.002, 0.012, 0.046, 0.3])
+    row = only(runs({"a": base, "b": base - 0.002}, "memorisation"))
+    assert np.isnan(row["p"]) and row["difference"] == pytest.approx(-0.002)
+
+
+@pytest.mark.parametrize(("measure", "more", "less"), [
+    ("recall", "better", "worse"), ("loss_gap", "worse", "better"), ("effective_rank", "different", "different"),
+])  # fmt: skip
+def test_a_side_is_good_or_bad_or_merely_another(measure, more, less):
+    a, d = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 1.1, 0.9, 1.0])
+    for b, expected in ((a + d, more), (a - d, less)):
+        row = pd.Series(only(runs({"a": a, "b": b}, measure)))
+        assert side(row) == expected
+        assert ("larger in" in told(row)) == (expected == "different")
 
 
 def test_each_place_is_compared_with_its_own_and_corrected_by_itself():

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -202,7 +203,7 @@ def test_the_judge_is_shown_this_configs_checkpoints_alone(tmp_path):
     assert "holds a run of another config (seed: 0 → 9)" in made.failures["other"]
 
 
-def test_what_cannot_be_swept_is_refused_before_anything_is_trained(tmp_path):
+def test_what_cannot_be_swept_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     for name in ("a/b", "..", ""):
         with pytest.raises(ConfigError, match="must be that of a folder"):
             sweep({name: TINY}, tmp_path, Steps(), progress=False)
@@ -213,6 +214,11 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_trained(tmp_path):
     for judge in (lambda run, steps: [], Steps().real):
         with pytest.raises(ConfigError, match=r"^judge = .*frozen dataclass"):
             sweep({"a": TINY}, tmp_path, judge)
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))  # as in a notebook
+    monkeypatch.setattr(Steps, "__module__", "__main__")
+    with pytest.raises(ConfigError, match=r"^judge = .* of a \.py file, not in a notebook"):
+        sweep({"a": TINY}, tmp_path, Steps())
+    monkeypatch.undo()
     with pytest.raises(ConfigError, match="it holds no table of a sweep"):
         Sweep.load(tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
@@ -220,6 +226,21 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(RunError, match="is not the folder of a sweep; choose an empty or a new folder"):
         sweep({"a": TINY}, tmp_path, Steps())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@dataclass(frozen=True)
+class Refusing(Steps):
+    """Cannot judge real images."""
+
+    def real(self, dataset):
+        raise ConfigError("too many are asked for")
+
+
+def test_a_judge_that_refuses_takes_no_table_away(tmp_path):
+    sweep({"a": TINY}, tmp_path / "out", Steps(), 1, progress=False)
+    with pytest.raises(ConfigError, match="too many"):
+        sweep({"b": TINY.replace(seed=1)}, tmp_path / "out", Refusing(), 1, progress=False)
+    assert set(Sweep.load(tmp_path / "out").configs) == {"a"} and not (tmp_path / "out" / "b").exists()
 
 
 def test_batched_runs_are_trained_here_and_judged_apart(tmp_path):
