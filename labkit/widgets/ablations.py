@@ -38,8 +38,8 @@ NAMES = {
 PLANE = {"variant": "infonce_l2", "block": "1", "alpha": 0.0, "noise": "one view", "dataset": "digits",
          "also": "nothing else"}  # fmt: skip
 """Where the heat map over λ and τ lies, for each model."""
-FIRST = "dispersive"
-"""What is shown at first."""
+FIRST = "coarse-dispersive"
+"""What is shown at first: of this model all cells of the paper's λ × τ are measured."""
 
 
 class Ablations(HasTraits):

@@ -10,7 +10,7 @@ from labkit.plots import picture
 from labkit.plots.findings import findings_told, labels
 from labkit.plots.theme import PALETTE
 from labkit.widgets import Ablations, Questions, ablations_panel, questions_panel
-from labkit.widgets.ablations import COORDINATES, MEASURES, grid_of
+from labkit.widgets.ablations import COORDINATES, FIRST, MEASURES, grid_of
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +35,15 @@ def place(state):
 
 
 def test_it_opens_on_the_papers_setting(state, atlas):
-    assert state.condition == "dispersive" and place(state) == atlas.points["dispersive"]
-    assert state.baseline == "baseline"
+    assert state.condition == FIRST and place(state) == atlas.points[FIRST]
+    assert (state.lam, state.tau, state.block, state.baseline) == (0.5, 0.5, "1", "coarse-baseline")
 
 
 @pytest.mark.parametrize(("trait", "value", "condition"), [
-    ("lam", 0.25, "lam0.25-tau0.5"), ("lam", 0.0, "baseline"), ("tau", 2.0, "lam0.5-tau2"),
-    ("variant", "hinge", "hinge"), ("block", "all", "blocks-all"), ("dataset", "digits-few", "few-dispersive"),
-    ("model", "DiT-Nano/2", "dit-dispersive"),
+    ("lam", 0.25, "coarse-lam0.25-tau0.5"), ("lam", 0.0, "coarse-baseline"), ("tau", 2.0, "coarse-lam0.5-tau2"),
+    ("variant", "hinge", "coarse-hinge"), ("block", "all", "blocks-all"), ("model", "SiT-Nano/2", "dispersive"),
+    ("dataset", "digits-few", "coarse-few-dispersive"), ("model", "DiT-Nano/2", "dit-dispersive"),
+    ("alpha", 0.5, "coarse-alpha0.5"),
 ])  # fmt: skip
 def test_a_control_leads_to_the_measured_condition(state, atlas, trait, value, condition):
     setattr(state, trait, value)
@@ -72,21 +73,21 @@ def test_every_condition_and_measure_can_be_shown(state, panel, atlas):
 def test_the_figure_shows_the_seeds(state, panel, atlas):
     state.lam = 0.1
     _, base, own, mine, real, heat, ring, *_ = panel.figure.data
-    for trace, condition in ((own, "lam0.1-tau0.5"), (base, "baseline")):
+    for trace, condition in ((own, "coarse-lam0.1-tau0.5"), (base, "coarse-baseline")):
         values = atlas.band(condition, "frechet").values
         assert list(trace.x) == pytest.approx(list(values)) and list(trace.text) == [str(s) for s in values.index]
-    assert list(mine.x) == [] and real.x[0] == pytest.approx(atlas.real("baseline", "frechet"))
+    assert list(mine.x) == [] and real.x[0] == pytest.approx(atlas.real("coarse-baseline", "frechet"))
     assert list(ring.x) == ["τ = 0.5"] and list(ring.y) == ["λ = 0.1"]
     state.variant = "covariance"
     assert list(ring.x) == [], "outside the plane of the heat map there is no mark in it"
     at = [row for row in heat.y].index("λ = 0.1"), [*heat.x].index("τ = 0.5")
-    expected = atlas.difference("lam0.1-tau0.5", "frechet")["difference"]
+    expected = atlas.difference("coarse-lam0.1-tau0.5", "frechet")["difference"]
     assert heat.z[at[0]][at[1]] == pytest.approx(expected)
     assert heat.text[at[0]][at[1]].startswith(f"{expected:+.2g}")
 
 
 def test_the_words_say_what_the_atlas_says(state, panel, atlas):
-    row, told = atlas.difference("dispersive", "frechet"), re.sub("<.*?>", "", panel.sentence.value)
+    row, told = atlas.difference(FIRST, "frechet"), re.sub("<.*?>", "", panel.sentence.value)
     assert f"Difference by seed {row['difference']:+.3g}" in told and f"n = {row['n']}" in told
     sure = not row["low"] <= 0 <= row["high"]
     assert ("no difference shown" in told) != sure and ("beyond what seeds alone do" in told) == sure
@@ -95,10 +96,12 @@ def test_the_words_say_what_the_atlas_says(state, panel, atlas):
 
 
 def test_the_heat_map_is_the_plane_and_its_colours_say_which_side_is_better(state, panel, atlas):
-    found = grid_of(atlas, "frechet", "SiT-Nano/2")
-    assert set(found["condition"]) == {name for name in atlas.conditions if name.startswith("lam")} | {"dispersive"}
-    assert "coarse-dispersive" in set(grid_of(atlas, "frechet", "SiT-Nano/4")["condition"])
-    for measure, low_end in (("frechet", "sky"), ("recall", "gold")):
+    for model, start in (("SiT-Nano/2", ""), ("SiT-Nano/4", "coarse-")):
+        cells = {name for name in atlas.conditions if name.startswith(f"{start}lam")} | {f"{start}dispersive"}
+        assert set(grid_of(atlas, "frechet", model)["condition"]) == cells and len(cells) >= 7
+    table = grid_of(atlas, "frechet", "SiT-Nano/4").pivot(index="lam", columns="tau", values="n")
+    assert (table.loc[[0.25, 0.5, 1], [0.25, 0.5, 1, 2]] >= 3).all(axis=None), "the paper's table is whole"
+    for measure, low_end in (("frechet", "sky"), ("recall", "gold"), ("effective_rank", "quiet")):
         state.measure = measure
         assert panel.figure.data[5].colorscale[0][1].upper() == PALETTE[low_end].upper()
 
@@ -133,7 +136,7 @@ def test_the_button_trains_in_the_background_and_stop_saves(atlas, tmp_path):
     assert state.runner.busy and train.disabled and not stop.disabled
     stop.click()
     assert state.runner.status == "stopped" and not train.disabled and "Stopped and saved" in status.value
-    assert (tmp_path / "runs" / "dispersive-seed77" / "config.json").exists() and state.mine.seed == 77
+    assert (tmp_path / "runs" / f"{FIRST}-seed77" / "config.json").exists() and state.mine.seed == 77
     panel.close()
 
 
