@@ -187,8 +187,10 @@ def carry_over(e: Evidence) -> Answer:
 def parents_fail(e: Evidence) -> Answer:
     rows = {name: e.row("parents", coarse(f"{name}-independent")) for name in VARIANTS}
     worse = [sign(row) == -1 for row in rows.values()]
+    losses = [e.row("parents", coarse(f"{name}-independent"), "loss_held_out") for name in VARIANTS]
     return Answer(CONFIRMED if all(worse) else NOT_CONFIRMED if not any(sign(r) == 1 for r in rows.values()) else
-                  CONTRADICTED, listed(rows), f"{sum(worse)} of {len(worse)} are worse than the baseline")  # fmt: skip
+                  CONTRADICTED, listed(rows), f"{sum(worse)} of {len(worse)} are worse than the baseline; by the loss "
+                  f"on held-out images: {count(losses)}")  # fmt: skip
 
 
 def restricted_better(e: Evidence) -> Answer:
@@ -199,7 +201,9 @@ def restricted_better(e: Evidence) -> Answer:
 def beats_parent(e: Evidence) -> Answer:
     rows = {f"{v} against {noise}": e.row("without-pair", coarse(form), against=coarse(f"{v}-{noise}"))
             for v, form in FORMS.items() for noise in NOISES}  # fmt: skip
-    return Answer(helps(list(rows.values())), f"{count(list(rows.values()))}: {listed(rows)}")
+    losses = [e.row("without-pair", row["condition"], "loss_held_out", against=row["against"]) for row in rows.values()]
+    return Answer(helps(list(rows.values())), f"{count(list(rows.values()))}: {listed(rows)}",
+                  f"by the loss on held-out images: {count(losses)}")  # fmt: skip
 
 
 def longer(e: Evidence) -> Answer:

@@ -33,7 +33,7 @@ def test_what_was_changed_must_be_made_again(atlas, monkeypatch):
     assert len(own) >= 3
     config = made.CONDITIONS[condition]
     for changed, gone in (
-        (config.replace(lam=0.7), True), (config.replace(steps=3000), True), (config.replace(steps=1000), False),
+        (config.replace(lam=0.7), True), (config.replace(steps=3000), True), (config.replace(steps=1000), True),
         (config.replace(keep_last=7), False),
     ):  # fmt: skip
         monkeypatch.setattr(made, "CONDITIONS", {**made.CONDITIONS, condition: changed})
