@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 import torch
 from claims import RULES, claims
-from conditions import CONDITIONS, STEPS, coarse
+from conditions import CONDITIONS, STEPS, STOPPING, coarse
 from questions import QUESTIONS, WAYS
 
 from labkit import Run
 from labkit.config import Config
-from labkit.experiments import Measures, geometry_table, paired_differences, sweep
+from labkit.experiments import Measures, geometry_table, grid, paired_differences, sweep
 from labkit.experiments.atlas import SHEET, Atlas, baselines, parquet, write_atlas
 from labkit.experiments.evaluate import REAL
 from labkit.experiments.statistics import PLACE, holm
@@ -163,6 +163,19 @@ def images(run: Run, n: int = 100) -> torch.Tensor:
     return sample_network(run.model(step=STEPS), run.config, n, seed=0).x
 
 
+def stopping(out: Path, seeds: int, workers: int | None, only_trained: bool, shipped: Atlas | None) -> pd.DataFrame:
+    """A sweep of its own: with and without the loss, judged at every checkpoint."""
+    configs = grid(STOPPING, {"dispersive.lam": [None, 0.5], "seed": range(seeds)})
+    if only_trained:
+        configs = {name: config for name, config in configs.items() if trained(out / name, config)}
+    if shipped and (not configs or shipped.stopping["seed"].nunique() >= seeds):
+        return shipped.stopping
+    table = sweep(configs, out, Measures(JUDGE.count, JUDGE.samplers), workers).table
+    table = table[(table["run"] != REAL) & table["block"].isna()]
+    on = table["run"].map(lambda name: configs[name].dispersive.lam is not None)
+    return table.assign(condition=on.map({False: "baseline", True: "dispersive"}))[COLUMNS]
+
+
 def sheets(runs: dict[str, tuple[str, Config]], out: Path, shipped: dict[str, np.ndarray]) -> bytes:
     """A few samples of every condition, of its run of seed 0."""
     made = {condition: to_bytes(images(Run.open(out / name), SHEET)).numpy()
@@ -252,7 +265,8 @@ def main(words: Sequence[str] | None = None) -> None:
     table = table.astype({"seed": "Int64", "step": "Int64", "block": "Int64"})
     table = table.sort_values("condition", key=lambda of: of.map([*CONDITIONS, REAL].index), kind="stable")
     findings = found(table)
-    said, conditions = claims(findings, table), [of for of in CONDITIONS if of in set(table["condition"])]
+    in_time = stopping(args.out.with_name(f"{args.out.name}-stopping"), args.seeds, args.workers, args.trained, shipped)
+    said, conditions = claims(findings, table, in_time), [of for of in CONDITIONS if of in set(table["condition"])]
     record = recorded(table, conditions, shipped.record["torch"] if kept else ())
     about = {"compared_at": {"digits": STEPS, "emoji-16": STEPS},
              "questions": {name: asked.asked for name, asked in QUESTIONS.items()},
@@ -266,6 +280,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "samples.npz": sheets(runs, args.out, pictures),
         "findings.parquet": parquet(findings),
         "maps.parquet": parquet(mapped),
+        "stopping.parquet": parquet(in_time),
         "CLAIMS.md": written(said, record).encode(),
     }
     write_atlas(args.to, files, record)

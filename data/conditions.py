@@ -55,6 +55,8 @@ GRID = {cell(lam, tau): {"lam": lam, "tau": tau} for lam in LAMS for tau in TAUS
 CROSS = {cell(lam, tau): {"lam": lam, "tau": tau} for lam, tau in
          ((0.1, 0.5), (0.25, 0.5), (1.0, 0.5), (0.5, 0.25), (0.5, 1.0), (0.5, 2.0))}  # fmt: skip
 """Only λ or only τ is another."""
+STOPPING = recipes.digits(steps=STEPS, save_every=100, keep_last=15, **FEW, **COARSE)
+"""Judged every 100 steps, without and with the loss: over-fitting against a baseline that stops in time."""
 TAUGHT = Repa(lam=0.5, hidden=256)
 
 CONDITIONS = {

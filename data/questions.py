@@ -75,11 +75,6 @@ QUESTIONS = {
         [*coarsely("dispersive"), ("coarse-few-dispersive", "coarse-few-baseline")],
         steps=(500, 1000, 1500, 3000, 6000),
     ),
-    "younger": Question(
-        "Is a dispersive model merely a younger one? Against baselines of fewer steps",
-        [(f"{of}-dispersive@{step}", f"{of}-baseline@{early}")
-         for of in ("coarse-few", "coarse") for step, early in ((1000, 500), (1500, 1000))],
-    ),
     "size": Question(
         "Does a larger model gain more, as over-fitting would have it?",
         [

@@ -6,6 +6,7 @@
     samples.npz      condition → 20 images of seed 0, all from the same noise and labels
     findings.parquet question, condition, measure, …: differences from a baseline, paired by seed
     maps.parquet     where held-out images lie: PCA on the union of some conditions, and UMAP
+    stopping.parquet few images, judged every 100 steps: condition, seed, step, measure, value, …
     CLAIMS.md        the paper's claims beside what was measured
 
 ``data/build_atlas.py`` makes it. A condition is a config but for its seed; its point says where it lies among the
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 FORMAT = "labkit-atlas-1"
 SHEET = 20
 """Samples of each condition that ship."""
-FILES = ("conditions.json", "table.parquet", "samples.npz", "findings.parquet", "maps.parquet", "CLAIMS.md")
+FILES = ("conditions.json", "table.parquet", "samples.npz", "findings.parquet", "maps.parquet",
+         "stopping.parquet", "CLAIMS.md")  # fmt: skip
 NEVER = 0.02  # where λ = 0 lies among the λs, whose ratio matters
 
 
@@ -251,6 +253,13 @@ class Atlas:
         import pandas as pd
 
         return pd.read_parquet(self.folder / "maps.parquet")
+
+    @cached_property
+    def stopping(self) -> "pd.DataFrame":
+        """Baseline and dispersive on 200 digits, judged every 100 steps: what may stop in time is found here."""
+        import pandas as pd
+
+        return pd.read_parquet(self.folder / "stopping.parquet")
 
     @property
     def claims(self) -> str:

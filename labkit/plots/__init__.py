@@ -2,7 +2,7 @@
 
 from labkit.plots.comparison import BASES, cost_figure, curves_figure, samples_figure, spread_figure
 from labkit.plots.digits import digit_trace, picture, style_digits, tile
-from labkit.plots.findings import ages_figure, ages_told, findings_told
+from labkit.plots.findings import ages_figure, ages_told
 from labkit.plots.maps import maps_figure, maps_told
 from labkit.plots.outcome import curves_of, differences, outcome_figure, seeds_figure, told
 from labkit.plots.spread import lines_figure, lines_told, similarity_figure
@@ -25,7 +25,6 @@ __all__ = [
     "draw_floor",
     "fade",
     "figure",
-    "findings_told",
     "key_of_classes",
     "lines_figure",
     "lines_told",

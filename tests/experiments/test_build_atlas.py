@@ -93,7 +93,7 @@ def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
     conditions = {"coarse-baseline": tiny, "coarse-dispersive": tiny.replace(lam=0.5)}
     judge = Measures(40, (Sampler("euler", 2),), (4,))
     changes = dict(CONDITIONS=conditions, STEPS=4, LEAST=2, JUDGE=judge, OTHER_WAYS=(Sampler("euler", 1),),
-                   SAMPLED=("coarse-baseline",))  # fmt: skip
+                   SAMPLED=("coarse-baseline",), STOPPING=tiny)  # fmt: skip
     for name, value in changes.items():
         monkeypatch.setattr(made, name, value)
     words = ["--out", str(tmp_path / "runs"), "--to", str(tmp_path / "atlas"), "--workers", "2"]
@@ -104,9 +104,14 @@ def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
     assert {"frechet", "cka_with_baseline", "logged_gradient_cosine"} <= set(first.table["measure"])
     assert set(first.maps["condition"]) == set(conditions) == set(first.samples)
     assert {"works", "variants", "size"} <= set(first.findings["question"])
+    judged = first.stopping[first.stopping["measure"] == "loss_held_out"]
+    assert set(zip(judged["condition"], judged["seed"], judged["step"], strict=True)) == {
+        (of, seed, step) for of in ("baseline", "dispersive") for seed in (0, 1) for step in (2, 4)
+    }
 
     made.main([*words, "--seeds", "3", "--missing", "--trained"])
-    assert Atlas.load(tmp_path / "atlas").table.equals(first.table)
+    again = Atlas.load(tmp_path / "atlas")
+    assert again.table.equals(first.table) and again.stopping.equals(first.stopping)
 
     monkeypatch.setattr(made, "CONDITIONS", {**conditions, "larger-baseline": tiny.replace(batch_size=4)})
     made.main([*words, "--seeds", "2", "--missing"])

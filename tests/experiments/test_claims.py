@@ -39,7 +39,7 @@ def test_two_seeds_show_nothing_and_more_recall_is_better():
 
 
 def test_the_table_that_ships_is_what_the_rules_make_of_the_atlas(atlas):
-    found = made.claims(atlas.findings, atlas.table)
+    found = made.claims(atlas.findings, atlas.table, atlas.stopping)
     words = {made.CONFIRMED, made.NOT_CONFIRMED, made.CONTRADICTED, made.ANSWERED, made.NOT_TESTED}
     assert set(found["verdict"]) <= words and len(found) == len(made.CLAIMS) >= 28
     for claim in found.itertuples(index=False):
@@ -64,7 +64,7 @@ def test_slopes_of_a_plane_are_found_seed_by_seed():
         ]
         for name, cell in made.GRID.items()
     }
-    lam, tau = made.slopes(made.Evidence(pd.DataFrame(), simulated(cells)))
+    lam, tau = made.slopes(made.Evidence(pd.DataFrame(), simulated(cells), pd.DataFrame()))
     assert lam.values.tolist() == pytest.approx(of_lam) and tau.values.tolist() == pytest.approx(of_tau)
     assert lam.mean == pytest.approx(0.2) and lam.high - lam.mean == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
 
@@ -76,12 +76,30 @@ def test_ways_of_sampling_are_paired_by_seed():
         ("off", made.USUAL): seeds, ("off", "other"): seeds + 1 + noise,
         ("on", made.USUAL): seeds + 2, ("on", "other"): seeds + 6 + 2 * noise,
     })  # fmt: skip
-    e = made.Evidence(pd.DataFrame(), table)
+    e = made.Evidence(pd.DataFrame(), table, pd.DataFrame())
     assert e.way("off", "other")["difference"] == pytest.approx(1) and e.way("off", "other")["p"] < 0.01
     shift = e.shift("on", "off", "other")
     assert shift["difference"] == pytest.approx(3) and shift["n"] == 3 and shift["p"] < 0.01
     with pytest.raises(made.Missing):
         e.way("off", "no such way")
+
+
+def test_each_run_is_taken_where_its_own_loss_is_lowest():
+    """Lowest at steps 200 and 300 (baseline, seeds 0 and 1) and 300 and 100 (dispersive)."""
+    losses = {
+        ("baseline", 0): (3, 1, 2), ("baseline", 1): (3, 2, 1),
+        ("dispersive", 0): (9, 3, 0), ("dispersive", 1): (0, 1, 2),
+    }  # fmt: skip
+    rows = [
+        {"condition": of, "run": f"{of}{seed}", "seed": seed, "step": step, "measure": measure, "value": value}
+        for (of, seed), column in losses.items() for step, loss in zip((100, 200, 300), column, strict=True)
+        for measure, value in (("loss_held_out", float(loss)), ("frechet", 1000.0 * seed + step))
+    ]  # fmt: skip
+    e = made.Evidence(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(rows))
+    assert e.in_time("loss_held_out")["difference"] == -1 and e.in_time("loss_held_out")["n"] == 2
+    assert e.in_time("frechet")["difference"] == pytest.approx(((300 - 200) + (100 - 300)) / 2)
+    with pytest.raises(made.Missing):
+        made.Evidence(pd.DataFrame(), pd.DataFrame(), pd.DataFrame()).in_time("frechet")
 
 
 def test_questions_ask_of_conditions_that_there_are():
