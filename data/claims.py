@@ -79,9 +79,8 @@ class Evidence(NamedTuple):
         if not len(rows):
             raise Missing("training on few images, judged every 100 steps")
         losses = rows[rows["measure"] == "loss_held_out"].set_index(["run", "step"])["value"]
-        best = {step for step in losses.groupby("run").idxmin()}
-        own = rows[(rows["measure"] == measure) & [at in best for at in zip(rows["run"], rows["step"], strict=True)]]
-        own = own[["condition", "seed", "measure", "value"]]
+        there = rows.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
+        own = rows.loc[there & (rows["measure"] == measure), ["condition", "seed", "measure", "value"]]
         return paired_differences(own, "baseline", of="condition").iloc[0]
 
     def way(self, condition: str, sampler: str) -> pd.Series:
@@ -241,9 +240,10 @@ def over_fitting(e: Evidence) -> Answer:
     on_all = e.rows("size", whole, "loss_held_out")
     late = {of: e.row("age", "coarse-few-dispersive", of, step=6000) for of in ("loss_held_out", "memorisation")}
     best = {of: e.in_time(of) for of in ("loss_held_out", "memorisation", MAIN)}
+    every = [*held_out.values(), *copied.values(), best["loss_held_out"]]
     return Answer(
-        helps([*held_out.values(), *copied.values(), best["loss_held_out"]]),
-        f"200 training images, at equal steps: loss on held-out ones {listed(held_out)}; share of near copies "
+        helps(every),
+        f"{count(every)}. 200 training images, at equal steps: loss on held-out ones {listed(held_out)}; share of near copies "
         f"{listed(copied)}. Each at its own best of 15 checkpoints: {listed(best)}",
         f"with 200 after 6,000 steps: {listed(late)}; with all images the held-out loss is {listed(on_all)}. The gap "
         "between the losses is no judge: it is small in whatever learns slowly",
