@@ -243,8 +243,8 @@ def over_fitting(e: Evidence) -> Answer:
     every = [*held_out.values(), *copied.values(), best["loss_held_out"]]
     return Answer(
         helps(every),
-        f"{count(every)}. 200 training images, at equal steps: loss on held-out ones {listed(held_out)}; share of near copies "
-        f"{listed(copied)}. Each at its own best of 15 checkpoints: {listed(best)}",
+        f"{count(every)}. 200 training images, at equal steps: loss on held-out ones {listed(held_out)}; share of near "
+        f"copies {listed(copied)}. Each at its own best of 15 checkpoints: {listed(best)}",
         f"with 200 after 6,000 steps: {listed(late)}; with all images the held-out loss is {listed(on_all)}. The gap "
         "between the losses is no judge: it is small in whatever learns slowly",
     )
