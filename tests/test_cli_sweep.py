@@ -36,8 +36,8 @@ def test_axes_as_they_are_typed(words, expected):
     (["seed="], "write FIELD=VALUE,VALUE"),
     (["=1"], "write FIELD=VALUE,VALUE"),
     (["seed=1,,2"], "there is a value missing beside a comma"),
-    (["seed=3..1"], "3..1 goes from the smaller number to the larger"),
-    (["seed=0..99999999"], "0..99999999 goes"),
+    (["seed=3..1"], "3..1 must go from the smaller number to the larger"),
+    (["seed=0..99999999"], "0..99999999 has more than 10,000 values"),
     (["seed=1", "seed=2"], "seed has its values already"),
 ])  # fmt: skip
 def test_axes_that_cannot_be(words, told):
