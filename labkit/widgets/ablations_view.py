@@ -38,7 +38,7 @@ def ablations_panel(state: Ablations | None = None, name: str = "ablations") -> 
     plot.add_trace(go.Scatter(mode="lines", line=dict(color=PALETTE["quiet"], dash="dot"), showlegend=False), 1, 1)
     heat = dict(showscale=False, zmid=0, texttemplate="%{text}", hoverinfo="skip", xgap=2, ygap=2)
     plot.add_trace(go.Heatmap(**heat), 1, 2)
-    ring = dict(symbol="square-open", size=44, line=dict(color=PALETTE["ink"], width=3))
+    ring = dict(symbol="square-open", size=56, color=PALETTE["ink"], line=dict(width=3))
     plot.add_trace(go.Scatter(mode="markers", marker=ring, showlegend=False, hoverinfo="skip"), 1, 2)
     for col in (1, 2):
         plot.add_trace(go.Image(source=_sheet(state.atlas, state.condition), hoverinfo="skip"), 2, col)
