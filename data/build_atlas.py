@@ -207,10 +207,11 @@ def enough(table: pd.DataFrame) -> set[str]:
     """
     seeds = table.groupby("condition")["seed"].agg(set)
     ready = {of for of in CONDITIONS if of in seeds and len(seeds[of]) >= LEAST and 0 in seeds[of]}
-    found = {of for of, baseline in baselines(CONDITIONS).items() if {of, baseline} <= ready}
+    against = baselines(CONDITIONS)
+    found = {of for of, baseline in against.items() if {of, baseline} <= ready}
     for of in CONDITIONS:
         if of in seeds and of not in found:
-            why = f"its baseline {baselines(CONDITIONS)[of]} is" if of in ready else f"seeds {sorted(seeds[of])} are"
+            why = f"its baseline {against[of]} is" if of in ready else f"seeds {sorted(seeds[of])} are"
             print(f"Left out: {of}: {why} not enough: {LEAST} seeds, and seed 0 among them.")
     return found
 

@@ -11,7 +11,7 @@ from traitlets import Float as FloatTrait
 
 from labkit.experiments.atlas import Atlas, Band
 from labkit.experiments.rerun import Rerun
-from labkit.experiments.statistics import direction, side
+from labkit.experiments.statistics import side, told
 from labkit.widgets.runner import Runner
 
 if TYPE_CHECKING:
@@ -113,14 +113,10 @@ class Ablations(HasTraits):
             return words + "This is a baseline: choose a λ above 0 to see what dispersion changed."
         row = difference_of(atlas, self.condition, self.measure)
         other = band_of(atlas, self.baseline, self.measure, block)
-        words += f"Its baseline: {_band(other)}. Difference by seed {row['difference']:+.3g}"
-        if row["n"] < 2:
-            return words + " (one seed in both: no interval)."
         judged = side(row)
         if judged != "no difference shown":
             judged = ("smaller" if row["difference"] < 0 else "larger") + ", beyond what seeds alone do"
-        better = f", better in {row['wins']} of {row['n']}" if direction(self.measure) else ""
-        return words + f" [{row['low']:+.3g}, {row['high']:+.3g}] (n = {row['n']}{better}): <b>{judged}</b>."
+        return words + f"Its baseline: {_band(other)}. Difference by seed {told(row)}: <b>{judged}</b>."
 
     def _prepare(self) -> Rerun:
         out = (self.out or Path("runs")) / f"{self.condition}-seed{self.seed}"

@@ -47,8 +47,8 @@ def test_equal_to_separate_runs(tmp_path, changes):
             assert ours.keys() == theirs.keys()
             # A λ that were wrong by 1 % would move the moments by 0.1 to 0.4 %. AdamW divides gradients by their own
             # size, so that rounding alone moves single weights by some of a step: 0.03 % of all, more on some machines.
-            assert apart(ours, theirs, "optimizer.exp_avg.") < 6e-4, (name, step)
-            assert apart(ours, theirs, "model.") < 2e-3 and apart(ours, theirs, "ema.") < 2e-3, (name, step)
+            assert apart(ours, theirs, "optimizer.exp_avg.") < 4e-4, (name, step)
+            assert apart(ours, theirs, "model.") < 1e-3 and apart(ours, theirs, "ema.") < 1e-3, (name, step)
         logs = [Run.open(tmp_path / way / name).metrics() for way in ("together", "alone")]
         last = [log[log["step"] == 6].set_index("name")["value"] for log in logs]
         terms = [term for term in last[0].index if term in last[1].index]
