@@ -2,18 +2,26 @@
 PYTHON ?= python3
 ARGS ?=
 PY := .venv/bin/python
+# Two processes of one thread each: threads of torch that share a core with anything else slow each other down.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+FAST := $(wildcard tests/losses tests/metrics tests/models tests/datasets tests/sampling tests/plots tests/test_*.py)
 PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 lab: .venv/lab-ready  ## open JupyterLab at the first notebook; flags: make lab ARGS="--no-browser --port 8890"
 	@$(PY) -m labkit.launch $(ARGS)
 
-test: lint  ## run every test; installs what they need, Chromium included where it may
+test: lint  ## check all that protects a change; one part of it: make test ARGS="tests/losses -k hinge"
 	@sh tests/browser/chromium.sh
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not browser"
-	$(PY) -m pytest -m browser
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: test  ## the same, then what takes patience: retrains, kills, every notebook in the browser, the book
+	$(PYTEST) -m slow $(ARGS) || [ $$? = 5 ]  # 5: ARGS name no slow test
+
+test-fast: lint  ## check style, mathematics and data alone: no training, no notebook, no browser
+	$(PYTEST) -m "not slow" $(FAST) $(ARGS)
 
 lint: .venv/test-ready  ## check style, and that imports only go down
 	$(PY) -m ruff check .
@@ -53,4 +61,4 @@ constraints: .venv/test-ready  ## write the versions installed in .venv into con
 	  { echo "This Python has no venv module; on Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.PHONY: help lab test lint bench atlas book constraints
+.PHONY: help lab test test-all test-fast lint bench atlas book constraints

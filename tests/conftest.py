@@ -3,11 +3,14 @@
 The checker acts on labkit as the tests import it; a process that a test starts is the lab as a reader has it.
 """
 
+from collections import Counter
+
 import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
 
+LONG = 5  # seconds that a test may take, its fixtures included, before it is listed
 # The tower lets an int stand where a float is asked for, as readers write tau=1.
 jaxtyping.install_import_hook("labkit", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 torch.set_num_threads(1)
@@ -18,6 +21,15 @@ settings.load_profile("labkit")
 @pytest.fixture(autouse=True)
 def same_random_state():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_sheets():
+    """Of the samples that go with a checkpoint, which tests save by the hundred."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("labkit.training.trainer.SHEET", 2)
+        patch.setattr("labkit.training.trainer.SHEET_STEPS", 1)
+        yield
 
 
 @pytest.fixture
@@ -40,3 +52,16 @@ def open_gates():
         return module
 
     return randomise
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what makes everyone wait: to be made smaller, shared, or marked slow. No failure, since machines differ."""
+    seconds = Counter()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if "slow" not in getattr(report, "keywords", {"slow"}):
+            seconds[report.nodeid] += report.duration
+    long = [(test, time) for test, time in seconds.most_common() if time > LONG]
+    if long:
+        terminalreporter.section(f"not marked slow, but longer than {LONG} s")
+        for test, time in long:
+            terminalreporter.line(f"{time:6.1f} s  {test}")

@@ -1,7 +1,6 @@
 """Images, folders of them and a VAE, all small and of chance; stores made by processes that may be killed."""
 
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -9,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from forked import processes
 from PIL import Image
 
-# Processes that a test may kill. They are forked from a server that has imported everything, so they start at once.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["labkit.datasets", "diffusers"])
 CHANCE = np.random.default_rng(0)
 
 

@@ -49,10 +49,8 @@ def test_train_sample_and_train_on(tmp_path, capsys):
 
 
 @pytest.fixture
-def two_steps(tmp_path, monkeypatch):
+def two_steps(tmp_path):
     """Train for two steps with these words; what was asked for is what the folder says."""
-    monkeypatch.setattr("labkit.training.trainer.SHEET_STEPS", 1)
-
     def train(words):
         asked = f"train digits --batch-size 8 --steps 2 --log-every 1 {words} --out".split()
         assert main([*asked, str(tmp_path / "x")]) == 0

@@ -9,7 +9,8 @@ import signal
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process, resource_tracker
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,12 +39,13 @@ def run_apart(jobs: Mapping[str, Job], workers: int, progress: bool) -> dict[str
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the processes have ended.
     """
+    context = _context()
     alive: dict[str, BaseProcess] = {}
     failures: dict[str, str] = {}
     stopping = False
 
     def one(name: str) -> str | None:
-        process = get_context("spawn").Process(target=_guarded, args=jobs[name], name=name)
+        process = context.Process(target=_guarded, args=jobs[name], name=name)
         if stopping:
             return None
         process.start()
@@ -82,6 +84,19 @@ def orphaned() -> bool:
     return parent is not None and not parent.is_alive()
 
 
+def _context() -> BaseContext:
+    """Processes are forked from a server that has imported labkit: importing it takes longer than a small run.
+
+    On a GPU, and where there is no fork, each imports for itself.
+    """
+    if torch.cuda.is_available() or "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["labkit.experiments.sweep"])
+    forkserver.ensure_running()
+    return context
+
+
 def _shield() -> None:
     """Processes that this thread starts do not hear the terminal's Ctrl-C, which the parent hands on."""
     if hasattr(signal, "pthread_sigmask"):
@@ -108,6 +123,7 @@ def _why(process: BaseProcess, folder: Path) -> str | None:
 
 def _guarded(work: Callable[..., None], arguments: tuple[Any, ...], folder: Path) -> None:
     """What a process does."""
+    _shield()  # a fork of the server has that one's signals
     torch.set_num_threads(1)
     (folder / FAILURE).unlink(missing_ok=True)
     try:

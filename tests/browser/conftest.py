@@ -1,9 +1,10 @@
-"""Browser tests: one JupyterLab and one Chromium for the whole run, a fresh tab and kernel for each test."""
+"""Browser tests: one JupyterLab and one Chromium for the whole run; panels share a scratch notebook and its kernel."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import nbformat
 import pytest
 from server import running_chromium, running_server, why_not
 
@@ -49,12 +50,38 @@ def chromium(_can_run):
 
 @pytest.fixture
 def lab(lab_server, chromium, request: pytest.FixtureRequest, tmp_path: Path):
-    """A fresh tab; a failing test leaves a screenshot and says where."""
+    """A fresh tab, for a notebook of its own."""
     from lab import LabPage
 
     page = LabPage(chromium, lab_server)
     yield page
-    if request.node.stash.get(outcome, False):
-        path = page.screenshot(tmp_path / "failed.png")
-        request.node.add_report_section("teardown", "screenshot", str(path))
+    _picture(page, request, tmp_path)
     page.close()
+
+
+@pytest.fixture(scope="session")
+def _scratch(lab_server, chromium):
+    from lab import LabPage
+
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(metadata={"kernelspec": kernel}), lab_server.root / "scratch.ipynb")
+    page = LabPage(chromium, lab_server)
+    page.open("scratch.ipynb")
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def scratch(_scratch, request: pytest.FixtureRequest, tmp_path: Path):
+    """An empty notebook whose kernel earlier tests have used: no panel waits for labkit to be imported again."""
+    _scratch.console_errors.clear()
+    yield _scratch
+    _picture(_scratch, request, tmp_path)
+    _scratch.clear_cells()
+
+
+def _picture(page, request: pytest.FixtureRequest, folder: Path) -> None:
+    """A failing test leaves a screenshot and says where."""
+    if request.node.stash.get(outcome, False):
+        path = page.screenshot(folder / "failed.png")
+        request.node.add_report_section("teardown", "screenshot", str(path))

@@ -64,6 +64,16 @@
       panel().content.activeCellIndex = i;
       lab.command("notebook:run-cell");
     },
+    addCell(source) {
+      const notebook = panel().content.model.sharedModel;
+      if (notebook.cells.length === 1 && notebook.cells[0].getSource() === "") notebook.deleteCell(0);
+      notebook.addCell({ cell_type: "code", source, metadata: {}, outputs: [] });
+      return notebook.cells.length - 1;
+    },
+    clearCells() {
+      const notebook = panel().content.model.sharedModel;
+      notebook.deleteCellRange(0, notebook.cells.length);
+    },
     ready() {
       const here = window.jupyterapp && panel();
       const context = here && here.content && here.context && here.context.sessionContext;

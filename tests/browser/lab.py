@@ -85,6 +85,14 @@ class LabPage:
         """Until every command started here has ended and the kernel is idle."""
         self._wait("lab.idle()", timeout, "every cell has run and the kernel is idle")
 
+    def add_cell(self, source: str) -> int:
+        """Append a code cell; returns its index."""
+        return self.page.evaluate("source => lab.addCell(source)", source)
+
+    def clear_cells(self) -> None:
+        """Leave nothing but one empty cell; what cells have made stays in the kernel."""
+        self.page.evaluate("() => lab.clearCells()")
+
     def start_cell(self, index: int) -> None:
         """Run one cell and return at once."""
         self.page.evaluate("i => lab.runCell(i)", index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import nbformat
 import pytest
 
 RUNS = """
@@ -32,26 +31,16 @@ ALIVE = "import threading; print(sum(t.name == 'labkit-explorer' for t in thread
 WIDGETS = "from ipywidgets.widgets.widget import _instances; print(len(_instances))"
 
 
-@pytest.fixture(scope="module")
-def notebook(lab_server) -> str:
-    """Trains two small runs, the first time it is run, and opens them in the explorer."""
-    cells = [nbformat.v4.new_code_cell(source) for source in (RUNS, PANEL)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(made, lab_server.root / "explorer.ipynb")
-    return "explorer.ipynb"
-
-
 @pytest.fixture
-def opened(lab, notebook):
-    """The page, when the panel has everything at hand."""
-    lab.open(notebook)
-    lab.run_cells([RUNS_CELL, CELL], 120)
-    lab.wait_plot(CELL, lambda plot: plot["width"] > 300 and plot["traces"][0]["x"])
-    wait_said(lab, "every view is at hand")
-    yield lab
+def opened(scratch):
+    """The page, when the panel has everything at hand; its runs are trained the first time."""
+    assert [scratch.add_cell(source) for source in (RUNS, PANEL)] == [RUNS_CELL, CELL]
+    scratch.run_cells([RUNS_CELL, CELL])
+    scratch.wait_plot(CELL, lambda plot: plot["width"] > 300 and plot["traces"][0]["x"])
+    wait_said(scratch, "every view is at hand")
+    yield scratch
     # The page may still be handling an event of the first figure when that is closed, and says so on its console.
-    assert not lab.cell_errors() and not [error for error in lab.console_errors if "no comm channel" not in error]
+    assert not scratch.cell_errors() and not [e for e in scratch.console_errors if "no comm channel" not in e]
 
 
 def said(lab) -> str:

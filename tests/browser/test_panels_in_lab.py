@@ -1,8 +1,7 @@
-"""The panels of notebooks 01, 06, 07, 08, 10 in a browser: each control moves what it says, in picture and words."""
+"""The panels of notebooks 01, 02, 05 to 08 and 10 in a browser: each control moves what it says, picture and words."""
 
 import math
 
-import nbformat
 import pytest
 
 SECANT = "from labkit.widgets import Secant, secant_panel\nsecant_panel(Secant())"
@@ -32,19 +31,21 @@ CELL = 0
 
 
 @pytest.fixture
-def opened(lab, lab_server):
-    """Opens a notebook of one cell, runs it, and waits for its panel."""
+def lab(scratch):
+    yield scratch
+    assert not scratch.cell_errors() and not scratch.console_errors
+
+
+@pytest.fixture
+def opened(lab):
+    """Runs a cell and waits for its panel."""
 
     def open_and_run(source):
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata={"kernelspec": kernel})
-        nbformat.write(made, lab_server.root / "panel.ipynb")
-        lab.open("panel.ipynb")
-        lab.run_cell(CELL, 120)
+        assert lab.add_cell(source) == CELL
+        lab.run_cell(CELL)
         return lab.wait_plot(CELL, lambda plot: plot["width"] > 300)
 
-    yield open_and_run
-    assert not lab.cell_errors() and not lab.console_errors
+    return open_and_run
 
 
 def sentence(lab) -> str:
@@ -56,6 +57,15 @@ def after(lab, act, *traces):
     before, words = lab.wait_plot(CELL)["traces"], sentence(lab)
     act()
     return lab.wait_plot(CELL, lambda p: all(p["traces"][i] != before[i] for i in traces) and sentence(lab) != words)
+
+
+@pytest.mark.parametrize(("panel", "slider", "traces"), [
+    ("variants_panel", "stretch", (0, 4, 9)), ("views_panel", "time t of the first view", (0, 3, 4)),
+    ("partners_panel", "λ", (0, 2, 4)),
+])  # fmt: skip
+def test_the_panels_of_the_losses_follow_their_sliders(lab, opened, panel, slider, traces):
+    opened(f"from labkit.widgets import {panel}\n{panel}()")
+    after(lab, lambda: lab.drag_slider(slider, 0.9, CELL), *traces)
 
 
 def test_the_secant_follows_its_times_its_start_and_its_steps(lab, opened):

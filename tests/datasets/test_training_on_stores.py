@@ -50,8 +50,7 @@ def test_two_steps_mapped_and_resident(stores, kind):
 
 
 @pytest.mark.parametrize("kind", ["pixels", "latents"])
-def test_a_run_on_a_store_goes_on_and_samples(stores, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("labkit.training.trainer.SHEET_STEPS", 1)
+def test_a_run_on_a_store_goes_on_and_samples(stores, kind, tmp_path):
     straight = trained(config(stores[kind], steps=3))
     trained(config(stores[kind], steps=2), tmp_path / "run")
     losses, weights = trained(config(stores[kind], steps=3), tmp_path / "run")

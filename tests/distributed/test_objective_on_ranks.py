@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as processes
+from forked import on_ranks
 from small import SIZE, Patches, objective, some_batch, some_draws
 from torch.nn.parallel import DistributedDataParallel
 
@@ -46,9 +45,7 @@ def outcome(module, batch, draws):
     return losses.total.detach(), losses.terms, {name.removeprefix("module."): grad for name, grad in grads.items()}
 
 
-def one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
+def one_rank(rank: int) -> dict:
     own, found = slice(rank * HALF, (rank + 1) * HALF), {}
     for name in CASES:
         for negatives in ("local", "global"):
@@ -57,15 +54,12 @@ def one_rank(rank: int, folder: str) -> None:
             draws = draws._replace(noise=draws.noise[own], uniforms=draws.uniforms[own], second=second)
             batch = batch._replace(x=batch.x[own], y=batch.y[own])
             found[f"{name} {negatives}"] = outcome(DistributedDataParallel(module), batch, draws)
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    processes.spawn(one_rank, (str(folder),), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    return on_ranks(RANKS, one_rank, tmp_path_factory.mktemp("ranks"))
 
 
 def assert_equal(of_ranks, total, terms, gradients):

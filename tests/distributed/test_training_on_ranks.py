@@ -7,93 +7,74 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
 from labkit import Run
+from labkit.cli import main
 
 TINY = [
     "digits", "--model", "SiT-Nano/4", "--batch-size", "16", "--log-every", "1", "--save-every", "5",
     "--dispersive.lam", "0.5", "--optimizer.lr", "0.001",
 ]  # fmt: skip
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-ALONE = [sys.executable]
+CHUNKS = ["--dispersive.chunk", "4", "--engine.accumulate", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "labkit"]
 
 
-def command(start: list[str], *words: str) -> list[str]:
-    return [*start, "-m", "labkit", "train", *words]
+def alone(*words: str) -> None:
+    assert main(["train", *words]) == 0
 
 
-def run(start: list[str], *words: str) -> str:
-    told = subprocess.run(
-        command(start, *words), capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert told.returncode == 0, told.stderr
-    return told.stdout
+def on_two_ranks(*words: str) -> str:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*TORCHRUN, "train", *words], capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def log(folder: Path):
     return Run.open(folder).metrics().set_index(["step", "name"]).value
 
 
-def assert_same_log(ours, theirs):
-    assert ours.index.equals(theirs.index)
-    assert ((ours - theirs).abs() <= 1e-4 * (1 + theirs.abs())).all()
+def assert_same(ours: Path, theirs: Path):
+    """Every logged figure: losses, geometry of the whole batch, angles of gradients that were averaged; the weights.
 
-
-def assert_same_weights(ours: Path, theirs: Path):
-    """To within rounding, which Adam's first steps enlarge: gradients are compared through the whole log."""
-    a, b = Run.open(ours).model("model").state_dict(), Run.open(theirs).model("model").state_dict()
+    These to within rounding, which Adam's first steps enlarge: gradients are compared through the whole log.
+    """
+    a, b = log(ours), log(theirs)
+    assert a.index.equals(b.index)
+    assert ((a - b).abs() <= 1e-4 * (1 + b.abs())).all()
+    a, b = (Run.open(folder).model("model").state_dict() for folder in (ours, theirs))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0.02, atol=2e-3, msg=name)
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Straight runs of 12 steps, alone and on two ranks: in chunks of 4 (two micro-batches a rank), and undivided."""
-    root = tmp_path_factory.mktemp("ranks")
-    told = {}
-    run(ALONE, *TINY, "--steps", "12", "--dispersive.chunk", "4", "--out", str(root / "chunks"))
-    run(ALONE, *TINY, "--steps", "12", "--out", str(root / "all"))
-    told["chunks"] = run(
-        TORCHRUN, *TINY, "--steps", "12", "--dispersive.chunk", "4", "--engine.accumulate", "2",
-        "--out", str(root / "chunks2"),
-    )  # fmt: skip
-    told["all"] = run(TORCHRUN, *TINY, "--steps", "12", "--dispersive.negatives", "global", "--out", str(root / "all2"))
-    return root, told
+def test_two_ranks_learn_what_one_process_learns(tmp_path):
+    """Undivided, from the first step to the last; the first rank speaks for all."""
+    alone(*TINY, "--steps", "8", "--out", str(tmp_path / "one"))
+    said = on_two_ranks(*TINY, "--steps", "8", "--dispersive.negatives", "global", "--out", str(tmp_path / "two"))
+    assert_same(tmp_path / "two", tmp_path / "one")
+    assert said.count("Training SiT-Nano/4") == 1
+    assert "Batches of 16 = 2 ranks × 1 × 8 on cpu, float32; 16 samples repel each other" in said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["chunks", "all"])
-def test_two_ranks_learn_what_one_process_learns(folders, name):
-    """Every logged figure: losses, geometry of the whole batch, angles of gradients that were averaged."""
-    root, told = folders
-    assert_same_log(log(root / f"{name}2"), log(root / name))
-    assert_same_weights(root / f"{name}2", root / name)
-    assert told[name].count("Training SiT-Nano/4") == 1  # the first rank speaks for all
-    share = "2 ranks × 2 × 4" if name == "chunks" else "2 ranks × 1 × 8"
-    repelling = 4 if name == "chunks" else 16
-    assert f"Batches of 16 = {share} on cpu, float32; {repelling} samples repel each other" in told[name]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("first", "then"), [(ALONE, TORCHRUN), (TORCHRUN, ALONE)], ids=["1 → 2", "2 → 1"])
-def test_another_number_of_ranks_goes_on_with_the_same_samples(folders, tmp_path, first, then):
-    root, _ = folders
+def test_another_number_of_ranks_goes_on_with_the_same_samples(tmp_path):
+    """One process, then two ranks of two micro-batches, then one: in chunks of 4, all see the same losses."""
     out = str(tmp_path / "run")
-    run(first, *TINY, "--steps", "5", "--dispersive.chunk", "4", "--out", out)
-    run(then, "--resume", out, "--steps", "12")
-    assert_same_log(log(tmp_path / "run"), log(root / "chunks"))
+    alone(*TINY, *CHUNKS, "--steps", "3", "--out", out)
+    said = on_two_ranks("--resume", out, "--steps", "6")
+    assert "Batches of 16 = 2 ranks × 2 × 4 on cpu, float32; 4 samples repel each other" in said
+    alone("--resume", out, "--steps", "9")
+    alone(*TINY, "--dispersive.chunk", "4", "--steps", "9", "--out", str(tmp_path / "straight"))
+    assert_same(tmp_path / "run", tmp_path / "straight")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", [ALONE, TORCHRUN], ids=["one process", "two ranks"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_machine_that_is_taken_away_saves_first(tmp_path, start, number):
-    """Preemption: the signal reaches torchrun, or the process; what was learnt is on the disk, and training goes on."""
+def test_a_machine_that_is_taken_away_saves_first(tmp_path, number):
+    """Preemption: the signal reaches torchrun; what was learnt is on the disk, and training goes on."""
     out = tmp_path / "run"
-    words = command(start, *TINY, "--steps", "100000", "--save-every", "100000", "--out", str(out))
+    words = [*TORCHRUN, "train", *TINY, "--steps", "100000", "--save-every", "100000", "--out", str(out)]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
         start_new_session=True,
@@ -105,53 +86,25 @@ def test_a_machine_that_is_taken_away_saves_first(tmp_path, start, number):
                 assert time.monotonic() < until, "no step was logged"
                 time.sleep(0.1)
             process.send_signal(number)
-            told, faults = process.communicate(timeout=60)
+            said, faults = process.communicate(timeout=60)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-    assert "Stopped at step" in told, faults
-    assert f"labkit train --resume {out}" in told
     [saved] = Run.open(out).checkpoints
     assert saved > 1
-    assert f"Stopped at step {saved}, saved" in told
-    assert "is finished" not in run(ALONE, "--resume", str(out), "--steps", str(saved + 2))
+    assert f"Stopped at step {saved}, saved" in said, faults
+    assert f"labkit train --resume {out}" in said
+    alone("--resume", str(out), "--steps", str(saved + 2))
     assert log(out).index.get_level_values("step").max() == saved + 2
 
 
 @pytest.mark.slow
 def test_a_batch_that_ranks_cannot_share_is_refused(tmp_path):
+    out = tmp_path / "run"
     done = subprocess.run(
-        command(TORCHRUN, *TINY, "--batch-size", "15", "--steps", "2", "--out", str(tmp_path / "run")),
+        [*TORCHRUN, "train", *TINY, "--batch-size", "15", "--steps", "2", "--out", str(out)],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode != 0
     assert "batch_size = 15 cannot be used: it must be a multiple of 2 ranks × engine.accumulate 1" in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_a_rank_that_dies_ends_the_job(tmp_path):
-    """And does not leave the other one waiting for it; what was saved before can be resumed."""
-    out = tmp_path / "run"
-    words = command(TORCHRUN, *TINY, "--steps", "100000", "--save-every", "5", "--out", str(out))
-    with subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            until = time.monotonic() + 120
-            while not list(out.glob("checkpoints/step-*")):
-                assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() < until, "nothing was saved"
-                time.sleep(0.1)
-            last = psutil.Process(process.pid).children()[-1]
-            last.kill()
-            _, faults = process.communicate(timeout=120)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode != 0
-    assert "SIGKILL" in faults
-    assert str(last.pid) in faults
-    steps = max(Run.open(out).checkpoints)
-    run(ALONE, "--resume", str(out), "--steps", str(steps + 1))
+    assert not out.exists()

@@ -14,6 +14,7 @@ from labkit.checks import ConfigError
 from labkit.experiments import Atlas, AtlasError, Rerun
 from labkit.experiments.atlas import FILES, SHEET, band, point, write_atlas
 from labkit.experiments.evaluate import REAL
+from labkit.experiments.rerun import SHOWN
 from labkit.runtime import data_dir
 from labkit.widgets.ablations import COORDINATES
 
@@ -204,6 +205,23 @@ def test_a_cell_trained_here_falls_into_its_band(atlas, tmp_path):
     told = found.told()
     assert all(verdicts[name]["inside"] for name in ("loss_held_out", "feature_norm", "frechet")), told
     assert "inside their bands" in told and found.sheet().shape == (SHEET, 1, 8, 8)
+
+
+def test_verdicts_are_whether_the_bands_hold_the_values(atlas, tmp_path):
+    """Without training: the rows of one of the atlas's own runs, then one of them far off."""
+    own = atlas.table[(atlas.table["run"] == f"{QUICK}-seed0") & (atlas.table["step"] == atlas.step(QUICK))]
+    usual = own["sampler"].isna() | own["sampler"].str.startswith("heun with 50 steps, guidance 1")
+    rerun = Rerun(atlas, QUICK, 0, tmp_path / "run")
+    rerun.rows = [{name: row[name] for name in ("block", "measure", "value") if not pd.isna(row[name])}
+                  for row in own[usual].to_dict("records")]  # fmt: skip
+    verdicts = {row["measure"]: row for row in rerun.verdicts()}
+    assert set(verdicts) == set(SHOWN) and all(row["inside"] for row in verdicts.values())
+    assert all(row["value"] in list(atlas.band(QUICK, name).values) for name, row in verdicts.items())
+    assert "8 of 8 measures lie inside their bands." in rerun.told()
+    worse = next(row for row in rerun.rows if row["measure"] == "frechet")
+    worse["value"] += 9
+    assert [row["measure"] for row in rerun.verdicts() if not row["inside"]] == ["frechet"]
+    assert "7 of 8 measures lie inside their bands, outside: frechet" in rerun.told()
 
 
 def test_a_short_rerun_says_that_it_cannot_be_compared(atlas, tmp_path):

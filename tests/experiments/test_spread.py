@@ -25,11 +25,8 @@ def runs(tmp_path_factory):
     base = recipes.digits(model="SiT-Nano/4", batch_size=16, steps=4, save_every=2).replace(
         optimizer=Optimizer(lr=1e-2), ema_decay=0.5
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labkit.training.trainer.SHEET", 1)
-        patch.setattr("labkit.training.trainer.SHEET_STEPS", 1)
-        for _ in Comparison.with_and_without(base.replace(lam=0.5), out):
-            pass
+    for _ in Comparison.with_and_without(base.replace(lam=0.5), out):
+        pass
     return {name: Run.open(out / name) for name in ("baseline", "dispersive")}
 
 

@@ -3,8 +3,6 @@
 import copy
 import gc
 import pickle
-import subprocess
-import sys
 import weakref
 
 import pytest
@@ -458,52 +456,3 @@ def test_gradients_through_distributed_data_parallel_are_the_same(x):
         assert same(dispersed(network, tap(parallel, "module.middle"), x, run=parallel), wanted)
     finally:
         torch.distributed.destroy_process_group()
-
-
-COMPILED = """
-import torch
-from torch import nn
-from labkit.losses import dispersive_loss
-from labkit.models.taps import TapError, tap
-
-torch.manual_seed(0)
-network = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 8), nn.Tanh()), nn.Linear(8, 2))
-x, tapped = torch.randn(6, 4), tap(network, "1")
-compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-
-def step(run):
-    network.zero_grad()
-    (run(x).square().mean() + 0.5 * dispersive_loss(tapped.features)).backward()
-    with torch.no_grad():
-        return [tapped.features.clone(), *(p.grad for p in network.parameters())]
-
-def refusal(tapped):
-    try:
-        tapped.features
-    except TapError as error:
-        print(error)
-
-for _ in range(2):
-    for found, wanted in zip(step(compiled), step(network), strict=True):
-        torch.testing.assert_close(found, wanted)
-    torch.optim.SGD(network.parameters(), lr=1.0).step()
-with torch.no_grad():
-    compiled(x)
-refusal(tapped)
-tapped.remove()
-compiled(x)
-refusal(tapped)
-late = tap(network, "1")
-compiled(x)
-refusal(late)
-"""
-
-
-def test_compiled_models_are_heard_if_tapped_before():
-    """In a process of its own: torch.compile does not see through the checker of shapes that the tests have on."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    without, removed, late = done.stdout.splitlines()
-    assert without.startswith("'1' gave out features without a gradient")
-    assert removed.startswith("'1' is no longer tapped")
-    assert "compiled before the tap was set" in late

@@ -1,9 +1,5 @@
 """How a step is computed changes its speed and its memory, and nothing that anyone learns from it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -138,36 +134,6 @@ def test_clipping_scales_the_whole_gradient(monkeypatch):
     list(Trainer(tiny(steps=3, engine=Engine(clip=0.1))))
     assert min(free) > 0.1
     assert norms == pytest.approx([0.1] * 3, rel=1e-3)
-
-
-COMPILED = """
-import functools
-
-from labkit import Trainer
-from labkit.config import Engine
-from labkit.training import engine, trainer
-from tiny import tiny
-
-trainer.compile_in_place = functools.partial(engine.compile_in_place, backend="aot_eager")
-for count in (1, 2):
-    logs = []
-    for compiled in (True, False):
-        made = Trainer(tiny(steps=4, chunk=4, engine=Engine(accumulate=count, compile=compiled)))
-        logs.append([report.values() for report in made])
-    for step, (ours, theirs) in enumerate(zip(*logs)):
-        assert ours.keys() == theirs.keys(), (ours, theirs)
-        for name in ours:  # at the first step gates are closed: a weight that gets no pull is not counted
-            far = abs(ours[name] - theirs[name]) > 1e-4 * (1 + abs(theirs[name]))
-            assert not far or (step == 0 and "gradient" in name), (step, name, ours[name], theirs[name])
-"""
-
-
-@pytest.mark.slow
-def test_a_compiled_run_logs_what_an_eager_one_does():
-    """Also the gradients' angles, for which the graph is walked twice. In a process without the checker of shapes."""
-    path = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, env=path)
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_goes_on_with_another_engine(tmp_path):

@@ -63,9 +63,17 @@ def noted(folder: Path, **process) -> Job:
     return Job.attach(folder)
 
 
-@pytest.mark.slow
-def test_a_job_is_found_while_it_trains_and_ends_as_a_straight_run(out, tmp_path):
-    job = Job.launch(tiny(), out)
+def test_it_outlives_who_started_it_is_found_and_ends_as_a_straight_run(out, tmp_path):
+    """As when a notebook's kernel is killed: the signal goes to all processes of its group."""
+    code = (
+        "import sys, time; from labkit import Config, Job; Job.launch(Config.from_json(sys.argv[1]), sys.argv[2]); "
+        "print('launched', flush=True); time.sleep(600)"
+    )
+    words = [sys.executable, "-c", code, tiny().to_json(), str(out)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as kernel:
+        assert kernel.stdout.readline() == "launched\n"
+        os.killpg(kernel.pid, signal.SIGKILL)
+    job = Job.attach(out)
     assert job.running and job.state == "running" and "Starting (process" in job.told()
     again = Job.attach(out)
     assert again.running and again.process == job.process
@@ -77,7 +85,6 @@ def test_a_job_is_found_while_it_trains_and_ends_as_a_straight_run(out, tmp_path
     assert outcome(out) == outcome(trained(tiny(), tmp_path / "straight"))
 
 
-@pytest.mark.slow
 def test_stopped_and_resumed_is_the_straight_run(out, tmp_path):
     job = until(Job.launch(tiny(**ENDLESS), out), 20)
     assert "steps/s" in job.told() and f"(process {job.process.pid})" in job.told()
@@ -93,32 +100,13 @@ def test_stopped_and_resumed_is_the_straight_run(out, tmp_path):
     assert again.log_tail(100).count("── ") == 2, "one log of both launches"
 
 
-@pytest.mark.slow
-def test_it_outlives_who_started_it(out):
-    """As when a notebook's kernel is killed: the signal goes to all processes of its group."""
-    code = (
-        "import sys, time; from labkit import Config, Job; Job.launch(Config.from_json(sys.argv[1]), sys.argv[2]); "
-        "print('launched', flush=True); time.sleep(600)"
-    )
-    words = [sys.executable, "-c", code, tiny(steps=60).to_json(), str(out)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as kernel:
-        assert kernel.stdout.readline() == "launched\n"
-        os.killpg(kernel.pid, signal.SIGKILL)
-    job = Job.attach(out)
-    assert job.running
-    assert job.wait(120)
-    assert job.told() == "Finished 60 steps."
-
-
-@pytest.mark.slow
 def test_a_job_that_fails_says_why_and_leaves_room_for_a_config_put_right(out):
     job = Job.launch(tiny(blocks=(9,)), out)
     assert job.wait(120)
     assert job.state == "failed"
     assert job.told().startswith("Failed at step 0 of 12: dispersive.blocks = (9,) cannot be used")
     right = Job.launch(tiny(), out)
-    assert right.config == tiny()
-    assert right.wait(120) and right.state == "finished"
+    assert right.config == tiny() and right.running
 
 
 def test_killed_it_says_so_and_goes_on_from_what_was_saved(out):
@@ -131,14 +119,17 @@ def test_killed_it_says_so_and_goes_on_from_what_was_saved(out):
     )
 
 
-@pytest.mark.slow
-def test_two_ranks_stop_together_even_if_torchrun_was_killed(out):
+def test_two_ranks_stop_together(out):
     job = until(Job.launch(tiny(**ENDLESS), out, processes=2), 5)
     assert "with 2 ranks" in job.told()
     job.stop()
     assert job.wait(60) and job.state == "stopped"
-    before = max(job.folder.checkpoints())
-    job = until(Job.launch(tiny(**ENDLESS), out, processes=2), before + 5)
+    assert max(job.folder.checkpoints()) >= 5
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_together_even_if_torchrun_was_killed(out):
+    job = until(Job.launch(tiny(**ENDLESS), out, processes=2), 5)
     os.kill(job.process.pid, signal.SIGKILL)
     time.sleep(1)
     job = Job.attach(out)
@@ -147,7 +138,7 @@ def test_two_ranks_stop_together_even_if_torchrun_was_killed(out):
         Job.launch(tiny(**ENDLESS), out)
     job.stop()
     assert job.wait(60) and job.state == "stopped"
-    assert max(job.folder.checkpoints()) > before
+    assert max(job.folder.checkpoints()) >= 5
 
 
 @pytest.mark.slow

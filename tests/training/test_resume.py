@@ -91,9 +91,9 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("afresh", [True, False], ids=["in a new trainer", "in the same trainer"])
-@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(("moment", "before", "afresh"), [  # going on in a new trainer and in the same one, by turns
+    (moment, before, before == (place % 2 == 0)) for place, moment in enumerate(MOMENTS) for before in (True, False)
+])  # fmt: skip
 def test_ctrl_c_at_any_moment_saves_a_whole_step(tmp_path, straight, monkeypatch, moment, before, afresh):
     trainer = Trainer(tiny(), tmp_path)
     owner, name, step = MOMENTS[moment](trainer)

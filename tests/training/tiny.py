@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import multiprocessing
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked import processes
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,10 +18,6 @@ from labkit import Config, Run, Trainer, disk, training
 from labkit.config import Optimizer
 from labkit.regularizers import Contrastive, Repa
 from labkit.training.checkpoint import optimizer_tensors
-
-# Processes that a test may kill. They are forked from a server that has imported everything, so they start at once.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["labkit", "lightning_fabric", "sklearn.datasets", "sklearn.model_selection"])
 
 
 def tiny(**changes: Any) -> Config:
@@ -103,7 +99,7 @@ def training_elsewhere(config: Config, folder: Path, hang: str | None = None) ->
 
 def _train(config: str, folder: Path, hang: str | None) -> None:
     torch.set_num_threads(1)  # as in the tests: bits may depend on it
-    draw_small_sheets(setattr)
+    training.trainer.SHEET, training.trainer.SHEET_STEPS = 2, 1
     trainer = Trainer(Config.from_json(config), folder)
     if hang is not None:
         _hang_in_second_save(trainer, hang)
@@ -112,11 +108,6 @@ def _train(config: str, folder: Path, hang: str | None) -> None:
             pass
     except KeyboardInterrupt:
         sys.exit(130)  # what a shell expects of an interrupted command
-
-
-def draw_small_sheets(set_attribute: Callable[..., None]) -> None:
-    set_attribute(training.trainer, "SHEET", 2)
-    set_attribute(training.trainer, "SHEET_STEPS", 1)
 
 
 def _hang_in_second_save(trainer: Trainer, moment: str) -> None:

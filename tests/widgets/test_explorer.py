@@ -45,11 +45,8 @@ def runs(tmp_path_factory):
 
 
 def trained(out, **configs):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labkit.training.trainer.SHEET", 1)
-        patch.setattr("labkit.training.trainer.SHEET_STEPS", 1)
-        for _ in Comparison(configs, out):
-            pass
+    for _ in Comparison(configs, out):
+        pass
     return {name: Run.open(out / name) for name in configs}
 
 

@@ -21,8 +21,7 @@ CONFIG = recipes.digits(model="SiT-Nano/4", lam=0.5, batch_size=8, steps=12, log
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    """Small sheets and frequent looks; no panel, thread or process of one test is there in the next."""
-    monkeypatch.setattr("labkit.training.trainer.SHEET_STEPS", 1)
+    """Frequent looks; no panel, thread or process of one test is there in the next."""
     monkeypatch.setattr(module, "EVERY", 0.02)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield

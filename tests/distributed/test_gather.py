@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
+from forked import on_ranks
 from torch.nn.parallel import DistributedDataParallel
 
 from labkit.distributed import gather, world_size
@@ -31,9 +31,7 @@ def gather_detached(z):
     return torch.cat(parts)
 
 
-def one_rank(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
+def one_rank(rank):
     found = {"world size": world_size()}
     for way in (gather, gather_detached):
         for name, loss in LOSSES.items():
@@ -45,15 +43,12 @@ def one_rank(rank, folder):
             value.backward()
             found[f"{way.__name__} {name}"] = value.detach(), network.weight.grad
     found["gathered"] = gather(own)
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    processes.spawn(one_rank, (str(folder),), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    return on_ranks(RANKS, one_rank, tmp_path_factory.mktemp("ranks"))
 
 
 def whole_batch(name):
