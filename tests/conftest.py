@@ -28,7 +28,7 @@ def small_sheets():
     """Of the samples that go with a checkpoint, which tests save by the hundred."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("labkit.training.trainer.SHEET", 2)
-        patch.setattr("labkit.training.trainer.SHEET_STEPS", 1)
+        patch.setattr("labkit.training.trainer.SHEET_STEPS", 2)
         yield
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 processes = multiprocessing.get_context("forkserver")
-IMPORTED = "labkit.cli labkit.widgets diffusers sklearn.datasets sklearn.model_selection torch._dynamo umap"
+IMPORTED = "labkit.cli labkit.widgets lightning_fabric scipy.stats sklearn.datasets sklearn.model_selection"
 processes.set_forkserver_preload(IMPORTED.split())
 
 

@@ -92,7 +92,7 @@ def _context() -> BaseContext:
     if torch.cuda.is_available() or "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
-    context.set_forkserver_preload(["labkit.experiments.sweep"])
+    context.set_forkserver_preload(["labkit.experiments.sweep", "lightning_fabric", "pandas"])
     forkserver.ensure_running()
     return context
 

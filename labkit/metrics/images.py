@@ -7,20 +7,10 @@ nothing with any network.
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from labkit.checks import require
-
-
-class _Given(nn.Module):
-    """Hands torchmetrics features that are already computed."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
+from labkit.metrics.figures import frechet_of_moments, moments
 
 
 def frechet_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
@@ -35,12 +25,7 @@ def frechet_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
     # One NaN in a covariance takes the eigenvalue routine, and with it the whole kernel, down.
     require(bool(a.isfinite().all() and b.isfinite().all()), "features", "NaN or infinite", "give finite features")
     require(min(len(a), len(b)) >= 2, "features", (len(a), len(b)), "give at least 2 rows of each")
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    metric = FrechetInceptionDistance(feature=_Given(a.shape[1]))  # sums in float64
-    metric.update(a.double(), real=True)
-    metric.update(b.double(), real=False)
-    return max(metric.compute().item(), 0.0)
+    return frechet_of_moments(*moments(a), *moments(b))
 
 
 def class_agreement(predicted: Int[Tensor, " n"], wanted: Int[Tensor, " n"]) -> float:
@@ -63,8 +48,13 @@ class PixelPca:
             1 <= components <= min(flat.shape), "components", components,
             f"with images of shape {tuple(x.shape)} take 1 to {min(flat.shape)}",
         )  # fmt: skip
-        self.mean = flat.mean(dim=0)
-        self.axes = torch.linalg.svd(flat - self.mean, full_matrices=False).Vh[:components]
+        from sklearn.decomposition import PCA
+
+        # Of many axes all are computed; a few come several times faster by themselves, from a fixed start.
+        solver = "full" if components > min(flat.shape) // 8 else "arpack"
+        fitted = PCA(components, svd_solver=solver, random_state=0).fit(flat.cpu().numpy())
+        parts = (fitted.mean_, fitted.components_)
+        self.mean, self.axes = (torch.from_numpy(part.copy()).to(x.device) for part in parts)
 
     def features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n components"]:
         return (x.flatten(1).double() - self.mean) @ self.axes.T

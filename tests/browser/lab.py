@@ -26,6 +26,8 @@ from server import Server
 HELPERS = Path(__file__).with_name("lab.js").read_text()
 # Messages of JupyterLab itself that say nothing about a notebook.
 HARMLESS = re.compile(r"favicon|ERR_INTERNET_DISCONNECTED")
+# The page may still be handling an update or an event of a figure when that is closed, and says so.
+LATE = re.compile(r"Error setting state|no comm channel")
 PATIENCE = 120.0  # seconds: the upper bound of every wait that names no other
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _workspaces = itertools.count(1)
@@ -42,6 +44,11 @@ class LabPage:
         self.console_errors: list[str] = []
         self.page.on("console", self._note_console)
         self.page.on("pageerror", lambda error: self.console_errors.append(str(error)))
+
+    @property
+    def faults(self) -> list[str]:
+        """What the console holds but for what a figure that was closed leaves there."""
+        return [error for error in self.console_errors if not LATE.search(error)]
 
     def _note_console(self, message) -> None:
         text = f"{message.text} ({message.location.get('url', '')})"

@@ -72,18 +72,15 @@ def test_notebook_03_start_stop_reload_resume_pause_interrupt_and_one_thread(lab
     lab.click("Stop", panel)
     lab.wait_for(lambda: number(lab, THREADS) == 0, 60, "the thread to end")
 
-    before = number(lab, STEPS)
+    lab.run_cell(panel)
+    lab.kernel_eval("state.steps = 20000")
     lab.start_cell(wait)  # straight through, as "Run All" does
-    shown = len(lab.wait_plot(panel)["traces"][0]["x"] or [])
-    lab.wait_plot(panel, lambda p: len(p["traces"][0]["x"] or []) > shown)
+    lab.wait_plot(panel, lambda p: p["traces"][0]["x"])
     lab.interrupt_kernel()
     lab.wait_idle()
-    assert number(lab, STEPS) > before
     told = lab.kernel_eval("print(state.told(), max(state.out.glob('*/*/checkpoints/*')).stem)")
     assert "Stopped at step" in told and f"step-{number(lab, STEPS):08d}" in told  # an interrupt saves, too
-    # The page may still be handling an update of the first figure when that is closed, and says so on its console.
-    assert not [error for error in lab.console_errors if "Error setting state" not in error]
-    assert not lab.cell_errors()
+    assert not lab.cell_errors() and not lab.faults
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ CELL = 0
 @pytest.fixture
 def lab(scratch):
     yield scratch
-    assert not scratch.cell_errors() and not scratch.console_errors
+    assert not scratch.cell_errors() and not scratch.faults
 
 
 @pytest.fixture

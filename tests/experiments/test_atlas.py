@@ -11,11 +11,12 @@ from scipy.stats import t as student
 
 from labkit import datasets
 from labkit.checks import ConfigError
-from labkit.experiments import Atlas, AtlasError, Rerun
+from labkit.experiments import Atlas, AtlasError, Measures, Rerun
 from labkit.experiments.atlas import FILES, SHEET, band, point, write_atlas
 from labkit.experiments.evaluate import REAL
 from labkit.experiments.rerun import SHOWN
 from labkit.runtime import data_dir
+from labkit.sampling import Sampler
 from labkit.widgets.ablations import COORDINATES
 
 QUICK = "batch32-baseline"
@@ -224,7 +225,8 @@ def test_verdicts_are_whether_the_bands_hold_the_values(atlas, tmp_path):
     assert "7 of 8 measures lie inside their bands, outside: frechet" in rerun.told()
 
 
-def test_a_short_rerun_says_that_it_cannot_be_compared(atlas, tmp_path):
+def test_a_short_rerun_says_that_it_cannot_be_compared(atlas, tmp_path, monkeypatch):
+    monkeypatch.setattr("labkit.experiments.rerun.Measures", lambda: Measures(40, (Sampler("euler", 2),)))
     short = Rerun(atlas, QUICK, 9, tmp_path / "run", steps=3)
     assert short.told() == "Step 0 of 3." and short.value("frechet") is None
     reports = list(short)

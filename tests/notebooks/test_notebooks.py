@@ -9,6 +9,11 @@ from forked import elsewhere
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
+from labkit.experiments import Measures, rerun
+from labkit.sampling import Sampler
+from labkit.training import trainer
+from labkit.widgets import live
+
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
@@ -53,6 +58,8 @@ def run(path: Path, place: Path) -> str:
     os.environ |= {"LAB_TIER": "smoke", "LAB_RUNS": str(place / "runs"), "IPYTHONDIR": str(place / "ipython")}
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that it starts
     os.chdir(FOLDER)
+    trainer.SHEET = trainer.SHEET_STEPS = live.PREVIEWS = 2  # samples drawn on the way, which nobody looks at here
+    rerun.Measures = lambda: Measures(40, (Sampler("euler", 2),))
     shell = InteractiveShell.instance()
     warned = []
     for cell in nbformat.read(path, as_version=4).cells:

@@ -99,7 +99,7 @@ def training_elsewhere(config: Config, folder: Path, hang: str | None = None) ->
 
 def _train(config: str, folder: Path, hang: str | None) -> None:
     torch.set_num_threads(1)  # as in the tests: bits may depend on it
-    training.trainer.SHEET, training.trainer.SHEET_STEPS = 2, 1
+    training.trainer.SHEET = training.trainer.SHEET_STEPS = 2
     trainer = Trainer(Config.from_json(config), folder)
     if hang is not None:
         _hang_in_second_save(trainer, hang)

@@ -14,7 +14,8 @@ SLIDERS = ("lam", "tau", "block", "steps", "seed")
 
 def configs(s):
     config = recipes.digits(
-        lam=s.lam, tau=s.tau, blocks=(s.block,), steps=s.steps, seed=s.seed, batch_size=8, log_every=2
+        model="SiT-Nano/4", lam=s.lam, tau=s.tau, blocks=(s.block,), steps=s.steps, seed=s.seed, batch_size=8,
+        log_every=2,
     )
     return {"baseline": config.replace(lam=None), "dispersive": config}
 

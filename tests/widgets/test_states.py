@@ -13,7 +13,6 @@ from labkit.widgets import (
     Cloud,
     Interpolant,
     PairForce,
-    Sampler,
     Secant,
     Springs,
     cloud_panel,
@@ -138,18 +137,21 @@ def test_the_secant_s_panel_says_where_steps_lead():
 
 
 @pytest.fixture(scope="module")
-def network():
-    config = recipes.digits()
+def sampled():
+    """A panel, with all that it has integrated, of a network whose gates are open."""
+    config = recipes.digits(model="SiT-Nano/4")
     model = build_network(config, *digits().dimensions)
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad and not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.05)  # open the zero-initialised gates
-    return model.eval(), config
+            torch.nn.init.normal_(parameter, std=0.05)
+    panel = sampler_panel(model.eval(), config)
+    yield panel
+    panel.close()
 
 
-def test_sampler_looks_up_what_integration_gives(network):
-    state = Sampler(*network)
+def test_sampler_looks_up_what_integration_gives(sampled):
+    state = sampled.state
     state.steps, state.film = 4, 0.5
     assert torch.equal(state.at("euler"), state.paths["euler", 4][2])
     assert torch.equal(state.paths["euler", 4][0], state.paths["heun", 64][0])  # the same noise
@@ -169,11 +171,9 @@ def test_every_control_changes_the_sentence(make):
     panel.close()
 
 
-def test_sampler_panel_moves(network):
-    panel = sampler_panel(*network)
-    before = np.array(panel.figure.data[0].z)
-    panel.controls["film"].value = 0.25
-    assert not np.array_equal(before, np.array(panel.figure.data[0].z))
-    panel.controls["steps"].value = 32
-    assert panel.figure.data[4].x == (32,) and panel.figure.data[5].x == (64,)
-    panel.close()
+def test_sampler_panel_moves(sampled):
+    before = np.array(sampled.figure.data[0].z)
+    sampled.controls["film"].value = 0.25
+    assert not np.array_equal(before, np.array(sampled.figure.data[0].z))
+    sampled.controls["steps"].value = 32
+    assert sampled.figure.data[4].x == (32,) and sampled.figure.data[5].x == (64,)
