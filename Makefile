@@ -1,6 +1,8 @@
 # Two commands matter: `make lab` and `make test`. Everything lives in .venv; remove that folder to start afresh.
 PYTHON ?= python3
 ARGS ?=
+CHAPTERS ?= notebooks/*.ipynb
+BOOK ?= book
 PY := .venv/bin/python
 # Two processes of one thread each: threads of torch that share a core with anything else slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
@@ -36,7 +38,7 @@ atlas: .venv/lab-ready  ## train and judge every condition of data/atlas with ev
 	OMP_NUM_THREADS=1 $(PY) data/build_atlas.py $(ARGS)
 
 book: .venv/lab-ready  ## run all notebooks and write them as HTML into book/
-	$(PY) -m nbconvert --execute --to html --output-dir book notebooks/*.ipynb
+	$(PY) -m nbconvert --execute --to html --output-dir $(BOOK) $(CHAPTERS)
 
 constraints: .venv/test-ready  ## write the versions installed in .venv into constraints.txt
 	grep '^#' constraints.txt > .venv/pins

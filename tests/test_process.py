@@ -509,7 +509,7 @@ SAMPLED = [(base, method) for base in BASES for method in METHODS[BASES[base]["m
 
 @pytest.mark.parametrize(("base", "method"), SAMPLED)
 def test_every_sampler_of_a_process_gives_images(base, method):
-    for guidance in (1.0, 2.0):
+    for guidance in (1.0, 2.0)[: 1 + (base in (HUB, "DiT", "MeanFlow"))]:
         few = {"rtol": 0.1, "atol": 0.1} if STEPS[method] is None else {"steps": 3}
         samples = sample_network(trained(base), config(base), 2, method=method, guidance=guidance, **few)
         assert samples.x.shape == (2, 1, 8, 8)

@@ -162,8 +162,8 @@ def test_every_control_moves_the_picture_and_the_words_and_leaves_nothing_behind
     wait_said(lab, "PCA at step 4, block 3", "compare lengths within a cloud")
 
     for slider, last in (("block", "0"), ("time t", "0.3"), ("training step", "0")):
-        for move in range(16):
-            lab.press_slider(slider, "ArrowRight" if move < 4 else "ArrowLeft", within=CELL)
+        for move in range(6):
+            lab.press_slider(slider, "ArrowRight" if move < 2 else "ArrowLeft", within=CELL)
         assert lab.slider_value(slider, CELL) == last
     for projection in ("UMAP", "PCA"):
         lab.click(projection, CELL)
@@ -185,7 +185,7 @@ def test_the_mouse_reaches_both_panes_and_the_film_runs(opened):
     for dots, ring in zip(DOTS, RINGS, strict=True):
         assert [traces[ring][axis] for axis in "xy"] == [[traces[dots][axis][point]] for axis in "xy"]
 
-    for pane in (0, 1, 0):
+    for pane in (0, 1):
         point = loneliest(before[DOTS[pane]])
         x, y = place(lab, pane, point)
         mouse.move(x - 9, y - 9)

@@ -40,7 +40,9 @@ def network(open_gates):
 
     def of(family):
         torch.manual_seed(0)
-        return open_gates(build_model(f"{family}-Nano/4", 8, 1, NULL, learn_sigma=family == "DiT")).eval()
+        built = open_gates(build_model(f"{family}-Nano/4", 8, 1, NULL, learn_sigma=family == "DiT")).eval()
+        built.blocks = built.blocks[:1]
+        return built
 
     return of
 
@@ -203,9 +205,8 @@ def test_the_record_leads_to_the_same_samples_again(network, family, own):
     assert samples.settings["count"] == 3
 
 
-@pytest.mark.parametrize("bar", [2, 5])
 @pytest.mark.parametrize(("family", "method"), EVERY)
-def test_the_bar_is_full_when_the_samples_are_there(network, monkeypatch, family, method, bar):
+def test_the_bar_is_full_when_the_samples_are_there(network, monkeypatch, family, method):
     """It never counts beyond what it promised."""
     bars = []
 
@@ -224,7 +225,7 @@ def test_the_bar_is_full_when_the_samples_are_there(network, monkeypatch, family
             self.n += 1
 
     monkeypatch.setattr("labkit.training.generate.tqdm", Bar)
-    sample_network(network(family), config(family), 5, batch_size=bar, method=method, progress=True, **quick(method))
+    sample_network(network(family), config(family), 5, batch_size=2, method=method, progress=True, **quick(method))
     assert bars[0].n == bars[0].total
 
 
