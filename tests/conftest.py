@@ -1,9 +1,12 @@
 """Every test runs on one thread, from the same random state, with the shapes in labkit's annotations checked.
 
-The checker acts on labkit as the tests import it; a process that a test starts is the lab as a reader has it.
+The checker acts on labkit as the tests import it; a process that a test starts is the lab as a reader has it. Where
+whole runs are trained it is off, since a third of their time would go into what the tests of their parts check.
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jaxtyping
 import pytest
@@ -11,6 +14,7 @@ import torch
 from hypothesis import settings
 
 LONG = 5  # seconds that a test may take, its fixtures included, before it is listed
+RUNS = ("experiments", "training", "widgets")  # folders of tests that train
 # The tower lets an int stand where a float is asked for, as readers write tau=1.
 jaxtyping.install_import_hook("labkit", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 torch.set_num_threads(1)
@@ -32,12 +36,25 @@ def small_sheets():
         yield
 
 
+@contextmanager
+def checker(off: bool) -> Iterator[None]:
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", off)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def checked_where_it_is_cheap(request: pytest.FixtureRequest):
+    with checker(off=request.path.parent.name in RUNS):
+        yield
+
+
 @pytest.fixture
 def unchecked():
     """No checker: what a reader meets who hands in something of the wrong type or shape."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    with checker(off=True):
+        yield
 
 
 @pytest.fixture

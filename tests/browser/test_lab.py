@@ -107,4 +107,4 @@ def test_every_notebook_runs_and_is_drawn(lab, notebook):
         if kind == "code":
             lab.cell(index).scroll_into_view_if_needed()
     lab.wait_still(at_most=5)
-    assert not lab.cell_errors() and not lab.console_errors
+    assert not lab.cell_errors() and not lab.faults
