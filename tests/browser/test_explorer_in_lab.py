@@ -144,7 +144,7 @@ def test_every_control_moves_the_picture_and_the_words_and_leaves_nothing_behind
     assert not picture(lab)["bar"] and picture(lab)["key"]
     pick(lab, "highlight", "the 7s")
     sevens = lab.kernel_eval("print([i for i, digit in enumerate(state.y.tolist()) if digit == 7])")
-    lab.wait_for(lambda: [str(picture(lab)["selected"][i]) for i in DOTS] == [sevens] * 2, 20, "the sevens alone")
+    lab.wait_for(lambda: [str(picture(lab)["selected"][i]) for i in DOTS] == [sevens] * 2, 60, "the sevens alone")
     assert lab.press_slider("image (or point at one)", "ArrowRight", 4, within=CELL) == "4"
     traces = wait_moved(lab, traces, *RINGS, *IMAGES)
     assert any(note.startswith("image 4: a ") for note in lab.plots(CELL)[0]["annotations"])
@@ -180,7 +180,7 @@ def test_the_mouse_reaches_both_panes_and_the_film_runs(opened):
     x, y = place(lab, 1, point)
     mouse.move(x - 40, y - 40)
     mouse.move(x, y, steps=5)
-    lab.wait_for(lambda: lab.slider_value("image (or point at one)", CELL) == str(point), 20, "the image pointed at")
+    lab.wait_for(lambda: lab.slider_value("image (or point at one)", CELL) == str(point), 60, "the image pointed at")
     traces = wait_moved(lab, before, *RINGS, *IMAGES)
     for dots, ring in zip(DOTS, RINGS, strict=True):
         assert [traces[ring][axis] for axis in "xy"] == [[traces[dots][axis][point]] for axis in "xy"]
@@ -196,13 +196,13 @@ def test_the_mouse_reaches_both_panes_and_the_film_runs(opened):
         lab.wait_still(200)
         mouse.up()
         chosen = [[point] if i in DOTS else None for i in range(len(traces))]
-        lab.wait_for(lambda chosen=chosen: picture(lab)["selected"] == chosen, 20, f"image {point} alone is selected")
+        lab.wait_for(lambda chosen=chosen: picture(lab)["selected"] == chosen, 60, f"image {point} alone is selected")
         assert lab.kernel_eval("print(state.drawn)") == f"({point},)"
         assert lab.widget("highlight", CELL).locator("select").input_value() == "what I drew around"
     mouse.move(*lonely_spot(lab))
     lab.wait_still(200)
     mouse.dblclick(*lonely_spot(lab))
-    lab.wait_for(lambda: not any(picture(lab)["selected"]), 20, "nothing is selected")
+    lab.wait_for(lambda: not any(picture(lab)["selected"]), 60, "nothing is selected")
     assert lab.widget("highlight", CELL).locator("select").input_value() == "all"
 
     lab.output(CELL).locator(".jupyter-widget-Play, .widget-play").locator("button").first.click()

@@ -30,7 +30,7 @@ def test_notebook_00_sliders_move_points_and_words_and_a_prediction_opens_its_an
     assert "Mean distance" not in lab.output(cell).inner_text()
     lab.choose("a middling one, τ = 0.5", cell)
     lab.click("Record my prediction", cell)
-    lab.wait_for(lambda: "You predicted it" in lab.output(cell).inner_text(), 20, "the answer")
+    lab.wait_for(lambda: "You predicted it" in lab.output(cell).inner_text(), 60, "the answer")
     assert "Mean distance at λ = 1" in lab.output(cell).inner_text()
     assert not lab.cell_errors() and not lab.console_errors
 

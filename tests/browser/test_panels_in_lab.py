@@ -80,7 +80,7 @@ def test_the_secant_follows_its_times_its_start_and_its_steps(lab, opened):
     after(lab, lambda: lab.drag_slider("from t", 0.5, CELL), tangent, secant)
     t = float(lab.slider_value("from t", CELL))
     lab.wait_plot(CELL, lambda p: p["traces"][tangent]["x"][0] == pytest.approx(t))  # a drag passes many values
-    lab.wait_for(lambda: f"From t = {t:.2f} to s = 1.00" in sentence(lab), 20, "the words")
+    lab.wait_for(lambda: f"From t = {t:.2f} to s = 1.00" in sentence(lab), 60, "the words")
     after(lab, lambda: lab.drag_slider("to s", 0.75, CELL), tangent, secant)
     s = float(lab.slider_value("to s", CELL))
     lab.wait_plot(CELL, lambda p: ends(p)[0][0] == pytest.approx(s))
@@ -89,7 +89,7 @@ def test_the_secant_follows_its_times_its_start_and_its_steps(lab, opened):
     lab.press_slider("to s", "End", 1, CELL)
     lab.press_slider("steps, from 0 to 1", "ArrowRight", 2, CELL)
     plot = lab.wait_plot(CELL, lambda p: len(p["traces"][tangent]["x"]) == 5)
-    lab.wait_for(lambda: "In 4 steps" in sentence(lab), 20, "the words")
+    lab.wait_for(lambda: "In 4 steps" in sentence(lab), 60, "the words")
     assert len(plot["traces"][secant]["x"]) == 5
     assert ends(plot)[1][1] == pytest.approx(plot["traces"][path]["y"][-1], abs=0.01)
 
@@ -101,14 +101,14 @@ def test_the_paths_differ_between_their_common_ends(lab, opened):
     linear = lab.wait_plot(CELL)["traces"][0]["z"]
     assert "is 0.50·data + 0.50·noise" in sentence(lab)
     plot = after(lab, lambda: lab.press_slider("path", "ArrowRight", 1, CELL), 0, 1, mark)
-    lab.wait_for(lambda: "is 0.71·data + 0.71·noise" in sentence(lab), 20, "the words")
+    lab.wait_for(lambda: "is 0.71·data + 0.71·noise" in sentence(lab), 60, "the words")
     assert plot["traces"][0]["z"] != linear
     after(lab, lambda: lab.press_slider("path", "ArrowRight", 1, CELL), 0, 1, mark)
     after(lab, lambda: lab.drag_slider("time t", 0.8, CELL), 0, 1, mark)
     t = float(lab.slider_value("time t", CELL))
     lab.wait_plot(CELL, lambda p: p["traces"][mark]["x"] == [pytest.approx(t)])
     lab.press_slider("time t", "End", 1, CELL)
-    lab.wait_for(lambda: "is 1.00·data + 0.00·noise" in sentence(lab), 20, "the end of every path: data alone")
+    lab.wait_for(lambda: "is 1.00·data + 0.00·noise" in sentence(lab), 60, "the end of every path: data alone")
 
 
 def choose(lab, label, option):
@@ -121,7 +121,7 @@ def test_the_scale_follows_model_batch_precision_and_machine(lab, opened):
     first = lab.wait_plot(CELL)
     assert first["title"].startswith("SiT-B/2: 12 blocks of width 768, 256 tokens")
     after(lab, lambda: lab.press_slider("size", "ArrowRight", 2, CELL), parameters, operations, held, days)
-    lab.wait_for(lambda: "SiT-XL/2 has 675,129,632 parameters" in sentence(lab), 20, "the largest model")
+    lab.wait_for(lambda: "SiT-XL/2 has 675,129,632 parameters" in sentence(lab), 60, "the largest model")
     after(lab, lambda: lab.press_slider("patch", "ArrowRight", 1, CELL), operations, held, days)
     lab.wait_plot(CELL, lambda p: "SiT-XL/4" in p["title"])
     after(lab, lambda: lab.press_slider("images at a time", "ArrowRight", 1, CELL), held)
@@ -134,7 +134,7 @@ def test_the_scale_follows_model_batch_precision_and_machine(lab, opened):
     expected = pytest.approx([d * 0.4 / share for d in before], rel=1e-6)
     lab.wait_plot(CELL, lambda p: p["traces"][days]["x"] == expected)
     after(lab, lambda: lab.drag_slider("TFLOP/s of your own", 0.5, CELL), days)
-    lab.wait_for(lambda: "your figure" in sentence(lab), 20, "the words")
+    lab.wait_for(lambda: "your figure" in sentence(lab), 60, "the words")
     assert lab.widget("machine", CELL).locator("select").input_value() == "a figure of your own"
 
 
@@ -174,16 +174,16 @@ def test_the_atlas_snaps_to_what_was_measured_and_trains_a_cell(lab, opened):
     assert plot["traces"][ring]["y"] == ["λ = 0.25"] and "lam0.25-tau0.5" in sentence(lab)
     assert lab.slider_value("τ", CELL) == "0.5"
     after(lab, lambda: choose(lab, "variant", "hinge"), own, ring)  # measured at another λ, and without τ
-    lab.wait_for(lambda: "so that also λ = 0.5, τ = 0" in sentence(lab), 20, "what moved along")
-    lab.wait_for(lambda: lab.slider_value("λ (0: baseline)", CELL) == "0.5", 20, "the slider")
+    lab.wait_for(lambda: "so that also λ = 0.5, τ = 0" in sentence(lab), 60, "what moved along")
+    lab.wait_for(lambda: lab.slider_value("λ (0: baseline)", CELL) == "0.5", 60, "the slider")
     after(lab, lambda: choose(lab, "show", "recall"), own, heat)
-    lab.wait_for(lambda: "recall: " in sentence(lab), 20, "the words")
+    lab.wait_for(lambda: "recall: " in sentence(lab), 60, "the words")
     choose(lab, "show", "Fréchet distance, classifier features")
     lab.output(CELL).get_by_role("button", name="Run this cell for real").click()
     plot = lab.wait_plot(CELL, lambda p: len(p["traces"][star]["x"]) == 1, timeout=120)
     assert plot["traces"][star]["x"][0] > max(plot["traces"][own]["x"]), "forty steps are worse than 1,500"
     words = lab.output(CELL).locator(".labkit-said")
-    lab.wait_for(lambda: any("40 of 1,500 steps: too few" in w for w in words.all_inner_texts()), 20, "the verdict")
+    lab.wait_for(lambda: any("40 of 1,500 steps: too few" in w for w in words.all_inner_texts()), 60, "the verdict")
 
 
 def test_the_questions_have_their_intervals(lab, opened):
@@ -191,4 +191,4 @@ def test_the_questions_have_their_intervals(lab, opened):
     assert "Does the Dispersive Loss improve samples" in lab.wait_plot(CELL)["title"]
     choose(lab, "question", "Does a regularized block change the others?")
     lab.wait_plot(CELL, lambda p: sum(len(t["x"] or []) for t in p["traces"]) >= 20)
-    lab.wait_for(lambda: "block-last, block 0" in sentence(lab), 20, "a line for each block")
+    lab.wait_for(lambda: "block-last, block 0" in sentence(lab), 60, "a line for each block")
