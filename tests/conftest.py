@@ -25,6 +25,7 @@ settings.load_profile("labkit")
 @pytest.fixture(autouse=True)
 def same_random_state():
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # whatever an earlier test has left
 
 
 @pytest.fixture(autouse=True, scope="session")

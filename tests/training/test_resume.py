@@ -137,13 +137,12 @@ def test_ctrl_c_in_a_terminal(tmp_path):
     assert_same_as_straight(tmp_path, config, step)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("save_every", [1, 20], ids=["mostly within saves", "mostly within steps"])
-def test_kill_9_at_random_moments(tmp_path, save_every, kills):
-    """Killed again and again, each time going on from what the last one left."""
+def test_kill_9_at_random_moments(tmp_path, save_every):
+    """Killed twice, or $LAB_KILLS times, each time going on from what the last one left."""
     config = tiny(steps=ENDLESS, save_every=save_every)
     moments = random.Random(save_every)
-    for _ in range(kills):
+    for _ in range(int(os.environ.get("LAB_KILLS", 2))):
         before = newest(tmp_path / "run")
         with training_elsewhere(config, tmp_path / "run") as process:
             wait_for(lambda before=before: newest(tmp_path / "run") > before)
