@@ -1,6 +1,6 @@
 """Does the suite notice? Breaks labkit in one place at a time, in a copy, and runs what `make test` would:
 
-    python tests/mutations.py                  every mutation, two at a time; about twenty minutes on two cores
+    python tests/mutations.py                  every mutation, two at a time
     python tests/mutations.py stream holm      those whose file or text has one of these words
 
 A mutation is caught when a test fails. The tests that are likely to notice run first, then all that need no browser;
