@@ -75,7 +75,7 @@ def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
     lab.wait_plot(panel, lambda p: p["traces"][0]["x"])
     lab.interrupt_kernel()
     lab.wait_idle()
-    told = lab.kernel_eval("print(state.told(), max(state.out.glob('*/*/checkpoints/*')).stem)")
+    told = lab.kernel_eval("print(state.told(), max(state.out.glob('*/baseline/checkpoints/*')).stem)")
     assert "Stopped at step" in told and f"step-{number(lab, STEPS):08d}" in told  # an interrupt saves, too
     assert not lab.faults
 
