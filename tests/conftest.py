@@ -76,7 +76,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """List what makes everyone wait: to be made smaller, shared, or marked slow. No failure, since machines differ."""
     seconds = Counter()
     for report in (report for reports in terminalreporter.stats.values() for report in reports):
-        if "slow" not in getattr(report, "keywords", {"slow"}):
+        if isinstance(report, pytest.TestReport) and "slow" not in report.keywords:
             seconds[report.nodeid] += report.duration
     long = [(test, time) for test, time in seconds.most_common() if time > LONG]
     if long:
