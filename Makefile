@@ -9,7 +9,8 @@ PY := .venv/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 TWO := -n 2 --dist worksteal
 NONE := [ $$? = 5 ]  # pytest's word for: ARGS name no test of this kind
-FAST := $(wildcard tests/losses tests/metrics tests/models tests/datasets tests/sampling tests/plots tests/test_*.py)
+FAST := tests/losses tests/metrics tests/models tests/datasets tests/sampling tests/plots \
+  $(filter-out tests/test_cli% tests/test_process.py, $(wildcard tests/test_*.py))
 PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 help:  ## show this list

@@ -21,6 +21,7 @@ from labkit.experiments import (
     shipped,
     shipped_run,
 )
+from labkit.experiments.evaluate import MOST
 from labkit.metrics import DigitsClassifier, frechet_distance
 from labkit.recipes import digits
 from labkit.training import Look, RunError
@@ -77,6 +78,10 @@ def test_copying_the_training_set_scores_what_real_digits_score():
     assert 0.5 * low < copied < 2 * high  # and a blurred copy is clearly worse
     blurred = torch.nn.functional.avg_pool2d(train.x[:400], 3, stride=1, padding=1)
     assert frechet_distance(features(blurred), features(held_out.x)) > 3 * high
+
+
+def test_the_training_digits_are_counted_right():
+    assert len(load("train")) == MOST
 
 
 def test_evaluation_is_repeatable_and_looks_at_every_block():
