@@ -22,11 +22,11 @@ lab: .venv/lab-ready  ## open JupyterLab at the first notebook; flags: make lab 
 test: lint  ## check all that protects a change; one part of it: make test ARGS="tests/losses -k hinge"
 	@sh tests/browser/chromium.sh
 	$(PYTEST) $(TWO) -m "not slow and not browser" $(ARGS) || $(NONE)
-	$(PYTEST) -m "not slow and browser" $(ARGS) || $(NONE)
+	$(PYTEST) -m "not slow and browser" $(or $(ARGS),tests/browser) || $(NONE)
 
 test-all: test  ## the same, then what takes patience: retrains, kills, every notebook in the browser, the book
 	$(PYTEST) $(TWO) -m "slow and not browser" $(ARGS) || $(NONE)
-	$(PYTEST) -m "slow and browser" $(ARGS) || $(NONE)
+	$(PYTEST) -m "slow and browser" $(or $(ARGS),tests/browser) || $(NONE)
 
 test-fast: lint  ## check style, mathematics and data alone: no training, no notebook, no browser
 	$(PYTEST) $(TWO) -m "not slow" $(FAST) $(ARGS)

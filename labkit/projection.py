@@ -11,6 +11,7 @@ draws another picture. It belongs beside numbers of spread (``labkit.metrics.geo
 
 import contextlib
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -165,9 +166,21 @@ def _umap() -> Iterator[ModuleType]:
     """The umap library, one thread at a time, without the warnings that say what we do on purpose."""
     with _ALONE, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_EXPECTED)
-        import umap
+        yield _library()
 
-        yield umap
+
+@cache
+def _library() -> ModuleType:
+    """umap; what numba compiles of it, in 10 to 20 s, is kept on the disk for the processes to come."""
+    import umap
+    from numba.core.dispatcher import Dispatcher
+
+    with contextlib.suppress(RuntimeError):  # no folder of numba's can be written to
+        for name in [name for name in sys.modules if name.partition(".")[0] == "umap"]:
+            for part in vars(sys.modules[name]).values():
+                if isinstance(part, Dispatcher):
+                    part.enable_caching()
+    return umap
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +203,7 @@ class UmapReference:
     def fit(
         cls, conditions: Conditions, n_neighbors: int = 15, min_dist: float = 0.1, seed: int = 0, most: int = 1000
     ) -> "UmapReference":
-        """Fit on the union: about 1 s for 900 samples, and 10 s more the first time in a process (see ``warm_up``).
+        """Fit on the union: about 1 s for 900 samples; 5 s more in a new process, and 20 s the first time of all.
 
         Args:
             conditions: features by name, each (n, …), all of the same width P.
@@ -271,17 +284,6 @@ def _distances(z: Float[Tensor, "n features"], to: Float[Tensor, "m features"] |
     per = float(z.shape[1])
     found = pairwise_sq_distances(z.double(), per) if to is None else cross_sq_distances(z.double(), to.double(), per)
     return found.sqrt().cpu()
-
-
-@cache
-def warm_up() -> None:
-    """Import umap and let numba compile what a fit and a transform need: about 11 s, the first time in a process only.
-
-    Meant for a background thread while principal axes are looked at; the reader's own thread keeps answering within
-    0.5 s. Whoever asks for a map meanwhile waits.
-    """
-    z = torch.rand(40, 5, generator=generator(0))
-    UmapReference.fit({"warm-up": z}, n_neighbors=5).trustworthiness(1 - z)
 
 
 # --- are two maps the same?

@@ -18,7 +18,7 @@ RUNS = ("experiments", "training", "widgets")  # folders of tests that train
 # The tower lets an int stand where a float is asked for, as readers write tau=1.
 jaxtyping.install_import_hook("labkit", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 torch.set_num_threads(1)
-settings.register_profile("labkit", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("labkit", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("labkit")
 
 

@@ -3,7 +3,13 @@
 They are forked from a server that has imported everything, so they start at once.
 """
 
+import contextlib
+import io
 import multiprocessing
+import os
+import signal
+import socket
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +26,35 @@ processes.set_forkserver_preload(IMPORTED.split())
 def on_ranks(ranks: int, work: Callable[[int], Any], folder: Path) -> list[Any]:
     """What ``work(rank)`` returns on each rank of a group of processes that talk over gloo."""
     return _results([(_one_rank, (work, rank, ranks, folder / "meeting")) for rank in range(ranks)], folder)
+
+
+def said_on_ranks(ranks: int, work: Callable[[], int], folder: Path) -> list[str]:
+    """What ``work()``, a command that ends well, prints on each of the ranks that torchrun would start for it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    env |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": 0}
+    return _results([(_said, (work, env | {"RANK": rank, "LOCAL_RANK": rank})) for rank in range(ranks)], folder)
+
+
+class Typed:
+    """A command of ``labkit`` that runs as if it was typed into a terminal, and can be interrupted there."""
+
+    def __init__(self, *words: str, folder: Path) -> None:
+        self._files = [folder / "stdout", folder / "stderr"]
+        self._process = processes.Process(target=_typed, args=(words, self._files))
+        self._process.start()
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    def interrupt(self) -> tuple[int | None, str, str]:
+        """Ctrl-C, which reaches all processes of the command; returns its exit status and what it said."""
+        os.killpg(self._process.pid, signal.SIGINT)
+        self._process.join(60)
+        out, err = (file.read_text() for file in self._files)
+        return self._process.exitcode, out, err
 
 
 def elsewhere(work: Callable[..., Any], *args: Any, folder: Path) -> Any:
@@ -59,3 +94,19 @@ def _one_rank(work: Callable[[int], Any], rank: int, ranks: int, meeting: Path) 
         return work(rank)
     finally:
         dist.destroy_process_group()
+
+
+def _said(work: Callable[[], int], env: dict[str, str | int]) -> str:
+    os.environ |= {name: str(value) for name, value in env.items()}
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert work() == 0
+    return out.getvalue()
+
+
+def _typed(words: tuple[str, ...], files: list[Path]) -> None:
+    os.setsid()
+    for file, number in zip(files, (1, 2), strict=True):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    from labkit.cli import main
+
+    sys.exit(main(words))

@@ -1,13 +1,11 @@
 """The command line as a person types it."""
 
 import html
-import signal
-import subprocess
-import sys
 import time
 from functools import partialmethod
 
 import pytest
+from forked import Typed
 
 from labkit import Run, recipes
 from labkit.cli import main
@@ -188,28 +186,13 @@ def lines(path):
     return path.read_text().count("\n") if path.exists() else 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent differently there")
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "x"
-    command = [
-        sys.executable,
-        "-m",
-        "labkit",
-        "train",
-        "digits",
-        "--batch-size",
-        "8",
-        "--log-every",
-        "1",
-        "--out",
-        str(out),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and lines(out / "metrics.csv") < 2:
+    typed = Typed("train", "digits", "--batch-size", "8", "--log-every", "1", "--out", str(out), folder=tmp_path)
+    while typed.running and lines(out / "metrics.csv") < 2:
         time.sleep(0.02)  # polling, until it has trained a step
-    process.send_signal(signal.SIGINT)
-    told, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors
+    status, told, errors = typed.interrupt()
+    assert status == 130 and "Traceback" not in errors
     assert f"labkit train --resume {out}" in told
     (saved,) = Run.open(out).checkpoints
     assert f"step {saved}" in told

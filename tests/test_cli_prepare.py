@@ -1,13 +1,11 @@
 """`labkit prepare` as a person types it."""
 
 import json
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from forked import Typed
 from PIL import Image
 
 from labkit.cli import main
@@ -80,20 +78,16 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(words, told, photos
     assert [path.name for path in photos.parent.iterdir()] == ["photos"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent differently there")
 def test_ctrl_c_says_how_to_go_on(photos, tmp_path, capsys):
     out = tmp_path / "store"
     for i in range(400):
         (photos / "b" / f"more{i}.png").write_bytes((photos / "b" / "0.png").read_bytes())
     words = ["prepare", str(photos), "--size", "256", "--shard", "4", "--out", str(out)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "labkit", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while process.poll() is None and not list(out.glob("shard-00001.json")):
+    typed = Typed(*words, folder=tmp_path)
+    while typed.running and not list(out.glob("shard-00001.json")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    told, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors
+    status, told, errors = typed.interrupt()
+    assert status == 130 and "Traceback" not in errors
     assert f"Go on with the same command:  labkit {' '.join(words)}" in told
     assert main(["prepare", "--verify", str(out)]) == 2
     assert "not complete" in capsys.readouterr().err

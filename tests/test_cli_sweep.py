@@ -1,12 +1,9 @@
 """``labkit sweep``: axes and lists as they are typed, the table at the end, failures, Ctrl-C, and going on."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from forked import Typed
 
 from labkit import recipes
 from labkit.asking import axes_of, listed
@@ -113,22 +110,14 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(tmp_path, capsys):
     assert "Failed: wild: " in told and set(Sweep.load(out).table["run"]) == {"well", "real against real"}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent differently there")
 def test_ctrl_c_saves_every_run_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "out"
     words = ["digits", "--model", "SiT-Nano/4", "--batch-size", "8", "--steps", "100000", "--grid", "seed=0..1"]
-    words += [*ENDS, "--out", str(out)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "labkit", "sweep", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    typed = Typed("sweep", *words, *ENDS, "--out", str(out), folder=tmp_path)
     logs = [out / f"seed={seed}" / "metrics.csv" for seed in (0, 1)]
-    until = time.monotonic() + 120
-    while not all(log.exists() and log.read_text().count("\n") > 1 for log in logs):  # a step is done
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    told, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    while typed.running and not all(log.exists() and log.read_text().count("\n") > 1 for log in logs):  # a step is done
+        time.sleep(0.1)
+    status, told, _ = typed.interrupt()
+    assert status == 130
     assert "Stopped and saved. Go on with the same command:  labkit sweep digits" in told
     assert all(list((out / f"seed={seed}" / "checkpoints").iterdir()) for seed in (0, 1))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from labkit.checks import ConfigError
 from labkit.metrics import mean_pairwise_distance
-from labkit.projection import Pca, UmapReference, procrustes, seed_flicker, warm_up
+from labkit.projection import Pca, UmapReference, procrustes, seed_flicker
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -258,13 +258,12 @@ def fitted():
     return conditions, UmapReference.fit(conditions)
 
 
-def test_fits_and_transforms_from_two_threads_take_turns_with_a_warm_up(fitted):
+def test_fits_and_transforms_from_two_threads_take_turns(fitted):
     conditions, reference = fitted
     further = conditions["a"] + 0.1
     expected, found = reference.transform(further), []
 
     def map_again():
-        warm_up()
         for _ in range(3):
             again = UmapReference.fit(conditions)
             found.append((again.places, again.transform(further)))
@@ -276,6 +275,16 @@ def test_fits_and_transforms_from_two_threads_take_turns_with_a_warm_up(fitted):
         thread.join()
     assert len(found) == 6  # and the process is alive: unguarded, numba takes it down
     assert all(torch.equal(places, reference.places) and torch.equal(new, expected) for places, new in found)
+
+
+def test_what_was_compiled_is_kept_for_the_next_process(fitted):
+    from numba.core.dispatcher import Dispatcher
+
+    found = [part for name in ("layouts", "utils", "umap_") for part in vars(sys.modules[f"umap.{name}"]).values()]
+    compiled = [part for part in found if isinstance(part, Dispatcher) and part.signatures]
+    assert len(compiled) > 5
+    for part in compiled:
+        assert part.stats.cache_hits or part.stats.cache_misses, f"{part} is not cached"
 
 
 def test_the_graph_of_neighbours_is_the_one_that_the_library_finds_in_the_features():

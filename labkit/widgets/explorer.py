@@ -18,7 +18,7 @@ from traitlets import Bool, Enum, HasTraits, Int
 from labkit.checks import require, whole
 from labkit.metrics import effective_rank, feature_norm, mean_pairwise_distance, neighbour_purity
 from labkit.models.sizes import features_per_sample, parse_name
-from labkit.projection import Pca, UmapReference, seed_flicker, warm_up
+from labkit.projection import Pca, UmapReference, seed_flicker
 from labkit.runtime import one_thread
 from labkit.training import Look, Run
 from labkit.training.features import Seen, inputs
@@ -175,9 +175,9 @@ class Explorer(HasTraits):
     def start(self) -> None:
         """Make everything in the background, first what is looked at; after ``close``, go on where that left it."""
         if self._thread is None or self._closed.is_set():
-            self._closed = threading.Event()
+            self._wake, self._closed = threading.Event(), threading.Event()
             self._thread = threading.Thread(
-                target=self._work, args=(self._closed,), name="labkit-explorer", daemon=True
+                target=self._work, args=(self._wake, self._closed), name="labkit-explorer", daemon=True
             )
             self._thread.start()
 
@@ -199,12 +199,14 @@ class Explorer(HasTraits):
         here = self.place
         return [here._replace(step=step) for step in self.steps]
 
-    def _work(self, closed: threading.Event) -> None:
-        while not closed.is_set():
-            self._wake.clear()
+    def _work(self, wake: threading.Event, closed: threading.Event) -> None:
+        while True:
+            wake.clear()
+            if closed.is_set():  # asked after the clearing, or the call that closes could be missed
+                return
             job = self._next_shown() or self._next_other()
             if job is None:
-                self._wake.wait()
+                wake.wait()
                 continue
             try:
                 self._make(*job)
@@ -282,7 +284,6 @@ class Explorer(HasTraits):
     def _make_map(self, place: Place) -> None:
         last = place._replace(step=self.steps[-1])
         conditions = {name: _centred(self._features(name, last)) for name in self.runs}
-        warm_up()
         reference = UmapReference.fit(conditions)
         trust = {name: reference.trustworthiness(z) for name, z in conditions.items()}
         self.maps[place[:3]] = Map(reference, trust, seed_flicker(conditions))

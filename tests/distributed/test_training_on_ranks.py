@@ -1,5 +1,9 @@
-"""Training on two ranks, as torchrun starts them: what one process learns, and either goes on where the other was."""
+"""Training on two ranks: what one process learns, and either goes on where the other was.
 
+The ranks are forked, as torchrun would start them; torchrun itself is in the slow tests and in training/test_job.
+"""
+
+import functools
 import os
 import signal
 import subprocess
@@ -9,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import said_on_ranks
 
 from labkit import Run
 from labkit.cli import main
@@ -25,11 +30,8 @@ def alone(*words: str) -> None:
     assert main(["train", *words]) == 0
 
 
-def on_two_ranks(*words: str) -> str:
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*TORCHRUN, "train", *words], capture_output=True, text=True, timeout=300, env=env)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def on_two_ranks(folder: Path, *words: str) -> str:
+    return "".join(said_on_ranks(2, functools.partial(main, ["train", *words]), folder))
 
 
 def log(folder: Path):
@@ -52,7 +54,8 @@ def assert_same(ours: Path, theirs: Path):
 def test_two_ranks_learn_what_one_process_learns(tmp_path):
     """Undivided, from the first step to the last; the first rank speaks for all."""
     alone(*TINY, "--steps", "8", "--out", str(tmp_path / "one"))
-    said = on_two_ranks(*TINY, "--steps", "8", "--dispersive.negatives", "global", "--out", str(tmp_path / "two"))
+    words = [*TINY, "--steps", "8", "--dispersive.negatives", "global", "--out", str(tmp_path / "two")]
+    said = on_two_ranks(tmp_path, *words)
     assert_same(tmp_path / "two", tmp_path / "one")
     assert said.count("Training SiT-Nano/4") == 1
     assert "Batches of 16 = 2 ranks × 1 × 8 on cpu, float32; 16 samples repel each other" in said
@@ -62,7 +65,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_samples(tmp_path):
     """One process, then two ranks of two micro-batches, then one: in chunks of 4, all see the same losses."""
     out = str(tmp_path / "run")
     alone(*TINY, *CHUNKS, "--steps", "3", "--out", out)
-    said = on_two_ranks("--resume", out, "--steps", "6")
+    said = on_two_ranks(tmp_path, "--resume", out, "--steps", "6")
     assert "Batches of 16 = 2 ranks × 2 × 4 on cpu, float32; 4 samples repel each other" in said
     alone("--resume", out, "--steps", "9")
     alone(*TINY, "--dispersive.chunk", "4", "--steps", "9", "--out", str(tmp_path / "straight"))

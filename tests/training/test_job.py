@@ -8,16 +8,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from tiny import outcome, tiny, trained
+from forked import processes
+from tiny import outcome, tiny, trained, wait_for
 
-from labkit import ConfigError, Job, Trainer
+from labkit import Config, ConfigError, Job, Trainer
 from labkit.training import RunError
 from labkit.training.joblog import Ending, JobLog
 
@@ -63,16 +63,20 @@ def noted(folder: Path, **process) -> Job:
     return Job.attach(folder)
 
 
+def launch_and_stay(config: str, out: Path) -> None:
+    """What a notebook's kernel does, in a group of processes of its own."""
+    os.setsid()
+    Job.launch(Config.from_json(config), out)
+    out.with_name("launched").touch()
+    time.sleep(600)
+
+
 def test_it_outlives_who_started_it_is_found_and_ends_as_a_straight_run(out, tmp_path):
     """As when a notebook's kernel is killed: the signal goes to all processes of its group."""
-    code = (
-        "import sys, time; from labkit import Config, Job; Job.launch(Config.from_json(sys.argv[1]), sys.argv[2]); "
-        "print('launched', flush=True); time.sleep(600)"
-    )
-    words = [sys.executable, "-c", code, tiny().to_json(), str(out)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as kernel:
-        assert kernel.stdout.readline() == "launched\n"
-        os.killpg(kernel.pid, signal.SIGKILL)
+    kernel = processes.Process(target=launch_and_stay, args=(tiny().to_json(), out), daemon=True)
+    kernel.start()
+    wait_for((tmp_path / "launched").exists)
+    os.killpg(kernel.pid, signal.SIGKILL)
     job = Job.attach(out)
     assert job.running and job.state == "running" and "Starting (process" in job.told()
     again = Job.attach(out)
@@ -85,8 +89,16 @@ def test_it_outlives_who_started_it_is_found_and_ends_as_a_straight_run(out, tmp
     assert outcome(out) == outcome(trained(tiny(), tmp_path / "straight"))
 
 
-def test_stopped_and_resumed_is_the_straight_run(out, tmp_path):
-    job = until(Job.launch(tiny(**ENDLESS), out), 20)
+def test_killed_then_stopped_it_says_so_and_goes_on_to_the_straight_run(out, tmp_path):
+    endless = tiny(**ENDLESS | {"save_every": 5})
+    job = until(Job.launch(endless, out), 20)
+    os.kill(job.process.pid, signal.SIGKILL)
+    assert job.wait(10) and job.state == "lost"
+    saved = max(job.folder.checkpoints())
+    assert f"killed by SIGKILL, as the system does when memory runs out; training can go on from step {saved}" in (
+        job.told()
+    )
+    job = until(Job.launch(endless, out), saved + 20)
     assert "steps/s" in job.told() and f"(process {job.process.pid})" in job.told()
     assert not job.wait(0.2)
     Job.attach(out).stop()
@@ -94,10 +106,10 @@ def test_stopped_and_resumed_is_the_straight_run(out, tmp_path):
     assert job.wait(60)
     saved = max(job.folder.checkpoints())
     assert job.told() == f"Stopped at step {saved:,} of 1,000,000; training can go on from step {saved:,}."
-    again = Job.launch(tiny(steps=saved + 5), out)
-    assert again.wait(120) and again.state == "finished"
-    assert outcome(out) == outcome(trained(tiny(steps=saved + 5), tmp_path / "straight"))
-    assert again.log_tail(100).count("── ") == 2, "one log of both launches"
+    assert job.log_tail(100).count("── ") == 2, "one log of both launches"
+    straight = endless.replace(steps=saved + 5, save_every=10**6)
+    trained(endless.replace(steps=saved + 5), out)
+    assert outcome(out) == outcome(trained(straight, tmp_path / "straight"))
 
 
 def test_a_job_that_fails_says_why_and_leaves_room_for_a_config_put_right(out):
@@ -107,16 +119,6 @@ def test_a_job_that_fails_says_why_and_leaves_room_for_a_config_put_right(out):
     assert job.told().startswith("Failed at step 0 of 12: dispersive.blocks = (9,) cannot be used")
     right = Job.launch(tiny(), out)
     assert right.config == tiny() and right.running
-
-
-def test_killed_it_says_so_and_goes_on_from_what_was_saved(out):
-    job = until(Job.launch(tiny(**ENDLESS | {"save_every": 5}), out), 20)
-    os.kill(job.process.pid, signal.SIGKILL)
-    assert job.wait(10) and job.state == "lost"
-    saved = max(job.folder.checkpoints())
-    assert f"killed by SIGKILL, as the system does when memory runs out; training can go on from step {saved}" in (
-        job.told()
-    )
 
 
 def test_two_ranks_stop_together(out):

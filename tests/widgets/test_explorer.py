@@ -79,7 +79,7 @@ def panel(explorer, known):
 
 @pytest.fixture(scope="module")
 def mapped(runs):
-    """An explorer in which UMAP has been asked for; numba compiles once."""
+    """An explorer in which UMAP has been asked for."""
     state = Explorer(dict(list(runs.items())[:2]), COUNT, (0.3,))
     state.projection = "UMAP"
     state.settle()
@@ -307,6 +307,19 @@ def test_closed_it_stops_and_started_again_it_goes_on(explorer):
     explorer.start()
     wait_for(lambda: filled(explorer))
     assert len(alive()) == 1
+
+
+def test_closed_between_two_looks_around_it_ends_as_well(known):
+    class Late(threading.Event):
+        def clear(self):
+            known.close()
+            super().clear()
+
+    known._wake, known._closed = Late(), threading.Event()
+    background = threading.Thread(target=known._work, args=(known._wake, known._closed), daemon=True)
+    background.start()
+    background.join(20)
+    assert not background.is_alive()
 
 
 # --- what cannot be shown
@@ -721,12 +734,12 @@ def test_a_map_that_is_being_fitted_is_announced_and_axes_are_looked_at_meanwhil
     wait_for(lambda: "UMAP at step 6" in panel.sentence.value and "disparity" in panel.sentence.value)
 
 
-def test_fifty_moves_leave_no_widget_and_no_trace_behind(panel):
+def test_moving_about_leaves_no_widget_and_no_trace_behind(panel):
     state = panel.state
     widgets_, traces, notes = set(_instances), len(panel.figure.data), len(panel.figure.layout.annotations)
-    for move in range(50):
+    for move in range(24):
         state.block, state.t, state.step = move % DEPTH, TIMES[move % 3], STEPS[move % 4]
-        state.projection = "UMAP" if move % 10 == 9 else "PCA"
+        state.projection = "UMAP" if move == 9 else "PCA"
     state.projection = "PCA"
     wait_for(lambda: filled(state))
     assert set(_instances) == widgets_
