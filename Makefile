@@ -4,11 +4,8 @@ ARGS ?=
 CHAPTERS ?= notebooks/*.ipynb
 BOOK ?= book
 PY := .venv/bin/python
-# Two processes of one thread each: threads of torch that share a core with anything else slow each other down. What
-# drives a browser runs alone, since a page that has to wait for a core shows what no reader sees.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
-TWO := -n 2 --dist worksteal
-NONE := [ $$? = 5 ]  # pytest's word for: ARGS name no test of this kind
+# Two processes of one thread each: threads of torch that share a core with anything else slow each other down.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 FAST := tests/losses tests/metrics tests/models tests/datasets tests/sampling tests/plots \
   $(filter-out tests/test_cli% tests/test_process.py, $(wildcard tests/test_*.py))
 PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
@@ -21,15 +18,13 @@ lab: .venv/lab-ready  ## open JupyterLab at the first notebook; flags: make lab 
 
 test: lint  ## check all that protects a change; one part of it: make test ARGS="tests/losses -k hinge"
 	@sh tests/browser/chromium.sh
-	$(PYTEST) $(TWO) -m "not slow and not browser" $(ARGS) || $(NONE)
-	$(PYTEST) -m "not slow and browser" $(or $(ARGS),tests/browser) || $(NONE)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: test  ## the same, then what takes patience: retrains, kills, every notebook in the browser, the book
-	$(PYTEST) $(TWO) -m "slow and not browser" $(ARGS) || $(NONE)
-	$(PYTEST) -m "slow and browser" $(or $(ARGS),tests/browser) || $(NONE)
+	$(PYTEST) -m slow $(ARGS) || [ $$? = 5 ]  # pytest's word for: ARGS name no slow test
 
 test-fast: lint  ## check style, mathematics and data alone: no training, no notebook, no browser
-	$(PYTEST) $(TWO) -m "not slow" $(FAST) $(ARGS)
+	$(PYTEST) -m "not slow" $(FAST) $(ARGS)
 
 lint: .venv/test-ready  ## check style, and that imports only go down
 	$(PY) -m ruff check .

@@ -4,6 +4,7 @@ The checker acts on labkit as the tests import it; a process that a test starts 
 whole runs are trained it is off, since a third of their time would go into what the tests of their parts check.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,13 @@ jaxtyping.install_import_hook("labkit", "beartype.beartype(conf=beartype.Beartyp
 torch.set_num_threads(1)
 settings.register_profile("labkit", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("labkit")
+
+
+@pytest.hookimpl(tryfirst=True)  # before any fixture starts a process
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The browser goes before what the other worker does: a page that waits shows what no reader sees."""
+    if os.nice(0) == 0 and item.get_closest_marker("browser") is None:
+        os.nice(10)
 
 
 @pytest.fixture(autouse=True)

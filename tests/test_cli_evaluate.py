@@ -63,7 +63,7 @@ def test_a_run_without_a_checkpoint_and_no_run(tmp_path, capsys):
 
 
 def test_ctrl_c_keeps_what_is_drawn_and_the_same_command_goes_on(run, tmp_path):
-    words = ["evaluate", str(run), "--count", "80", "--steps", "40", "--shard", "4"]
+    words = ["evaluate", str(run), "--count", "40", "--steps", "40", "--shard", "2"]
     typed = Typed(*words, folder=tmp_path)
     while typed.running and len(list(run.glob("evaluations/*/samples-*.npy"))) < 2:
         time.sleep(0.05)

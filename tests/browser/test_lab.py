@@ -7,6 +7,7 @@ import pytest
 
 NOTEBOOKS = sorted(path.name for path in (Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 THREADS = "import threading; print(sum(t.name == 'labkit-training' for t in threading.enumerate()))"
+SMALL = "from labkit.training import trainer; trainer.SHEET = trainer.SHEET_STEPS = 2; "  # of samples, at every stop
 STEPS = "print(state.progress['baseline'].step if state.progress else 0)"
 
 
@@ -40,7 +41,7 @@ def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
     lab.open("03_train_and_compare.ipynb")
     setup, panel, wait = (lab.find_cell(t) for t in ("predictions = Predictions()", "training_panel(", "state.wait()"))
     lab.run_cells([setup, panel])
-    lab.kernel_eval("state.steps = 20000")
+    lab.kernel_eval(SMALL + "state.steps = 20000")
     lab.click("Start", panel)
     lengths = []
     for _ in range(2):  # two live updates: the curves grow while no cell runs

@@ -27,8 +27,8 @@ def only(table, baseline="a"):
 @pytest.mark.parametrize("effect", [0.0, 0.7])
 @pytest.mark.parametrize("n", [2, 5])
 def test_the_interval_covers_the_true_effect_in_95_of_100_and_p_errs_in_5(effect, n):
-    """400 repetitions as so many measures: seeds matter more than the effect, and both runs share them."""
-    draw, repetitions = np.random.default_rng(7), 400
+    """200 repetitions as so many measures: seeds matter more than the effect, and both runs share them."""
+    draw, repetitions = np.random.default_rng(7), 200
     seeds = 3 * draw.normal(size=(repetitions, n))
     a, b = (seeds + 0.5 * draw.normal(size=(repetitions, n)) for _ in "ab")
     table = pd.concat([runs({"a": a[k], "b": b[k] + effect}, measure=f"m{k}") for k in range(repetitions)])
@@ -41,7 +41,7 @@ def test_the_interval_covers_the_true_effect_in_95_of_100_and_p_errs_in_5(effect
     if effect == 0:
         assert binomtest(outside, repetitions, 0.05).pvalue > 0.001
     elif n == 5:
-        assert outside > 100  # unpaired, the seeds would bury it
+        assert outside > 50  # unpaired, the seeds would bury it
 
 
 def test_one_difference_is_that_of_the_paired_t_test():

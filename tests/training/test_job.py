@@ -121,6 +121,7 @@ def test_a_job_that_fails_says_why_and_leaves_room_for_a_config_put_right(out):
     assert right.config == tiny() and right.running
 
 
+@pytest.mark.slow
 def test_two_ranks_stop_together(out):
     job = until(Job.launch(tiny(**ENDLESS), out, processes=2), 5)
     assert "with 2 ranks" in job.told()
