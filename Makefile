@@ -4,6 +4,8 @@ ARGS ?=
 CHAPTERS ?= notebooks/*.ipynb
 BOOK ?= book
 PY := .venv/bin/python
+# Bytecode is kept, whatever is set outside: else every process that the tests start compiles the lab anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Two processes of one thread each: threads of torch that share a core with anything else slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 FAST := tests/losses tests/metrics tests/models tests/datasets tests/sampling tests/plots \

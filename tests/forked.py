@@ -19,7 +19,8 @@ import torch
 import torch.distributed as dist
 
 processes = multiprocessing.get_context("forkserver")
-IMPORTED = "labkit.cli labkit.widgets lightning_fabric scipy.stats sklearn.datasets sklearn.model_selection"
+IMPORTED = "labkit.cli labkit.widgets lightning_fabric nbformat.v4 plotly.io scipy.stats sklearn.datasets "
+IMPORTED += "sklearn.model_selection"
 processes.set_forkserver_preload(IMPORTED.split())
 
 

@@ -63,10 +63,10 @@ def test_a_run_without_a_checkpoint_and_no_run(tmp_path, capsys):
 
 
 def test_ctrl_c_keeps_what_is_drawn_and_the_same_command_goes_on(run, tmp_path):
-    words = ["evaluate", str(run), "--count", "40", "--steps", "40", "--shard", "2"]
+    words = ["evaluate", str(run), "--count", "40", "--steps", "20", "--shard", "2"]
     typed = Typed(*words, folder=tmp_path)
     while typed.running and len(list(run.glob("evaluations/*/samples-*.npy"))) < 2:
-        time.sleep(0.05)
+        time.sleep(0.01)
     status, out, err = typed.interrupt()
     assert status == 130, err
     assert "Go on with the same command:  labkit evaluate" in out and "Traceback" not in err

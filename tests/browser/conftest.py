@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import nbformat
 import pytest
 from server import running_chromium, running_server, why_not
 
@@ -64,7 +64,8 @@ def _scratch(lab_server, chromium):
     from lab import LabPage
 
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(metadata={"kernelspec": kernel}), lab_server.root / "scratch.ipynb")
+    empty = {"cells": [], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    (lab_server.root / "scratch.ipynb").write_text(json.dumps(empty))
     page = LabPage(chromium, lab_server)
     page.open("scratch.ipynb")
     yield page

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from labkit.checks import ConfigError
 from labkit.datasets import Codec
 
-diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.skipif(find_spec("diffusers") is None, reason="needs diffusers")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -31,6 +32,8 @@ def images(count=3, size=32):
 
 
 def test_it_encodes_and_decodes_as_diffusers_does(folder):
+    import diffusers
+
     codec, vae, x = Codec(str(folder)), diffusers.AutoencoderKL.from_pretrained(folder), images()
     with torch.no_grad():
         posterior = vae.encode(x).latent_dist
