@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
@@ -31,11 +31,7 @@ def on_ranks(ranks: int, work: Callable[[int], Any], folder: Path) -> list[Any]:
 
 def said_on_ranks(ranks: int, work: Callable[[], int], folder: Path) -> list[str]:
     """What ``work()``, a command that ends well, prints on each of the ranks that torchrun would start for it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-    env |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": 0}
-    return _results([(_said, (work, env | {"RANK": rank, "LOCAL_RANK": rank})) for rank in range(ranks)], folder)
+    return _results([(_said, (work, place)) for place in _places(ranks)], folder)
 
 
 class Typed:
@@ -97,8 +93,18 @@ def _one_rank(work: Callable[[int], Any], rank: int, ranks: int, meeting: Path) 
         dist.destroy_process_group()
 
 
-def _said(work: Callable[[], int], env: dict[str, str | int]) -> str:
-    os.environ |= {name: str(value) for name, value in env.items()}
+def _places(ranks: int) -> list[dict[str, str]]:
+    """The environment that torchrun gives to each rank."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    env |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": 0}
+    places = [env | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)]
+    return [{name: str(value) for name, value in place.items()} for place in places]
+
+
+def _said(work: Callable[[], int], env: dict[str, str]) -> str:
+    os.environ |= env
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert work() == 0
     return out.getvalue()
@@ -111,3 +117,35 @@ def _typed(words: tuple[str, ...], files: list[Path]) -> None:
     from labkit.cli import main
 
     sys.exit(main(words))
+
+
+class Launched:
+    """In place of ``subprocess.Popen``: the command of a job, forked from here instead of started from nothing."""
+
+    def __init__(self, command: list[str], stdout: IO[bytes], env: dict[str, str], **_: Any) -> None:
+        self.args, fork = command, multiprocessing.get_context("fork")
+        ranks = int(command[command.index("--nproc-per-node") + 1]) if "--nproc-per-node" in command else 1
+        words, said = command[command.index("labkit") + 1 :], stdout.fileno()
+        places = _places(ranks) if ranks > 1 else [{}]
+        self._ranks = [fork.Process(target=_launched, args=(words, said, env | place)) for place in places]
+        for rank in self._ranks:
+            rank.start()
+        self.pid = self._ranks[0].pid
+
+    def poll(self) -> int | None:
+        codes = [rank.exitcode for rank in self._ranks]
+        return None if None in codes else max(codes, key=abs)
+
+
+def _launched(words: list[str], said: int, env: dict[str, str]) -> None:
+    os.setsid()
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    os.environ |= env
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    from labkit.cli import main
+
+    status = main(words)
+    sys.stdout.flush()
+    os._exit(status)

@@ -3,15 +3,16 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from forked import elsewhere
+from forked import Launched, elsewhere
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from labkit.experiments import Measures, rerun
 from labkit.sampling import Sampler
-from labkit.training import trainer
+from labkit.training import detached, trainer
 from labkit.widgets import live
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
@@ -67,6 +68,7 @@ def run(path: Path, place: Path) -> str:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that it starts
     os.chdir(FOLDER)
     trainer.SHEET = trainer.SHEET_STEPS = live.PREVIEWS = 2  # samples drawn on the way, which nobody looks at here
+    detached.subprocess = SimpleNamespace(Popen=Launched, DEVNULL=None, STDOUT=None)
     rerun.Measures = lambda: Measures(40, (Sampler("euler", 2),))
     shell = InteractiveShell.instance()
     warned = []

@@ -102,9 +102,9 @@ def a_tapped_model() -> None:
         _ = late.features
 
 
-def a_run(count: int) -> None:
+def a_run(count: int, backend: str = "aot_eager") -> None:
     """Also the gradients' angles, for which the graph is walked twice."""
-    trainer.compile_in_place = functools.partial(engine.compile_in_place, backend="aot_eager")
+    trainer.compile_in_place = functools.partial(engine.compile_in_place, backend=backend)
     ours, theirs = (
         [report.values() for report in Trainer(tiny(steps=4, chunk=4, engine=Engine(accumulate=count, compile=on)))]
         for on in (True, False)
@@ -126,7 +126,9 @@ CHECKS = {
 }  # fmt: skip
 QUICK = {
     name: CHECKS[name]
-    for name in ("covariance", "tapped", "run of 2 micro-batches")
+    for name in ("covariance", "tapped")
+} | {
+    "run of 2 micro-batches, traced": functools.partial(a_run, 2, "eager")
 } | {
     f"{name}, traced": functools.partial(an_objective, name, "float32", "eager")
     for name in ("SiT", "DiT", "MeanFlow guided", "contrastive restricted", "repa")

@@ -68,8 +68,10 @@ def by_ctrl_c_of_the_reader(trainer):
                 signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("leave", [by_break, by_error_of_the_reader, by_closing, by_ctrl_c_of_the_reader])
-@pytest.mark.parametrize("afresh", [True, False], ids=["in a new trainer", "in the same trainer"])
+@pytest.mark.parametrize(("leave", "afresh"), [
+    (by_break, True), (by_break, False), (by_error_of_the_reader, True), (by_closing, False),
+    (by_ctrl_c_of_the_reader, True),
+])  # fmt: skip
 def test_leaving_the_loop_saves(tmp_path, straight, leave, afresh):
     trainer = Trainer(tiny(), tmp_path)
     leave(trainer)

@@ -133,9 +133,11 @@ def test_lines_are_parted():
 
 
 def test_extreme_sliders_give_finite_partners():
-    ends = (0.0, 1.0), (0.0, 1.0), (10**-1.3, 10.0), (0.1, 10**0.3)
-    for variant, alpha, lam, tau, margin in itertools.product(("infonce_l2", "hinge"), *ends):
-        rest = Partners(variant=variant, alpha=alpha, lam=lam, tau=tau, margin=margin).rest()
+    ends = dict(alpha=(0.0, 1.0), lam=(0.0, 1.0), tau=(10**-1.3, 10.0), margin=(0.1, 10**0.3))
+    corners = [{name: end[side] for name, end in ends.items()} for side in (0, 1)]
+    corners += [corners[side] | {name: end[1 - side]} for name, end in ends.items() for side in (0, 1)]
+    for variant, corner in itertools.product(("infonce_l2", "hinge"), corners):
+        rest = Partners(variant=variant, **corner).rest()
         assert rest.views.abs().max() < 4 and torch.tensor([*rest[1:4], *rest.distances]).isfinite().all()
 
 
