@@ -64,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=9, help="turns of each loop (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=40, help="steps in a turn (default: %(default)s)")
+    parser.add_argument("--heun", type=int, default=250, help="steps of sampling (default: %(default)s)")
     args = parser.parse_args()
 
     config = recipes.digits(steps=FOREVER)
@@ -104,9 +105,10 @@ def main() -> None:
     times = []
     for seed in range(3):
         began = time.perf_counter()
-        sample_network(bare, config, 64, steps=250, seed=seed)
+        sample_network(bare, config, 64, steps=args.heun, seed=seed)
         times.append(time.perf_counter() - began)
-    print(f"64 digits with 250 Heun steps: {statistics.median(times):.1f} s ({min(times):.1f} to {max(times):.1f})")
+    spread = f"{min(times):.1f} to {max(times):.1f}"
+    print(f"64 digits with {args.heun} Heun steps: {statistics.median(times):.1f} s ({spread})")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Processes that a test may kill, compile in, or join to ranks: without the tests' checker of shapes, as a reader's.
 
-They are forked from a server that has imported everything, so they start at once.
+They are forked from a server that has imported everything, so they start at once, and draw small sheets (smoke.py).
 """
 
 import contextlib
+import importlib
 import io
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ import torch.distributed as dist
 
 processes = multiprocessing.get_context("forkserver")
 IMPORTED = "labkit.cli labkit.widgets lightning_fabric nbformat.v4 plotly.io scipy.stats sklearn.datasets "
-IMPORTED += "sklearn.model_selection"
+IMPORTED += "sklearn.model_selection smoke"
 processes.set_forkserver_preload(IMPORTED.split())
 
 
@@ -114,10 +115,8 @@ def _typed(words: tuple[str, ...], files: list[Path]) -> None:
     os.setsid()
     for file, number in zip(files, (1, 2), strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    importlib.import_module("smoke")
     from labkit.cli import main
-    from labkit.training import trainer
-
-    trainer.SHEET = trainer.SHEET_STEPS = 2  # as in the tests
 
     sys.exit(main(words))
 

@@ -257,7 +257,7 @@ def test_every_bad_value_is_refused_by_name_and_value_with_a_remedy():
 
 
 def test_a_bad_value_in_a_file_is_refused_too():
-    for name, value in every_bad_value(BAD.keys() - GROUPS):
+    for name, value in dict(every_bad_value(BAD.keys() - GROUPS)).items():  # one for each field
         values = json.loads(Config().to_json())
         *group, field = name.split(".")
         (values[group[0]] if group else values).update(BESIDE.get(field, {}))

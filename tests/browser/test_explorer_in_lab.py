@@ -8,10 +8,8 @@ RUNS = """
 from labkit import Run, recipes
 from labkit.config import Optimizer
 from labkit.experiments import Comparison
-from labkit.training import trainer
 from labkit.widgets import Explorer, explorer_panel
 
-trainer.SHEET = trainer.SHEET_STEPS = 1  # of samples, which nobody looks at here
 config = recipes.digits(model="SiT-Nano/4", batch_size=8, steps=6, save_every=2, keep_last=9, lam=0.5)
 config = config.replace(optimizer=Optimizer(lr=1e-2), ema_decay=0.5)
 for _ in Comparison.with_and_without(config, "runs"):

@@ -20,7 +20,6 @@ ablations_panel(Ablations(out=runs_dir() / "atlas", steps=40))
 QUESTIONS = "from labkit.widgets import questions_panel\nquestions_panel()"
 WATCH = """
 from labkit import Job, recipes
-from labkit.training import trainer
 from labkit.widgets import watch_panel
 
 config = recipes.digits(model="SiT-Nano/4", batch_size=8, steps=10**6, save_every=10**6, log_every=1, lam=0.5)

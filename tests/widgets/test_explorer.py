@@ -497,7 +497,7 @@ def on_page(panel, event, pane, *images):
 ELSEWHERE = {"points", "rings", "words"}
 
 
-@pytest.mark.parametrize(("control", "value", "parts"), [
+CONTROLS = [
     ("step", 2, ELSEWHERE | {"rules"}),
     ("block", 3, ELSEWHERE | {"curves", "ends"}),
     ("t", 0.8, ELSEWHERE | {"curves", "ends", "as seen", "time"}),
@@ -508,10 +508,16 @@ ELSEWHERE = {"points", "rings", "words"}
     ("colour", "time t", {"colours", "bar", "key"}),
     ("highlight", 3, {"selected"}),
     ("image", 9, {"rings", "image", "as seen"}),
-])  # fmt: skip
-def test_each_control_changes_what_it_should_and_nothing_else(panel, control, value, parts):
-    assert changed(panel, lambda: setattr(panel.controls[control], "value", value)) == parts
-    assert getattr(panel.state, control) == value
+]
+
+
+def test_each_control_changes_what_it_should_and_nothing_else(panel):
+    for name, value, parts in CONTROLS:
+        control = panel.controls[name]
+        before, move = control.value, lambda to, control=control: setattr(control, "value", to)
+        assert changed(panel, lambda value=value, move=move: move(value)) == parts, (name, value)
+        assert getattr(panel.state, name) == value
+        move(before)
 
 
 def test_what_is_drawn_is_what_the_state_holds(panel):
