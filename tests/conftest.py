@@ -8,14 +8,16 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
 
+HERE = Path(__file__).parent
 LONG = 5  # seconds that a test may take, its fixtures included, before it is listed
-RUNS = ("experiments", "training", "widgets")  # folders of tests that train
+RUNS = ("experiments/", "training/", "widgets/", "test_cli", "test_process")  # tests that train
 # The tower lets an int stand where a float is asked for, as readers write tau=1.
 jaxtyping.install_import_hook("labkit", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 torch.set_num_threads(1)
@@ -55,7 +57,7 @@ def checker(off: bool) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def checked_where_it_is_cheap(request: pytest.FixtureRequest):
-    with checker(off=request.path.parent.name in RUNS):
+    with checker(off=str(request.path.relative_to(HERE)).startswith(RUNS)):
         yield
 
 

@@ -39,8 +39,9 @@ class LabPage:
 
     def __init__(self, browser: Browser, server: Server, width: int = 1280, height: int = 900):
         self.server = server
-        self.context = browser.new_context(viewport={"width": width, "height": height})
-        self.page: Page = self.context.new_page()
+        context = (browser.contexts or [browser.new_context()])[0]  # one for all tabs, which share what is cached
+        self.page: Page = context.new_page()
+        self.page.set_viewport_size({"width": width, "height": height})
         self.page.set_default_timeout(PATIENCE * 1000)
         self.console_errors: list[str] = []
         self.page.on("console", self._note_console)
@@ -275,4 +276,4 @@ class LabPage:
         try:
             self.page.evaluate("() => window.lab && lab.shutDown()")
         finally:
-            self.context.close()
+            self.page.close()

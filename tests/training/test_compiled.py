@@ -131,7 +131,7 @@ QUICK = {
     "run of 2 micro-batches, traced": functools.partial(a_run, 2, "eager")
 } | {
     f"{name}, traced": functools.partial(an_objective, name, "float32", "eager")
-    for name in ("SiT", "DiT", "MeanFlow guided", "contrastive restricted", "repa")
+    for name in ("SiT", "contrastive restricted")
 }  # fmt: skip
 
 

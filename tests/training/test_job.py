@@ -112,6 +112,7 @@ def test_killed_then_stopped_it_says_so_and_goes_on_to_the_straight_run(out, tmp
     assert outcome(out) == outcome(trained(straight, tmp_path / "straight"))
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_says_why_and_leaves_room_for_a_config_put_right(out, monkeypatch):
     job = Job.launch(tiny(blocks=(9,)), out)
     assert job.wait(120)
