@@ -101,7 +101,7 @@ MUTATIONS = [
         ("datasets/listing.py", "found = sorted(_below(root, root / name))", "found = list(reversed(sorted(_below(root, root / name))))", DATASETS),
         ("datasets/listing.py", "name[0] != \".\" and os.path.splitext(name)[1].lower() in", "name[0] != \".\" and os.path.splitext(name)[1] in", DATASETS),
         ("datasets/listing.py", "classes = sorted(entry.name", "classes = list(entry.name", DATASETS),
-        ("datasets/listing.py", "_digest(\"\\n\".join(names), labels)", "_digest(\"\\n\".join(names))", DATASETS),
+        ("datasets/listing.py", "_digest(\"\\n\".join(names), labels)", "_digest(labels)", DATASETS),
     )
 ]  # fmt: skip
 
