@@ -8,9 +8,10 @@ PY := .venv/bin/python
 unexport PYTHONDONTWRITEBYTECODE
 # Two processes of one thread each: threads of torch that share a core with anything else slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
-SLOWER := test_cli% test_process.py test_projection.py test_codec.py test_prepare.py test_training_on_stores.py
+SLOWER := tests/test_cli% %/test_process.py %/test_projection.py %/test_codec.py %/test_prepare.py \
+  %/test_training_on_stores.py
 FAST := tests/losses tests/metrics tests/models tests/sampling tests/plots \
-  $(filter-out $(addprefix %/,$(SLOWER)) $(addprefix tests/,$(SLOWER)), $(wildcard tests/test_*.py tests/datasets/test_*.py))
+  $(filter-out $(SLOWER), $(wildcard tests/test_*.py tests/datasets/test_*.py))
 PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 help:  ## show this list
@@ -24,7 +25,7 @@ test: lint  ## check all that protects a change; one part of it: make test ARGS=
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: test  ## the same, then what takes patience: retrains, kills, every notebook in the browser, the book
-	$(PYTEST) -m slow $(ARGS) || [ $$? = 5 ]  # pytest's word for: ARGS name no slow test
+	$(PYTEST) -m slow $(ARGS) || [ $$? = 5 ]  # 5: ARGS select no slow test
 
 test-fast: lint  ## check style, mathematics and data alone: no training, no notebook, no browser
 	$(PYTEST) -m "not slow" $(FAST) $(ARGS)

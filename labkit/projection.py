@@ -171,7 +171,7 @@ def _umap() -> Iterator[ModuleType]:
 
 @cache
 def _library() -> ModuleType:
-    """umap; what numba compiles of it, in 10 to 20 s, is kept on the disk for the processes to come."""
+    """The umap module; numba caches its compiled functions on disk, so that only the first process takes 20 s."""
     import umap
     from numba.core.dispatcher import Dispatcher
 
@@ -203,7 +203,7 @@ class UmapReference:
     def fit(
         cls, conditions: Conditions, n_neighbors: int = 15, min_dist: float = 0.1, seed: int = 0, most: int = 1000
     ) -> "UmapReference":
-        """Fit on the union: about 1 s for 900 samples; 5 s more in a new process, and 20 s the first time of all.
+        """Fit on the union: about 1 s for 900 samples, 5 s to import umap, and once a machine 20 s to compile it.
 
         Args:
             conditions: features by name, each (n, …), all of the same width P.

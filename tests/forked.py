@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,17 +30,17 @@ def on_ranks(ranks: int, work: Callable[[int], Any], folder: Path) -> list[Any]:
     return _results([(_one_rank, (work, rank, ranks, folder / "meeting")) for rank in range(ranks)], folder)
 
 
-def said_on_ranks(ranks: int, work: Callable[[], int], folder: Path) -> list[str]:
-    """What ``work()``, a command that ends well, prints on each of the ranks that torchrun would start for it."""
-    return _results([(_said, (work, place)) for place in _places(ranks)], folder)
+def output_on_ranks(ranks: int, work: Callable[[], int], folder: Path) -> list[str]:
+    """The standard output of ``work()``, which must return 0, on each rank of a group set up as torchrun does."""
+    return _results([(_captured_output, (work, env)) for env in _torchrun_environments(ranks)], folder)
 
 
-class Typed:
-    """A command of ``labkit`` that runs as if it was typed into a terminal, and can be interrupted there."""
+class ForkedCommand:
+    """A ``labkit`` command in a process of its own, which Ctrl-C can interrupt as in a terminal."""
 
     def __init__(self, *words: str, folder: Path) -> None:
         self._files = [folder / "stdout", folder / "stderr"]
-        self._process = processes.Process(target=_typed, args=(words, self._files))
+        self._process = processes.Process(target=_command_into, args=(words, self._files))
         self._process.start()
 
     @property
@@ -48,11 +48,29 @@ class Typed:
         return self._process.is_alive()
 
     def interrupt(self) -> tuple[int | None, str, str]:
-        """Ctrl-C, which reaches all processes of the command; returns its exit status and what it said."""
+        """Send Ctrl-C to every process of the command; returns its exit status, stdout and stderr."""
         os.killpg(self._process.pid, signal.SIGINT)
         self._process.join(60)
         out, err = (file.read_text() for file in self._files)
         return self._process.exitcode, out, err
+
+
+class ForkedPopen:
+    """Replaces ``subprocess.Popen`` for a job: its command is forked from this process, which has imported the lab."""
+
+    def __init__(self, command: list[str], stdout: IO[bytes], env: dict[str, str], **_: Any) -> None:
+        self.args, fork = command, multiprocessing.get_context("fork")
+        ranks = int(command[command.index("--nproc-per-node") + 1]) if "--nproc-per-node" in command else 1
+        words, out = command[command.index("labkit") + 1 :], stdout.fileno()
+        environments = _torchrun_environments(ranks) if ranks > 1 else [{}]
+        self._ranks = [fork.Process(target=_command, args=(words, out, out, env | own)) for own in environments]
+        for rank in self._ranks:
+            rank.start()
+        self.pid = self._ranks[0].pid
+
+    def poll(self) -> int | None:
+        codes = [rank.exitcode for rank in self._ranks]
+        return None if None in codes else max(codes, key=abs)
 
 
 def elsewhere(work: Callable[..., Any], *args: Any, folder: Path) -> Any:
@@ -94,7 +112,7 @@ def _one_rank(work: Callable[[int], Any], rank: int, ranks: int, meeting: Path) 
         dist.destroy_process_group()
 
 
-def _places(ranks: int) -> list[dict[str, str]]:
+def _torchrun_environments(ranks: int) -> list[dict[str, str]]:
     """The environment that torchrun gives to each rank."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -104,50 +122,29 @@ def _places(ranks: int) -> list[dict[str, str]]:
     return [{name: str(value) for name, value in place.items()} for place in places]
 
 
-def _said(work: Callable[[], int], env: dict[str, str]) -> str:
+def _captured_output(work: Callable[[], int], env: dict[str, str]) -> str:
     os.environ |= env
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert work() == 0
     return out.getvalue()
 
 
-def _typed(words: tuple[str, ...], files: list[Path]) -> None:
+def _command(words: Sequence[str], out: int, err: int, env: Mapping[str, str]) -> None:
+    """``labkit WORDS`` as a process of its own session, with these files for what it prints."""
     os.setsid()
-    for file, number in zip(files, (1, 2), strict=True):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
-    importlib.import_module("smoke")
-    from labkit.cli import main
-
-    sys.exit(main(words))
-
-
-class Launched:
-    """In place of ``subprocess.Popen``: the command of a job, forked from here instead of started from nothing."""
-
-    def __init__(self, command: list[str], stdout: IO[bytes], env: dict[str, str], **_: Any) -> None:
-        self.args, fork = command, multiprocessing.get_context("fork")
-        ranks = int(command[command.index("--nproc-per-node") + 1]) if "--nproc-per-node" in command else 1
-        words, said = command[command.index("labkit") + 1 :], stdout.fileno()
-        places = _places(ranks) if ranks > 1 else [{}]
-        self._ranks = [fork.Process(target=_launched, args=(words, said, env | place)) for place in places]
-        for rank in self._ranks:
-            rank.start()
-        self.pid = self._ranks[0].pid
-
-    def poll(self) -> int | None:
-        codes = [rank.exitcode for rank in self._ranks]
-        return None if None in codes else max(codes, key=abs)
-
-
-def _launched(words: list[str], said: int, env: dict[str, str]) -> None:
-    os.setsid()
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    os.environ |= env
+    os.dup2(out, 1)
+    os.dup2(err, 2)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    os.environ |= env
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    importlib.import_module("smoke")
     from labkit.cli import main
 
     status = main(words)
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(status)
+
+
+def _command_into(words: Sequence[str], files: Sequence[Path]) -> None:
+    _command(words, *(os.open(file, os.O_WRONLY | os.O_CREAT) for file in files), {})

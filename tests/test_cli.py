@@ -5,7 +5,7 @@ import time
 from functools import partialmethod
 
 import pytest
-from forked import Typed
+from forked import ForkedCommand
 
 from labkit import Run, recipes
 from labkit.cli import main
@@ -188,10 +188,11 @@ def lines(path):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "x"
-    typed = Typed("train", "digits", "--batch-size", "8", "--log-every", "1", "--out", str(out), folder=tmp_path)
-    while typed.running and lines(out / "metrics.csv") < 2:
+    words = ["train", "digits", "--batch-size", "8", "--log-every", "1", "--out", str(out)]
+    command = ForkedCommand(*words, folder=tmp_path)
+    while command.running and lines(out / "metrics.csv") < 2:
         time.sleep(0.02)  # polling, until it has trained a step
-    status, told, errors = typed.interrupt()
+    status, told, errors = command.interrupt()
     assert status == 130 and "Traceback" not in errors
     assert f"labkit train --resume {out}" in told
     (saved,) = Run.open(out).checkpoints

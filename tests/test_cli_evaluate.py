@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from forked import Typed
+from forked import ForkedCommand
 from photos import image_folder, tiny_vae
 from PIL import Image
 
@@ -64,10 +64,10 @@ def test_a_run_without_a_checkpoint_and_no_run(tmp_path, capsys):
 
 def test_ctrl_c_keeps_what_is_drawn_and_the_same_command_goes_on(run, tmp_path):
     words = ["evaluate", str(run), "--count", "40", "--steps", "20", "--shard", "2"]
-    typed = Typed(*words, folder=tmp_path)
-    while typed.running and len(list(run.glob("evaluations/*/samples-*.npy"))) < 2:
+    command = ForkedCommand(*words, folder=tmp_path)
+    while command.running and len(list(run.glob("evaluations/*/samples-*.npy"))) < 2:
         time.sleep(0.01)
-    status, out, err = typed.interrupt()
+    status, out, err = command.interrupt()
     assert status == 130, err
     assert "Go on with the same command:  labkit evaluate" in out and "Traceback" not in err
     kept = {path: path.stat().st_mtime_ns for path in run.glob("evaluations/*/samples-*.npy")}

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from forked import Typed
+from forked import ForkedCommand
 from PIL import Image
 
 from labkit.cli import main
@@ -83,10 +83,10 @@ def test_ctrl_c_says_how_to_go_on(photos, tmp_path, capsys):
     for i in range(400):
         (photos / "b" / f"more{i}.png").write_bytes((photos / "b" / "0.png").read_bytes())
     words = ["prepare", str(photos), "--size", "256", "--shard", "4", "--out", str(out)]
-    typed = Typed(*words, folder=tmp_path)
-    while typed.running and not list(out.glob("shard-00001.json")):
+    command = ForkedCommand(*words, folder=tmp_path)
+    while command.running and not list(out.glob("shard-00001.json")):
         time.sleep(0.01)
-    status, told, errors = typed.interrupt()
+    status, told, errors = command.interrupt()
     assert status == 130 and "Traceback" not in errors
     assert f"Go on with the same command:  labkit {' '.join(words)}" in told
     assert main(["prepare", "--verify", str(out)]) == 2

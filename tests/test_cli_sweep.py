@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from forked import Typed
+from forked import ForkedCommand
 
 from labkit import recipes
 from labkit.asking import axes_of, listed
@@ -113,11 +113,11 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(tmp_path, capsys):
 def test_ctrl_c_saves_every_run_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "out"
     words = ["digits", "--model", "SiT-Nano/4", "--batch-size", "8", "--steps", "100000", "--grid", "seed=0..1"]
-    typed = Typed("sweep", *words, *ENDS, "--out", str(out), folder=tmp_path)
+    command = ForkedCommand("sweep", *words, *ENDS, "--out", str(out), folder=tmp_path)
     logs = [out / f"seed={seed}" / "metrics.csv" for seed in (0, 1)]
-    while typed.running and not all(log.exists() and log.read_text().count("\n") > 1 for log in logs):  # a step is done
+    while command.running and not all(log.exists() and log.read_text().count("\n") > 1 for log in logs):
         time.sleep(0.1)
-    status, told, _ = typed.interrupt()
+    status, told, _ = command.interrupt()
     assert status == 130
     assert "Stopped and saved. Go on with the same command:  labkit sweep digits" in told
     assert all(list((out / f"seed={seed}" / "checkpoints").iterdir()) for seed in (0, 1))

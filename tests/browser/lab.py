@@ -28,7 +28,7 @@ HELPERS = Path(__file__).with_name("lab.js").read_text()
 HARMLESS = re.compile(r"favicon|ERR_INTERNET_DISCONNECTED")
 # The page may still be handling an update or an event of a figure when that is closed, and says so.
 LATE = re.compile(r"Error setting state|no comm channel")
-LOOKS = 150  # milliseconds between two looks at a page: to look takes it time that it, and other tests, have uses for
+POLL_MS = 150  # between two reads of a page; each read costs the page CPU time
 PATIENCE = 120.0  # seconds: the upper bound of every wait that names no other
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _workspaces = itertools.count(1)
@@ -81,7 +81,7 @@ class LabPage:
 
     def _wait(self, condition: str, timeout: float, what: str) -> None:
         try:
-            self.page.wait_for_function(f"() => {condition}", timeout=timeout * 1000, polling=LOOKS)
+            self.page.wait_for_function(f"() => {condition}", timeout=timeout * 1000, polling=POLL_MS)
         except PlaywrightTimeout:
             dialog = " / ".join(self.page.locator(".jp-Dialog").all_inner_texts())
             raise AssertionError(f"not within {timeout:.0f} s: {what}. {dialog}") from None
@@ -195,7 +195,7 @@ class LabPage:
         while not (found := probe()):
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {timeout:.0f} s: {what}")
-            self.page.wait_for_timeout(LOOKS)  # lets the page live on meanwhile
+            self.page.wait_for_timeout(POLL_MS)  # lets the page live on meanwhile
         return found
 
     # -- acting -----------------------------------------------------------------------------------------

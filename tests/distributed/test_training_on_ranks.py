@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import said_on_ranks
+from forked import output_on_ranks
 
 from labkit import Run
 from labkit.cli import main
@@ -31,7 +31,7 @@ def alone(*words: str) -> None:
 
 
 def on_two_ranks(folder: Path, *words: str) -> str:
-    return "".join(said_on_ranks(2, functools.partial(main, ["train", *words]), folder))
+    return "".join(output_on_ranks(2, functools.partial(main, ["train", *words]), folder))
 
 
 def log(folder: Path):

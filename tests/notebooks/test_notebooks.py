@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from forked import Launched, elsewhere
+from forked import ForkedPopen, elsewhere
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
@@ -66,7 +66,7 @@ def run(path: Path, place: Path) -> str:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that it starts
     os.chdir(FOLDER)
     importlib.import_module("smoke")
-    detached.subprocess = SimpleNamespace(Popen=Launched, DEVNULL=None, STDOUT=None)
+    detached.subprocess = SimpleNamespace(Popen=ForkedPopen, DEVNULL=None, STDOUT=None)
     shell = InteractiveShell.instance()
     warned = []
     for source in cells(path, "code"):

@@ -62,7 +62,7 @@ def test_what_moved_along_is_said(state, panel):
 
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
 def test_conditions_and_measures_can_be_shown(state, panel, atlas, every):
-    everywhere = "coarse-dispersive", "emoji-dispersive"
+    everywhere = "baseline", "coarse-dispersive", "emoji-dispersive", "few-dispersive"
     for condition in {*everywhere, *list(atlas.conditions)[::every]}:
         state.go_to(condition)
         assert state.condition == condition and place(state) == atlas.points[condition]
