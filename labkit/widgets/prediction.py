@@ -12,7 +12,7 @@ import ipywidgets as widgets
 
 from labkit.widgets.panel import CSS, said
 
-WIDE = widgets.Layout(width="auto")
+WIDE = dict(width="auto")
 
 
 class NotMeasured(Exception):

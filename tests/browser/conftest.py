@@ -1,4 +1,4 @@
-"""Browser tests: one JupyterLab and one Chromium for the whole run; panels share a scratch notebook and its kernel."""
+"""Browser tests share one JupyterLab, one tab of one Chromium, and one kernel, which imports the lab once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
+    """A failing test leaves a screenshot, and says where."""
     report = yield
     if report.when == "call":
         item.stash[outcome] = report.failed
+        if report.failed and "_tab" in item.funcargs:
+            picture = item.funcargs["_tab"].screenshot(item.funcargs["tmp_path"] / "failed.png")
+            report.sections.append(("screenshot", str(picture)))
     return report
 
 
@@ -48,41 +52,27 @@ def chromium(_can_run):
         yield browser
 
 
-@pytest.fixture
-def lab(lab_server, chromium, request: pytest.FixtureRequest, tmp_path: Path):
-    """A fresh tab, for a notebook of its own."""
-    from lab import LabPage
-
-    page = LabPage(chromium, lab_server)
-    yield page
-    _picture(page, request, tmp_path)
-    page.close()
-
-
 @pytest.fixture(scope="session")
-def _scratch(lab_server, chromium):
+def _tab(lab_server, chromium):
     from lab import LabPage
 
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    empty = {"cells": [], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    (lab_server.root / "scratch.ipynb").write_text(json.dumps(empty))
     page = LabPage(chromium, lab_server)
-    page.open("scratch.ipynb")
+    page.open("00_start_here.ipynb")
     yield page
     page.close()
 
 
 @pytest.fixture
-def scratch(_scratch, request: pytest.FixtureRequest, tmp_path: Path):
-    """An empty notebook whose kernel earlier tests have used: no panel waits for labkit to be imported again."""
-    _scratch.console_errors.clear()
-    yield _scratch
-    _picture(_scratch, request, tmp_path)
-    _scratch.clear_cells()
-
-
-def _picture(page, request: pytest.FixtureRequest, folder: Path) -> None:
-    """A failing test leaves a screenshot and says where."""
+def lab(_tab, request: pytest.FixtureRequest, tmp_path: Path):
+    """The tab, for a notebook that the test shows; after a failing test its kernel may be busy for ever."""
+    yield _tab
     if request.node.stash.get(outcome, False):
-        path = page.screenshot(folder / "failed.png")
-        request.node.add_report_section("teardown", "screenshot", str(path))
+        _tab.restart_kernel()
+
+
+@pytest.fixture
+def scratch(lab):
+    """The tab, with an empty notebook."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    lab.show({"cells": [], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
+    return lab

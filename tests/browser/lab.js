@@ -49,15 +49,16 @@
     };
   };
 
-  let pending = 0;  // cells asked for and not finished: a kernel may look idle before it hears of them
+  const pending = new Set();  // cells asked for and not finished: a kernel may look idle before it hears of them
   let timing = null;
   let watched = null;
   const lab = (window.lab = {
     command(id, args) {
-      pending += 1;
+      const started = {};
+      pending.add(started);
       window.jupyterapp.commands.execute(id, args || {})
         .catch((error) => console.error(`${id}: ${error}`))
-        .finally(() => { pending -= 1; });
+        .finally(() => pending.delete(started));
     },
     runCell(i) {
       panel().content.deselectAll();
@@ -70,18 +71,16 @@
       notebook.addCell({ cell_type: "code", source, metadata: {}, outputs: [] });
       return notebook.cells.length - 1;
     },
-    clearCells() {
-      const notebook = panel().content.model.sharedModel;
-      notebook.deleteCellRange(0, notebook.cells.length);
-    },
+    path: () => panel().context.path,
     ready() {
       const here = window.jupyterapp && panel();
       const context = here && here.content && here.context && here.context.sessionContext;
       return Boolean(context && here.isVisible && here.context.isReady && context.isReady && lab.idle());
     },
+    revert: () => panel().context.revert(),
     idle() {
       const session = panel().context.sessionContext.session;
-      return pending === 0 && Boolean(session && session.kernel) && session.kernel.status === "idle";
+      return pending.size === 0 && Boolean(session && session.kernel) && session.kernel.status === "idle";
     },
     sources: () => cells().map((cell) => [cell.model.type, cell.model.sharedModel.getSource()]),
     outputText: (i) => outputs(i).map((out) => {
@@ -94,6 +93,10 @@
       .map((out) => ({ cell: i, name: out.ename, value: out.evalue, traceback: out.traceback.join("\n") }))),
     plots: (root) => Array.from(root.querySelectorAll(".js-plotly-plot"))
       .filter((div) => div._fullLayout && div._fullData).map(plot),
+    restart() {
+      pending.clear();
+      return kernel().restart();
+    },
     interrupt: () => kernel().interrupt(),
     shutDown: () => panel().context.sessionContext.shutdown(),
     async evaluate(code) {

@@ -13,6 +13,7 @@ Every wait ends with its condition; a timeout is only the bound after which the 
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -30,6 +31,15 @@ HARMLESS = re.compile(r"favicon|ERR_INTERNET_DISCONNECTED")
 LATE = re.compile(r"Error setting state|no comm channel")
 POLL_MS = 150  # between two reads of a page; each read costs the page CPU time
 PATIENCE = 120.0  # seconds: the upper bound of every wait that names no other
+# What runs behind a panel ends with it.
+FORGET = """
+from ipywidgets import Widget
+from labkit.widgets.panel import Panel
+for panel in [*Panel._open.values()]:
+    panel.close()
+Widget.close_all()
+get_ipython().reset()
+"""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _workspaces = itertools.count(1)
 
@@ -69,6 +79,14 @@ class LabPage:
             raise AssertionError(f"a dialog blocks {notebook}: {self.page.locator('.jp-Dialog').inner_text()!r}")
         return self
 
+    def show(self, notebook: dict | Path) -> None:
+        """Show other cells in the open notebook, whose file they replace; its kernel goes on, with nothing in it."""
+        self.kernel_eval(FORGET)
+        here = self.server.root / self.page.evaluate("() => lab.path()")
+        here.write_text(json.dumps(notebook) if isinstance(notebook, dict) else notebook.read_text())
+        self.page.evaluate("() => lab.revert()")
+        self.console_errors.clear()
+
     def reload(self, timeout: float = 2 * PATIENCE) -> None:
         """Load the page again, as a reader does who closed it; the kernel goes on meanwhile."""
         self.page.reload(wait_until="domcontentloaded")
@@ -98,10 +116,6 @@ class LabPage:
         """Append a code cell; returns its index."""
         return self.page.evaluate("source => lab.addCell(source)", source)
 
-    def clear_cells(self) -> None:
-        """Leave nothing but one empty cell; what cells have made stays in the kernel."""
-        self.page.evaluate("() => lab.clearCells()")
-
     def start_cell(self, index: int) -> None:
         """Run one cell and return at once."""
         self.page.evaluate("i => lab.runCell(i)", index)
@@ -126,6 +140,11 @@ class LabPage:
         self.command("notebook:restart-run-all")
         self.page.locator(".jp-Dialog .jp-mod-accept").click()
         self.wait_idle(timeout)
+
+    def restart_kernel(self) -> None:
+        """At once, whatever runs."""
+        self.page.evaluate("() => lab.restart()")
+        self.wait_idle()
 
     def interrupt_kernel(self) -> None:
         """What the stop button of the toolbar does."""

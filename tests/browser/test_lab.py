@@ -1,11 +1,10 @@
 """The lab in a real browser: sliders move pictures, buttons steer training, one thread is alive at most."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-NOTEBOOKS = sorted(path.name for path in (Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 THREADS = "import threading; print(sum(t.name == 'labkit-training' for t in threading.enumerate()))"
 STEPS = "print(state.progress['baseline'].step if state.progress else 0)"
 
@@ -15,7 +14,7 @@ def number(lab, code: str) -> int:
 
 
 def test_notebook_00_sliders_move_points_and_words_and_a_prediction_opens_its_answer(lab):
-    lab.open("00_start_here.ipynb")
+    lab.show(NOTEBOOKS / "00_start_here.ipynb")
     lab.run_all()
     cell = lab.find_cell("springs_panel()")
     plot = lab.wait_plot(cell, lambda p: p["traces"][3]["x"] is not None)
@@ -33,11 +32,11 @@ def test_notebook_00_sliders_move_points_and_words_and_a_prediction_opens_its_an
     lab.click("Record my prediction", cell)
     lab.wait_for(lambda: "You predicted it" in lab.output(cell).inner_text(), 60, "the answer")
     assert "Mean distance at λ = 1" in lab.output(cell).inner_text()
-    assert not lab.cell_errors() and not lab.console_errors
+    assert not lab.cell_errors() and not lab.faults
 
 
 def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
-    lab.open("03_train_and_compare.ipynb")
+    lab.show(NOTEBOOKS / "03_train_and_compare.ipynb")
     setup, panel, wait = (lab.find_cell(t) for t in ("predictions = Predictions()", "training_panel(", "state.wait()"))
     lab.run_cells([setup, panel])
     lab.kernel_eval("state.steps = 20000")
@@ -53,7 +52,7 @@ def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
     lab.wait_for(lambda: "Stopped at step" in lab.output(panel).inner_text(), 60, "the stop")
     stopped = number(lab, STEPS)
     assert number(lab, THREADS) == 0 and number(lab, STEPS) == stopped  # nothing goes on behind the reader's back
-    assert not lab.console_errors
+    assert not lab.faults
     lab.click("Resume", panel)
     lab.wait_for(lambda: number(lab, STEPS) > stopped, 60, "training to go on")
 
@@ -81,9 +80,8 @@ def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
 
 
 @pytest.mark.slow
-def test_a_page_that_is_loaded_again_shows_the_curves(lab, lab_server):
-    shutil.copy(lab_server.root / "01_flow_matching.ipynb", lab_server.root / "again.ipynb")  # it will be saved
-    lab.open("again.ipynb")
+def test_a_page_that_is_loaded_again_shows_the_curves(lab):
+    lab.show(NOTEBOOKS / "01_flow_matching.ipynb")
     setup, panel, wait = (lab.find_cell(t) for t in ("predictions = Predictions()", "training_panel(", "state.wait()"))
     lab.run_cells([setup, panel, wait])
     curve = lab.wait_plot(panel, lambda p: p["traces"][0]["x"])["traces"][0]["x"]
@@ -100,13 +98,13 @@ def test_a_page_that_is_loaded_again_shows_the_curves(lab, lab_server):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook", NOTEBOOKS[1:])  # the first is run above
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb"))[1:], ids=lambda path: path.stem)  # 00: above
 def test_every_notebook_runs_and_is_drawn(lab, notebook):
     """By the menu entry, from top to bottom, every figure scrolled into view.
 
     The console is not judged: of figures that change while the page is busy with others, JupyterLab says many things.
     """
-    lab.open(notebook)
+    lab.show(notebook)
     lab.run_all()
     for index, (kind, _) in enumerate(lab.cells()):
         if kind == "code":
