@@ -82,7 +82,7 @@ def test_activations_are_estimated_to_a_twentieth_of_what_torch_keeps(name, batc
     assert batch * activations(cost(name)) == pytest.approx(kept(name, batch), rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "batch"), [("SiT-Nano/2", 4), ("SiT-S/4", 8), ("SiT-S/8", 16)])
+@pytest.mark.parametrize(("name", "batch"), [("SiT-Nano/2", 4), ("SiT-S/8", 16)])
 def test_in_bfloat16_too_with_the_copies_of_the_weights(name, batch):
     c = cost(name)
     copies = memory(c, batch, "bfloat16")["weights"] - memory(c, batch)["weights"]

@@ -90,7 +90,7 @@ def test_twins_are_on_one_side(file):
 
 def test_no_image_held_out_looks_like_one_to_train_on(file):
     """By plain differences, pixel by pixel, of 100 of those held out with all others of their style."""
-    x = file["x"].astype(np.float64) / 127.5 - 1
+    x = file["x"].astype(np.float32) / 127.5 - 1
     for row in np.flatnonzero(file["held_out"])[:100]:
         others = x[~file["held_out"] & (file["style"] == file["style"][row])]
         nearest = np.sqrt(((others - x[row]) ** 2).mean(axis=(1, 2, 3))).min()
