@@ -211,7 +211,7 @@ def test_a_feature_that_hardly_varies_still_counts():
 
 
 @pytest.mark.parametrize("function", [pairwise_sq_distances, pairwise_cosines])
-@pytest.mark.parametrize("features", [CACHED // 8, CACHED // 2, CACHED - 1])  # one part, two, four of which the last is short
+@pytest.mark.parametrize("features", [CACHED // 8, CACHED // 2, CACHED - 1])  # one part, two, four of unequal size
 def test_features_taken_in_parts_give_the_same_values_and_gradients(function, features):
     z = torch.randn(4, features, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     weight = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
