@@ -39,6 +39,9 @@ bench: .venv/test-ready  ## measure a training step against a bare loop, each lo
 	$(PY) benchmarks/losses.py $(ARGS)
 	$(PY) benchmarks/explorer.py
 
+gpu:  ## all that a GPU can tell, in nine minutes: ARGS="--out FOLDER"; anywhere, in miniature: ARGS=--rehearse
+	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) benchmarks/gpu.py $(ARGS)
+
 atlas: .venv/lab-ready  ## train and judge every condition of data/atlas with every seed: hours; ARGS=--missing: what it lacks
 	OMP_NUM_THREADS=1 $(PY) data/build_atlas.py $(ARGS)
 
@@ -68,4 +71,4 @@ constraints: .venv/test-ready  ## write the versions installed in .venv into con
 	  { echo "This Python has no venv module; on Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.PHONY: help lab test test-all test-fast lint bench atlas book constraints
+.PHONY: help lab test test-all test-fast lint bench gpu atlas book constraints

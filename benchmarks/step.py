@@ -21,6 +21,7 @@ three forward passes, two operations a multiply-accumulate).
 """
 
 import argparse
+import contextlib
 import dataclasses
 import gc
 import itertools
@@ -64,6 +65,16 @@ def write_latents(folder: Path, count: int) -> str:
     return str(folder)
 
 
+@contextlib.contextmanager
+def products_in_tf32(on: bool = True) -> Iterator[None]:
+    """Matrix products in TF32, on a GPU, while it is entered."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
 def plain_loop(config: Config, images: Source, tf32: bool) -> Iterator[None]:
     """What one writes first."""
     on = device()
@@ -72,21 +83,20 @@ def plain_loop(config: Config, images: Source, tf32: bool) -> Iterator[None]:
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0)
     b = config.batch_size // config.engine.accumulate
     while True:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        optimizer.zero_grad()
-        for _ in range(config.engine.accumulate):
-            x1, y, _ = images.batch(torch.randint(len(images), (b,)))
-            x1, y = x1.to(on), y.to(on)
-            x0, t = torch.randn_like(x1), torch.rand(b, device=on)
-            at = t.view(-1, 1, 1, 1)
-            loss = (network(at * x1 + (1 - at) * x0, t, y).output - (x1 - x0)).pow(2).mean()
-            (loss / config.engine.accumulate).backward()
-        optimizer.step()
-        with torch.no_grad():
-            for name, p in network.named_parameters():
-                average[name].mul_(0.9999).add_(p, alpha=1e-4)
-        _ = loss.item()
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        with products_in_tf32(tf32):
+            optimizer.zero_grad()
+            for _ in range(config.engine.accumulate):
+                x1, y, _ = images.batch(torch.randint(len(images), (b,)))
+                x1, y = x1.to(on), y.to(on)
+                x0, t = torch.randn_like(x1), torch.rand(b, device=on)
+                at = t.view(-1, 1, 1, 1)
+                loss = (network(at * x1 + (1 - at) * x0, t, y).output - (x1 - x0)).pow(2).mean()
+                (loss / config.engine.accumulate).backward()
+            optimizer.step()
+            with torch.no_grad():
+                for name, p in network.named_parameters():
+                    average[name].mul_(0.9999).add_(p, alpha=1e-4)
+            _ = loss.item()
         yield
 
 

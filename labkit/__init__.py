@@ -10,6 +10,9 @@ labkit.Job.launch(config, "runs/x")        the same as a process that outlives t
 labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
 """
 
+from labkit import openmp  # noqa: F401  first, before anything loads torch
+
+# isort: split
 from labkit import recipes
 from labkit.checks import ConfigError
 from labkit.config import Config

@@ -7,6 +7,8 @@ count time from noise, t = 0, to data, t = 1, and answer to
     told(t)                                       what the network is told of a time
     noised(x1, x0, t)                             the point between data and noise that the network is shown
     base(network, batch, draws, labels, taps)     run the network once with gradient → Base
+
+They are modules without parameters: their tables of numbers go to a device with the objective that they are part of.
 """
 
 import math
@@ -41,7 +43,7 @@ class Base(NamedTuple):
     features: dict[int, Tensor]
 
 
-class _OnPath:
+class _OnPath(nn.Module):
     """What has a path: the network is told t itself."""
 
     path: paths.Path
@@ -57,6 +59,7 @@ class FlowProcess(_OnPath):
     """SiT: regress velocity, noise or score on a path."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.settings = config.flow
         self.path = paths.PATHS[config.flow.path]
         # The likelihood's weight is infinite at both ends, as the score is.
@@ -104,10 +107,11 @@ class FlowProcess(_OnPath):
         return field
 
 
-class DiffusionProcess:
+class DiffusionProcess(nn.Module):
     """DiT: noise and variance of a diffusion in 1,000 steps; time t is step k = 999 − ⌊1000·t⌋."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.schedule = Schedule.linear()
 
     def time(self, u: Tensor) -> Tensor:
@@ -119,7 +123,7 @@ class DiffusionProcess:
         return last - (t * len(self.schedule)).long().clamp(0, last)
 
     def told(self, t: Tensor) -> Tensor:
-        return self.schedule.timesteps.to(t.device)[self.step(t)].to(t.dtype)
+        return self.schedule.timesteps[self.step(t)].to(t.dtype)
 
     def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         return self.schedule.noised(x1, x0, self.step(t))
@@ -139,6 +143,7 @@ class MeanFlowProcess(_OnPath):
     path, interval = paths.linear, (0.0, 1.0)
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.settings, self.batch_size = config.meanflow, config.batch_size
 
     def time(self, u: Tensor) -> Tensor:

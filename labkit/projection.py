@@ -164,9 +164,13 @@ def _principal_axes(z: Float[Tensor, "n features"], count: int) -> Float[Tensor,
 @contextlib.contextmanager
 def _umap() -> Iterator[ModuleType]:
     """The umap library, one thread at a time, without the warnings that say what we do on purpose."""
-    with _ALONE, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=_EXPECTED)
-        yield _library()
+    threads = torch.get_num_threads()
+    try:
+        with _ALONE, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_EXPECTED)
+            yield _library()
+    finally:
+        torch.set_num_threads(threads)  # numba sets OpenMP's number to that of all cores, and torch would take as many
 
 
 @cache

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from labkit import openmp
 from labkit.types import LabError
 
 Tier = Literal["smoke", "cpu", "gpu"]
@@ -190,5 +191,10 @@ def doctor() -> list[Finding]:
     ))  # fmt: skip
     free = shutil.disk_usage(".").free / 2**30
     found.append(Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."))
+    spinning = openmp.WAITING == openmp.SPINNING
+    found.append(Finding(
+        not spinning, f"{torch.get_num_threads()} threads for torch: {openmp.WAITING}",
+        "Import labkit before torch: beside other work, threads that spin make training many times slower.",
+    ))  # fmt: skip
     found.append(Finding(True, f"notebooks run in tier '{tier()}' (set LAB_TIER to smoke, cpu or gpu to change it)"))
     return found

@@ -152,15 +152,21 @@ def paper_days(of: Cost, rate: float, utilisation: float, epochs: int = EPOCHS) 
     return seconds(paper_steps(epochs) * BATCH * of.step_flops, rate, utilisation) / 86_400
 
 
-def measured_flops(on: torch.device | str = "cpu", budget: float = 0.3) -> float:
+def measured_flops(
+    on: torch.device | str = "cpu", budget: float = 0.3, side: int | None = None, dtype: torch.dtype | None = None
+) -> float:
     """Floating-point operations a second of square matrix products, the best of those made in ``budget`` seconds.
 
-    In float32 on a CPU, in bfloat16 on a GPU: what training there would use. A processor that has other work to do
-    shows less of it, and a long training, which warms it, may too.
+    A processor that has other work to do shows less of it, and a long training, which warms it, may too.
+
+    Args:
+        on: the device.  budget: seconds.  side: of the matrices, 1024 on a CPU and 4096 on a GPU by default.
+        dtype: by default float32 on a CPU and bfloat16 on a GPU, what training there would use.
     """
     require(finite(budget) and budget > 0, "budget", budget, "take seconds above 0")
     on = torch.device(on)
-    side, dtype = (4096, torch.bfloat16) if on.type == "cuda" else (1024, torch.float32)
+    usual = (4096, torch.bfloat16) if on.type == "cuda" else (1024, torch.float32)
+    side, dtype = side or usual[0], dtype or usual[1]
     a = torch.randn(side, side, device=on, dtype=dtype)
     wait = torch.cuda.synchronize if on.type == "cuda" else lambda: None
     b, best, began = a @ a, float("inf"), time.perf_counter()  # the first warms up

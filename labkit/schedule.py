@@ -13,7 +13,7 @@ variance lies: log Σ = (v + 1)/2·log β_k + (1 − v)/2·log β̃_k.
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from labkit.checks import require, whole
 from labkit.ops import expand_like
@@ -22,8 +22,10 @@ STEPS, FIRST, LAST = 1000, 1e-4, 0.02
 Steps = Int[Tensor, " batch"]
 
 
-class Schedule:
+class Schedule(nn.Module):
     """Steps of a diffusion, all of them or a few; ``k`` below counts the steps that there are.
+
+    A module, so that its tables go to a device with whatever it is a part of; they are no part of a state dict.
 
     Args:
         betas: β_k of each step.
@@ -31,13 +33,19 @@ class Schedule:
     """
 
     def __init__(self, betas: Float[Tensor, " steps"], timesteps: Int[Tensor, " steps"]) -> None:
-        self.betas, self.timesteps = betas, timesteps
-        self.alpha_bar = (1 - betas).cumprod(0)
-        self.alpha_bar_before = torch.cat([betas.new_ones(1), self.alpha_bar[:-1]])
-        """ᾱ of the step before, 1 before the first."""
-        variance = betas * (1 - self.alpha_bar_before) / (1 - self.alpha_bar)
-        self.posterior_log_variance = torch.cat([variance[1:2], variance[1:]]).log()
-        """log β̃; of the first step, where β̃ = 0, that of the second."""
+        super().__init__()
+        alpha_bar = (1 - betas).cumprod(0)
+        before = torch.cat([betas.new_ones(1), alpha_bar[:-1]])
+        variance = betas * (1 - before) / (1 - alpha_bar)
+        tables = {
+            "betas": betas,
+            "timesteps": timesteps,
+            "alpha_bar": alpha_bar,
+            "alpha_bar_before": before,  # ᾱ of the step before, 1 before the first
+            "posterior_log_variance": torch.cat([variance[1:2], variance[1:]]).log(),  # log β̃; β̃ = 0 at the first
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
 
     @classmethod
     def linear(cls, steps: int = STEPS) -> "Schedule":
@@ -84,4 +92,4 @@ class Schedule:
         return share * self._at(self.betas.log(), k, v) + (1 - share) * self._at(self.posterior_log_variance, k, v)
 
     def _at(self, values: Tensor, k: Steps, x: Tensor) -> Tensor:
-        return expand_like(values.to(x.device)[k.to(x.device)].to(x.dtype), x)
+        return expand_like(values[k].to(x.dtype), x)

@@ -12,7 +12,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from labkit.models import build_model
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import results
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
+LAB = ("jupyterlab", "ipykernel", "ipywidgets", "anywidget", "plotly", "matplotlib", "umap", "nbconvert", "IPython")
+WITHOUT_THE_LAB = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({LAB}, None))
+sys.argv[0] = {str(FOLDER / "gpu.py")!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def run(script: str, *words: str) -> str:
@@ -33,6 +43,32 @@ def test_a_step_at_full_size(tmp_path):
             network(torch.empty(1, 4, 32, 32), torch.empty(1), torch.zeros(1, dtype=torch.long))
     [counted] = re.findall(r"([\d,]+) FLOPs an image and step", told)
     assert int(counted.replace(",", "")) == 3 * counter.get_total_flops()
+
+
+def test_readme_says_of_gpus_what_was_measured():
+    text = results.README.read_text(encoding="utf-8")
+    assert results.with_table(text) == text, "run python benchmarks/results.py"
+
+
+@pytest.mark.slow
+def test_all_that_a_gpu_can_tell_is_rehearsed_without_the_packages_of_the_lab(tmp_path, monkeypatch):
+    out = tmp_path / "card"
+    words = [sys.executable, "-c", WITHOUT_THE_LAB, "--rehearse", "--out", str(out)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not list(out.glob("*-failed.txt")), done.stdout
+    known = {name: record["figures"] for name, record in results.records(out).items()}
+    assert known.keys() == {"ceilings", "correctness", "steps", "models", "pair-seed0"}
+    assert known["correctness"]["failed"] == [] and known["correctness"]["passed"] > 5
+    assert len(known["steps"]) == 6 and all(row["images/s"] > 0 for row in known["steps"])
+    assert [row["models"] for row in known["models"]] == [1, 2]
+    pair = known["pair-seed0"]
+    assert {(row["condition"], row["step"]) for row in pair["rows"]} == {
+        (name, step) for name in ("baseline", "dispersive") for step in (2, 4)
+    }
+    assert all((out / run["weights"]).stat().st_size > 0 for run in pair["runs"].values())
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    assert "| SiT-Nano/8 | recipe |" in results.table()
 
 
 @pytest.mark.slow

@@ -277,6 +277,12 @@ def test_fits_and_transforms_from_two_threads_take_turns(fitted):
     assert all(torch.equal(places, reference.places) and torch.equal(new, expected) for places, new in found)
 
 
+def test_torch_keeps_its_number_of_threads():
+    """Which is 1 in these tests; numba's is that of the cores, and OpenMP is one library for both."""
+    UmapReference.fit({"a": groups()})
+    assert torch.get_num_threads() == 1
+
+
 def test_what_was_compiled_is_kept_for_the_next_process(fitted):
     from numba.core.dispatcher import Dispatcher
 

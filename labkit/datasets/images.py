@@ -32,6 +32,8 @@ class Source(ABC):
     """Whether a batch depends on chance: a flip, a draw from a latent's posterior."""
     files: Sequence[Path] | None = None
     """The image file of each row, where there are files."""
+    resident: bool = False
+    """Whether all of it lies on its device."""
 
     @property
     def size(self) -> int:
@@ -55,7 +57,7 @@ class Source(ABC):
         """The images and labels of these rows, in this order, on the source's device.
 
         Args:
-            rows: on the CPU.
+            rows: on the CPU; better on the source's device, if it is ``resident``: else that is waited for.
             chance: what ``chancy`` sources draw on, on the source's device; None gives the plain image: not flipped,
                 the posterior's mean.
         """
@@ -72,6 +74,7 @@ class Images(Source):
     x: Float[Tensor, "n c h w"]
     y: Int[Tensor, " n"]
     num_classes: int
+    resident = True
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -47,7 +47,7 @@ class Store(Source):
         self.num_classes: int = about["num_classes"]
         self.views = 2 if about["kind"] == "latents" and about["flips"] else 1
         """Items that a row has in the shards."""
-        self._rows, self._resident, self._device = rows, resident, torch.device("cpu")
+        self._rows, self.resident, self._device = rows, resident, torch.device("cpu")
         self._labels = torch.from_numpy(load_array(folder / "labels.npy")[rows])
         self._shards = [mapped(folder, shard, about) for shard in about["shards"]]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards[:-1])])
@@ -59,7 +59,7 @@ class Store(Source):
     def to(self, device: torch.device) -> "Store":
         moved = copy.copy(self)
         moved._device = torch.device(device)
-        if self._resident:
+        if self.resident:
             moved._labels = self._labels.to(device)
             moved._held = self._copied(moved._device) if self._held is None else self._held.to(device)
         return moved

@@ -153,10 +153,10 @@ def _losses(network: Transformer, config: Config, count: int) -> list[Row]:
     They are the same for both splits, too, unless one has fewer than ``count`` images, as digits-few has: the levels of
     the two losses, and so of the gap, then differ by what other times cost, which differences between runs leave out.
     """
-    process, found = process_of(config), {}
+    on, found = next(network.parameters()).device, {}
+    process = process_of(config).to(on)
     for split in ("train", "held_out"):
         source = datasets.load(config.dataset, split)
-        on = next(network.parameters()).device
         stream = Stream(source, min(count, len(source)), 0, on, pairs=config.family == "MeanFlow")
         drawn = [stream.at(draw * stream.batch_size) for draw in range(LOSS_DRAWS)]
         errors = [process.base(network, batch, draws, batch.y, ()).errors for batch, draws in drawn]

@@ -46,7 +46,7 @@ def diffusion_errors(
     true_log_variance = schedule.log_variance(-torch.ones_like(x1), k)  # the lower end of the range
     kl = _kl(true_mean, true_log_variance, mean, log_variance).flatten(1).mean(dim=1)
     likelihood = _level_log_likelihood(x1, mean, log_variance / 2).flatten(1).mean(dim=1)
-    bound = torch.where(k.to(kl.device) == 0, -likelihood, kl) / math.log(2)
+    bound = torch.where(k == 0, -likelihood, kl) / math.log(2)
     return (said - noise).square().flatten(1).mean(dim=1), bound
 
 

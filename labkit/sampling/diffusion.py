@@ -49,7 +49,7 @@ def _states(
     yield len(schedule), x
     for step in reversed(range(len(schedule))):
         k = torch.full((len(x),), step, device=x.device)
-        told = schedule.timesteps.to(x.device)[k].to(x.dtype)
+        told = schedule.timesteps[k].to(x.dtype)
         said, v = network(x, told).chunk(2, dim=1)
         x1 = schedule.data(x, said, k)
         if clip:  # and the noise is what leads from there to x
@@ -59,7 +59,7 @@ def _states(
             mean = schedule.posterior_mean(x1, x, k)
             kick = torch.exp(schedule.log_variance(v, k) / 2)
         else:
-            before = expand_like(schedule.alpha_bar_before.to(x.device)[k].to(x.dtype), x)
+            before = expand_like(schedule.alpha_bar_before[k].to(x.dtype), x)
             kick = eta * torch.exp(schedule.log_variance(-torch.ones_like(x), k) / 2) * (step > 0)
             mean = before.sqrt() * x1 + (1 - before - kick.square()).clamp_min(0).sqrt() * said
         random = step > 0 and (method == "ancestral" or eta > 0)

@@ -55,7 +55,8 @@ def fabric_of(config: Config) -> "Fabric":
             f"it leaves a micro-batch of {share}, in which {name} has no pairs; take fewer ranks or a smaller "
             "engine.accumulate",
         )  # fmt: skip
-    ranks = dict(strategy=DDPStrategy(gradient_as_bucket_view=True)) if here * machines > 1 else {}
+    ddp = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)  # the buffers are constants
+    ranks = dict(strategy=ddp) if here * machines > 1 else {}
     # Its precision stays 32 bit: the objective casts, so that regularizers' gradients can be taken one by one.
     fabric = Fabric(accelerator=device().type, devices=here, num_nodes=machines, **ranks)
     if ranks:

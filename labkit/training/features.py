@@ -97,7 +97,7 @@ def see(network: Transformer, look: Look, config: Config, blocks: Iterable[int] 
     shown, on, told_time = inputs(look, config), next(network.parameters()).device, process_of(config).told
     y = shown.y if look.labelled else torch.full_like(shown.y, network.num_classes)
     parts = [
-        network.features(x_t.to(on), told_time(t.to(on)), told.to(on), blocks)
+        network.features(x_t.to(on), told_time(t).to(on), told.to(on), blocks)
         for x_t, t, told in zip(*(a.split(AT_ONCE) for a in (shown.x_t, shown.t, y)), strict=True)
     ]
     return shown._replace(features={b: torch.cat([part[b] for part in parts]).float().cpu() for b in blocks})

@@ -172,7 +172,7 @@ class _Way:
             return self.network(x, t, c, span=span[0] if span else None).output
 
         if isinstance(self.process, DiffusionProcess):
-            schedule = self.process.schedule.respaced(s.steps)
+            schedule = self.process.schedule.respaced(s.steps).to(on)
             for left, x in diffusion_states(asked(output), x0, kick, schedule, s.method, s.eta, s.clip):
                 yield Frame(1 - left / s.steps, x)
             return

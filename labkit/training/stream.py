@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.datasets import Chance, Images, Source
+from labkit.datasets import Chance, Source
 from labkit.runtime import Purpose, generator
 from labkit.types import Batch, Draws, SecondView
 
@@ -39,8 +39,11 @@ class Stream:
         share = batch_size // ranks
         self._share = slice(rank * share, (rank + 1) * share)
         self._orders: dict[int, Tensor] = {}
-        # What lies on a disk is read one batch ahead, while the last one is being learnt.
-        self._reader = None if isinstance(images, Images) else ThreadPoolExecutor(1, "labkit-reader")
+        # What lies on a disk is read one batch ahead, while the last one is being learnt. What lies on the device is
+        # picked there, by an order that lies there too: no step waits for a copy.
+        ready = images.resident and not pixels
+        self._reader = None if ready else ThreadPoolExecutor(1, "labkit-reader")
+        self._order_on = device if ready else torch.device("cpu")
         self._ahead: tuple[int, Future[tuple[Batch, Draws]]] | None = None
 
     def at(self, position: int) -> tuple[Batch, Draws]:
@@ -89,7 +92,8 @@ class Stream:
         return torch.cat(pieces)
 
     def _order(self, epoch: int) -> Tensor:
-        return torch.randperm(len(self.images), generator=generator(self.seed, Purpose.ORDER, epoch))
+        order = torch.randperm(len(self.images), generator=generator(self.seed, Purpose.ORDER, epoch))
+        return order.to(self._order_on)
 
 
 def parts(batch: Batch, draws: Draws, count: int) -> list[tuple[Batch, Draws]]:

@@ -89,12 +89,12 @@ def running_server(work: Path, notebooks: Path | None = None, tier: str = "smoke
     folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
     env = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "JPY_"))}
     env |= {name: str(state / folder) for name, folder in folders.items()}
+    env |= {"IPYTHONDIR": str(state / "ipython"), "LAB_TIER": tier}
     if tier == "smoke":
         startup = state / "ipython/profile_default/startup"
         startup.mkdir(parents=True)
         shutil.copy(REPO / "tests/smoke.py", startup)
-    # Tests share the machine, where two threads that wait for each other cost everyone many times what they gain.
-    env |= {"IPYTHONDIR": str(state / "ipython"), "LAB_TIER": tier, "OMP_NUM_THREADS": "1" if tier == "smoke" else "2"}
+        env["OMP_NUM_THREADS"] = "1"  # tests share the machine
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
     port, token = free_port(), secrets.token_hex(16)
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]

@@ -34,6 +34,7 @@ def rarely(**changes):
     return pytest.param(changes, marks=pytest.mark.slow)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("changes", [
     {}, rarely(variant="infonce_cosine", tau=0.3), dict(variant="covariance", chunk=4, warmup=4),
     rarely(variant="hinge", blocks="all"), rarely(model="DiT-Nano/4"), rarely(model="MeanFlow-Nano/4"),

@@ -22,6 +22,7 @@ def straight(tmp_path_factory) -> tuple:
     return outcome(trained(tiny(), tmp_path_factory.mktemp("straight") / "run"))
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("stops", [(5,), (7,), (1, 2, 11)])
 def test_resumed_equals_straight(tmp_path, straight, stops):
     for stop in stops:
@@ -139,6 +140,7 @@ def test_ctrl_c_in_a_terminal(tmp_path):
     assert_same_as_straight(tmp_path, config, step)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("save_every", [1, 20], ids=["mostly within saves", "mostly within steps"])
 def test_kill_9_at_random_moments(tmp_path, save_every):
     """Killed twice, or $LAB_KILLS times, each time going on from what the last one left."""

@@ -1,0 +1,331 @@
+"""All that a GPU can tell about labkit, in order of value, in the minutes that there are: make gpu, or
+
+    python benchmarks/gpu.py --minutes 9 --out FOLDER     a card, from anywhere: no network, no JupyterLab
+    python benchmarks/gpu.py --rehearse --out FOLDER      every part in miniature, on any machine, in two minutes
+
+    ceilings      what the card reaches: matrix products, copies
+    correctness   pytest -m gpu: losses, steps, samplers, resuming, compiled and batched training against the CPU
+    steps         a training step of SiT-B/2 and SiT-XL/2: a textbook's, the recipe's, with each loss, MeanFlow's
+    models        many small models as one program
+    pair          with what time is left: baseline against dispersive of one seed, on emoji, judged by age
+
+A part begins only if its seconds still fit. Each leaves FOLDER/PART.json, with the machine and the commit, as soon as
+something is measured. What ``benchmarks/results`` holds of this card is not measured again without ``--again``; a pair
+goes on with the next seed. All figures are printed last. To keep them: copy FOLDER into ``benchmarks/results/CARD``
+and run ``python benchmarks/results.py``, which writes README's table.
+"""
+
+import argparse
+import dataclasses
+import gc
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+
+from labkit import Run, Trainer, recipes
+from labkit.config import Config, Engine
+from labkit.datasets import load
+from labkit.flops import training_flops
+from labkit.regularizers import Dispersive
+from labkit.runtime import device, machine
+from labkit.scale import cost, measured_flops, memory
+from labkit.training.trainer import build_network
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+import batched  # noqa: E402
+import step  # noqa: E402
+from results import RESULTS, card_folder, figures_of_all  # noqa: E402
+
+FOREVER = 10**9
+Rows = list[dict[str, Any]]
+
+
+@dataclasses.dataclass
+class Task:
+    """What a part is given."""
+
+    until: float
+    """When it has to be done, on the clock of ``time.monotonic``."""
+    out: Path
+    rehearsal: bool
+    keep: Callable[[Any], None]
+    """Writes what it has measured so far."""
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.until - time.monotonic()
+
+
+def ceilings(task: Task) -> dict[str, Any]:
+    """Operations a second of matrix products, bytes a second of a copy (read and written)."""
+    on, gpu = device(), device().type == "cuda"
+    side = 8192 if gpu else 512
+    products = {"bfloat16": torch.bfloat16, "float32": torch.float32} if gpu else {"float32": torch.float32}
+    found = {f"{name} TFLOP/s": measured_flops(on, side=side, dtype=dtype) / 1e12 for name, dtype in products.items()}
+    if gpu:
+        with step.products_in_tf32():
+            found["TF32 TFLOP/s"] = measured_flops(on, side=side, dtype=torch.float32) / 1e12
+    found["copy GB/s"] = bandwidth() / 1e9
+    return found
+
+
+def bandwidth() -> float:
+    """Bytes a second that a large copy reads and writes."""
+    source = torch.empty(2**31 if device().type == "cuda" else 2**26, dtype=torch.uint8, device=device())
+    target, seconds = torch.empty_like(source), []
+    for _ in range(12):
+        began = batched.synchronised()
+        target.copy_(source)
+        seconds.append(batched.synchronised() - began)
+    return 2 * source.numel() / min(seconds)
+
+
+def expected(config: Config, products: float, copied: float) -> float:
+    """Images a second that a compiled step in bfloat16 should reach, from what the card reaches.
+
+    Matrix products at four fifths of the largest one's rate. What stands between them moves what the forward pass
+    keeps four times: it is written, read by the backward pass, and its gradients are both. AdamW and the average move
+    ten numbers a weight, in float32.
+
+    Args:
+        config: of the step.  products: operations a second of a large product.  copied: bytes a second of a copy.
+    """
+    of, batch = cost(config.model), config.batch_size
+    kept, weights = memory(of, batch, "bfloat16")["activations"], sum(of.parameters.values())
+    return batch / (batch * of.step_flops / (0.8 * products) + 4 * kept / copied + 40 * weights / copied)
+
+
+def correctness(task: Task) -> dict[str, Any]:
+    """How many tests pass on this device, and which do not."""
+    tests = HERE.parent / "tests"
+    files = [str(f) for f in sorted(tests.rglob("test_*.py")) if "mark.gpu" in f.read_text(encoding="utf-8")]
+    report = task.out / "tests.xml"
+    words = ["-m", "gpu and not slow", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *files]
+    words += ["-k", "infonce_l2 or euler"] if task.rehearsal else ["-n", "8"]
+    done = subprocess.Popen([sys.executable, "-m", "pytest", *words], cwd=tests.parent, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
+    try:
+        said, _ = done.communicate(timeout=max(task.left, 1))
+    except subprocess.TimeoutExpired:
+        os.killpg(done.pid, 9)
+        return {"passed": 0, "failed": ["not done in time"], "end": done.communicate()[0][-2000:]}
+    if not report.exists():
+        return {"passed": 0, "failed": ["pytest did not run"], "end": said[-2000:]}
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    report.unlink()
+    bad = {
+        f"{case.get('classname')}::{case.get('name')}": (case.find("failure") or case.find("error")).get("message")
+        for case in cases if any(case.find(kind) is not None for kind in ("failure", "error"))
+    }  # fmt: skip
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    return {"passed": len(cases) - len(bad) - skipped, "skipped": skipped, "failed": sorted(bad), "messages": bad}
+
+
+def steps(task: Task) -> Rows:
+    """Rows of ``step.py`` for two sizes, those that tell most first."""
+    on, rows, models = device(), [], ("SiT-Nano/8",) if task.rehearsal else ("SiT-B/2", "SiT-XL/2")
+    batch, count = (32, 1) if task.rehearsal else (256, 4)
+    with tempfile.TemporaryDirectory() as folder:
+        latents = step.write_latents(Path(folder), 64 if task.rehearsal else 4096)
+        for model in models:
+            for name, changes, plain in _kinds(model, batch):
+                whole = recipes.imagenet256(model, "baseline", dataset=latents, batch_size=batch, steps=FOREVER)
+                config = whole.replace(**changes, log_every=FOREVER, engine=_engine(model, batch, plain))
+                if task.left < (1 if task.rehearsal else 60 if plain is None else 30):  # most goes into compiling
+                    rows.append({"model": model, "row": name, "skipped": "no time was left"})
+                    continue
+                try:
+                    rows.append({"model": model, "row": name, **_measured(config, plain, count)})
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    rows.append({"model": model, "row": name, "skipped": str(error).splitlines()[0][:200]})
+                gc.collect()
+                if on.type == "cuda":
+                    torch.cuda.empty_cache()
+                task.keep(rows)
+    return rows
+
+
+def _kinds(model: str, batch: int) -> Iterator[tuple[str, dict[str, Any], str | None]]:
+    """Name, changes of the config, and the precision of the textbook's loop where it is that."""
+    chunk = min(32, batch // 2)
+    yield "TF32 loop", {}, "TF32"
+    yield "recipe", {}, None
+    yield f"dispersive, chunks of {chunk}", dict(dispersive=Dispersive(0.5, chunk=chunk)), None
+    yield "float32 loop", {}, "float32"
+    yield "MeanFlow", dict(model=model.replace("SiT", "MeanFlow")), None
+    yield "dispersive, whole", dict(dispersive=Dispersive(0.5)), None
+
+
+def _engine(model: str, batch: int, plain: str | None) -> Engine:
+    """The recipe's, in as few micro-batches as fit into nine tenths of the memory by labkit's own estimate."""
+    if device().type != "cuda":
+        return Engine(accumulate=2, resident=True)
+    held, count = torch.cuda.get_device_properties(0).total_memory, 1
+    precision = "float32" if plain else "bfloat16"
+    while sum(memory(cost(model), batch // count, precision).values()) > 0.9 * held:
+        count *= 2
+    return Engine(precision=precision, compile=plain is None, resident=plain is None, accumulate=count)
+
+
+def _measured(config: Config, plain: str | None, count: int) -> dict[str, Any]:
+    """Images a second and what belongs to it."""
+    torch._dynamo.reset()
+    loop = step.plain_loop(config, load(config.dataset), plain == "TF32") if plain else Trainer(config)
+    began = batched.synchronised()
+    next(iter(loop))
+    first = batched.synchronised() - began
+    count = max(1, min(count, int(3 / first))) if plain else count  # of a compiled loop the first step says nothing
+    seconds, peak, parts = step.measure(lambda: loop, 3, count)
+    network = build_network(config, *load(config.dataset).dimensions)
+    rate, work = config.batch_size / statistics.median(seconds), training_flops(network)
+    ceiling = measured_flops(device(), side=8192) if device().type == "cuda" else measured_flops("cpu")
+    return {
+        "images/s": rate, "expected images/s": None if plain else expected(config, ceiling, bandwidth()),
+        "seconds a step": statistics.median(seconds), "share of the matmul": rate * work / ceiling,
+        "memory GiB": None if math.isnan(peak) else peak, "seconds to the first step": first,
+        "batch": config.batch_size, "micro-batches": config.engine.accumulate, "ms": parts,
+    }  # fmt: skip
+
+
+def models(task: Task) -> Rows:
+    """Samples a second of SiT-Nano/2 on digits, λ = 0.5, one after another and so many as one program."""
+    counts, number = ((2,), 2) if task.rehearsal else ((1, 8, 32, 128), 20)
+    config = recipes.digits(lam=0.5, steps=number + batched.WARM, log_every=FOREVER, save_every=FOREVER)
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        alone = batched.rate(Trainer(config, Path(folder) / "alone"), number, 1, config.batch_size)
+        rows.append({"models": 1, "way": "alone", "samples/s": alone, "ratio": 1.0})
+        if device().type == "cuda":
+            quick = config.replace(engine=Engine(compile=True, precision="bfloat16"))
+            fast = batched.rate(Trainer(quick, Path(folder) / "quick"), number, 1, config.batch_size)
+            rows.append({"models": 1, "way": "alone, compiled, bfloat16", "samples/s": fast, "ratio": fast / alone})
+        for count in counts:
+            if task.left < 5:
+                break
+            runs = {Path(folder) / f"{count}-{seed}": config.replace(seed=seed) for seed in range(count)}
+            together = batched.rate(batched.train_batched(runs), number, count, config.batch_size)
+            rows.append({"models": count, "way": "as one", "samples/s": together, "ratio": together / alone})
+            task.keep(rows)
+    return rows
+
+
+def pair(task: Task) -> dict[str, Any]:
+    """Both branches step by step until the time is over, then the judge; their weights lie beside the figures."""
+    from labkit.experiments import Measures
+    from labkit.sampling import Sampler
+    from labkit.training.generate import write_sheet
+
+    held = RESULTS / card_folder()
+    seed = next(n for n in itertools.count() if not (held / f"pair-seed{n}.json").exists())
+    judging = 5 if task.rehearsal else 75
+    until, every = task.until - judging, 2 if task.rehearsal else 1000
+    config = recipes.emoji(model="SiT-Nano/8" if task.rehearsal else "SiT-Mini/4", seed=seed, steps=FOREVER)
+    gpu = Engine(precision="bfloat16", compile=True) if device().type == "cuda" else Engine()
+    config = config.replace(
+        batch_size=8 if task.rehearsal else 256, engine=gpu, log_every=100, save_every=every, keep_last=FOREVER,
+    )  # fmt: skip
+    judge = Measures(10 if task.rehearsal else 1000, (Sampler("heun", 2 if task.rehearsal else 50),))
+    found: dict[str, Any] = {"seed": seed, "judge": repr(judge), "rows": [], "runs": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        configs = {"baseline": config, "dispersive": config.replace(lam=0.5)}
+        loops = {name: iter(Trainer(one, Path(folder) / name)) for name, one in configs.items()}
+        began, number = time.monotonic(), 0
+        while time.monotonic() < until and (not task.rehearsal or number < 4):
+            for loop in loops.values():
+                next(loop)
+            number += 1
+        for loop in loops.values():
+            loop.close()  # which saves
+        found |= {"steps": number, "seconds of training": time.monotonic() - began}
+        runs = {name: Run.open(Path(folder) / name) for name in configs}
+        ages = sorted({number, *(n for n in (every * 2**k for k in range(20)) if n < number)}, reverse=True)
+        for age, (name, run) in itertools.product(ages, runs.items()):  # the oldest first: time may run out
+            if age == number:
+                exported = run.export(Path(folder) / f"{name}-export", [age])
+                kept = f"pair-seed{seed}-{name}.safetensors"
+                shutil.copy(exported.checkpoints[age], task.out / kept)
+                sampled = run.sample(50, seed=seed, **({"steps": 2} if task.rehearsal else {}))
+                write_sheet(sampled.x, task.out / f"pair-seed{seed}-{name}.png")
+                curve = run.metrics()[["step", "name", "value"]]
+                found["runs"][name] = {"weights": kept, "config": json.loads(run.config.to_json()),
+                                       "log": curve.iloc[:: max(1, len(curve) // 4000)].to_dict("list")}  # fmt: skip
+            if task.left > 5:
+                found["rows"] += [{"condition": name, **row} for row in judge(run, [age])]
+            task.keep(found)
+        found["real"] = judge.real("emoji")
+    return found
+
+
+PARTS: dict[str, tuple[float, Callable[[Task], Any]]] = {
+    "ceilings": (15, ceilings), "correctness": (90, correctness), "steps": (200, steps), "models": (60, models),
+    "pair": (120, pair),
+}  # fmt: skip
+"""Name → seconds that it needs, and what does it; the last takes what is left."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=9, help="that there are in all (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="folder (default: %(default)s)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument("--again", action="store_true", help="measure also what benchmarks/results holds of this card")
+    parser.add_argument("--rehearse", action="store_true", help="every part in miniature, on any machine")
+    args = parser.parse_args()
+    if device().type != "cuda" and not args.rehearse:
+        parser.exit(2, "No GPU that torch can use; python benchmarks/gpu.py --rehearse runs every part in miniature.\n")
+    args.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * args.minutes
+    about = {**machine(), "driver": _driver(), "card": card_folder()}
+    print(f"{about['gpu']}; torch {about['torch']}; commit {about['commit']}", flush=True)
+    for name in args.parts:
+        seconds, measure = PARTS[name]
+        held = RESULTS / card_folder() / f"{name}.json"
+        if name != "pair" and held.exists() and not (args.again or args.rehearse):
+            print(f"{name}: known, {held}", flush=True)
+            continue
+        seconds = min(seconds, 20) if args.rehearse else seconds
+        if time.monotonic() + seconds > end:
+            print(f"{name}: not begun, since {seconds:.0f} s for it are not left", flush=True)
+            continue
+        began = time.monotonic()
+
+        def keep(figures: Any, name: str = name, began: float = began) -> None:
+            file = f"pair-seed{figures['seed']}" if name == "pair" else name
+            record = {"part": name, "machine": about, "seconds": time.monotonic() - began, "figures": figures}
+            (args.out / f"{file}.json").write_text(json.dumps(record, indent=1, default=float))
+
+        try:
+            keep(measure(Task(end if name == "pair" else began + seconds, args.out, args.rehearse, keep)))
+            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+        except Exception:  # the parts to come have figures of their own
+            (args.out / f"{name}-failed.txt").write_text(traceback.format_exc())
+            print(f"{name}: failed\n{traceback.format_exc()}", flush=True)
+    print("\n".join(figures_of_all(args.out)[:55]))
+
+
+def _driver() -> str:
+    if not shutil.which("nvidia-smi"):
+        return "unknown"
+    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return re.sub(r"\s+", " ", subprocess.run(words, capture_output=True, text=True).stdout).strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""What a GPU must compute as a CPU does. `make gpu` runs all that is marked so on the card; elsewhere the CPU runs it.
+
+The truth is float64 on the CPU, or the same step in float32 there. Whole runs on the card, killed, resumed and trained
+as one program, are in the tests of these, marked as well.
+"""
+
+import contextlib
+import copy
+
+import pytest
+import torch
+from forked import elsewhere
+from small import WHOLE, gradients, some_batch, some_draws, whole_objective
+from tiny import tiny
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from labkit import Trainer, runtime
+from labkit.config import Engine
+from labkit.losses import contrastive_loss, dispersive_loss, repa_loss
+from labkit.losses.meanflow import tangent
+from labkit.models import build_model
+from labkit.training import sample_network
+
+pytestmark = pytest.mark.gpu
+VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
+LOSSES = {variant: lambda a, b, v=variant: dispersive_loss(a, v) for variant in VARIANTS}
+LOSSES |= {f"two views, {v}": lambda a, b, v=v: contrastive_loss(a, b, v) for v in VARIANTS}
+LOSSES |= {
+    f"two views, {v}, original": lambda a, b, v=v: contrastive_loss(a, b, v, form="original")
+    for v in VARIANTS if v != "hinge"
+}  # fmt: skip
+LOSSES["REPA"] = lambda a, b: repa_loss(a, b.detach())
+
+
+@pytest.fixture(scope="module")
+def device() -> torch.device:
+    return runtime.device()
+
+
+@contextlib.contextmanager
+def tf32():
+    """Matrix products of the whole process with ten bits of mantissa, where the processor has them."""
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+PRECISIONS = {
+    "float32": lambda device: contextlib.nullcontext(),
+    "bfloat16 autocast": lambda device: torch.autocast(device.type, torch.bfloat16),
+    "TF32": lambda device: tf32(),
+}
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> bool:
+    """Whether the difference is short beside ``theirs``."""
+    return bool((ours.double().cpu() - theirs.double().cpu()).norm() <= tolerance * theirs.double().norm())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_and_its_gradient_are_those_of_float64(device, loss, precision):
+    """For features in float32, whatever is switched on around it."""
+    views = [0.5 * torch.randn(32, 16, 64) for _ in range(2)]
+    views[1] += views[0]
+
+    def derived(views):
+        value = LOSSES[loss](*views)
+        gradients = torch.autograd.grad(value, views, allow_unused=True, materialize_grads=True)
+        return [value.detach(), *gradients]
+
+    expected = derived([view.double().requires_grad_() for view in views])
+    with PRECISIONS[precision](device):
+        found = derived([view.to(device).requires_grad_() for view in views])
+    assert all(part.dtype == torch.float32 for part in found)
+    assert expected[1].norm() > 0
+    for ours, theirs in zip(found, expected, strict=True):
+        assert close(ours, theirs, 2e-5), (ours, theirs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="minutes on a CPU; test_memory takes smaller ones there")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_of_a_large_batch_takes_three_times_its_features(device, loss):
+    views = [torch.randn(256, 256, 768, device=device, requires_grad=True) for _ in range(2)]
+    used = [view for view in views if loss.startswith(("two", "REPA")) or view is views[0]]
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    torch.autograd.grad(LOSSES[loss](*views), views, allow_unused=True)
+    assert torch.cuda.max_memory_allocated() - before <= 3.1 * sum(view.nbytes for view in used)
+
+
+def on(device: torch.device, tensors):
+    return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, tensors)
+
+
+def derived(run, objective, batch, draws) -> dict[str, torch.Tensor]:
+    """Loss, terms and the gradient of every weight; ``run`` is the objective, compiled or not."""
+    losses = run(batch, draws)
+    return {"total": losses.total.detach(), **losses.terms, **gradients(losses.total, objective)}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_step_is_that_of_float32_on_the_cpu(device, name, precision):
+    """Of each process with each regularizer."""
+    there = whole_objective(WHOLE[name])
+    here = copy.deepcopy(there).to(device)
+    here.config = WHOLE[name].replace(engine=Engine(precision=precision))
+    given = some_batch(), some_draws()
+    theirs, ours = derived(there, there, *given), derived(here, here, *on(device, given))
+    assert ours.keys() == theirs.keys() and len(ours) > 40
+    for part in theirs:
+        assert close(ours[part], theirs[part], 2e-4 if precision == "float32" else 0.1), part
+
+
+def compiled_and_plain(name: str) -> tuple[dict, dict]:
+    torch.manual_seed(0)
+    objective = whole_objective(WHOLE[name]).to("cuda")
+    given = on(torch.device("cuda"), (some_batch(), some_draws()))
+    run = torch.compile(objective, dynamic=False)
+    return on(torch.device("cpu"), (derived(run, objective, *given), derived(objective, objective, *given)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="test_compiled reads the graphs on a CPU, in less time")
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_compiled_step_is_the_plain_one(name, tmp_path):
+    """By inductor, in a process without the checker of shapes."""
+    ours, theirs = elsewhere(compiled_and_plain, name, folder=tmp_path)
+    for part in theirs:
+        assert close(ours[part], theirs[part], 1e-3), part
+
+
+def test_the_derivative_in_forward_mode_is_what_two_backward_passes_give(device):
+    """Along a direction of all inputs."""
+    network = build_model("MeanFlow-Nano/4", 8, 1, 10)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(torch.randn_like(p), alpha=0.1)
+    y = torch.arange(6)
+    point = torch.randn(6, 1, 8, 8), torch.rand(6) / 2, torch.rand(6) / 2
+    along = torch.randn(6, 1, 8, 8), torch.ones(6), -torch.ones(6)
+
+    def of(network, y):
+        return lambda x, t, span: network(x, t, y, span=span).output
+
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = torch.autograd.functional.jvp(of(network, y), point, along)[1]
+    found = tangent(of(network.to(device), y.to(device)), on(device, point), on(device, along))
+    assert close(found, expected, 1e-4)
+
+
+SAMPLERS = {
+    "SiT": [dict(method="euler", steps=4), dict(method="heun", steps=3, guidance=2.0), dict(method="dopri5"),
+            dict(method="euler_maruyama", steps=4), dict(method="sde_heun", steps=3)],
+    "DiT": [dict(method="ancestral", steps=5), dict(method="ddim", steps=5, eta=0.5)],
+    "MeanFlow": [dict(method="meanflow", steps=1), dict(method="meanflow", steps=3)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "settings"), [(f, s) for f, every in SAMPLERS.items() for s in every], ids=str)
+def test_samples_are_those_of_the_cpu(device, family, settings):
+    """From the same noise, which is drawn on the CPU."""
+    config = WHOLE[family]
+    network = whole_objective(config).network.eval()
+    theirs = sample_network(network, config, 4, **settings)
+    ours = sample_network(network.to(device), config, 4, **settings)
+    assert ours.x.device.type == "cpu" and close(ours.x, theirs.x, 1e-3)
+
+
+class Waits(TorchDispatchMode):
+    """Refuses operations whose result only the device knows: whoever asks for it waits."""
+
+    ASKING = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert not name.startswith(self.ASKING), f"{name} waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("changes", [
+    dict(chunk=4), dict(model="DiT-Nano/4"), dict(model="MeanFlow-Nano/4"), dict(engine=Engine(accumulate=2, clip=1.0)),
+], ids=str)  # fmt: skip
+def test_a_step_that_is_not_logged_waits_for_nothing(device, changes):
+    """On a GPU by torch's own watch, elsewhere by the operations: what is picked, computed, updated and averaged."""
+    trainer = Trainer(tiny(**changes, steps=10**6, log_every=10**6))
+    steps = iter(trainer)
+    for _ in range(3):  # the first are logged, and set up what stays
+        next(steps)
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                next(steps)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    else:
+        with Waits():
+            trainer._backward(False)
+            trainer.optimizer.step()
+            trainer.ema.update(trainer.step)
