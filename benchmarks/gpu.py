@@ -35,7 +35,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # labkit need not be installed
+import batched
+import step
 import torch
+from results import RESULTS, card_folder, figures_of_all
 
 from labkit import Run, Trainer, recipes
 from labkit.config import Config, Engine
@@ -46,12 +51,7 @@ from labkit.runtime import device, machine
 from labkit.scale import cost, measured_flops, memory
 from labkit.training.trainer import build_network
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-import batched  # noqa: E402
-import step  # noqa: E402
-from results import RESULTS, card_folder, figures_of_all  # noqa: E402
-
+ROOT = Path(__file__).resolve().parents[1]
 FOREVER = 10**9
 Rows = list[dict[str, Any]]
 
@@ -114,13 +114,14 @@ def expected(config: Config, products: float, copied: float) -> float:
 
 def correctness(task: Task) -> dict[str, Any]:
     """How many tests pass on this device, and which do not."""
-    tests = HERE.parent / "tests"
-    files = [str(f) for f in sorted(tests.rglob("test_*.py")) if "mark.gpu" in f.read_text(encoding="utf-8")]
+    files = [str(f) for f in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in f.read_text(encoding="utf-8")]
     report = task.out / "tests.xml"
     words = ["-m", "gpu and not slow", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *files]
     words += ["-k", "infonce_l2 or euler"] if task.rehearsal else ["-n", "8"]
-    done = subprocess.Popen([sys.executable, "-m", "pytest", *words], cwd=tests.parent, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
+    done = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *words], cwd=ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
     try:
         said, _ = done.communicate(timeout=max(task.left, 1))
     except subprocess.TimeoutExpired:
@@ -237,9 +238,10 @@ def pair(task: Task) -> dict[str, Any]:
     judging = 5 if task.rehearsal else 75
     until, every = task.until - judging, 2 if task.rehearsal else 1000
     config = recipes.emoji(model="SiT-Nano/8" if task.rehearsal else "SiT-Mini/4", seed=seed, steps=FOREVER)
-    gpu = Engine(precision="bfloat16", compile=True) if device().type == "cuda" else Engine()
+    long = task.left > 300  # else compiling both takes longer than it saves
+    engine = Engine(precision="bfloat16", compile=long) if device().type == "cuda" else Engine()
     config = config.replace(
-        batch_size=8 if task.rehearsal else 256, engine=gpu, log_every=100, save_every=every, keep_last=FOREVER,
+        batch_size=8 if task.rehearsal else 256, engine=engine, log_every=100, save_every=every, keep_last=FOREVER,
     )  # fmt: skip
     judge = Measures(10 if task.rehearsal else 1000, (Sampler("heun", 2 if task.rehearsal else 50),))
     found: dict[str, Any] = {"seed": seed, "judge": repr(judge), "rows": [], "runs": {}}
@@ -254,22 +256,22 @@ def pair(task: Task) -> dict[str, Any]:
         for loop in loops.values():
             loop.close()  # which saves
         found |= {"steps": number, "seconds of training": time.monotonic() - began}
-        runs = {name: Run.open(Path(folder) / name) for name in configs}
+        runs, sampled = {name: Run.open(Path(folder) / name) for name in configs}, []
+        found["real"] = judge.real("emoji")
         ages = sorted({number, *(n for n in (every * 2**k for k in range(20)) if n < number)}, reverse=True)
         for age, (name, run) in itertools.product(ages, runs.items()):  # the oldest first: time may run out
             if age == number:
                 exported = run.export(Path(folder) / f"{name}-export", [age])
                 kept = f"pair-seed{seed}-{name}.safetensors"
                 shutil.copy(exported.checkpoints[age], task.out / kept)
-                sampled = run.sample(50, seed=seed, **({"steps": 2} if task.rehearsal else {}))
-                write_sheet(sampled.x, task.out / f"pair-seed{seed}-{name}.png")
+                sampled.append(run.sample(50, seed=seed, **({"steps": 2} if task.rehearsal else {})).x)
+                write_sheet(torch.cat(sampled), task.out / f"pair-seed{seed}.png")  # baseline above, dispersive below
                 curve = run.metrics()[["step", "name", "value"]]
                 found["runs"][name] = {"weights": kept, "config": json.loads(run.config.to_json()),
                                        "log": curve.iloc[:: max(1, len(curve) // 4000)].to_dict("list")}  # fmt: skip
             if task.left > 5:
                 found["rows"] += [{"condition": name, **row} for row in judge(run, [age])]
             task.keep(found)
-        found["real"] = judge.real("emoji")
     return found
 
 
@@ -286,13 +288,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="folder (default: %(default)s)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--again", action="store_true", help="measure also what benchmarks/results holds of this card")
+    parser.add_argument("--commit", help="of this code, where git cannot tell")
     parser.add_argument("--rehearse", action="store_true", help="every part in miniature, on any machine")
     args = parser.parse_args()
     if device().type != "cuda" and not args.rehearse:
         parser.exit(2, "No GPU that torch can use; python benchmarks/gpu.py --rehearse runs every part in miniature.\n")
     args.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * args.minutes
-    about = {**machine(), "driver": _driver(), "card": card_folder()}
+    about = {**machine(), **({"commit": args.commit} if args.commit else {}), "driver": _driver()}
     print(f"{about['gpu']}; torch {about['torch']}; commit {about['commit']}", flush=True)
     for name in args.parts:
         seconds, measure = PARTS[name]
@@ -315,8 +318,9 @@ def main() -> None:
             keep(measure(Task(end if name == "pair" else began + seconds, args.out, args.rehearse, keep)))
             print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
         except Exception:  # the parts to come have figures of their own
-            (args.out / f"{name}-failed.txt").write_text(traceback.format_exc())
-            print(f"{name}: failed\n{traceback.format_exc()}", flush=True)
+            failed = {"part": name, "machine": about, "failed": traceback.format_exc()}
+            (args.out / f"{name}-failed.json").write_text(json.dumps(failed, indent=1))
+            print(f"{name}: failed\n{failed['failed']}", flush=True)
     print("\n".join(figures_of_all(args.out)[:55]))
 
 

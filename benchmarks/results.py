@@ -22,7 +22,7 @@ def card_folder() -> str:
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """Part → what it left in a folder."""
     read = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
-    return {name: record for name, record in read.items() if "part" in record}
+    return {name: record for name, record in read.items() if "figures" in record}
 
 
 def figures_of_all(folder: Path) -> list[str]:

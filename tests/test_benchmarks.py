@@ -56,7 +56,7 @@ def test_all_that_a_gpu_can_tell_is_rehearsed_without_the_packages_of_the_lab(tm
     words = [sys.executable, "-c", WITHOUT_THE_LAB, "--rehearse", "--out", str(out)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert not list(out.glob("*-failed.txt")), done.stdout
+    assert not list(out.glob("*-failed.json")), done.stdout
     known = {name: record["figures"] for name, record in results.records(out).items()}
     assert known.keys() == {"ceilings", "correctness", "steps", "models", "pair-seed0"}
     assert known["correctness"]["failed"] == [] and known["correctness"]["passed"] > 5
