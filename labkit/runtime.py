@@ -191,7 +191,7 @@ def doctor() -> list[Finding]:
     ))  # fmt: skip
     free = shutil.disk_usage(".").free / 2**30
     found.append(Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."))
-    spinning = openmp.WAITING == openmp.SPINNING
+    spinning = openmp.WAITING == openmp.SPINNING and torch.get_num_threads() > 1
     found.append(Finding(
         not spinning, f"{torch.get_num_threads()} threads for torch: {openmp.WAITING}",
         "Import labkit before torch: beside other work, threads that spin make training many times slower.",

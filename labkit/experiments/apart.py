@@ -10,9 +10,11 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process, resource_tracker
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -42,17 +44,22 @@ def run_apart(jobs: Mapping[str, Job], workers: int, progress: bool) -> dict[str
     context = _context()
     alive: dict[str, BaseProcess] = {}
     failures: dict[str, str] = {}
+    # Starting a process asks all others whether they have ended, and how one ended can be asked only once.
+    asking = Lock()
     stopping = False
 
     def one(name: str) -> str | None:
         process = context.Process(target=_guarded, args=jobs[name], name=name)
         if stopping:
             return None
-        process.start()
+        with asking:
+            process.start()
         alive[name] = process
         if stopping:  # it started while the others were told
             process.terminate()
-        process.join()
+        wait([process.sentinel])
+        with asking:
+            process.join()
         del alive[name]
         return _why(process, jobs[name].folder)
 

@@ -15,6 +15,7 @@ import pytest
 
 from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
+from labkit.experiments.apart import Job, run_apart
 from labkit.experiments.sweep import Sweep, combinations, grid, sweep
 from labkit.training.folder import RunError
 
@@ -106,6 +107,12 @@ def test_one_table_of_all_and_nothing_done_twice(tmp_path):
     names = ["step", "name", "value"]
     one, alone = (Run.open(tmp_path / name).metrics()[names] for name in ("lam=0.5,seed=4", "alone"))
     pd.testing.assert_frame_equal(one, alone)
+
+
+def test_processes_that_end_while_others_start_end_well(tmp_path):
+    """How a process ended can be asked only once, and whoever starts one asks about all."""
+    jobs = {str(i): Job(time.sleep, (0.01,), tmp_path / str(i)) for i in range(40)}
+    assert run_apart(jobs, workers=8, progress=False) == {}
 
 
 @pytest.mark.slow
