@@ -115,7 +115,7 @@ def expected(config: Config, products: float, copied: float) -> float:
 def correctness(task: Task) -> dict[str, Any]:
     """How many tests pass on this device, and which do not."""
     files = [str(f) for f in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in f.read_text(encoding="utf-8")]
-    report = task.out / "tests.xml"
+    report = task.out.resolve() / "tests.xml"
     words = ["-m", "gpu and not slow", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *files]
     words += ["-k", "infonce_l2 or euler"] if task.rehearsal else ["-n", "8"]
     done = subprocess.Popen(
@@ -131,10 +131,8 @@ def correctness(task: Task) -> dict[str, Any]:
         return {"passed": 0, "failed": ["pytest did not run"], "end": said[-2000:]}
     cases = list(ElementTree.parse(report).iter("testcase"))
     report.unlink()
-    bad = {
-        f"{case.get('classname')}::{case.get('name')}": (case.find("failure") or case.find("error")).get("message")
-        for case in cases if any(case.find(kind) is not None for kind in ("failure", "error"))
-    }  # fmt: skip
+    faults = [(case, fault) for case in cases for kind in ("failure", "error") for fault in case.findall(kind)]
+    bad = {f"{case.get('classname')}::{case.get('name')}": fault.get("message", "")[:300] for case, fault in faults}
     skipped = sum(case.find("skipped") is not None for case in cases)
     return {"passed": len(cases) - len(bad) - skipped, "skipped": skipped, "failed": sorted(bad), "messages": bad}
 

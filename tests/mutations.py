@@ -74,7 +74,7 @@ MUTATIONS = [
         ("paths.py", "slope * alpha, -slope * alpha**2 / sigma", "slope * alpha, -slope * alpha / sigma", "tests/test_paths.py"),
         ("paths.py", "-c.sigma * value\n", "c.sigma * value\n", "tests/test_paths.py"),
         ("times.py", "return 1 - (1 - moved).abs()", "return moved.clamp_max(1)", "tests/test_times.py"),
-        ("schedule.py", "self.posterior_log_variance = torch.cat([variance[1:2]", "self.posterior_log_variance = torch.cat([variance[2:3]", "tests/test_schedule.py"),
+        ("schedule.py", '"posterior_log_variance": torch.cat([variance[1:2]', '"posterior_log_variance": torch.cat([variance[2:3]', "tests/test_schedule.py"),
         # samplers
         ("sampling/ode.py", "velocity(x + h * slope, at(then, x))) / 2", "velocity(x + h * slope, at(now, x))) / 2", SAMPLING),
         ("sampling/sde.py", "kick = (2 * h * w", "kick = (h * w", SAMPLING),

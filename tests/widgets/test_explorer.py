@@ -57,6 +57,14 @@ def explorer(runs):
     state.close()
 
 
+@pytest.fixture
+def brief(runs):
+    """With fewer times."""
+    state = Explorer(runs, COUNT, (0.3, "mixed"))
+    yield state
+    state.close()
+
+
 @pytest.fixture(scope="module")
 def known(runs):
     """An explorer that has made all it can by PCA."""
@@ -258,14 +266,14 @@ def test_what_is_highlighted(explorer):
 # --- in the background
 
 
-def test_everything_is_made_in_the_background_and_told_each_time(runs):
-    state, told = Explorer(runs, COUNT, (0.3, "mixed")), []
+def test_everything_is_made_in_the_background_and_told_each_time(brief):
+    state, told = brief, []
     state.block, state.step = 2, 4
     state.changed = lambda: told.append(list(state.clouds)[-1])
     state.start()
     state.start()  # a second time it goes on as it is
     assert len(alive()) == 1
-    wait_for(lambda: filled(state))
+    wait_for(lambda: filled(state) and len(told) == len(state.clouds))  # the last is made, then told
     assert state.progress() == (len(STEPS) * DEPTH * 2,) * 2
     assert told[0] == Place(2, 0.3, True, 4), "what is looked at comes first"
     assert {place.step for place in told[:4]} == {0, 2, 4, 6} and {place.block for place in told[:4]} == {2}
@@ -274,8 +282,8 @@ def test_everything_is_made_in_the_background_and_told_each_time(runs):
     wait_for(lambda: not alive())
 
 
-def test_where_one_looks_meanwhile_comes_next(runs):
-    state, told = Explorer(runs, COUNT, (0.3, "mixed")), []
+def test_where_one_looks_meanwhile_comes_next(brief):
+    state, told = brief, []
 
     def changed():
         told.append(list(state.clouds)[-1])
