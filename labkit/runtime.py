@@ -193,7 +193,7 @@ def doctor() -> list[Finding]:
     found.append(Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."))
     spinning = openmp.WAITING == openmp.SPINNING and torch.get_num_threads() > 1
     found.append(Finding(
-        not spinning, f"{torch.get_num_threads()} threads for torch: {openmp.WAITING}",
+        not spinning, f"torch's threads: {torch.get_num_threads()}; {openmp.WAITING}",
         "Import labkit before torch: beside other work, threads that spin make training many times slower.",
     ))  # fmt: skip
     found.append(Finding(True, f"notebooks run in tier '{tier()}' (set LAB_TIER to smoke, cpu or gpu to change it)"))
