@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 from labkit.openmp import OWN
 from labkit.runtime import machine
@@ -88,30 +89,23 @@ def beside_a_browser(setting: str, seconds: float) -> float:
     from lab import LabPage
     from server import running_chromium, running_server
 
-    own = environment(setting)
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(own)
-    try:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            running_server(Path(folder), tier="cpu") as server,
-            running_chromium() as browser,
-            contextlib.closing(LabPage(browser, server)) as lab,
-        ):
-            lab.open("00_start_here.ipynb")
-            cell = lab.add_cell(PANEL)
-            lab.run_cell(cell)
-            lab.click("Start", cell)
-            steps = "print(state.progress['dispersive'].step if state.progress else 0)"
-            lab.wait_for(lambda: int(lab.kernel_eval(steps)) > 10)
-            began, first = time.perf_counter(), int(lab.kernel_eval(steps))
-            lab.page.wait_for_timeout(1000 * seconds)
-            last = int(lab.kernel_eval(steps))
-            return (last - first) / (time.perf_counter() - began)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    with (
+        patch.dict(os.environ, environment(setting), clear=True),
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder), tier="cpu") as server,
+        running_chromium() as browser,
+        contextlib.closing(LabPage(browser, server)) as lab,
+    ):
+        lab.open("00_start_here.ipynb")
+        cell = lab.add_cell(PANEL)
+        lab.run_cell(cell)
+        lab.click("Start", cell)
+        steps = "print(state.progress['dispersive'].step if state.progress else 0)"
+        lab.wait_for(lambda: int(lab.kernel_eval(steps)) > 10)
+        began, first = time.perf_counter(), int(lab.kernel_eval(steps))
+        lab.page.wait_for_timeout(1000 * seconds)
+        last = int(lab.kernel_eval(steps))
+        return (last - first) / (time.perf_counter() - began)
 
 
 def main() -> None:
@@ -133,19 +127,19 @@ def main() -> None:
     }
     if not args.no_browser:
         ways["in a panel"] = lambda s: beside_a_browser(s, args.seconds)
-    found = {(way, setting): [] for way in ways for setting in settings}
+    measured = {(way, setting): [] for way in ways for setting in settings}
     print(machine()["processor"])
     for turn in range(args.turns):
         for setting in settings:
             for way, measure in ways.items():
                 if way != "in a panel" or turn == 0:
-                    found[way, setting].append(measure(setting))
-    best = max(statistics.median(found["alone", setting]) for setting in settings)
+                    measured[way, setting].append(measure(setting))
+    best = max(statistics.median(measured["alone", setting]) for setting in settings)
     print(f"{'':22}" + "".join(f"{way:>28}" for way in ways))
     for setting in settings:
-        alone = statistics.median(found["alone", setting])
-        told = [(statistics.median(found[way, setting]), best if way == "alone" else alone) for way in ways]
-        print(f"{setting:22}" + "".join(f"{rate:14.1f} steps/s {rate / to:5.2f}×" for rate, to in told))
+        alone = statistics.median(measured["alone", setting])
+        columns = [(statistics.median(measured[way, setting]), best if way == "alone" else alone) for way in ways]
+        print(f"{setting:22}" + "".join(f"{rate:14.1f} steps/s {rate / to:5.2f}×" for rate, to in columns))
     print("×: of the fastest alone in the first column, of the same setting alone in the others")
 
 

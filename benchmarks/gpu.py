@@ -78,12 +78,12 @@ def ceilings(task: Task) -> dict[str, Any]:
     on, gpu = device(), device().type == "cuda"
     side = 8192 if gpu else 512
     products = {"bfloat16": torch.bfloat16, "float32": torch.float32} if gpu else {"float32": torch.float32}
-    found = {f"{name} TFLOP/s": measured_flops(on, side=side, dtype=dtype) / 1e12 for name, dtype in products.items()}
+    figures = {f"{name} TFLOP/s": measured_flops(on, side=side, dtype=dtype) / 1e12 for name, dtype in products.items()}
     if gpu:
         with step.products_in_tf32():
-            found["TF32 TFLOP/s"] = measured_flops(on, side=side, dtype=torch.float32) / 1e12
-    found["copy GB/s"] = bandwidth() / 1e9
-    return found
+            figures["TF32 TFLOP/s"] = measured_flops(on, side=side, dtype=torch.float32) / 1e12
+    figures["copy GB/s"] = bandwidth() / 1e9
+    return figures
 
 
 def bandwidth() -> float:
@@ -123,12 +123,12 @@ def correctness(task: Task) -> dict[str, Any]:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        said, _ = done.communicate(timeout=max(task.left, 1))
+        output, _ = done.communicate(timeout=max(task.left, 1))
     except subprocess.TimeoutExpired:
         os.killpg(done.pid, 9)
         return {"passed": 0, "failed": ["not done in time"], "end": done.communicate()[0][-2000:]}
     if not report.exists():
-        return {"passed": 0, "failed": ["pytest did not run"], "end": said[-2000:]}
+        return {"passed": 0, "failed": ["pytest did not run"], "end": output[-2000:]}
     cases = list(ElementTree.parse(report).iter("testcase"))
     report.unlink()
     faults = [(case, fault) for case in cases for kind in ("failure", "error") for fault in case.findall(kind)]
@@ -242,7 +242,7 @@ def pair(task: Task) -> dict[str, Any]:
         batch_size=8 if task.rehearsal else 256, engine=engine, log_every=100, save_every=every, keep_last=FOREVER,
     )  # fmt: skip
     judge = Measures(10 if task.rehearsal else 1000, (Sampler("heun", 2 if task.rehearsal else 50),))
-    found: dict[str, Any] = {"seed": seed, "judge": repr(judge), "rows": [], "runs": {}}
+    figures: dict[str, Any] = {"seed": seed, "judge": repr(judge), "rows": [], "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
         configs = {"baseline": config, "dispersive": config.replace(lam=0.5)}
         loops = {name: iter(Trainer(one, Path(folder) / name)) for name, one in configs.items()}
@@ -253,9 +253,9 @@ def pair(task: Task) -> dict[str, Any]:
             number += 1
         for loop in loops.values():
             loop.close()  # which saves
-        found |= {"steps": number, "seconds of training": time.monotonic() - began}
+        figures |= {"steps": number, "seconds of training": time.monotonic() - began}
         runs, sampled = {name: Run.open(Path(folder) / name) for name in configs}, []
-        found["real"] = judge.real("emoji")
+        figures["real"] = judge.real("emoji")
         ages = sorted({number, *(n for n in (every * 2**k for k in range(20)) if n < number)}, reverse=True)
         for age, (name, run) in itertools.product(ages, runs.items()):  # the oldest first: time may run out
             if age == number:
@@ -265,12 +265,12 @@ def pair(task: Task) -> dict[str, Any]:
                 sampled.append(run.sample(50, seed=seed, **({"steps": 2} if task.rehearsal else {})).x)
                 write_sheet(torch.cat(sampled), task.out / f"pair-seed{seed}.png")  # baseline above, dispersive below
                 curve = run.metrics()[["step", "name", "value"]]
-                found["runs"][name] = {"weights": kept, "config": json.loads(run.config.to_json()),
+                figures["runs"][name] = {"weights": kept, "config": json.loads(run.config.to_json()),
                                        "log": curve.iloc[:: max(1, len(curve) // 4000)].to_dict("list")}  # fmt: skip
             if task.left > 5:
-                found["rows"] += [{"condition": name, **row} for row in judge(run, [age])]
-            task.keep(found)
-    return found
+                figures["rows"] += [{"condition": name, **row} for row in judge(run, [age])]
+            task.keep(figures)
+    return figures
 
 
 PARTS: dict[str, tuple[float, Callable[[Task], Any]]] = {

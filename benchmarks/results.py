@@ -52,11 +52,11 @@ def figures_of_all(folder: Path) -> list[str]:
     return lines
 
 
-def _of_pair(found: dict[str, Any]) -> list[str]:
-    rows = [row for row in found["rows"] if row["measure"] == "frechet_pixels"]
+def _of_pair(figures: dict[str, Any]) -> list[str]:
+    rows = [row for row in figures["rows"] if row["measure"] == "frechet_pixels"]
     table = {(row["condition"], row["step"]): row["value"] for row in rows}
-    real = next((row["value"] for row in found.get("real", []) if row["measure"] == "frechet_pixels"), float("nan"))
-    head = f"pair of seed {found['seed']}: {found.get('steps', 0):,} steps; Fréchet distance (real images {real:.3g})"
+    real = next((row["value"] for row in figures.get("real", []) if row["measure"] == "frechet_pixels"), float("nan"))
+    head = f"pair of seed {figures['seed']}: {figures.get('steps', 0):,} steps; Fréchet distance (real: {real:.3g})"
     return [head, *(f"  {name:12} step {at:8,} {value:10.4g}" for (name, at), value in sorted(table.items()))]
 
 
