@@ -144,6 +144,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cpp_compiler() -> str | None:
+    """The C++ compiler that ``torch.compile`` would use on a CPU; None if there is none."""
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+
+
 def machine() -> dict[str, str]:
     """What a figure must carry to be read later: processor, GPU, versions, commit."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
@@ -185,6 +190,8 @@ def doctor() -> list[Finding]:
         found.append(Finding(True, f"GPU: {torch.cuda.get_device_name()} with {memory:.0f} GiB"))
     else:
         found.append(Finding(True, f"No GPU that torch can use: everything runs on {cores()} processor cores"))
+    compiler = cpp_compiler() or "none, so nothing is compiled on a CPU"
+    found.append(Finding(True, f"C++ compiler: {compiler}"))
     found.append(Finding(
         (data_dir() / "digits_classifier.safetensors").exists(), f"embedded data in {data_dir()}",
         "Restore the data/ folder of the checkout, for instance with `git checkout data`.",

@@ -1,7 +1,7 @@
 """A grid or a list of configs → runs → one tidy table.
 
 Every run trains in a process and a folder of its own, with one thread: what fails, or is killed, takes no other run
-along. What was interrupted goes on where it stopped; what is trained and judged is not done again. ``sweep`` writes
+along. On a CPU, programs that train long enough are compiled (``compiling``). What was interrupted goes on where it stopped; what is trained and judged is not done again. ``sweep`` writes
 
     table.parquet   run, condition, seed, dataset, the settings that differ, step, block, sampler, measure, value,
                     commit, machine, seconds; runs of one condition differ in their seeds alone
@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -30,6 +30,7 @@ from labkit.config import Config, flat
 from labkit.disk import replace_file
 from labkit.experiments.apart import Job, orphaned, run_apart
 from labkit.experiments.batched import groups, train_batched
+from labkit.experiments.compiling import worth_compiling
 from labkit.experiments.evaluate import REAL
 from labkit.runtime import commit, cores, one_thread
 from labkit.training import Run, Trainer
@@ -163,7 +164,11 @@ def sweep(
     todo = {name: config for name, config in configs.items() if _judged(out / name, config, judge) is None}
     if batched:
         _train_batched({out / name: config for name, config in todo.items()}, progress)
-    jobs = {name: Job(_train_and_judge, (config, out / name, judge), out / name) for name, config in todo.items()}
+    compiled = worth_compiling({name: config for name, config in todo.items() if not trained(out / name, config)})
+    jobs = {
+        name: Job(_train_and_judge, (config, name in compiled, out / name, judge), out / name)
+        for name, config in todo.items()
+    }
     failures = run_apart(jobs, workers, progress) if jobs else {}
     made = Sweep(_table(configs, out, judge, real), dict(configs), failures)
     _write(made, out)
@@ -208,9 +213,10 @@ def _open(out: Path, configs: Mapping[str, Config]) -> None:
     replace_file(out / MARK, json.dumps(said, indent=1).encode())
 
 
-def _train_and_judge(config: Config, folder: Path, judge: Judge) -> None:
+def _train_and_judge(config: Config, compiled: bool, folder: Path, judge: Judge) -> None:
     if not trained(folder, config):
-        trainer = Trainer(config, folder)
+        engine = replace(config.engine, compile=compiled or config.engine.compile)
+        trainer = Trainer(replace(config, engine=engine), folder)
         with saving_on_signals(trainer.stop), closing(iter(trainer)) as reports:
             for _ in reports:
                 if orphaned():
