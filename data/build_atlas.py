@@ -23,9 +23,9 @@ from questions import QUESTIONS, WAYS
 
 from labkit import Run
 from labkit.config import Config
+from labkit.evaluation import REAL
 from labkit.experiments import Measures, geometry_table, grid, paired_differences, sweep
 from labkit.experiments.atlas import SHEET, Atlas, baselines, parquet, write_atlas
-from labkit.experiments.evaluate import REAL
 from labkit.experiments.statistics import PLACE, holm
 from labkit.experiments.sweep import trained
 from labkit.metrics import linear_cka

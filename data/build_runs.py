@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 
 from labkit import recipes
-from labkit.experiments import Protocol, over_seeds, ship, ship_run
+from labkit.evaluation import EvaluationConfig
+from labkit.experiments import over_seeds, ship, ship_run
 from labkit.regularizers import Contrastive, Repa
 from labkit.training import Run, Trainer
 
@@ -57,7 +58,7 @@ if __name__ == "__main__":
     for name, (runs, seeds, steps) in SETS.items():
         if args.only in (None, name):
             configs = {run: recipes.digits(steps=steps, save_every=1500, log_every=100, **RUNS[run]) for run in runs}
-            outcome = over_seeds(configs, range(seeds), Protocol(), args.out)
+            outcome = over_seeds(configs, range(seeds), EvaluationConfig(), args.out)
             print(outcome.at().groupby(["measure", "run"])["value"].describe().to_string())
             ship(name, outcome, folder)
     if args.only in (None, "exports"):

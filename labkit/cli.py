@@ -24,10 +24,12 @@ from labkit import datasets
 from labkit.asking import RECIPES, ask, axes_of, command, listed
 from labkit.checks import ConfigError, require
 from labkit.datasets import Preparation
-from labkit.experiments import Comparison, Measures, Request, codec_of, grid, measure, sweep
+from labkit.evaluation import EvaluationConfig, codec_of, evaluate_run
+from labkit.experiments import Comparison, Measures, grid, sweep
 from labkit.sampling import Sampler
 from labkit.training import Report, Run, Trainer, write_sheet
 from labkit.training.engine import saving_on_signals
+from labkit.training.runs import Weights
 from labkit.types import LabError
 
 
@@ -83,7 +85,13 @@ class Evaluate:
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
-    asked: tyro.conf.OmitArgPrefixes[Request] = field(default_factory=Request)
+    settings: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
+    weights: Weights = "ema"
+    """Averaged or live weights."""
+    step: int | None = None
+    """Step of the checkpoint; by default the newest."""
+    shard: int = 500
+    """Samples of one file, which a job that was killed loses at most."""
     npz: Path | None = None
     """Also write the samples here, in ADM's format, which other evaluators read."""
 
@@ -192,13 +200,20 @@ def evaluate(argv: Sequence[str]) -> int:
     """Measure a run's samples; under torchrun all ranks draw, and the last one to be done measures."""
     wanted = tyro.cli(Evaluate, args=argv, prog="labkit evaluate")
     try:
-        found = measure(Run.open(wanted.run), wanted.asked, progress=True)
+        found = evaluate_run(
+            Run.open(wanted.run),
+            wanted.settings,
+            weights=wanted.weights,
+            step=wanted.step,
+            shard=wanted.shard,
+            progress=True,
+        )
     except KeyboardInterrupt:
         print(f"\nStopped. Go on with the same command:  {command('evaluate', *argv)}")
         return 130
     if found is None:
         return 0
-    print(found.told())
+    print(found.summary())
     if wanted.npz is not None:
         found.samples.export(wanted.npz)
         print(f"The samples in ADM's format: {wanted.npz}")
@@ -217,7 +232,7 @@ def compare(argv: Sequence[str]) -> int:
         return 130
     result = comparison.evaluate()
     print(result.table().T.to_string(float_format=lambda value: f"{value:.3f}", na_rep="–"))
-    print(f"({result.told()}; real against real: mean of 5 draws)")
+    print(f"({result.told()}; real against real: mean of several draws of as many training images)")
     page = write_page(out / "compare.html", result, {n: Run.open(out / n).metrics() for n in result.costs})
     print(f"Curves, samples, spread and cost: {page}")
     return 0

@@ -2,6 +2,7 @@
 
 import html
 import time
+from dataclasses import replace
 from functools import partialmethod
 
 import pytest
@@ -9,8 +10,10 @@ from forked import ForkedCommand
 
 from labkit import Run, recipes
 from labkit.cli import main
-from labkit.experiments import Comparison, Protocol
+from labkit.evaluation import EvaluationConfig
+from labkit.experiments import Comparison
 from labkit.regularizers import Contrastive, Dispersive, Repa
+from labkit.sampling import Sampler
 
 SMALL = ["--batch-size", "8", "--steps", "4", "--log-every", "2"]
 
@@ -110,8 +113,19 @@ def test_what_is_off_can_be_typed_too(two_steps):
     assert config.differences(recipes.digits(batch_size=8, steps=2, log_every=1)) == []
 
 
+QUICK = EvaluationConfig(60, Sampler(steps=2))
+
+
+def test_compare_on_emoji_judges_by_pixels(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Comparison, "evaluate", partialmethod(Comparison.evaluate, replace(QUICK, count=8)))
+    assert main(["compare", "emoji", *SMALL, "--out", str(tmp_path / "c")]) == 0
+    told = capsys.readouterr().out
+    assert "frechet_pixels_excess" in told and "agreement" not in told
+    assert "Fréchet distance" in html.unescape((tmp_path / "c" / "compare.html").read_text())
+
+
 def test_compare_writes_one_page_that_needs_nothing_else(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Comparison, "evaluate", partialmethod(Comparison.evaluate, Protocol(60, 2)))
+    monkeypatch.setattr(Comparison, "evaluate", partialmethod(Comparison.evaluate, QUICK))
     assert main(["compare", "digits", *SMALL, "--out", str(tmp_path / "c")]) == 0
     told = capsys.readouterr().out
     assert "frechet" in told and "real against real" in told

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from labkit.checks import require
 from labkit.config import Config
-from labkit.experiments.evaluate import REAL
-from labkit.experiments.measures import WHOLE
+from labkit.evaluation import REAL
+from labkit.evaluation.settings import WHOLE
 from labkit.experiments.statistics import LEVEL, paired_differences
 from labkit.objective import blocks_of
 from labkit.runtime import data_dir

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from labkit.checks import require
 from labkit.config import Config
-from labkit.experiments.evaluate import REAL, Evaluation, Protocol, evaluate, real_against_real
+from labkit.evaluation import REAL, Evaluation, EvaluationConfig, Real, block_geometry, evaluate
 from labkit.objective import regularized_blocks
 from labkit.training import Report, Trainer
 
@@ -29,52 +29,73 @@ class Cost:
         return self.samples / self.seconds if self.seconds else float("nan")
 
 
+DISTANCES = ("frechet", "fid", "kernel_distance", "kid")
+"""Metrics whose names begin so stand beside their excess over real images."""
+
+
 @dataclass(frozen=True)
 class ComparisonResult:
     """Everything that a comparison's table and figures are drawn from."""
 
-    protocol: Protocol
+    settings: EvaluationConfig
     configs: dict[str, Config]
     evaluations: dict[str, Evaluation]
+    geometry: dict[str, dict[int, dict[str, float]]]
+    """Run → block → geometry of its features of held-out images at t = 0.5."""
     costs: dict[str, Cost]
-    real: dict[str, tuple[float, float, float]]
+
+    @property
+    def real(self) -> dict[str, Real]:
+        """Metric → what as many real images score."""
+        metrics = next(iter(self.evaluations.values())).metrics
+        return {name: metric.real for name, metric in metrics.items() if metric.real is not None}
+
+    @property
+    def distance(self) -> str:
+        """The Fréchet distance that runs are compared by: of the features that the data set is measured on."""
+        return next(name for name in next(iter(self.evaluations.values())).metrics if name.startswith(DISTANCES))
 
     def table(self) -> "pd.DataFrame":
-        """One row a run and one for real digits against real digits."""
+        """One row a run and one for real images against real images; beside each distance its excess over these."""
         import pandas as pd
 
-        block = {name: regularized_blocks(config)[0] for name, config in self.configs.items()}
         rows = {
             name: {
-                **found.quality,
-                **found.spread[block[name]],
+                **_with_excess(found),
+                **self.geometry[name][regularized_blocks(self.configs[name])[0]],
                 "steps": self.costs[name].steps,
                 "images_per_second": self.costs[name].images_per_second,
             }
             for name, found in self.evaluations.items()
         }
-        rows[REAL] = {name: mean for name, (mean, _, _) in self.real.items()}
+        rows[REAL] = {name: real.mean for name, real in self.real.items()}
         return pd.DataFrame(rows).T
 
     def told(self) -> str:
         """How the samples were drawn, in words."""
-        return self.protocol.told(*(config.family for config in self.configs.values()))
+        return self.settings.describe(*(config.family for config in self.configs.values()))
 
     def finding(self) -> str:
-        """What the figures say, in one sentence, better or worse (of the first two runs)."""
+        """What the metrics say, in one sentence, better or worse (of the first two runs)."""
         (first, a), (second, b) = list(self.evaluations.items())[:2]
         block = regularized_blocks(self.configs[second])[0]
-        growth = b.spread[block]["feature_norm"] / a.spread[block]["feature_norm"]
+        growth = self.geometry[second][block]["feature_norm"] / self.geometry[first][block]["feature_norm"]
+        read = ""
+        if "agreement" in a.metrics:
+            shares = (found.values["agreement"] for found in (a, b))
+            words = "{:.1%} of the {} samples read as the digit asked for and {:.1%} of the {} ones; "
+            read = words.format(next(shares), first, next(shares), second)
+        distance, real = self.distance, self.real.get(self.distance)
+        control = f" (real images: {real.mean:.2f})" if real else ""
         return (
-            f"After {self.costs[first].steps:,} steps, {a.quality['agreement']:.1%} of the {first} samples read as "
-            f"the digit asked for and {b.quality['agreement']:.1%} of the {second} ones; the Fréchet distance to "
-            f"held-out digits is {a.quality['frechet']:.2f} against {b.quality['frechet']:.2f} (real digits: "
-            f"{self.real['frechet'][0]:.2f}), and the feature norm at block {block} is {growth:.1f} times as large."
+            f"After {self.costs[first].steps:,} steps, {read}the Fréchet distance to held-out images is "
+            f"{a.values[distance]:.2f} against {b.values[distance]:.2f}{control}, and the feature norm at block "
+            f"{block} is {growth:.1f} times as large."
         )
 
     def spread_told(self) -> str:
         """The spread figure in words: the second run's geometry over the first one's, block by block."""
-        a, b = (found.spread for found in list(self.evaluations.values())[:2])
+        a, b = list(self.geometry.values())[:2]
         ratios = {m: ", ".join(f"{b[n][m] / a[n][m]:.2f}" for n in a) for m in ("feature_norm", "effective_rank")}
         first, second = list(self.evaluations)[:2]
         return (
@@ -132,12 +153,22 @@ class Comparison:
                     else:
                         yield name, report
 
-    def evaluate(self, protocol: Protocol = Protocol()) -> "ComparisonResult":  # noqa: B008 (frozen)
+    def evaluate(self, settings: EvaluationConfig = EvaluationConfig()) -> "ComparisonResult":
         """Judge every run as it stands now, by one protocol."""
+        runs = self.trainers.items()
         return ComparisonResult(
-            protocol,
-            {name: trainer.config for name, trainer in self.trainers.items()},
-            {name: evaluate(t.ema.network, t.config, protocol) for name, t in self.trainers.items()},
-            {name: Cost(t.step, t.seconds, t.samples) for name, t in self.trainers.items()},
-            real_against_real(protocol),
+            settings,
+            {name: trainer.config for name, trainer in runs},
+            {name: evaluate(trainer.ema.network, trainer.config, settings) for name, trainer in runs},
+            {name: block_geometry(trainer.ema.network, trainer.config) for name, trainer in runs},
+            {name: Cost(trainer.step, trainer.seconds, trainer.samples) for name, trainer in runs},
         )
+
+
+def _with_excess(found: Evaluation) -> dict[str, float]:
+    rows = {}
+    for name, metric in found.metrics.items():
+        rows[name] = metric.value
+        if name.startswith(DISTANCES) and metric.excess is not None:
+            rows[f"{name}_excess"] = metric.excess
+    return rows

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labkit.checks import require
 from labkit.config import Config
-from labkit.experiments.evaluate import REAL, Protocol, evaluate, real_against_real
+from labkit.evaluation import REAL, EvaluationConfig, block_geometry, evaluate
+from labkit.experiments.measures import Measures
 from labkit.experiments.sweep import Row, sweep
 from labkit.objective import regularized_blocks
 from labkit.runtime import data_dir, runs_dir
@@ -47,12 +48,12 @@ class Outcome(NamedTuple):
         return self.table[self.table["step"] == step]
 
 
-def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Protocol, out: Path) -> Outcome:
+def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], settings: EvaluationConfig, out: Path) -> Outcome:
     """Train every config with every seed, one process a core with one thread each, and judge all checkpoints.
 
     Args:
         configs: run → config; its seed is replaced.  seeds: at least one.
-        protocol: how samples are drawn; its seed is each run's own.
+        settings: the protocol; its seed is each run's own.
         out: folder of the runs, one ``<run>-seed<seed>`` each. What is there already is not trained again.
     """
     import pandas as pd
@@ -60,22 +61,21 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Pr
     require(len(seeds) > 0, "seeds", list(seeds), "name at least one")
     require(len(configs) > 0, "configs", dict(configs), "name at least one")
     jobs = {f"{run}-seed{seed}": (run, config.replace(seed=seed)) for seed in seeds for run, config in configs.items()}
-    made = sweep({name: config for name, (_, config) in jobs.items()}, out, Judged(protocol))
+    made = sweep({name: config for name, (_, config) in jobs.items()}, out, Judged(replace(settings, seed=None)))
     for name, why in made.failures.items():  # the others are trained and judged by now
         raise RunError(f"{name}: {why}")
     table = made.table[["run", "seed", "step", "measure", "value"]]
-    rows = table.assign(run=[jobs[name][0] for name in table["run"]]).to_dict("records")
-    steps = sorted({row["step"] for row in rows})
-    for seed in seeds:
-        for measure, (mean, _, _) in real_against_real(replace(protocol, seed=seed)).items():
-            rows += [dict(run=REAL, seed=seed, step=step, measure=measure, value=mean) for step in steps]
+    of_runs = table[table["run"] != REAL]
+    rows = of_runs.assign(run=[jobs[name][0] for name in of_runs["run"]]).to_dict("records")
+    steps, reals = sorted(of_runs["step"].unique()), table[table["run"] == REAL].to_dict("records")
+    rows += [{**row, "seed": seed, "step": step} for row in reals for seed in seeds for step in steps]
     logged = [_curves(out / name, config.steps).assign(run=run, seed=config.seed)
               for name, (run, config) in jobs.items()]  # fmt: skip
     machines = [json.loads((out / name / "machine.json").read_text()) for name in jobs]
-    told = protocol.told(*(config.family for config in configs.values()))
+    settings = replace(settings, seed=None)
     record = {
         "configs": {run: json.loads(config.to_json()) for run, config in configs.items()},
-        "protocol": told.replace(f"seed {protocol.seed}", "each run's own seed"),
+        "protocol": settings.describe(*(config.family for config in configs.values())),
         "seeds": sorted(int(seed) for seed in seeds),
         "machines": [machine for i, machine in enumerate(machines) if machine not in machines[:i]],
     }
@@ -86,15 +86,19 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], protocol: Pr
 class Judged:
     """Judges runs by a protocol, with each run's own seed."""
 
-    protocol: Protocol
+    settings: EvaluationConfig
 
     def __call__(self, run: Run, steps: Sequence[int]) -> list[Row]:
         config, rows = run.config, []
         for step in steps:
-            found = evaluate(run.model(step=step), config, replace(self.protocol, seed=config.seed))
-            values = found.quality | found.spread[regularized_blocks(config)[0]]
+            network = run.model(step=step)
+            values = evaluate(network, config, self.settings).values
+            values |= block_geometry(network, config)[regularized_blocks(config)[0]]
             rows += [dict(step=step, measure=measure, value=value) for measure, value in values.items()]
         return rows
+
+    def real(self, dataset: str) -> list[Row]:
+        return Measures(self.settings.count or 500).real(dataset)
 
 
 def _curves(folder: Path, steps: int) -> "pd.DataFrame":

@@ -22,7 +22,7 @@ def geometry_table(
     times: Times = (0.5,),
     blocks: Iterable[int] | None = None,
     steps: Iterable[int] | None = None,
-    look: Look = Look(),  # noqa: B008 (frozen)
+    look: Look = Look(),
 ) -> "pd.DataFrame":
     """run, step, block, t, measure, value: every meter of ``geometry``, and the ``alignment`` of two views.
 
@@ -84,7 +84,7 @@ def probe_table(
 
 def similarity_table(
     runs: Mapping[str, Run],
-    look: Look = Look(),  # noqa: B008 (frozen)
+    look: Look = Look(),
     blocks: Iterable[int] | None = None,
     step: int | None = None,
 ) -> "pd.DataFrame":

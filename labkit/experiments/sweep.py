@@ -1,7 +1,8 @@
 """A grid or a list of configs → runs → one tidy table.
 
 Every run trains in a process and a folder of its own, with one thread: what fails, or is killed, takes no other run
-along. On a CPU, programs that train long enough are compiled (``compiling``). What was interrupted goes on where it stopped; what is trained and judged is not done again. ``sweep`` writes
+along. On a CPU, programs that train for long enough are compiled (``compiling``). What was interrupted goes on where it
+stopped; what is trained and judged is not done again. ``sweep`` writes
 
     table.parquet   run, condition, seed, dataset, the settings that differ, step, block, sampler, measure, value,
                     commit, machine, seconds; runs of one condition differ in their seeds alone
@@ -28,10 +29,10 @@ from tqdm.auto import tqdm
 from labkit.checks import require, whole
 from labkit.config import Config, flat
 from labkit.disk import replace_file
+from labkit.evaluation import REAL
 from labkit.experiments.apart import Job, orphaned, run_apart
 from labkit.experiments.batched import groups, train_batched
 from labkit.experiments.compiling import worth_compiling
-from labkit.experiments.evaluate import REAL
 from labkit.runtime import commit, cores, one_thread
 from labkit.training import Run, Trainer
 from labkit.training.engine import saving_on_signals

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from labkit.experiments.compare import ComparisonResult
-from labkit.plots.digits import digit_trace, style_digits, tile
+from labkit.plots.digits import picture, style_digits
 from labkit.plots.theme import PALETTE, colour, figure
 
 if TYPE_CHECKING:
@@ -76,27 +76,33 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: fl
 def samples_figure(result: ComparisonResult, count: int = 40) -> go.Figure:
     """Samples of each run from the same noise and labels, side by side."""
     names = list(result.evaluations)
-    agreement = {n: result.evaluations[n].quality["agreement"] for n in names}
-    words = f"of {result.protocol.count} read as asked" if len(names) < 3 else "as asked"
     plot = figure(
         "Same noise, same labels, different model",
         1,
         len(names),
         330,
         horizontal_spacing=0.03,
-        subplot_titles=[f"{n}: {agreement[n]:.1%} {words}" for n in names],
+        subplot_titles=[f"{name}: {_quality(result, name, brief=len(names) > 2)}" for name in names],
     )
     for col, name in enumerate(names, 1):
-        plot.add_trace(digit_trace(tile(result.evaluations[name].samples.x[:count], 10)), 1, col)
+        plot.add_trace(go.Image(source=picture(result.evaluations[name].samples.x[:count], 10)), 1, col)
         style_digits(plot, 1, col)
     return plot
+
+
+def _quality(result: ComparisonResult, name: str, brief: bool) -> str:
+    """What can be said of a run's samples at a glance."""
+    metrics, count = result.evaluations[name].metrics, len(result.evaluations[name].samples.y)
+    if "agreement" in metrics:
+        return f"{metrics['agreement'].value:.1%} {'' if brief else f'of {count} read '}as asked"
+    return f"Fréchet distance {metrics[result.distance].value:.2f}"
 
 
 def spread_figure(result: ComparisonResult) -> go.Figure:
     """Geometry of every block's features: does what one block was told carry over to the others?"""
     meters = list(LABELS)
     plot = figure(
-        f"Do the other blocks follow? Features of held-out digits at t = {result.protocol.probe_time:g}",
+        "Do the other blocks follow? Features of held-out images at t = 0.5",
         1,
         len(meters),
         340,
@@ -104,11 +110,11 @@ def spread_figure(result: ComparisonResult) -> go.Figure:
         horizontal_spacing=0.06,
     )
     for col, meter in enumerate(meters, 1):
-        for name, found in result.evaluations.items():
+        for name, blocks in result.geometry.items():
             plot.add_trace(
                 go.Scatter(
-                    x=[str(b) for b in found.spread],
-                    y=[v[meter] for v in found.spread.values()],
+                    x=[str(block) for block in blocks],
+                    y=[metrics[meter] for metrics in blocks.values()],
                     name=name,
                     legendgroup=name,
                     showlegend=col == 1,

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
+from labkit.evaluation import REAL
 from labkit.experiments import Outcome
-from labkit.experiments.evaluate import REAL
 from labkit.experiments.statistics import paired_differences
 from labkit.plots.theme import PALETTE, colour, fade, figure
 from labkit.regularizers import REGULARIZERS

@@ -55,10 +55,10 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
 <h1>{names}</h1>
 <p>{result.finding()} {result.spread_told()} {result.cost_told()}</p>
 {table}
-<p>Samples: {result.told()}. Fréchet distances are to the 500 held-out digits: <i>frechet</i> on the 64
-features of the lab's digits classifier, <i>frechet_pixels</i> on 32 pixel-PCA components; the last column is what as
-many real training digits score (mean of 5 draws). Geometry is that of the metered block. One seed proves nothing:
-try others.</p>
+<p>Samples: {result.told()}. They are compared with held-out images of {config.dataset}: <i>frechet</i> on the 64
+features of the lab's digits classifier, <i>frechet_pixels</i> on 32 pixel-PCA components, <i>fid</i> on Inception's;
+the last column is what as many real training images score (mean of several draws), and <i>…_excess</i> the distance
+above that. Geometry is that of the metered block. One seed proves nothing: try others.</p>
 {"".join(shown)}
 <h2>How this was made</h2>
 <pre>{html.escape(json.dumps(made, indent=1, ensure_ascii=False))}</pre>

@@ -11,9 +11,9 @@ from scipy.stats import t as student
 
 from labkit import datasets
 from labkit.checks import ConfigError
+from labkit.evaluation import REAL
 from labkit.experiments import Atlas, AtlasError, Measures, Rerun
 from labkit.experiments.atlas import FILES, SHEET, band, point, write_atlas
-from labkit.experiments.evaluate import REAL
 from labkit.experiments.rerun import SHOWN
 from labkit.runtime import data_dir
 from labkit.sampling import Sampler

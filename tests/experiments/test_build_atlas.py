@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from labkit import recipes
+from labkit.evaluation import REAL
 from labkit.experiments import Atlas, Measures
-from labkit.experiments.evaluate import REAL
 from labkit.runtime import data_dir
 from labkit.sampling import Sampler
 

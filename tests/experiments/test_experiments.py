@@ -6,29 +6,24 @@ import pandas as pd
 import pytest
 import torch
 
-from labkit import Config, Run, Trainer, datasets
+from labkit import Config, Run, Trainer
 from labkit.checks import ConfigError
-from labkit.datasets import digits as load
+from labkit.evaluation import EvaluationConfig
 from labkit.experiments import (
     Comparison,
-    Protocol,
     bands,
-    evaluate,
     over_seeds,
-    real_against_real,
     ship,
     ship_run,
     shipped,
     shipped_run,
 )
-from labkit.experiments.evaluate import MOST
-from labkit.metrics import DigitsClassifier, frechet_distance
 from labkit.recipes import digits
+from labkit.sampling import Sampler
 from labkit.training import Look, RunError
-from labkit.training.trainer import build_network
 
 TINY = digits(batch_size=8, steps=4, log_every=2, lam=0.5)
-QUICK = Protocol(count=70, steps=2)
+QUICK = EvaluationConfig(70, Sampler(steps=2))
 
 
 def test_runs_take_turns_and_see_the_same_data():
@@ -67,28 +62,6 @@ def test_a_comparison_that_is_left_saves_every_run_and_goes_on(tmp_path):
 def test_without_a_weight_there_is_nothing_to_compare():
     with pytest.raises(ConfigError, match=r"^lam = None .*regularizer"):
         Comparison.with_and_without(TINY.replace(lam=None))
-
-
-def test_copying_the_training_set_scores_what_real_digits_score():
-    protocol = Protocol(count=400)
-    mean, low, high = real_against_real(protocol)["frechet"]
-    train, held_out, features = load("train"), load("held_out"), DigitsClassifier.load().features
-    copied = frechet_distance(features(train.x[:400]), features(held_out.x))
-    assert low <= mean <= high
-    assert 0.5 * low < copied < 2 * high  # and a blurred copy is clearly worse
-    blurred = torch.nn.functional.avg_pool2d(train.x[:400], 3, stride=1, padding=1)
-    assert frechet_distance(features(blurred), features(held_out.x)) > 3 * high
-
-
-def test_the_training_digits_are_counted_right():
-    assert len(load("train")) == MOST
-
-
-def test_evaluation_is_repeatable_and_looks_at_every_block():
-    network = build_network(TINY, *datasets.digits("train").dimensions)
-    first, second = (evaluate(network, TINY, QUICK) for _ in range(2))
-    assert first.quality == second.quality and first.spread == second.spread
-    assert set(first.spread) == {0, 1, 2, 3} and len(first.samples.x) == 70
 
 
 @pytest.fixture(scope="module")
@@ -140,15 +113,6 @@ def test_what_an_interruption_saved_is_not_judged(tmp_path):
     reports.close()
     assert 3 in Run.open(tmp_path / "run-seed5").checkpoints
     assert set(over_seeds({"run": config}, [5], QUICK, tmp_path).table["step"]) == {4}
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("seed", -1), ("steps", 0), ("method", "rk4"), ("guidance", float("nan"))]
-)
-@pytest.mark.usefixtures("unchecked")
-def test_a_protocol_that_cannot_work_is_refused_before_anything_is_trained(field, value):
-    with pytest.raises(ConfigError, match=f"^{field} = "):
-        Protocol(**{field: value})
 
 
 def test_an_outcome_ships_and_comes_back_whole(outcome, tmp_path, monkeypatch):

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from labkit.experiments import ComparisonResult, Cost, Evaluation, Protocol
+from labkit.evaluation import Evaluation, EvaluationConfig, Metric, Real
+from labkit.experiments import ComparisonResult, Cost
 from labkit.plots import PALETTE, cost_figure, curves_figure, digit_trace, fade, samples_figure, spread_figure, tile
 from labkit.recipes import digits
 from labkit.training import Samples
@@ -15,18 +16,24 @@ METERS = ("feature_norm", "mean_pairwise_distance", "effective_rank", "uniformit
 
 @pytest.fixture
 def result():
+    real = Real(0.5, 0.4, 0.6, 5)
+
     def evaluation(level: float) -> Evaluation:
-        spread = {b: dict.fromkeys(METERS, level + b) for b in range(4)}
-        quality = {"agreement": level / 10, "frechet": level, "frechet_pixels": level / 2}
-        return Evaluation(quality, spread, Samples(torch.full((40, 1, 8, 8), level / 10), torch.arange(40) % 10, {}))
+        metrics = {
+            "frechet": Metric(level, real=real), "frechet_pixels": Metric(level / 2), "agreement": Metric(level / 10),
+        }  # fmt: skip
+        return Evaluation(metrics, Samples(torch.full((40, 1, 8, 8), level / 10), torch.arange(40) % 10, {}), {})
+
+    def geometry(level: float) -> dict[int, dict[str, float]]:
+        return {block: dict.fromkeys(METERS, level + block) for block in range(4)}
 
     config = digits(lam=0.5)
     return ComparisonResult(
-        Protocol(),
+        EvaluationConfig(),
         {"baseline": config.replace(lam=None), "dispersive": config},
         {"baseline": evaluation(2.0), "dispersive": evaluation(5.0)},
+        {"baseline": geometry(2.0), "dispersive": geometry(5.0)},
         {"baseline": Cost(10, 2.0, 1280), "dispersive": Cost(10, 4.0, 1280)},
-        {"frechet": (0.5, 0.4, 0.6), "frechet_pixels": (0.3, 0.2, 0.4)},
     )
 
 
@@ -67,7 +74,7 @@ def test_spread_has_a_line_a_run_and_meter(result):
 
 def test_samples_and_cost_name_their_figures(result):
     titles = [a.text for a in samples_figure(result).layout.annotations]
-    assert titles == ["baseline: 20.0% of 500 read as asked", "dispersive: 50.0% of 500 read as asked"]
+    assert titles == ["baseline: 20.0% of 40 read as asked", "dispersive: 50.0% of 40 read as asked"]
     assert [bar.x[0] for bar in cost_figure(result).data] == [640, 320]
 
 
@@ -85,7 +92,7 @@ def test_figures_have_their_words(result):
 def test_the_table_has_real_digits_beside_the_runs(result):
     table = result.table()
     assert list(table.index) == ["baseline", "dispersive", "real against real"]
-    assert table.loc["real against real", "frechet"] == 0.5
+    assert table.loc["real against real", "frechet"] == 0.5 and table.loc["dispersive", "frechet_excess"] == 4.5
     assert table.loc["dispersive", "feature_norm"] == 6  # block 1 is the regularized one
     assert table.loc["baseline", "images_per_second"] == 640
 

@@ -91,7 +91,7 @@ def _of_source(told: str, name: str, split: str, shape: Shape) -> Reference:
     _fits(name, (3, source.about["size"], source.about["size"]) if latents else source.shape, shape)
 
     def read(rows: Tensor) -> Tensor:
-        return to_bytes(source.pixels(rows) if latents else source.batch(rows).x)
+        return pixels(source, rows)
 
     if isinstance(source, Store):
         about = {key: source.about[key] for key in ("shards", "held_out")}
@@ -99,6 +99,11 @@ def _of_source(told: str, name: str, split: str, shape: Shape) -> Reference:
     else:
         digest = hashlib.sha256(read(torch.arange(len(source))).numpy()).hexdigest()
     return Reference(told, digest, len(source), read)
+
+
+def pixels(source: datasets.Source, rows: Int[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
+    """Images of a data set; of latents, those that they were made from."""
+    return to_bytes(source.pixels(rows) if isinstance(source, LatentStore) else source.batch(rows).x)
 
 
 def _of_folder(root: Path, shape: Shape) -> Reference:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from labkit.disk import DiskError
-from labkit.experiments.shards import SampleError, Shards
+from labkit.evaluation.shards import SampleError, Shards
 from labkit.training import Samples
 
 LABELS = torch.arange(11) % 3

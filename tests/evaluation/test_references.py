@@ -8,7 +8,7 @@ from PIL import Image
 from labkit import datasets
 from labkit.checks import ConfigError
 from labkit.datasets import StoreError, prepare
-from labkit.experiments.references import open_reference
+from labkit.evaluation.references import open_reference
 from labkit.metrics.extractors import to_bytes
 
 CHANCE = np.random.default_rng(0)

@@ -1,0 +1,314 @@
+"""The one way to judge a model: ``evaluate`` for a network at hand, ``evaluate_run`` for one in a folder.
+
+Both fill in the same ``EvaluationConfig``, draw samples in the same batches and hand them to the same ``Evaluator``, so
+that the same weights have the same Fréchet distance wherever it is asked for. ``evaluate_run`` draws shard by shard, on
+several ranks if need be, and keeps samples and results: samples in ``evaluations/<samples>/`` of the run, where they
+serve every metric, a result in ``evaluations/<samples>-<metrics>.json``. Both names are digests of all that they depend
+on, so that the same question finds them again.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from labkit import datasets
+from labkit.checks import require, whole
+from labkit.config import Config
+from labkit.datasets import Codec
+from labkit.datasets.layout import ABOUT, read_about
+from labkit.disk import replace_file
+from labkit.evaluation.evaluator import FEW, REAL, Evaluator, Metric, evaluator_of, images_of, memorisation
+from labkit.evaluation.references import Shape
+from labkit.evaluation.settings import WHOLE, EvaluationConfig
+from labkit.evaluation.shards import Shards
+from labkit.metrics import Extractor, geometry, linear_probe_accuracy
+from labkit.metrics.extractors import to_bytes
+from labkit.process import process_of
+from labkit.runtime import Purpose, commit, generator, machine
+from labkit.training import Look, Run, Samples, sample_network, see
+from labkit.training.checkpoint import digest
+from labkit.training.runs import Weights
+from labkit.training.stream import Stream
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "labkit-evaluation-2"
+LOSS_DRAWS = 4
+
+
+class Evaluation(NamedTuple):
+    """Metrics of a model's samples, and the samples."""
+
+    metrics: dict[str, Metric]
+    samples: Samples
+    left_out: dict[str, str]
+    """Metrics that could not be taken, and why."""
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Metric → value."""
+        return {name: metric.value for name, metric in self.metrics.items()}
+
+    def table(self) -> "pd.DataFrame":
+        """A row a metric, in words."""
+        return metrics_table({name: metric.record() for name, metric in self.metrics.items()})
+
+
+class StoredEvaluation(NamedTuple):
+    """Metrics of a run's samples, and where they are kept."""
+
+    record: dict[str, Any]
+    path: Path
+    samples: Shards
+
+    def table(self) -> "pd.DataFrame":
+        """A row a metric, in words."""
+        return metrics_table(self.record["metrics"])
+
+    def summary(self) -> str:
+        """The table, and in words what it depends on."""
+        drawn, against, seen = (self.record[part] for part in ("sampling", "reference", "features"))
+        way = drawn["sampler"]
+        steps = f" with {way['steps']} steps" if way["steps"] else ""
+        lines = [
+            f"{drawn['count']:,} samples by {way['method']}{steps}, guidance {way['guidance']:g}, "
+            f"{drawn['nfe']:g} evaluations each, seed {drawn['seed']}, {drawn['weights']} weights of step "
+            f"{drawn['checkpoint']['step']}; reference {against['name']}, {against['count']:,} images; "
+            f"features {seen['name']}",
+            self.table().to_string(),
+            *(f"Left out: {what} ({why})." for what, why in self.record["left_out"].items()),
+            f"Stored with all it depends on: {self.path}",
+        ]
+        return "\n".join(lines)
+
+
+def metrics_table(records: dict[str, dict[str, Any]]) -> "pd.DataFrame":
+    """A row a metric: of the samples, of real images, and the excess of the one over the other."""
+    import pandas as pd
+
+    def words(record: dict[str, Any]) -> dict[str, str]:
+        real = record.get("real")
+        return {
+            "samples": str(Metric(record["value"], record.get("std"))),
+            REAL: "–" if real is None else f"{real['mean']:.4g}",
+            "excess": "–" if real is None else f"{record['excess']:+.3g}",
+        }
+
+    return pd.DataFrame({name: words(record) for name, record in records.items()}).T
+
+
+def evaluate(
+    network: nn.Module, config: Config, settings: EvaluationConfig = EvaluationConfig(), progress: bool = False
+) -> Evaluation:
+    """Sample a network and measure the samples.
+
+    Args:
+        network: a Transformer with the weights to be judged.  config: the run's.
+        settings: the protocol.  progress: show bars.
+
+    Raises:
+        ConfigError: a setting that cannot be, a reference or features that do not fit.
+    """
+    settings = settings.of(config)
+    codec = codec_of(config, network.shape, settings.vae)
+    evaluator = evaluator_of(settings, _shape(network.shape, codec), progress)
+    labels = _labels(settings, network.num_classes)
+    samples = _draw(network, config, settings, range(settings.count), labels)
+    parts = samples.x.split(settings.batch)
+    images = [to_bytes(codec.decode(part) if codec else part) for part in parts]
+    return Evaluation(
+        _measured(evaluator, images, config, labels, settings),
+        samples,
+        evaluator.left_out(settings.count),
+    )
+
+
+def evaluate_run(
+    run: Run,
+    settings: EvaluationConfig = EvaluationConfig(),
+    *,
+    weights: Weights = "ema",
+    step: int | None = None,
+    shard: int = 500,
+    extractor: Extractor | None = None,
+    rank: int | None = None,
+    ranks: int | None = None,
+    progress: bool = False,
+) -> StoredEvaluation | None:
+    """Draw what samples of a run are missing, measure them, store the result; a result that is stored is given back.
+
+    Args:
+        weights: averaged or live ones.  step: of the checkpoint, by default the newest.
+        shard: samples of one file, which a job that was killed loses at most.
+        extractor: in place of the one that ``features`` names.
+        rank, ranks: draw each ``ranks``-th shard from number ``rank`` on; by default as torchrun set them.
+
+    Returns:
+        None where other processes have not drawn their share yet: the last one to be done measures.
+
+    Raises:
+        ConfigError: a setting that cannot be, a reference or weights that do not fit.
+    """
+    require(whole(shard, 1), "shard", shard, "take a whole number of at least 1")
+    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+    ranks = int(os.environ.get("WORLD_SIZE", 1)) if ranks is None else ranks
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    config, settings = run.config, settings.of(run.config)
+    step = max(run.checkpoints, default=None) if step is None else step
+    network = run.model(weights, step)
+    codec = codec_of(config, network.shape, settings.vae)
+    checkpoint = {"step": step, "digest": digest(run.checkpoints[step]) if step else config.to_json()}
+    sampling = {
+        "sampler": settings.sampler.record(), "count": settings.count, "seed": settings.seed, "labels": settings.labels,
+        "checkpoint": checkpoint, "weights": weights, "shard": shard,
+        "vae": codec and {"name": codec.source, "digest": codec.digest},
+    }  # fmt: skip
+    shape = _shape(network.shape, codec)
+    if extractor is None:
+        evaluator = evaluator_of(settings, shape, progress)
+    else:
+        evaluator = Evaluator(settings, shape, extractor, progress)
+    labels = _labels(settings, network.num_classes)
+    key = _key({**sampling, "vae": codec and codec.digest})
+    shards = Shards(run.path / "evaluations" / key, labels, shard)
+    begun = {"sampling": sampling, **evaluator.record()}
+    path = shards.folder.with_name(f"{key}-{_key(_dependence(begun))}.json")
+    if path.exists():
+        return StoredEvaluation(json.loads(path.read_text(encoding="utf-8")), path, shards)
+
+    def draw(numbers: range, labels: Tensor) -> Samples:
+        return _draw(network, config, settings, numbers, labels)
+
+    shards.make(draw, codec.decode if codec else torch.Tensor.clone, rank, ranks, progress)
+    if shards.missing:
+        return None
+    sampling["nfe"] = shards.evaluations()
+    images = list(shards.batches(settings.batch))
+    measured = _measured(evaluator, images, config, labels, settings)
+    record = {
+        "format": FORMAT, "run": run.path.name,
+        "metrics": {name: metric.record() for name, metric in measured.items()},
+        "left_out": evaluator.left_out(settings.count), **begun, "commit": commit(), "machine": machine(),
+    }  # fmt: skip
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    replace_file(path, text.encode(), mark=f".{os.getpid()}")
+    return StoredEvaluation(record, path, shards)
+
+
+def _measured(
+    evaluator: Evaluator, images: list[Tensor], config: Config, labels: Tensor, settings: EvaluationConfig
+) -> dict[str, Metric]:
+    """The evaluator's metrics, and memorisation, which is of the run's own training images if they are few."""
+    labelled = labels if bool((labels > 0).any()) else None
+    metrics = evaluator.metrics(images, len(labels), labelled, settings.seed)
+    own = settings.reference == WHOLE.get(config.dataset, config.dataset)
+    second = evaluator.reference.second
+    if own and second is not None and second.count <= FEW:
+        train, held_out = (images_of(config.dataset, split) for split in ("train", "held_out"))
+        metrics["memorisation"] = Metric(memorisation(torch.cat(images), train, held_out))
+    return metrics
+
+
+def _draw(network: nn.Module, config: Config, settings: EvaluationConfig, numbers: range, labels: Tensor) -> Samples:
+    return sample_network(
+        network, config, len(numbers), y=labels, first=numbers.start, seed=settings.seed, batch_size=settings.batch,
+        **asdict(settings.sampler),
+    )  # fmt: skip
+
+
+def _labels(settings: EvaluationConfig, classes: int) -> Int[Tensor, " n"]:
+    if settings.labels == "in_turn":
+        return torch.arange(settings.count) % classes
+    return torch.randint(classes, (settings.count,), generator=generator(settings.seed, Purpose.LABELS))
+
+
+def _shape(shape: Shape, codec: Codec | None) -> Shape:
+    """Shape of the images that samples of this shape are decoded to."""
+    _, height, width = shape
+    return shape if codec is None else (3, height * codec.factor, width * codec.factor)
+
+
+def codec_of(config: Config, shape: Shape, vae: str | None) -> Codec | None:
+    """The VAE that decodes a run's samples of this shape, and None for a run on pixels.
+
+    Raises:
+        ConfigError: latents and no VAE, or one that their store was not made with; pixels and a VAE.
+    """
+    told = f"this run makes {{}} of {shape[0]} channels; {{}}"
+    if shape[0] in (1, 3):
+        require(vae is None, "vae", vae, told.format("images", "leave it out"))
+        return None
+    say = "name the VAE that its latents are of, such as --vae stabilityai/sd-vae-ft-ema"
+    require(vae is not None, "vae", vae, told.format("latents", say))
+    codec = Codec(vae)
+    require(codec.channels == shape[0], "vae", vae, told.format("latents", f"its are of {codec.channels}"))
+    if (Path(config.dataset) / ABOUT).is_file():
+        trained = read_about(Path(config.dataset))["vae"]
+        same = trained is None or trained["digest"] == codec.digest
+        require(same, "vae", vae, f"the run's latents are of another: {trained and trained['name']}")
+    return codec
+
+
+def _dependence(begun: dict[str, Any]) -> dict[str, Any]:
+    """What metrics depend on beside the samples."""
+    reference = {name: value for name, value in begun["reference"].items() if name != "name"}
+    other = begun["real_images"] and begun["real_images"]["digest"]
+    return {"format": FORMAT, "reference": reference, "real_images": other, "features": begun["features"]}
+
+
+def _key(of: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@torch.no_grad()
+def losses(network: nn.Module, config: Config, count: int) -> dict[str, float]:
+    """Mean squared error of what the network predicts, ``loss_train`` and ``loss_held_out``, and their ``loss_gap``.
+
+    Noise and times are the same for every run. They are the same for both splits, too, unless one has fewer than
+    ``count`` images, as digits-few has: the levels of the two losses, and so of the gap, then differ by what other
+    times cost, which differences between runs leave out.
+    """
+    on, found = next(network.parameters()).device, {}
+    process = process_of(config).to(on)
+    for split in ("train", "held_out"):
+        source = datasets.load(config.dataset, split)
+        stream = Stream(source, min(count, len(source)), 0, on, pairs=config.family == "MeanFlow")
+        drawn = [stream.at(draw * stream.batch_size) for draw in range(LOSS_DRAWS)]
+        errors = [process.base(network, batch, draws, batch.y, ()).errors for batch, draws in drawn]
+        found[f"loss_{split}"] = torch.cat(errors).double().mean().item()
+    found["loss_gap"] = found["loss_held_out"] - found["loss_train"]
+    return found
+
+
+def block_geometry(
+    network: nn.Module, config: Config, t: float = 0.5, count: int = 500, seed: int = 0
+) -> dict[int, dict[str, float]]:
+    """Block → geometry of its features of ``count`` held-out images, noised to time t by a fixed draw."""
+    found = see(network, Look(t, count, seed=seed), config).features
+    return {block: geometry(z) for block, z in found.items()}
+
+
+def block_probes(network: nn.Module, config: Config, count: int) -> dict[int, float]:
+    """Block → held-out accuracy of reading off the class, which the network is not told; empty if there is one class.
+
+    Args:
+        count: images of each split.
+    """
+    train, held_out = (
+        see(network, Look(count=count, labelled=False, split=split), config) for split in ("train", "held_out")
+    )
+    if len(train.y.unique()) < 2:
+        return {}
+    return {
+        block: linear_probe_accuracy(train.features[block], train.y, z, held_out.y)
+        for block, z in held_out.features.items()
+    }

@@ -1,0 +1,83 @@
+"""How a trained model is judged: how samples are drawn, what they are compared with, and on which features."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from labkit import datasets
+from labkit.checks import check_seed, choose, require, whole
+from labkit.config import Config
+from labkit.metrics.figures import NEIGHBOURS
+from labkit.models import Family
+from labkit.sampling import Sampler
+
+PUBLISHED, SMALL = 50_000, 500
+"""Samples of every published FID; of the embedded data sets, which hold out about as many images."""
+Features = Literal["inception", "digits", "pixels"]
+Labels = Literal["in_turn", "uniform"]
+WHOLE = {"digits-few": "digits", "digits-unlabelled": "digits"}
+"""Data sets whose images are some of another's: they are measured against that."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """One protocol for notebooks, command line, sweep and atlas; None is filled in for a run by ``of``.
+
+    Samples become bytes before anything is measured. They are compared with held-out images, which no model was
+    trained on, so that copying the training images earns nothing.
+    """
+
+    count: int | None = None
+    """Samples to draw. None is 50,000, and 500 where the reference is an embedded data set."""
+    sampler: Sampler = field(default_factory=Sampler)
+    seed: int | None = None
+    """Seed of all noise and of uniform labels. None is the run's own: runs of one seed start from the same noise."""
+    labels: Labels = "in_turn"
+    """Classes of the samples: 0, 1, 2, … in turn, or drawn uniformly."""
+    reference: str | None = None
+    """An .npz in ADM's format (images, or mu and sigma), a folder of images, a store, or a data set by name. None is
+    the run's own data set, of which the held-out images are taken."""
+    features: Features | None = None
+    """Features that images are compared on: inception (FID; extra [fid]), the lab's digits classifier, or pixels.
+    None is inception, but for the embedded data sets: digits of digits, pixels of emoji."""
+    vae: str | None = None
+    """Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder."""
+    inception: Path | None = None
+    """File of Inception's weights (.pth, .safetensors); None downloads them."""
+    batch: int = 250
+    """Images at a time."""
+
+    def __post_init__(self) -> None:
+        if self.features is not None:
+            choose(self.features, Features, "features")
+        choose(self.labels, Labels, "labels")
+        least = NEIGHBOURS + 1
+        allowed = f"take a whole number of at least {least}: precision and recall look at {NEIGHBOURS} neighbours"
+        require(self.count is None or whole(self.count, least), "count", self.count, allowed)
+        if self.seed is not None:
+            check_seed(self.seed)
+        require(whole(self.batch, 1), "batch", self.batch, "take a whole number of at least 1")
+        unused = self.inception is None or self.features in (None, "inception")
+        require(unused, "inception", str(self.inception), f"features are {self.features}; leave one of them out")
+
+    def of(self, config: Config) -> "EvaluationConfig":
+        """The same with everything filled in for a run of this config."""
+        reference = WHOLE.get(config.dataset, config.dataset) if self.reference is None else self.reference
+        embedded = reference in datasets.EMBEDDED
+        usual = "digits" if WHOLE.get(reference, reference) == "digits" else "pixels"
+        features = self.features or (usual if embedded and self.inception is None else "inception")
+        return replace(
+            self,
+            reference=reference,
+            features=features,
+            sampler=self.sampler.of(config.family),
+            count=self.count or (SMALL if embedded else PUBLISHED),
+            seed=config.seed if self.seed is None else self.seed,
+        )
+
+    def describe(self, *families: Family) -> str:
+        """The protocol in words, for models of these families."""
+        count = f"{self.count} samples" if self.count else f"{SMALL} samples"
+        ways = dict.fromkeys(self.sampler.told(family) for family in families or ("SiT",))
+        seed = "each run's own seed" if self.seed is None else f"seed {self.seed}"
+        return f"{count}, {' or '.join(ways)}, {seed}, averaged weights"
