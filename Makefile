@@ -32,6 +32,7 @@ test-fast: lint  ## check style, mathematics and data alone: no training, no not
 
 lint: .venv/test-ready  ## check style, and that imports only go down
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check --quiet .
 	.venv/bin/lint-imports
 
 bench: .venv/test-ready  ## measure a training step against a bare loop, each loss against torch.pdist, the explorer

@@ -54,10 +54,17 @@ def diffusers_model(config: Config, data: Images) -> nn.Module:
 
     _, size, patch = parse_name(config.model)
     return DiTTransformer2DModel(
-        num_attention_heads=size.heads, attention_head_dim=size.width // size.heads, num_layers=size.depth,
-        sample_size=data.size, in_channels=data.channels, out_channels=data.channels, patch_size=patch,
-        num_embeds_ada_norm=data.num_classes, norm_num_groups=1, dropout=0.0,
-    )  # fmt: skip
+        num_attention_heads=size.heads,
+        attention_head_dim=size.width // size.heads,
+        num_layers=size.depth,
+        sample_size=data.size,
+        in_channels=data.channels,
+        out_channels=data.channels,
+        patch_size=patch,
+        num_embeds_ada_norm=data.num_classes,
+        norm_num_groups=1,
+        dropout=0.0,
+    )
 
 
 def main() -> None:

@@ -119,9 +119,14 @@ def correctness(task: Task) -> dict[str, Any]:
     words = ["-m", "gpu and not slow", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *files]
     words += ["-k", "infonce_l2 or euler"] if task.rehearsal else ["-n", "8"]
     done = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *words], cwd=ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "pytest", *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
         output, _ = done.communicate(timeout=max(task.left, 1))
     except subprocess.TimeoutExpired:
@@ -196,11 +201,16 @@ def _measured(config: Config, plain: str | None, count: int) -> dict[str, Any]:
     rate, work = config.batch_size / statistics.median(seconds), training_flops(network)
     ceiling = measured_flops(device(), side=8192) if device().type == "cuda" else measured_flops("cpu")
     return {
-        "images/s": rate, "expected images/s": None if plain else expected(config, ceiling, bandwidth()),
-        "seconds a step": statistics.median(seconds), "share of the matmul": rate * work / ceiling,
-        "memory GiB": None if math.isnan(peak) else peak, "seconds to the first step": first,
-        "batch": config.batch_size, "micro-batches": config.engine.accumulate, "ms": parts,
-    }  # fmt: skip
+        "images/s": rate,
+        "expected images/s": None if plain else expected(config, ceiling, bandwidth()),
+        "seconds a step": statistics.median(seconds),
+        "share of the matmul": rate * work / ceiling,
+        "memory GiB": None if math.isnan(peak) else peak,
+        "seconds to the first step": first,
+        "batch": config.batch_size,
+        "micro-batches": config.engine.accumulate,
+        "ms": parts,
+    }
 
 
 def models(task: Task) -> Rows:
@@ -239,8 +249,8 @@ def pair(task: Task) -> dict[str, Any]:
     long = task.left > 300  # else compiling both takes longer than it saves
     engine = Engine(precision="bfloat16", compile=long) if device().type == "cuda" else Engine()
     config = config.replace(
-        batch_size=8 if task.rehearsal else 256, engine=engine, log_every=100, save_every=every, keep_last=FOREVER,
-    )  # fmt: skip
+        batch_size=8 if task.rehearsal else 256, engine=engine, log_every=100, save_every=every, keep_last=FOREVER
+    )
     judge = Measures(10 if task.rehearsal else 1000, (Sampler("heun", 2 if task.rehearsal else 50),))
     figures: dict[str, Any] = {"seed": seed, "judge": repr(judge), "rows": [], "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
@@ -265,8 +275,11 @@ def pair(task: Task) -> dict[str, Any]:
                 sampled.append(run.sample(50, seed=seed, **({"steps": 2} if task.rehearsal else {})).x)
                 write_sheet(torch.cat(sampled), task.out / f"pair-seed{seed}.png")  # baseline above, dispersive below
                 curve = run.metrics()[["step", "name", "value"]]
-                figures["runs"][name] = {"weights": kept, "config": json.loads(run.config.to_json()),
-                                       "log": curve.iloc[:: max(1, len(curve) // 4000)].to_dict("list")}  # fmt: skip
+                figures["runs"][name] = {
+                    "weights": kept,
+                    "config": json.loads(run.config.to_json()),
+                    "log": curve.iloc[:: max(1, len(curve) // 4000)].to_dict("list"),
+                }
             if task.left > 5:
                 figures["rows"] += [{"condition": name, **row} for row in judge(run, [age])]
             task.keep(figures)
@@ -274,9 +287,12 @@ def pair(task: Task) -> dict[str, Any]:
 
 
 PARTS: dict[str, tuple[float, Callable[[Task], Any]]] = {
-    "ceilings": (15, ceilings), "correctness": (90, correctness), "steps": (200, steps), "models": (60, models),
+    "ceilings": (15, ceilings),
+    "correctness": (90, correctness),
+    "steps": (200, steps),
+    "models": (60, models),
     "pair": (120, pair),
-}  # fmt: skip
+}
 """Name → seconds that it needs, and what does it; the last takes what is left."""
 
 

@@ -140,9 +140,11 @@ class Step:
 
 def share_of_a_step(turns: int, batch: int = 256) -> None:
     """How much longer a step takes with the loss, over the authors' chunks and over the whole batch."""
-    settings = {"off": Dispersive()} | {
-        f"chunks of {chunk}": Dispersive(lam=0.5, chunk=chunk) for chunk in (16, 32)
-    } | {"the whole batch": Dispersive(lam=0.5)}  # fmt: skip
+    settings = (
+        {"off": Dispersive()}
+        | {f"chunks of {chunk}": Dispersive(lam=0.5, chunk=chunk) for chunk in (16, 32)}
+        | {"the whole batch": Dispersive(lam=0.5)}
+    )
     steps = {name: Step(s, batch) for name, s in settings.items()}
     for step in steps.values():
         for _ in range(3):

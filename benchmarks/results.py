@@ -69,14 +69,17 @@ def table() -> str:
             continue
         about = known["steps"]["machine"]
         lines += [
-            f"{about['gpu']}, torch {about['torch']}, commit {about['commit']}:", "",
-            "| model | step | images/s | of the measured matmul | memory |", "|---|---|---|---|---|",
-        ]  # fmt: skip
+            f"{about['gpu']}, torch {about['torch']}, commit {about['commit']}:",
+            "",
+            "| model | step | images/s | of the measured matmul | memory |",
+            "|---|---|---|---|---|",
+        ]
         lines += [
             f"| {row['model']} | {row['row']} | {row['images/s']:,.0f} | {row['share of the matmul']:.0%} "
             f"| {row['memory GiB'] or 0:.0f} GiB |"
-            for row in known["steps"]["figures"] if "skipped" not in row
-        ]  # fmt: skip
+            for row in known["steps"]["figures"]
+            if "skipped" not in row
+        ]
         lines.append("")
     return "\n".join(lines) if lines else NOTHING
 

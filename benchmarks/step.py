@@ -57,10 +57,20 @@ def write_latents(folder: Path, count: int) -> str:
     names = ("shard-00000.npy", "labels.npy")
     shard, labels = ({"file": name, "bytes": (folder / name).stat().st_size} for name in names)
     about = {
-        "format": FORMAT, "complete": True, "kind": "latents", "shape": [4, 32, 32], "num_classes": 1000, "flips": True,
-        "scale": 0.18215, "count": count, "size": 256, "held_out": [], "root": None,
-        "shards": [{**shard, "count": count}], "tables": [labels],
-    }  # fmt: skip
+        "format": FORMAT,
+        "complete": True,
+        "kind": "latents",
+        "shape": [4, 32, 32],
+        "num_classes": 1000,
+        "flips": True,
+        "scale": 0.18215,
+        "count": count,
+        "size": 256,
+        "held_out": [],
+        "root": None,
+        "shards": [{**shard, "count": count}],
+        "tables": [labels],
+    }
     (folder / ABOUT).write_text(json.dumps(about))
     return str(folder)
 
@@ -194,21 +204,35 @@ def report(model: str, config: Config, turns: int, steps: int) -> list[dict[str,
         rate = [config.batch_size / s for s in seconds]
         peak_flops = measured_flops(device())
         row = {
-            "model": model, "row": name, "images/s": statistics.median(rate), "lowest": min(rate), "highest": max(rate),
-            "utilisation": statistics.median(rate) * work / peak_flops, "matmul TFLOP/s": peak_flops / 1e12,
-            "memory GiB": peak, "batch": config.batch_size, "accumulate": config.engine.accumulate, **parts,
-        }  # fmt: skip
+            "model": model,
+            "row": name,
+            "images/s": statistics.median(rate),
+            "lowest": min(rate),
+            "highest": max(rate),
+            "utilisation": statistics.median(rate) * work / peak_flops,
+            "matmul TFLOP/s": peak_flops / 1e12,
+            "memory GiB": peak,
+            "batch": config.batch_size,
+            "accumulate": config.engine.accumulate,
+            **parts,
+        }
         table.append(row)
         told = ", ".join(f"{part} {ms:.1f}" for part, ms in parts.items())
-        print(f"  {name:15} {row['images/s']:9,.1f} images/s ({min(rate):,.1f} to {max(rate):,.1f})  "
-              f"{row['utilisation']:5.1%} of {peak_flops / 1e12:.1f} TFLOP/s  {peak:5.1f} GiB  ms: {told}", flush=True)
+        print(
+            f"  {name:15} {row['images/s']:9,.1f} images/s ({min(rate):,.1f} to {max(rate):,.1f})  "
+            f"{row['utilisation']:5.1%} of {peak_flops / 1e12:.1f} TFLOP/s  {peak:5.1f} GiB  ms: {told}",
+            flush=True,
+        )
     by_name = {row["row"]: row["images/s"] for row in table}
     base = by_name.get("resident")
     for name, rate in by_name.items():
         if base and name != "resident":
             plain = name in ("plain float32", "plain TF32", "fused", "bfloat16", "compile")
-            print(f"    the recipe runs at {base / rate:.2f} times the rate of {name}" if plain else
-                  f"    {name} adds {base / rate - 1:+.1%} to a step")
+            print(
+                f"    the recipe runs at {base / rate:.2f} times the rate of {name}"
+                if plain
+                else f"    {name} adds {base / rate - 1:+.1%} to a step"
+            )
     return table
 
 
@@ -231,9 +255,14 @@ def main() -> None:
         latents = write_latents(Path(folder), 64 if args.smoke else 4096)
         for model in args.models:
             config = recipes.imagenet256(
-                model, "baseline", dataset=latents, batch_size=args.batch, steps=FOREVER,
-                engine=Engine(accumulate=args.accumulate), dispersive=Dispersive(chunk=args.chunk),
-            )  # fmt: skip
+                model,
+                "baseline",
+                dataset=latents,
+                batch_size=args.batch,
+                steps=FOREVER,
+                engine=Engine(accumulate=args.accumulate),
+                dispersive=Dispersive(chunk=args.chunk),
+            )
             table += report(model, config, args.turns, args.steps)
     if args.out:
         args.out.write_text(json.dumps({"machine": machine(), "rows": table}, indent=2))

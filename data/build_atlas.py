@@ -38,21 +38,31 @@ from labkit.training import Look, sample_network
 SEEDS, LEAST = 5, 3
 """Of each condition; one with fewer than the least is left out, since no finding may rest on one seed."""
 AT = (500, 1000, STEPS, 3000, 6000)
-OTHER_WAYS = (
-    Sampler("heun", 5), Sampler("heun", 50, 2.0), Sampler("euler", 10), Sampler("euler_maruyama", 250),
-)  # fmt: skip
+OTHER_WAYS = (Sampler("heun", 5), Sampler("heun", 50, 2.0), Sampler("euler", 10), Sampler("euler_maruyama", 250))
 JUDGE = Measures(steps=AT)
 BASELINE = coarse("baseline")
-WATCHED = tuple(map(coarse, (
-    "baseline", "dispersive", "cosine", "hinge", "covariance", "l2-independent", "l2-restricted",
-)))  # fmt: skip
+WATCHED = tuple(
+    map(coarse, ("baseline", "dispersive", "cosine", "hinge", "covariance", "l2-independent", "l2-restricted"))
+)
 """Conditions whose features are looked at more closely, beside the baseline's of the same seed."""
 SAMPLED = ("baseline", "dispersive", coarse("baseline"), coarse("dispersive"))
 """Conditions that are also sampled in the other ways."""
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 LOGGED = ("dispersive", "gradient_cosine", "gradient_ratio")
-COLUMNS = ["condition", "run", "seed", "dataset", "step", "block", "sampler", "measure", "value", "commit", "machine",
-           "seconds"]  # fmt: skip
+COLUMNS = [
+    "condition",
+    "run",
+    "seed",
+    "dataset",
+    "step",
+    "block",
+    "sampler",
+    "measure",
+    "value",
+    "commit",
+    "machine",
+    "seconds",
+]
 
 
 def run_name(condition: str, seed: int) -> str:
@@ -61,16 +71,22 @@ def run_name(condition: str, seed: int) -> str:
 
 def wanted(seeds: Iterable[int]) -> dict[str, tuple[str, Config]]:
     """Run → its condition and config; the first seeds of all conditions come first."""
-    return {run_name(condition, seed): (condition, config.replace(seed=seed))
-            for seed in seeds for condition, config in CONDITIONS.items()}  # fmt: skip
+    return {
+        run_name(condition, seed): (condition, config.replace(seed=seed))
+        for seed in seeds
+        for condition, config in CONDITIONS.items()
+    }
 
 
 def known(shipped: Atlas) -> set[str]:
     """The runs of an atlas that need not be made again: conditions as they are now, judged the same way."""
     if shipped.record["judge"] != repr(JUDGE):
         return set()
-    same = {of: CONDITIONS[of] for of, config in shipped.conditions.items()
-            if of in CONDITIONS and not config.breaks(CONDITIONS[of])}  # fmt: skip
+    same = {
+        of: CONDITIONS[of]
+        for of, config in shipped.conditions.items()
+        if of in CONDITIONS and not config.breaks(CONDITIONS[of])
+    }
     rows = shipped.table[shipped.table["condition"].isin(same)]
     judged = rows.groupby(["run", "condition"])["step"].agg(set)
     return {run for (run, of), steps in judged.items() if due(same[of]) <= steps}
@@ -146,14 +162,17 @@ def logged(run: Run) -> list[dict]:
 def by_time(run: Run) -> list[dict]:
     table = geometry_table({"run": run}, TIMES, steps=[STEPS])
     table = table[table["measure"].isin(("mean_pairwise_distance", "effective_rank"))]
-    return [{"measure": f"{row.measure}_t{row.t:g}", "block": row.block, "value": row.value}
-            for row in table.itertuples()]  # fmt: skip
+    return [
+        {"measure": f"{row.measure}_t{row.t:g}", "block": row.block, "value": row.value} for row in table.itertuples()
+    ]
 
 
 def moved(run: Run, other: Run) -> list[dict]:
     views = [each.features(Look(), step=STEPS).features for each in (run, other)]
-    rows = [{"measure": "cka_with_baseline", "block": block, "value": linear_cka(z, views[1][block])}
-            for block, z in views[0].items()]  # fmt: skip
+    rows = [
+        {"measure": "cka_with_baseline", "block": block, "value": linear_cka(z, views[1][block])}
+        for block, z in views[0].items()
+    ]
     made = [images(each) for each in (run, other)]
     return [*rows, {"measure": "distance_from_baseline", "value": (made[0] - made[1]).square().mean().sqrt().item()}]
 
@@ -178,8 +197,11 @@ def stopping(out: Path, seeds: int, workers: int | None, only_trained: bool, shi
 
 def sheets(runs: dict[str, tuple[str, Config]], out: Path, shipped: dict[str, np.ndarray]) -> bytes:
     """A few samples of every condition, of its run of seed 0."""
-    made = {condition: to_bytes(images(Run.open(out / name), SHEET)).numpy()
-            for name, (condition, config) in runs.items() if config.seed == 0}  # fmt: skip
+    made = {
+        condition: to_bytes(images(Run.open(out / name), SHEET)).numpy()
+        for name, (condition, config) in runs.items()
+        if config.seed == 0
+    }
     file = io.BytesIO()
     np.savez_compressed(file, **{**shipped, **made})
     return file.getvalue()
@@ -228,8 +250,11 @@ def found(table: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for name, question in QUESTIONS.items():
         rows = table[table["measure"].isin(question.measures) & (table["condition"] != REAL)]
-        ways = rows["sampler"].isin(question.samplers) | rows["sampler"].isna() if question.samplers else (
-            ~rows["sampler"].isin(WAYS))  # fmt: skip
+        ways = (
+            rows["sampler"].isin(question.samplers) | rows["sampler"].isna()
+            if question.samplers
+            else (~rows["sampler"].isin(WAYS))
+        )
         rows = rows[ways]
         for condition, baseline in question.pairs:
             own, other = at_step(rows, condition, question.steps), at_step(rows, baseline, question.steps)
@@ -269,9 +294,11 @@ def main(words: Sequence[str] | None = None) -> None:
     in_time = stopping(args.out.with_name(f"{args.out.name}-stopping"), args.seeds, args.workers, args.trained, shipped)
     said, conditions = claims(findings, table, in_time), [of for of in CONDITIONS if of in set(table["condition"])]
     record = recorded(table, conditions, shipped.record["torch"] if kept else ())
-    about = {"compared_at": {"digits": STEPS, "emoji-16": STEPS},
-             "questions": {name: asked.asked for name, asked in QUESTIONS.items()},
-             "conditions": {of: json.loads(CONDITIONS[of].to_json()) for of in conditions}}  # fmt: skip
+    about = {
+        "compared_at": {"digits": STEPS, "emoji-16": STEPS},
+        "questions": {name: asked.asked for name, asked in QUESTIONS.items()},
+        "conditions": {of: json.loads(CONDITIONS[of].to_json()) for of in conditions},
+    }
     pictures = {of: x for of, x in shipped.samples.items() if of in conditions} if shipped else {}
     whole = all(run_name(of, 0) in runs for of in WATCHED)  # the map is of all of them together
     mapped = maps(runs, args.out) if whole or not kept else shipped.maps
@@ -309,15 +336,23 @@ def written(said: pd.DataFrame, record: dict) -> str:
     """The table of claims as Markdown."""
     seeds = record["seeds_of_each"].values()
     cells = [[str(value).replace("|", "\\|") for value in row] for row in said.itertuples(index=False)]
-    return "\n".join([
-        "# The paper's claims, and what was measured here", "",
-        f"Made by `{record['command']}` on {record['made']} from {min(seeds)} to {max(seeds)} seeds a condition "
-        f"(commits {', '.join(record['commits'])}; {', '.join(record['machines'])}). Digits unless something else is "
-        "named; 1,500 steps of 128, 500 samples by 50 Heun steps without guidance, averaged weights. Block 1 of 4, a "
-        "quarter of the depth, unless another is named.", "",
-        RULES, "", "| claim | published | measured here | verdict | remarks |", "|---|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in cells), "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "# The paper's claims, and what was measured here",
+            "",
+            f"Made by `{record['command']}` on {record['made']} from {min(seeds)} to {max(seeds)} seeds a condition "
+            f"(commits {', '.join(record['commits'])}; {', '.join(record['machines'])}). Digits unless something "
+            "else is named; 1,500 steps of 128, 500 samples by 50 Heun steps without guidance, averaged weights. Block "
+            "1 of 4, a quarter of the depth, unless another is named.",
+            "",
+            RULES,
+            "",
+            "| claim | published | measured here | verdict | remarks |",
+            "|---|---|---|---|---|",
+            *(f"| {' | '.join(row)} |" for row in cells),
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -111,11 +111,17 @@ def main() -> None:
     of = rows % len(emoji)
     path = Path(__file__).parent / "emoji.npz"
     np.savez_compressed(
-        path, x=np.concatenate([google, twitter])[rows], y=labels[of].astype(np.uint8),
-        style=(rows // len(emoji)).astype(np.uint8), held_out=held_out[of], kin=kin[of].astype(np.uint16),
-        code_points=np.array([e["unified"] for e in emoji])[of], classes=np.array(classes), styles=np.array(STYLES),
+        path,
+        x=np.concatenate([google, twitter])[rows],
+        y=labels[of].astype(np.uint8),
+        style=(rows // len(emoji)).astype(np.uint8),
+        held_out=held_out[of],
+        kin=kin[of].astype(np.uint16),
+        code_points=np.array([e["unified"] for e in emoji])[of],
+        classes=np.array(classes),
+        styles=np.array(STYLES),
         version=np.array(VERSION),
-    )  # fmt: skip
+    )
     print(f"{2 * held_out.sum():,} of {len(rows):,} images held out, {len(np.unique(kin)):,} kinships; {path}")
     for style, images in zip(STYLES, (google, twitter), strict=True):
         d = distances(images)

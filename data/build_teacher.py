@@ -20,9 +20,11 @@ if __name__ == "__main__":
         pass
     teacher = training.teacher
     measured = {
-        "teacher": probes(teacher), "untrained": untrained, "pixels": digits_probe(lambda x: x),
+        "teacher": probes(teacher),
+        "untrained": untrained,
+        "pixels": digits_probe(lambda x: x),
         "cosine_by_place": cosine_by_place(teacher),
-    }  # fmt: skip
+    }
     path = save(teacher, Path(__file__).parent, SEED, measured)
     print(teacher.cost.told())
     print(f"linear probe on the 500 held-out digits: {measured}; written to {path}")

@@ -199,9 +199,11 @@ def parents_fail(e: Evidence) -> Answer:
     rows = {name: e.row("parents", coarse(f"{name}-independent")) for name in VARIANTS}
     worse = [sign(row) == -1 for row in rows.values()]
     losses = [e.row("parents", coarse(f"{name}-independent"), "loss_held_out") for name in VARIANTS]
-    return Answer(CONFIRMED if all(worse) else NOT_CONFIRMED if not any(sign(r) == 1 for r in rows.values()) else
-                  CONTRADICTED, listed(rows), f"{sum(worse)} of {len(worse)} are worse than the baseline; by the loss "
-                  f"on held-out images: {count(losses)}")  # fmt: skip
+    return Answer(
+        CONFIRMED if all(worse) else NOT_CONFIRMED if not any(sign(r) == 1 for r in rows.values()) else CONTRADICTED,
+        listed(rows),
+        f"{sum(worse)} of {len(worse)} are worse than the baseline; by the loss on held-out images: {count(losses)}",
+    )
 
 
 def restricted_better(e: Evidence) -> Answer:
@@ -210,11 +212,17 @@ def restricted_better(e: Evidence) -> Answer:
 
 
 def beats_parent(e: Evidence) -> Answer:
-    rows = {f"{v} against {noise}": e.row("without-pair", coarse(form), against=coarse(f"{v}-{noise}"))
-            for v, form in FORMS.items() for noise in NOISES}  # fmt: skip
+    rows = {
+        f"{v} against {noise}": e.row("without-pair", coarse(form), against=coarse(f"{v}-{noise}"))
+        for v, form in FORMS.items()
+        for noise in NOISES
+    }
     losses = [e.row("without-pair", row["condition"], "loss_held_out", against=row["against"]) for row in rows.values()]
-    return Answer(helps(list(rows.values())), f"{count(list(rows.values()))}: {listed(rows)}",
-                  f"by the loss on held-out images: {count(losses)}")  # fmt: skip
+    return Answer(
+        helps(list(rows.values())),
+        f"{count(list(rows.values()))}: {listed(rows)}",
+        f"by the loss on held-out images: {count(losses)}",
+    )
 
 
 def longer(e: Evidence) -> Answer:
@@ -228,14 +236,17 @@ def sizes(e: Evidence) -> Answer:
     shares = [row["difference"] / row["baseline"] for row in rows.values()]
     verdict = CONFIRMED if shares[1] < shares[0] and sign(rows["Micro"]) == 1 else NOT_CONFIRMED
     return Answer(
-        verdict, f"{listed(rows)}: {shares[0]:+.0%} and {shares[1]:+.0%} of the baseline",
+        verdict,
+        f"{listed(rows)}: {shares[0]:+.0%} and {shares[1]:+.0%} of the baseline",
         f"held-out minus training loss of the baselines {gap[0]:.3f} and {gap[1]:.3f}; S and larger need a GPU",
-    )  # fmt: skip
+    )
 
 
 def over_fitting(e: Evidence) -> Answer:
-    few, whole = ({size: f"{of}{data}-dispersive" for size, of in (("Nano/4", "coarse"), ("Micro/4", "larger"))}
-                  for data in ("-few", ""))  # fmt: skip
+    few, whole = (
+        {size: f"{of}{data}-dispersive" for size, of in (("Nano/4", "coarse"), ("Micro/4", "larger"))}
+        for data in ("-few", "")
+    )
     held_out, copied = (e.rows("size", few, of) for of in ("loss_held_out", "memorisation"))
     on_all = e.rows("size", whole, "loss_held_out")
     late = {of: e.row("age", "coarse-few-dispersive", of, step=6000) for of in ("loss_held_out", "memorisation")}
@@ -253,22 +264,29 @@ def over_fitting(e: Evidence) -> Answer:
 def guidance(e: Evidence) -> Answer:
     rows = {way: e.row("sampling", "coarse-dispersive", sampler=way) for way in WAYS}
     finer = {way: e.row("sampling", "dispersive", sampler=way) for way in WAYS}
-    shifts = {of: e.shift(f"{name}dispersive", f"{name}baseline", WAYS[1])
-              for of, name in (("Nano/2", ""), ("Nano/4", "coarse-"))}  # fmt: skip
+    shifts = {
+        of: e.shift(f"{name}dispersive", f"{name}baseline", WAYS[1])
+        for of, name in (("Nano/2", ""), ("Nano/4", "coarse-"))
+    }
     pixels = e.row("sampling", "dispersive", "frechet_pixels", sampler=WAYS[1])
-    moved = "; ".join(f"{of} {row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
-                      for of, row in shifts.items())  # fmt: skip
+    moved = "; ".join(
+        f"{of} {row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]" for of, row in shifts.items()
+    )
     return Answer(
-        ANSWERED, f"Nano/2: {listed(finer)}; Nano/4: {listed(rows)}",
+        ANSWERED,
+        f"Nano/2: {listed(finer)}; Nano/4: {listed(rows)}",
         f"from no guidance to guidance 2 the difference changes by {moved}; but of the Fréchet distance of pixels it "
         f"is {told(pixels)} at guidance 2 (Nano/2)",
-    )  # fmt: skip
+    )
 
 
 def sde(e: Evidence) -> Answer:
     rows = {"Nano/2": e.way("baseline", WAYS[3]), "Nano/4": e.way("coarse-baseline", WAYS[3])}
-    return Answer(helps(list(rows.values())), f"SDE minus ODE, baselines: {listed(rows)}",
-                  "Euler–Maruyama with 250 evaluations of the network against Heun with about 100")  # fmt: skip
+    return Answer(
+        helps(list(rows.values())),
+        f"SDE minus ODE, baselines: {listed(rows)}",
+        "Euler–Maruyama with 250 evaluations of the network against Heun with about 100",
+    )
 
 
 def chunks(e: Evidence) -> Answer:
@@ -278,21 +296,28 @@ def chunks(e: Evidence) -> Answer:
 
 
 def repa_price(e: Evidence) -> Answer:
-    named = {"dispersive": "dispersive", "REPA, as many steps": "repa", "REPA after 1,000": "repa@1000",
-             "after 500": "repa@500", "both after 1,000": "repa-dispersive@1000"}  # fmt: skip
+    named = {
+        "dispersive": "dispersive",
+        "REPA, as many steps": "repa",
+        "REPA after 1,000": "repa@1000",
+        "after 500": "repa@500",
+        "both after 1,000": "repa-dispersive@1000",
+    }
     rows = {words: e.row("repa" if of == "repa" else "equal-cost", of) for words, of in named.items()}
     return Answer(
-        ANSWERED, listed(rows),
+        ANSWERED,
+        listed(rows),
         "a step with REPA costs 1.4 plain ones, so 1,000 of them what 1,500 do, and 500 if the teacher's training is "
         "paid, too: here the teacher has 67,392 parameters, trained on the same 1,297 images without labels, "
         "52 s of one core, a price that the Dispersive Loss does not have; no outside data enter",
-    )  # fmt: skip
+    )
 
 
 def repa_order(e: Evidence) -> Answer:
     repa, direct = e.row("repa", "repa"), e.row("teacher", "repa")
     return Answer(
-        helps([repa, direct]), f"REPA minus dispersive {told(direct)}; minus baseline {told(repa)}",
+        helps([repa, direct]),
+        f"REPA minus dispersive {told(direct)}; minus baseline {told(repa)}",
         "the paper's order is baseline, dispersive, REPA",
     )
 
@@ -300,8 +325,12 @@ def repa_order(e: Evidence) -> Answer:
 def dynamics(e: Evidence) -> Answer:
     value = e.mean("coarse-dispersive", "logged_dispersive")
     base = e.mean("coarse-baseline", "logged_dispersive")
-    return Answer(ANSWERED, f"over the last fifth of training L_disp is {value:.2f}, and {base:.2f} for the baseline, "
-                  "where it is only measured; the floor −log 128 is −4.85", "curves: notebooks 03 and 04")  # fmt: skip
+    return Answer(
+        ANSWERED,
+        f"over the last fifth of training L_disp is {value:.2f}, and {base:.2f} for the baseline, "
+        "where it is only measured; the floor −log 128 is −4.85",
+        "curves: notebooks 03 and 04",
+    )
 
 
 def conflict(e: Evidence) -> Answer:
@@ -324,9 +353,10 @@ def probes(e: Evidence) -> Answer:
     same = [e.mean("coarse-dispersive", "cka_with_baseline", block=b) for b in range(4)]
     seed = [e.mean("coarse-baseline", "cka_with_baseline", block=b) for b in range(4)]
     return Answer(
-        ANSWERED, f"linear probe for the class, not told: {listed(rows)}",
+        ANSWERED,
+        f"linear probe for the class, not told: {listed(rows)}",
         f"CKA with the baseline's features, blocks 0 to 3: {_numbers(same)}; between two seeds of it: {_numbers(seed)}",
-    )  # fmt: skip
+    )
 
 
 def alphas(e: Evidence) -> Answer:
@@ -371,7 +401,7 @@ def choosing(e: Evidence) -> Answer:
         f"doubling τ {doubled[1]}",
         "better than λ = τ = 0.5 with InfoNCE-L2, which is not to say than the baseline: "
         f"{listed(ahead) or 'none is shown'}. The smallest of many means is partly luck; Holm's correction counts all",
-    )  # fmt: skip
+    )
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -389,18 +419,34 @@ class Claim(NamedTuple):
 
 
 CLAIMS = [
-    Claim("The Dispersive Loss improves samples (λ 0.5, τ 0.5, a quarter of the depth)",
-          "SiT-B/2, 80 epochs: FID 36.49 → 32.35 [S]", works),
-    Claim("So does the released setting (λ 0.25, τ 1, last block)", "36.49 → 32.64 [S]",
-          simple("works", "coarse-release")),
-    Claim("With guidance, at full size, too", "SiT-XL/2: 6.02 → 5.09, 4.74 [S]; 18.46 → 15.95 without [2]",
-          untested("SiT-XL/2 takes a GPU for days: `labkit train imagenet256`; guidance: see below")),
-    Claim("Every variant improves, InfoNCE-L2 most", "L2 32.35 [S], hinge 33.93, cosine 34.33, covariance 35.82 [2]",
-          variants),
-    Claim("Any block will do, all together best", "first 33.97, a quarter 32.35, half 33.79, last 33.86, all 32.05 [2]",
-          blocks),
-    Claim("Every cell of λ ∈ {0.25, 0.5, 1} × τ ∈ {0.25, 0.5, 1, 2} is better than the baseline", "all below 36.49 [2]",
-          every_cell),
+    Claim(
+        "The Dispersive Loss improves samples (λ 0.5, τ 0.5, a quarter of the depth)",
+        "SiT-B/2, 80 epochs: FID 36.49 → 32.35 [S]",
+        works,
+    ),
+    Claim(
+        "So does the released setting (λ 0.25, τ 1, last block)", "36.49 → 32.64 [S]", simple("works", "coarse-release")
+    ),
+    Claim(
+        "With guidance, at full size, too",
+        "SiT-XL/2: 6.02 → 5.09, 4.74 [S]; 18.46 → 15.95 without [2]",
+        untested("SiT-XL/2 takes a GPU for days: `labkit train imagenet256`; guidance: see below"),
+    ),
+    Claim(
+        "Every variant improves, InfoNCE-L2 most",
+        "L2 32.35 [S], hinge 33.93, cosine 34.33, covariance 35.82 [2]",
+        variants,
+    ),
+    Claim(
+        "Any block will do, all together best",
+        "first 33.97, a quarter 32.35, half 33.79, last 33.86, all 32.05 [2]",
+        blocks,
+    ),
+    Claim(
+        "Every cell of λ ∈ {0.25, 0.5, 1} × τ ∈ {0.25, 0.5, 1, 2} is better than the baseline",
+        "all below 36.49 [2]",
+        every_cell,
+    ),
     Claim("A regularized block makes the features of all other blocks larger", "stated, no figure [P]", carry_over),
     Claim("With independent noise the contrastive parent fails", "in all cases [P]", parents_fail),
     Claim("Restricted noise is better than independent", "stated [P]", restricted_better),
@@ -410,15 +456,23 @@ CLAIMS = [
     Claim("Because it works against over-fitting", "stated [P]", over_fitting),
     Claim("DiT gains, too", "at every size [P], figures [?]", simple("dit", "dit-dispersive")),
     Claim("MeanFlow gains in one step", "MeanFlow-XL/2: 3.43 → 3.21 [2]", simple("meanflow", "meanflow-dispersive")),
-    Claim("REPA, with its teacher, is further ahead", "SiT-XL/2, long: REPA 1.80, dispersive 1.97, SiT 2.06 [2]",
-          repa_order),
-    Claim("REPA's price: a teacher, its parameters and its data", "1.1 B parameters, 142 M images [2]; runs "
-          "DINOv2-B, about 86 M, distilled from that", repa_price),
+    Claim(
+        "REPA, with its teacher, is further ahead",
+        "SiT-XL/2, long: REPA 1.80, dispersive 1.97, SiT 2.06 [2]",
+        repa_order,
+    ),
+    Claim(
+        "REPA's price: a teacher, its parameters and its data",
+        "1.1 B parameters, 142 M images [2]; runs DINOv2-B, about 86 M, distilled from that",
+        repa_price,
+    ),
     Claim("The sampler matters: an SDE is better than an ODE", "SiT-B/2: 33.0 against 36.49 [S]", sde),
-    Claim("16 or 32 samples that repel each other will do", "the batch per device of the two settings [S]",
-          chunks),
-    Claim("A later study: no gain above seed noise on a small task, norms ×9, worse rank", "quoted by others [2]",
-          seed_noise),
+    Claim("16 or 32 samples that repel each other will do", "the batch per device of the two settings [S]", chunks),
+    Claim(
+        "A later study: no gain above seed noise on a small task, norms ×9, worse rank",
+        "quoted by others [2]",
+        seed_noise,
+    ),
     Claim("Reviewers: how does the loss develop?", "–", dynamics),
     Claim("Reviewers: do the two gradients conflict?", "–", conflict),
     Claim("Reviewers: does the time t matter?", "–", times),
@@ -428,9 +482,12 @@ CLAIMS = [
     Claim("Reviewers: samples of the same seed side by side?", "–", side_by_side),
     Claim("Reviewers: Dispersive Loss and REPA together?", "–", simple("both", "repa-dispersive")),
     Claim("Reviewers: how to choose λ, τ and the block?", "–", choosing),
-    Claim("Guidance, few steps, other samplers: does the difference depend on them?", "guidance 1.5 and none, above",
-          guidance),
-]  # fmt: skip
+    Claim(
+        "Guidance, few steps, other samplers: does the difference depend on them?",
+        "guidance 1.5 and none, above",
+        guidance,
+    ),
+]
 
 
 def claims(findings: pd.DataFrame, table: pd.DataFrame, stopping: pd.DataFrame) -> pd.DataFrame:

@@ -52,8 +52,10 @@ def coarse(name: str) -> str:
 
 GRID = {cell(lam, tau): {"lam": lam, "tau": tau} for lam in LAMS for tau in TAUS}
 """The paper's table."""
-CROSS = {cell(lam, tau): {"lam": lam, "tau": tau} for lam, tau in
-         ((0.1, 0.5), (0.25, 0.5), (1.0, 0.5), (0.5, 0.25), (0.5, 1.0), (0.5, 2.0))}  # fmt: skip
+CROSS = {
+    cell(lam, tau): {"lam": lam, "tau": tau}
+    for lam, tau in ((0.1, 0.5), (0.25, 0.5), (1.0, 0.5), (0.5, 0.25), (0.5, 1.0), (0.5, 2.0))
+}
 """Only λ or only τ is another."""
 STOPPING = recipes.digits(steps=STEPS, save_every=100, keep_last=15, **FEW, **COARSE)
 """Judged every 100 steps, without and with the loss: over-fitting against a baseline that stops in time."""
@@ -99,4 +101,4 @@ CONDITIONS = {
     "batch32-dispersive": digits(batch_size=32, **ON),
     "warmup": digits(warmup=1000, **ON),
     "cosine-weak": digits(lam=0.05, variant="infonce_cosine"),
-}  # fmt: skip
+}

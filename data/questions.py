@@ -10,8 +10,12 @@ from conditions import ALPHAS, BLOCKS, CROSS, GRID, NOISES, VARIANTS, coarse
 QUALITY = ("frechet", "frechet_pixels", "kernel_distance", "precision", "recall", "agreement", "memorisation")
 FIT = ("loss_train", "loss_held_out", "loss_gap")
 GEOMETRY = ("feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity", "linear_probe")
-WAYS = ("heun with 5 steps, guidance 1", "heun with 50 steps, guidance 2", "euler with 10 steps, guidance 1",
-        "euler_maruyama with 250 steps, guidance 1")  # fmt: skip
+WAYS = (
+    "heun with 5 steps, guidance 1",
+    "heun with 50 steps, guidance 2",
+    "euler with 10 steps, guidance 1",
+    "euler_maruyama with 250 steps, guidance 1",
+)
 
 
 class Question(NamedTuple):
@@ -63,11 +67,11 @@ QUESTIONS = {
     "alpha": Question(
         "From contrastive (α = 1) to dispersive (α = 0)?",
         coarsely(
-            "dispersive", *(f"alpha{a:g}" for a in ALPHAS), "l2-independent", "alpha0.5-restricted", "l2-restricted",
+            "dispersive", *(f"alpha{a:g}" for a in ALPHAS), "l2-independent", "alpha0.5-restricted", "l2-restricted"
         ),
     ),
     "variants": Question(
-        "Which variant of the loss?", [*coarsely(*FORMS.values()), *against("baseline", *FORMS.values())], ALL,
+        "Which variant of the loss?", [*coarsely(*FORMS.values()), *against("baseline", *FORMS.values())], ALL
     ),
     "lam-tau": Question("Which λ, which τ?", [*coarsely(*GRID, "lam0.1-tau0.5"), *against("baseline", *CROSS)], ALL),
     "age": Question(
@@ -78,20 +82,26 @@ QUESTIONS = {
     "size": Question(
         "Does a larger model gain more, as over-fitting would have it?",
         [
-            *coarsely("dispersive"), ("larger-dispersive", "larger-baseline"),
-            ("coarse-few-dispersive", "coarse-few-baseline"), ("larger-few-dispersive", "larger-few-baseline"),
+            *coarsely("dispersive"),
+            ("larger-dispersive", "larger-baseline"),
+            ("coarse-few-dispersive", "coarse-few-baseline"),
+            ("larger-few-dispersive", "larger-few-baseline"),
         ],
     ),
     "data": Question(
         "On other images, with 200 digits instead of 1,297, or without labels?",
         [
-            ("emoji-dispersive", "emoji-baseline"), ("few-dispersive", "few-baseline"),
-            ("coarse-few-dispersive", "coarse-few-baseline"), ("unlabelled-dispersive", "unlabelled-baseline"),
+            ("emoji-dispersive", "emoji-baseline"),
+            ("few-dispersive", "few-baseline"),
+            ("coarse-few-dispersive", "coarse-few-baseline"),
+            ("unlabelled-dispersive", "unlabelled-baseline"),
         ],
     ),
     "sampling": Question(
         "With guidance, with few steps, with noise on the way?",
-        [*coarsely("dispersive"), ("dispersive", "baseline")], QUALITY, samplers=WAYS,
+        [*coarsely("dispersive"), ("dispersive", "baseline")],
+        QUALITY,
+        samplers=WAYS,
     ),
     "block": Question("At which block?", against("baseline", "dispersive", *BLOCKS)),
     "which-block": Question(
@@ -99,12 +109,12 @@ QUESTIONS = {
         against("dispersive", *BLOCKS, "chunk32", "chunk16"),
     ),
     "carry-over": Question(
-        "Does a regularized block change the others?", against("baseline", "dispersive", *BLOCKS), GEOMETRY,
+        "Does a regularized block change the others?", against("baseline", "dispersive", *BLOCKS), GEOMETRY
     ),
     "dit": Question("In diffusion (DiT)?", against("dit-baseline", "dit-dispersive"), ALL),
     "meanflow": Question("In one step (MeanFlow)?", against("meanflow-baseline", "meanflow-dispersive"), ALL),
     "repa": Question(
-        "Beside an external teacher (REPA)?", against("baseline", "dispersive", "repa", "repa-dispersive"),
+        "Beside an external teacher (REPA)?", against("baseline", "dispersive", "repa", "repa-dispersive")
     ),
     "equal-cost": Question(
         "At equal cost? REPA after 1,000 steps of 1.4 times the price, or after 500, its teacher's training paid, too",
@@ -117,7 +127,7 @@ QUESTIONS = {
         [*against("baseline", "dispersive", "chunk32", "chunk16"), ("batch32-dispersive", "batch32-baseline")],
     ),
     "gentle": Question(
-        "A gentler way: warm-up, small λ?", against("baseline", "warmup", "cosine-weak", "lam0.1-tau0.5"),
+        "A gentler way: warm-up, small λ?", against("baseline", "warmup", "cosine-weak", "lam0.1-tau0.5")
     ),
     "instead": Question(
         "What is better than λ = τ = 0.5 with InfoNCE-L2?",
@@ -126,4 +136,4 @@ QUESTIONS = {
             *against("coarse-dispersive", *map(coarse, OTHERS)),
         ],
     ),
-}  # fmt: skip
+}

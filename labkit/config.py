@@ -16,9 +16,15 @@ from labkit.regularizers import REGULARIZERS, Contrastive, Dispersive, Repa
 
 LATER = {"flow", "meanflow", "engine", "keep_every"}  # what the configs of the first versions do not have
 FREE = (
-    "steps", "log_every", "save_every", "keep_last", "keep_every",
-    "engine.compile", "engine.checkpointing", "engine.resident",
-)  # fmt: skip
+    "steps",
+    "log_every",
+    "save_every",
+    "keep_last",
+    "keep_every",
+    "engine.compile",
+    "engine.checkpointing",
+    "engine.resident",
+)
 """Settings in which a run may change when it goes on: they say how long, how fast and what is kept."""
 Precision = Literal["float32", "bfloat16"]
 
@@ -36,12 +42,16 @@ class Optimizer:
         require(finite(self.lr) and self.lr > 0, "optimizer.lr", self.lr, "the learning rate must be above 0")
         require(
             len(self.betas) == 2 and all(finite(b) and 0 <= b < 1 for b in self.betas),
-            "optimizer.betas", self.betas, "give two numbers in [0, 1)",
-        )  # fmt: skip
+            "optimizer.betas",
+            self.betas,
+            "give two numbers in [0, 1)",
+        )
         require(
             finite(self.weight_decay) and self.weight_decay >= 0,
-            "optimizer.weight_decay", self.weight_decay, "it must be at least 0",
-        )  # fmt: skip
+            "optimizer.weight_decay",
+            self.weight_decay,
+            "it must be at least 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -69,9 +79,11 @@ class Engine:
             require(isinstance(getattr(self, name), bool), f"engine.{name}", getattr(self, name), "say True or False")
         require(whole(self.accumulate, 1), "engine.accumulate", self.accumulate, "take a whole number of at least 1")
         require(
-            self.clip is None or (finite(self.clip) and self.clip > 0), "engine.clip", self.clip,
+            self.clip is None or (finite(self.clip) and self.clip > 0),
+            "engine.clip",
+            self.clip,
             "take a number above 0, or None for no limit",
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -113,8 +125,15 @@ class Config:
         named = isinstance(self.dataset, str) and self.dataset != ""
         require(named, "dataset", self.dataset, "name an embedded set, such as 'digits', or the folder of a store")
         require(isinstance(self.model, str), "model", self.model, "name it as in 'SiT-Nano/2'")
-        groups = {"flow": Flow, "meanflow": MeanFlow, "dispersive": Dispersive, "contrastive": Contrastive,
-                  "repa": Repa, "optimizer": Optimizer, "engine": Engine}  # fmt: skip
+        groups = {
+            "flow": Flow,
+            "meanflow": MeanFlow,
+            "dispersive": Dispersive,
+            "contrastive": Contrastive,
+            "repa": Repa,
+            "optimizer": Optimizer,
+            "engine": Engine,
+        }
         for name, group in groups.items():
             value = getattr(self, name)
             require(type(value) is group, name, value, f"give its settings as {group.__name__}(…)")
@@ -125,10 +144,12 @@ class Config:
                 wrong = f"{self.family} has no such setting, only {family} has; leave it at {usual[setting]!r}"
                 require(asked[setting] == usual[setting], setting, asked[setting], wrong)
         require(
-            whole(self.batch_size, 2), "batch_size", self.batch_size,
+            whole(self.batch_size, 2),
+            "batch_size",
+            self.batch_size,
             "take a whole number of at least 2 (with one sample there is no pair, so the Dispersive Loss is 0 with "
             "no gradient)",
-        )  # fmt: skip
+        )
         for name in ("dispersive", "contrastive"):
             group = getattr(self, name)
             fits = group.chunk is None or self.batch_size % group.chunk == 0  # what a rank gets, the trainer checks
@@ -142,9 +163,11 @@ class Config:
         require(keep is None or whole(keep, 1), "keep_every", keep, "take a whole number of steps, or None")
         check_seed(self.seed)
         require(
-            finite(self.label_drop) and 0 <= self.label_drop < 1, "label_drop", self.label_drop,
+            finite(self.label_drop) and 0 <= self.label_drop < 1,
+            "label_drop",
+            self.label_drop,
             "take a share in [0, 1)",
-        )  # fmt: skip
+        )
         require(
             finite(self.ema_decay) and 0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "take a number in [0, 1)"
         )

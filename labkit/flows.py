@@ -29,9 +29,11 @@ class Flow:
         choose(self.prediction, Predicted, "flow.prediction")
         choose(self.weighting, Weighting, "flow.weighting")
         require(
-            self.weighting == "none" or self.prediction != "velocity", "flow.weighting", self.weighting,
+            self.weighting == "none" or self.prediction != "velocity",
+            "flow.weighting",
+            self.weighting,
             "the error of a velocity needs none; it is for prediction = noise or score",
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,12 @@ class Objective(nn.Module):
         if "repa" in on:
             self.teacher = teacher or load_teacher(config.repa.teacher, network.side)
             require(
-                self.teacher.tokens == network.side**2, "repa.teacher", config.repa.teacher,
+                self.teacher.tokens == network.side**2,
+                "repa.teacher",
+                config.repa.teacher,
                 f"it gives {self.teacher.tokens} tokens an image and {config.model} has {network.side**2} here; choose "
                 "a patch or a teacher with the other's grid",
-            )  # fmt: skip
+            )
             self.projector = Projector(network.width, config.repa.hidden, self.teacher.width)
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:

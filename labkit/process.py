@@ -162,9 +162,12 @@ class MeanFlowProcess(_OnPath):
         velocity = self._guided(network, point.x_t, t, labels, point.velocity)
         told = labels[:over]
         target = average_velocity_target(
-            lambda x, t, span: network(x, t, told, span=span).output, point.x_t[:over], t[:over], span[:over],
+            lambda x, t, span: network(x, t, told, span=span).output,
+            point.x_t[:over],
+            t[:over],
+            span[:over],
             velocity[:over],
-        )  # fmt: skip
+        )
         errors = squared_errors(output, torch.cat([target, velocity[over:]]))
         summed = errors * batch.x[0].numel()
         loss = adaptive_loss(summed, self.settings.power, self.settings.constant).mean()

@@ -54,9 +54,11 @@ def _rows_of(conditions: Conditions) -> dict[str, Float[Tensor, "_ features"]]:
     flat = {name: _finite_rows(z, f"condition {name!r}") for name, z in conditions.items()}
     widths = {name: z.shape[1] for name, z in flat.items()}
     require(
-        len(set(widths.values())) == 1, "features a sample", widths,
+        len(set(widths.values())) == 1,
+        "features a sample",
+        widths,
         "conditions of different widths cannot share axes; give the same number to all",
-    )  # fmt: skip
+    )
     if (count := sum(map(len, flat.values()))) < 3:
         raise ValueError(f"The conditions hold {count} samples in all; a map needs at least 3.")
     return flat
@@ -97,9 +99,11 @@ class Pca:
         """
         z = torch.cat(list(_rows_of(conditions).values()))
         require(
-            whole(components, 1) and components <= min(z.shape), "components", components,
+            whole(components, 1) and components <= min(z.shape),
+            "components",
+            components,
             f"with {z.shape[0]} samples of {z.shape[1]} features take 1 to {min(z.shape)}",
-        )  # fmt: skip
+        )
         centred, mean = _centred(z)
         axes = _principal_axes(centred, components)
         peak = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
@@ -228,9 +232,11 @@ class UmapReference:
         flat = _rows_of(conditions)
         z = torch.cat([_share(of_one, most // len(flat)) for of_one in flat.values()])
         require(
-            len(z) > n_neighbors and len(z) > 3, "n_neighbors", n_neighbors,
+            len(z) > n_neighbors and len(z) > 3,
+            "n_neighbors",
+            n_neighbors,
             f"UMAP needs more samples than neighbours, and at least 4, but n = {len(z)}; give more or lower it",
-        )  # fmt: skip
+        )
         if (z == z[0]).all():
             raise ValueError(f"All {len(z)} samples are the same; there are no neighbourhoods to map.")
         distances = _distances(z)
@@ -267,8 +273,10 @@ class UmapReference:
         """
         z = _of_width(z, self.features.shape[1])
         if len(z) <= 2 * self.n_neighbors:
-            raise ValueError(f"z has {len(z)} samples; the trustworthiness of {self.n_neighbors} neighbours needs more "
-                             f"than {2 * self.n_neighbors}.")  # fmt: skip
+            raise ValueError(
+                f"z has {len(z)} samples; the trustworthiness of {self.n_neighbors} neighbours needs more "
+                f"than {2 * self.n_neighbors}."
+            )
         from sklearn.manifold import trustworthiness
 
         places = self.transform(z).numpy()

@@ -39,9 +39,7 @@ def emoji(**changes: Any) -> Config:
     Args:
         changes: as in ``digits``.
     """
-    base = Config(
-        dataset="emoji", model="SiT-Micro/4", optimizer=Optimizer(lr=1e-3), batch_size=64, ema_decay=0.999,
-    )  # fmt: skip
+    base = Config(dataset="emoji", model="SiT-Micro/4", optimizer=Optimizer(lr=1e-3), batch_size=64, ema_decay=0.999)
     return base.replace(**changes)
 
 
@@ -60,9 +58,15 @@ def cifar10(**changes: Any) -> Config:
         changes: as in ``digits``.
     """
     base = Config(
-        dataset="data/cache/cifar10", model="SiT-S/2", optimizer=Optimizer(lr=2e-4), engine=ON_GPU, batch_size=128,
-        steps=200_000, log_every=100, save_every=10_000,
-    )  # fmt: skip
+        dataset="data/cache/cifar10",
+        model="SiT-S/2",
+        optimizer=Optimizer(lr=2e-4),
+        engine=ON_GPU,
+        batch_size=128,
+        steps=200_000,
+        log_every=100,
+        save_every=10_000,
+    )
     return base.replace(**changes)
 
 
@@ -93,10 +97,16 @@ def imagenet256(model: str | None = None, preset: Preset = "paper", **changes: A
     paper = Dispersive(0.5, tau=0.5, chunk=16)
     dispersive = {"release": Dispersive(0.25, tau=1.0, blocks="last", chunk=32), "paper": paper}
     base = Config(
-        dataset="data/cache/imagenet256", model="MeanFlow-XL/2" if preset.startswith("meanflow") else "SiT-XL/2",
+        dataset="data/cache/imagenet256",
+        model="MeanFlow-XL/2" if preset.startswith("meanflow") else "SiT-XL/2",
         dispersive=paper if preset.endswith("dispersive") else dispersive.get(preset, replace(paper, lam=None)),
         repa=Repa(0.5 if preset.startswith("repa") else None, teacher="facebook/dinov2-base"),
-        optimizer=Optimizer(betas=(0.9, 0.999) if preset == "release" else (0.9, 0.95)), engine=ON_GPU,
-        batch_size=256, steps=400_320, log_every=100, save_every=10_000, keep_every=50_000,
-    )  # fmt: skip
+        optimizer=Optimizer(betas=(0.9, 0.999) if preset == "release" else (0.9, 0.95)),
+        engine=ON_GPU,
+        batch_size=256,
+        steps=400_320,
+        log_every=100,
+        save_every=10_000,
+        keep_every=50_000,
+    )
     return base.replace(**{**({} if model is None else {"model": model}), **changes})

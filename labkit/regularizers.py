@@ -80,21 +80,27 @@ class Dispersive:
         group = type(self).__name__.lower()
         require(
             self.lam is None or (finite(self.lam) and self.lam >= 0),
-            f"{group}.lam", self.lam, "λ must be a finite number of at least 0, or None for off",
-        )  # fmt: skip
+            f"{group}.lam",
+            self.lam,
+            "λ must be a finite number of at least 0, or None for off",
+        )
         self.arguments()
         self._check_blocks(f"{group}.blocks")
         choose(self.reduce, Reduce, f"{group}.reduce")
         choose(self.negatives, Negatives, f"{group}.negatives")
         least = 3 if self.variant == "covariance" else 2
         require(
-            self.chunk is None or whole(self.chunk, least), f"{group}.chunk", self.chunk,
+            self.chunk is None or whole(self.chunk, least),
+            f"{group}.chunk",
+            self.chunk,
             f"take a whole number of at least {least}",
-        )  # fmt: skip
+        )
         require(
-            self.chunk is None or self.negatives == "local", f"{group}.chunk", self.chunk,
+            self.chunk is None or self.negatives == "local",
+            f"{group}.chunk",
+            self.chunk,
             "chunks part the batch of one device; take negatives = local",
-        )  # fmt: skip
+        )
         require(whole(self.warmup, 0), f"{group}.warmup", self.warmup, "take a whole number of steps, 0 for none")
 
     def _check_blocks(self, name: str) -> None:
@@ -102,9 +108,11 @@ class Dispersive:
             return
         object.__setattr__(self, "blocks", as_tuple(self.blocks))
         require(
-            len(self.blocks) > 0 and all(whole(b, 0) for b in self.blocks), name, self.blocks,
+            len(self.blocks) > 0 and all(whole(b, 0) for b in self.blocks),
+            name,
+            self.blocks,
             "name one or several blocks by whole numbers from 0, or say 'all' or 'last'",
-        )  # fmt: skip
+        )
         require(len(set(self.blocks)) == len(self.blocks), name, self.blocks, "name each block once")
 
     def arguments(self) -> dict[str, Any]:
@@ -160,9 +168,11 @@ def check_parent(variant: str, alignment_weight: float, form: str, include_self:
         )
         require(weight == 1, f"{prefix}alignment_weight", weight, "the original forms are whole, with α = 1 only")
         require(
-            include_self is None, f"{prefix}include_self", include_self,
+            include_self is None,
+            f"{prefix}include_self",
+            include_self,
             "in the original forms the pair (i, i) is the positive; leave it out",
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -185,8 +195,10 @@ class Repa:
         require(lam is None or (finite(lam) and lam >= 0), "repa.lam", lam, "take a finite number ≥ 0, or None for off")
         require(self.block is None or whole(self.block, 0), "repa.block", self.block, "take a whole number from 0")
         require(
-            isinstance(self.teacher, str) and self.teacher != "", "repa.teacher", self.teacher,
+            isinstance(self.teacher, str) and self.teacher != "",
+            "repa.teacher",
+            self.teacher,
             "say digits, or a hub id or folder",
-        )  # fmt: skip
+        )
         require(whole(self.warmup, 0), "repa.warmup", self.warmup, "take a whole number of steps, 0 for none")
         require(whole(self.hidden, 1), "repa.hidden", self.hidden, "take a whole number of at least 1")

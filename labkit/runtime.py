@@ -192,16 +192,22 @@ def doctor() -> list[Finding]:
         found.append(Finding(True, f"No GPU that torch can use: everything runs on {cores()} processor cores"))
     compiler = cpp_compiler() or "none, so nothing is compiled on a CPU"
     found.append(Finding(True, f"C++ compiler: {compiler}"))
-    found.append(Finding(
-        (data_dir() / "digits_classifier.safetensors").exists(), f"embedded data in {data_dir()}",
-        "Restore the data/ folder of the checkout, for instance with `git checkout data`.",
-    ))  # fmt: skip
+    found.append(
+        Finding(
+            (data_dir() / "digits_classifier.safetensors").exists(),
+            f"embedded data in {data_dir()}",
+            "Restore the data/ folder of the checkout, for instance with `git checkout data`.",
+        )
+    )
     free = shutil.disk_usage(".").free / 2**30
     found.append(Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."))
     spinning = openmp.WAITING == openmp.SPINNING and torch.get_num_threads() > 1
-    found.append(Finding(
-        not spinning, f"torch's threads: {torch.get_num_threads()}; {openmp.WAITING}",
-        "Import labkit before torch: beside other work, threads that spin make training many times slower.",
-    ))  # fmt: skip
+    found.append(
+        Finding(
+            not spinning,
+            f"torch's threads: {torch.get_num_threads()}; {openmp.WAITING}",
+            "Import labkit before torch: beside other work, threads that spin make training many times slower.",
+        )
+    )
     found.append(Finding(True, f"notebooks run in tier '{tier()}' (set LAB_TIER to smoke, cpu or gpu to change it)"))
     return found

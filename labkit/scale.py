@@ -74,17 +74,27 @@ def cost(
     # MeanFlow's target is a Jacobian-vector product on a share of the batch: a forward pass and its tangent.
     more = 1 + 2 * MeanFlow().share / 3 if family == "MeanFlow" else 1.0
     return Cost(
-        name, network.side**2, size.width, size.depth, size.heads, _parameters(network), macs(network),
+        name,
+        network.side**2,
+        size.width,
+        size.depth,
+        size.heads,
+        _parameters(network),
+        macs(network),
         training_flops(network) * more,
-    )  # fmt: skip
+    )
 
 
 def _parameters(network: Transformer) -> dict[str, int]:
     parts = dict.fromkeys(("attention", "MLP", "modulation", "time and class", "ends"), 0)
     places = {
-        ".attn.": "attention", ".mlp.fc": "MLP", "adaLN_modulation": "modulation",
-        "t_embedder": "time and class", "span_embedder": "time and class", "y_embedder": "time and class",
-    }  # fmt: skip
+        ".attn.": "attention",
+        ".mlp.fc": "MLP",
+        "adaLN_modulation": "modulation",
+        "t_embedder": "time and class",
+        "span_embedder": "time and class",
+        "y_embedder": "time and class",
+    }
     for name, parameter in network.named_parameters():
         parts[next((part for place, part in places.items() if place in name), "ends")] += parameter.numel()
     return parts
@@ -100,10 +110,17 @@ def models_table(names: Sequence[str], **setting: int | bool) -> "pd.DataFrame":
 
     found = [cost(name, **setting) for name in names]
     rows = [
-        dict(model=c.name, blocks=c.depth, width=c.width, heads=c.heads, tokens=c.tokens,
-             parameters=sum(c.parameters.values()), macs=sum(c.macs.values()))
+        dict(
+            model=c.name,
+            blocks=c.depth,
+            width=c.width,
+            heads=c.heads,
+            tokens=c.tokens,
+            parameters=sum(c.parameters.values()),
+            macs=sum(c.macs.values()),
+        )
         for c in found
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows).set_index("model")
 
 
@@ -113,9 +130,12 @@ def memory(of: Cost, batch: int, precision: Precision = "float32") -> dict[str, 
     require(whole(batch, 1), "batch", batch, "take a whole number of at least 1")
     every, copies = sum(of.parameters.values()), 2 if precision == "bfloat16" else 0
     return {
-        "weights": (4 + copies) * every, "gradients": 4 * every, "AdamW": 8 * every, "EMA": 4 * every,
+        "weights": (4 + copies) * every,
+        "gradients": 4 * every,
+        "AdamW": 8 * every,
+        "EMA": 4 * every,
         "activations": batch * activations(of, precision),
-    }  # fmt: skip
+    }
 
 
 def activations(of: Cost, precision: Precision = "float32") -> int:

@@ -32,7 +32,11 @@ class Mutation(NamedTuple):
     likely: str
 
 
-LOSSES, OBJECTIVE, SAMPLING = "tests/losses", "tests/test_objective.py tests/test_objective_two_views.py", "tests/sampling"
+LOSSES, OBJECTIVE, SAMPLING = (
+    "tests/losses",
+    "tests/test_objective.py tests/test_objective_two_views.py",
+    "tests/sampling",
+)
 TRAINING = "tests/training/test_trainer.py tests/training/test_stream.py tests/training/test_resume.py"
 RESUME = "tests/training/test_resume.py tests/training/test_checkpoint.py tests/training/test_regularized.py"
 EXPERIMENTS, DATASETS = "tests/experiments/test_statistics.py", "tests/datasets"
@@ -40,9 +44,14 @@ MUTATIONS = [
     Mutation(*mutation)
     for mutation in (
         # losses: a sign, a factor, a missing division, a dropped detach
-        ("losses/dispersive.py", "per=features * known[\"tau\"]", "per=known[\"tau\"]", LOSSES),
+        ("losses/dispersive.py", 'per=features * known["tau"]', 'per=known["tau"]', LOSSES),
         ("losses/dispersive.py", "return log_mean_exp(-pairs(", "return log_mean_exp(pairs(", LOSSES),
-        ("losses/dispersive.py", "/ known[\"tau\"])\n        return (known", "* known[\"tau\"])\n        return (known", LOSSES),
+        (
+            "losses/dispersive.py",
+            '/ known["tau"])\n        return (known',
+            '* known["tau"])\n        return (known',
+            LOSSES,
+        ),
         ("losses/dispersive.py", ".relu().square().mean()", ".square().mean()", LOSSES),
         ("losses/dispersive.py", "/ batch**2\n", "/ (batch - 1) ** 2\n", LOSSES),
         ("losses/dispersive.py", "return -math.log(batch) if own", "return -math.log(batch - 1) if own", LOSSES),
@@ -52,58 +61,168 @@ MUTATIONS = [
         ("ops.py", "+ SUBNORMAL_MARGIN", "+ 9 * SUBNORMAL_MARGIN", "tests/test_ops.py " + LOSSES),
         ("pairs.py", "return (grad + grad.mT) @ z", "return grad @ z", "tests/test_pairs.py " + LOSSES),
         ("pairs.py", "pull = (grad + grad.mT) * factor", "pull = (grad + grad.mT)", "tests/test_pairs.py " + LOSSES),
-        ("pairs.py", "distances + (-distances).clamp_min(0).detach()", "distances.clamp_min(0)", "tests/test_pairs.py " + LOSSES),
+        (
+            "pairs.py",
+            "distances + (-distances).clamp_min(0).detach()",
+            "distances.clamp_min(0)",
+            "tests/test_pairs.py " + LOSSES,
+        ),
         ("pairs.py", "sub_(grad.mean(dim=0))", "sub_(0 * grad.mean(dim=0))", "tests/test_pairs.py " + LOSSES),
-        ("losses/contrastive.py", "return alignment_weight * alignment + repulsion", "return alignment + repulsion", LOSSES),
+        (
+            "losses/contrastive.py",
+            "return alignment_weight * alignment + repulsion",
+            "return alignment + repulsion",
+            LOSSES,
+        ),
         ("losses/contrastive.py", "log_sum_exp(logits, dim=1).mean()", "log_sum_exp(logits, dim=0).mean()", LOSSES),
         ("losses/contrastive.py", "repulsion = dispersive_loss(a,", "repulsion = dispersive_loss(b,", LOSSES),
         ("losses/alignment.py", "target.detach().flatten(0, 1)", "target.flatten(0, 1)", LOSSES),
-        ("losses/meanflow.py", "torch.ones_like(t), -torch.ones_like(t)))", "torch.ones_like(t), torch.ones_like(t)))", LOSSES + " tests/test_process.py"),
-        ("losses/meanflow.py", "squared / (squared.detach() + constant)", "squared / (squared + constant)", LOSSES + " tests/test_process.py"),
-        ("losses/diffusion.py", "schedule.data(x_k, said.detach(), k)", "schedule.data(x_k, said, k)", LOSSES + " tests/test_process.py"),
+        (
+            "losses/meanflow.py",
+            "torch.ones_like(t), -torch.ones_like(t)))",
+            "torch.ones_like(t), torch.ones_like(t)))",
+            LOSSES + " tests/test_process.py",
+        ),
+        (
+            "losses/meanflow.py",
+            "squared / (squared.detach() + constant)",
+            "squared / (squared + constant)",
+            LOSSES + " tests/test_process.py",
+        ),
+        (
+            "losses/diffusion.py",
+            "schedule.data(x_k, said.detach(), k)",
+            "schedule.data(x_k, said, k)",
+            LOSSES + " tests/test_process.py",
+        ),
         ("losses/diffusion.py", "/ math.log(2)\n", "\n", LOSSES + " tests/test_process.py"),
         # objective: wrong view, wrong block, a warm-up off by one, chunks forgotten
         ("objective.py", "draws.uniforms[:, 1] < self", "draws.uniforms[:, 0] < self", OBJECTIVE),
-        ("objective.py", "((step + 1) / settings.warmup)", "(step / settings.warmup)", OBJECTIVE + " tests/training/test_regularized.py"),
+        (
+            "objective.py",
+            "((step + 1) / settings.warmup)",
+            "(step / settings.warmup)",
+            OBJECTIVE + " tests/training/test_regularized.py",
+        ),
         ("objective.py", "z.split(settings.chunk or len(z))", "z.split(len(z))", OBJECTIVE),
-        ("objective.py", "contrastive_parts(z, z_positive, **known)", "contrastive_parts(z_positive, z, **known)", OBJECTIVE),
-        ("objective.py", "scope = [gather(z) for z in scope]", "scope = [gather(z.detach()) for z in scope]", "tests/distributed/test_objective_on_ranks.py"),
+        (
+            "objective.py",
+            "contrastive_parts(z, z_positive, **known)",
+            "contrastive_parts(z_positive, z, **known)",
+            OBJECTIVE,
+        ),
+        (
+            "objective.py",
+            "scope = [gather(z) for z in scope]",
+            "scope = [gather(z.detach()) for z in scope]",
+            "tests/distributed/test_objective_on_ranks.py",
+        ),
         ("objective.py", "None: (depth // 4,)", "None: (depth // 4 - 1,)", OBJECTIVE),
         # paths, times, schedule
         ("paths.py", "half * sigma, -half * alpha)", "half * sigma, half * alpha)", "tests/test_paths.py"),
-        ("paths.py", "slope * alpha, -slope * alpha**2 / sigma", "slope * alpha, -slope * alpha / sigma", "tests/test_paths.py"),
+        (
+            "paths.py",
+            "slope * alpha, -slope * alpha**2 / sigma",
+            "slope * alpha, -slope * alpha / sigma",
+            "tests/test_paths.py",
+        ),
         ("paths.py", "-c.sigma * value\n", "c.sigma * value\n", "tests/test_paths.py"),
         ("times.py", "return 1 - (1 - moved).abs()", "return moved.clamp_max(1)", "tests/test_times.py"),
-        ("schedule.py", '"posterior_log_variance": torch.cat([variance[1:2]', '"posterior_log_variance": torch.cat([variance[2:3]', "tests/test_schedule.py"),
+        (
+            "schedule.py",
+            '"posterior_log_variance": torch.cat([variance[1:2]',
+            '"posterior_log_variance": torch.cat([variance[2:3]',
+            "tests/test_schedule.py",
+        ),
         # samplers
-        ("sampling/ode.py", "velocity(x + h * slope, at(then, x))) / 2", "velocity(x + h * slope, at(now, x))) / 2", SAMPLING),
+        (
+            "sampling/ode.py",
+            "velocity(x + h * slope, at(then, x))) / 2",
+            "velocity(x + h * slope, at(now, x))) / 2",
+            SAMPLING,
+        ),
         ("sampling/sde.py", "kick = (2 * h * w", "kick = (h * w", SAMPLING),
         ("sampling/sde.py", "return v + w(t, x) * path", "return v + 0.5 * w(t, x) * path", SAMPLING),
-        ("sampling/guidance.py", "without + scale * (with_label - without)", "with_label + scale * (with_label - without)", SAMPLING),
+        (
+            "sampling/guidance.py",
+            "without + scale * (with_label - without)",
+            "with_label + scale * (with_label - without)",
+            SAMPLING,
+        ),
         ("sampling/diffusion.py", "(1 - before - kick.square())", "(1 - before)", SAMPLING),
         ("sampling/diffusion.py", "random = step > 0 and", "random =", SAMPLING),
-        ("sampling/meanflow.py", "at(now, x), at(then - now, x))", "at(then, x), at(then - now, x))", SAMPLING + " tests/training/test_generate.py"),
+        (
+            "sampling/meanflow.py",
+            "at(now, x), at(then - now, x))",
+            "at(then, x), at(then - now, x))",
+            SAMPLING + " tests/training/test_generate.py",
+        ),
         # training and resuming
         ("training/stream.py", "position // self.batch_size)", "position // self.batch_size + 1)", TRAINING),
         ("training/stream.py", "Purpose.ORDER, epoch)", "Purpose.ORDER, 0)", TRAINING),
-        ("training/ema.py", "(1 + step) / (10 + step)", "(2 + step) / (10 + step)", "tests/training/test_ema.py " + TRAINING),
-        ("training/trainer.py", "self.step = self.saved_step = state.step\n", "self.step = self.saved_step = state.step - 1\n", RESUME),
-        ("training/trainer.py", "ckpt.load_optimizer(self.optimizer, self._named(), state.part(\"optimizer.\"))\n", "pass\n", RESUME),
-        ("training/trainer.py", "self.ema.network.load_state_dict(state.part(\"ema.\"))", "self.ema.network.load_state_dict(state.part(\"model.\"))", RESUME),
-        ("training/trainer.py", "self.fabric.backward(losses.total / count)", "self.fabric.backward(losses.total)", TRAINING + " tests/training/test_engine.py"),
+        (
+            "training/ema.py",
+            "(1 + step) / (10 + step)",
+            "(2 + step) / (10 + step)",
+            "tests/training/test_ema.py " + TRAINING,
+        ),
+        (
+            "training/trainer.py",
+            "self.step = self.saved_step = state.step\n",
+            "self.step = self.saved_step = state.step - 1\n",
+            RESUME,
+        ),
+        (
+            "training/trainer.py",
+            'ckpt.load_optimizer(self.optimizer, self._named(), state.part("optimizer."))\n',
+            "pass\n",
+            RESUME,
+        ),
+        (
+            "training/trainer.py",
+            'self.ema.network.load_state_dict(state.part("ema."))',
+            'self.ema.network.load_state_dict(state.part("model."))',
+            RESUME,
+        ),
+        (
+            "training/trainer.py",
+            "self.fabric.backward(losses.total / count)",
+            "self.fabric.backward(losses.total)",
+            TRAINING + " tests/training/test_engine.py",
+        ),
         ("training/trainer.py", "            self.folder.rewind(self.step)", "            pass", RESUME),
-        ("training/checkpoint.py", "if header.get(\"sha256\") != _digest(tensors, about):", "if False:", RESUME),
+        ("training/checkpoint.py", 'if header.get("sha256") != _digest(tensors, about):', "if False:", RESUME),
         # statistics and listing
         ("experiments/statistics.py", "times = np.arange(len(ordered), 0, -1)", "times = len(ordered)", EXPERIMENTS),
-        ("experiments/statistics.py", "better = d < 0 if direction(measure) < 0", "better = d < 0 if direction(measure) > 0", EXPERIMENTS),
-        ("experiments/statistics.py", "d = (values - baseline).dropna()", "d = (baseline - values).dropna()", EXPERIMENTS),
+        (
+            "experiments/statistics.py",
+            "better = d < 0 if direction(measure) < 0",
+            "better = d < 0 if direction(measure) > 0",
+            EXPERIMENTS,
+        ),
+        (
+            "experiments/statistics.py",
+            "d = (values - baseline).dropna()",
+            "d = (baseline - values).dropna()",
+            EXPERIMENTS,
+        ),
         ("experiments/statistics.py", ".cummax().clip(upper=1)", ".clip(upper=1)", EXPERIMENTS),
-        ("datasets/listing.py", "found = sorted(_below(root, root / name))", "found = list(reversed(sorted(_below(root, root / name))))", DATASETS),
-        ("datasets/listing.py", "name[0] != \".\" and os.path.splitext(name)[1].lower() in", "name[0] != \".\" and os.path.splitext(name)[1] in", DATASETS),
+        (
+            "datasets/listing.py",
+            "found = sorted(_below(root, root / name))",
+            "found = list(reversed(sorted(_below(root, root / name))))",
+            DATASETS,
+        ),
+        (
+            "datasets/listing.py",
+            'name[0] != "." and os.path.splitext(name)[1].lower() in',
+            'name[0] != "." and os.path.splitext(name)[1] in',
+            DATASETS,
+        ),
         ("datasets/listing.py", "classes = sorted(entry.name", "classes = list(entry.name", DATASETS),
-        ("datasets/listing.py", "_digest(\"\\n\".join(names), labels)", "_digest(labels)", DATASETS),
+        ("datasets/listing.py", '_digest("\\n".join(names), labels)', "_digest(labels)", DATASETS),
     )
-]  # fmt: skip
+]
 
 
 def main() -> int:
@@ -117,7 +236,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.workers) as pool:
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(args.workers):
-            kept = shutil.ignore_patterns(".venv", ".git", "__pycache__", "runs", "book", ".hypothesis", ".pytest_cache")
+            kept = shutil.ignore_patterns(
+                ".venv", ".git", "__pycache__", "runs", "book", ".hypothesis", ".pytest_cache"
+            )
             copies.put(shutil.copytree(args.repo, Path(folder) / str(number), ignore=kept))
         found = list(pool.map(lambda mutation: tried(mutation, args.repo, copies, args.likely), chosen))
     survivors = [m for m, caught in zip(chosen, found, strict=True) if not caught]

@@ -26,7 +26,7 @@ WHOLE = {  # what a whole objective can be made of
     "contrastive independent": Config(batch_size=SIZE, contrastive=Contrastive(0.5, noise="independent")),
     "contrastive restricted": Config(batch_size=SIZE, contrastive=Contrastive(0.5, noise="restricted", max_gap=0.2)),
     "repa": Config(batch_size=SIZE, repa=Repa(0.5, hidden=16)),
-}  # fmt: skip
+}
 
 
 class Patches(Teacher):

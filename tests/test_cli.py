@@ -18,15 +18,29 @@ from labkit.sampling import Sampler
 SMALL = ["--batch-size", "8", "--steps", "4", "--log-every", "2"]
 
 
-@pytest.mark.parametrize(("settings", "sampled", "told", "refused"), [
-    (["--model", "DiT-Nano/4", "--dispersive.lam", "0.5"], ["--method", "ancestral", "--steps", "3", "--clip"],
-     "ancestral, 3 steps (3 evaluations)", ["--method", "heun"]),
-    (["--model", "MeanFlow-Nano/4", "--meanflow.share", "0.5", "--dispersive.lam", "0.5"], [],
-     "meanflow, 1 step (1 evaluation)", ["--method", "ddim"]),
-    (["--model", "SiT-Nano/4", "--flow.path", "vp", "--flow.prediction", "score"],
-     ["--method", "sde_heun", "--steps", "2", "--diffusion", "linear"], "sde_heun, 2 steps (5 evaluations)",
-     ["--method", "heun", "--eta", "0.5"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "sampled", "told", "refused"),
+    [
+        (
+            ["--model", "DiT-Nano/4", "--dispersive.lam", "0.5"],
+            ["--method", "ancestral", "--steps", "3", "--clip"],
+            "ancestral, 3 steps (3 evaluations)",
+            ["--method", "heun"],
+        ),
+        (
+            ["--model", "MeanFlow-Nano/4", "--meanflow.share", "0.5", "--dispersive.lam", "0.5"],
+            [],
+            "meanflow, 1 step (1 evaluation)",
+            ["--method", "ddim"],
+        ),
+        (
+            ["--model", "SiT-Nano/4", "--flow.path", "vp", "--flow.prediction", "score"],
+            ["--method", "sde_heun", "--steps", "2", "--diffusion", "linear"],
+            "sde_heun, 2 steps (5 evaluations)",
+            ["--method", "heun", "--eta", "0.5"],
+        ),
+    ],
+)
 def test_every_family_trains_and_samples(tmp_path, capsys, settings, sampled, told, refused):
     out = tmp_path / "run"
     assert main(["train", "digits", "--steps", "2", "--batch-size", "8", "--out", str(out), *settings]) == 0
@@ -54,6 +68,7 @@ def test_train_sample_and_train_on(tmp_path, capsys):
 @pytest.fixture
 def two_steps(tmp_path):
     """Train for two steps with these words; what was asked for is what the folder says."""
+
     def train(words):
         asked = f"train digits --batch-size 8 --steps 2 --log-every 1 {words} --out".split()
         assert main([*asked, str(tmp_path / "x")]) == 0
@@ -75,14 +90,20 @@ def test_every_setting_of_the_regularizers_can_be_typed(two_steps):
         steps=2,
         log_every=1,
         dispersive=Dispersive(
-            0.25, variant="hinge", margin=2.0, blocks="all", reduce="sum", negatives="global", include_self=False,
+            0.25,
+            variant="hinge",
+            margin=2.0,
+            blocks="all",
+            reduce="sum",
+            negatives="global",
+            include_self=False,
             warmup=3,
         ),
         contrastive=Contrastive(
             0.5, tau=0.1, blocks=(0, 3), chunk=4, noise="restricted", max_gap=0.2, alignment_weight=0.5
         ),
         repa=Repa(0.5, block=2, hidden=16, warmup=10),
-    )  # fmt: skip
+    )
     assert run.config.differences(wanted) == []
     assert {"dispersive", "contrastive", "alignment", "repa"} < set(run.metrics().name)
     assert list(run.checkpoints) == [2]

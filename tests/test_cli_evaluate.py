@@ -44,12 +44,15 @@ def test_evaluate_export_and_again(run, tmp_path, capsys):
     assert float(next(line[1] for line in figures if line[:1] == ["frechet"])) < 1e-3
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["--reference", "nowhere.npz"], "there is no such file, folder or data set"),
-    (["--features", "inception"], "needs the package torch-fidelity"),
-    (["--vae", "somewhere"], "makes images of 1 channels; leave it out"),
-    (["--reference", "emoji"], "its images are 3×32×32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--reference", "nowhere.npz"], "there is no such file, folder or data set"),
+        (["--features", "inception"], "needs the package torch-fidelity"),
+        (["--vae", "somewhere"], "makes images of 1 channels; leave it out"),
+        (["--reference", "emoji"], "its images are 3×32×32"),
+    ],
+)
 def test_mistakes_are_told_in_one_line(run, capsys, monkeypatch, words, told):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     assert main(["evaluate", str(run), *words]) == 2

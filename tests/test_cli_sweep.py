@@ -15,28 +15,34 @@ TINY = ["digits", "--model", "SiT-Nano/4", "--batch-size", "8", "--steps", "4"]
 ENDS = ["--count", "40", "--workers", "2"]
 
 
-@pytest.mark.parametrize(("words", "expected"), [
-    (["seed=0..3"], {"seed": [0, 1, 2, 3]}),
-    (["seed=0,2..3,7"], {"seed": [0, 2, 3, 7]}),
-    (["dispersive.lam=None,0,1e-1"], {"dispersive.lam": [None, 0, 0.1]}),
-    (["model=SiT-Nano/2,DiT-Nano/2"], {"model": ["SiT-Nano/2", "DiT-Nano/2"]}),
-    (["dispersive.blocks=all, (0,1),(2,)"], {"dispersive.blocks": ["all", (0, 1), (2,)]}),
-    (["batch-size=8", "engine.compile=False"], {"batch_size": [8], "engine.compile": [False]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["seed=0..3"], {"seed": [0, 1, 2, 3]}),
+        (["seed=0,2..3,7"], {"seed": [0, 2, 3, 7]}),
+        (["dispersive.lam=None,0,1e-1"], {"dispersive.lam": [None, 0, 0.1]}),
+        (["model=SiT-Nano/2,DiT-Nano/2"], {"model": ["SiT-Nano/2", "DiT-Nano/2"]}),
+        (["dispersive.blocks=all, (0,1),(2,)"], {"dispersive.blocks": ["all", (0, 1), (2,)]}),
+        (["batch-size=8", "engine.compile=False"], {"batch_size": [8], "engine.compile": [False]}),
+    ],
+)
 def test_axes_as_they_are_typed(words, expected):
     found = axes_of(words)
     assert found == expected and [*map(type, found)] == [*map(type, expected)]
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["seed"], "grid = 'seed' cannot be used: write FIELD=VALUE,VALUE"),
-    (["seed="], "write FIELD=VALUE,VALUE"),
-    (["=1"], "write FIELD=VALUE,VALUE"),
-    (["seed=1,,2"], "there is a value missing beside a comma"),
-    (["seed=3..1"], "3..1 must go from the smaller number to the larger"),
-    (["seed=0..99999999"], "0..99999999 has more than 10,000 values"),
-    (["seed=1", "seed=2"], "seed has its values already"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["seed"], "grid = 'seed' cannot be used: write FIELD=VALUE,VALUE"),
+        (["seed="], "write FIELD=VALUE,VALUE"),
+        (["=1"], "write FIELD=VALUE,VALUE"),
+        (["seed=1,,2"], "there is a value missing beside a comma"),
+        (["seed=3..1"], "3..1 must go from the smaller number to the larger"),
+        (["seed=0..99999999"], "0..99999999 has more than 10,000 values"),
+        (["seed=1", "seed=2"], "seed has its values already"),
+    ],
+)
 def test_axes_that_cannot_be(words, told):
     with pytest.raises(ConfigError, match=told):
         axes_of(words)
@@ -49,36 +55,42 @@ def test_a_file_of_runs(tmp_path):
     assert listed(file) == expected
 
 
-@pytest.mark.parametrize(("text", "told"), [
-    ("", "it names no runs"),
-    ("cats", "line 1 of .* cannot be used: 'cats' is not a recipe"),
-    ("\ndigits --seed -1", "line 2 of .* cannot be used"),
-    ("digits --sead 1", "line 1 of .* cannot be used, as said above"),
-    ("digits 'x", "line 1 of .* cannot be read: No closing quotation"),
-    ("digits --out x", "leave --out away"),
-    ("digits\ndigits", "there is a run of this name already"),
-    ("mine:", "line 1 of .* no recipe is named"),
-    (f"digits --dataset /{'a/' * 100}", "that is too long for a folder; begin the line with NAME:"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "it names no runs"),
+        ("cats", "line 1 of .* cannot be used: 'cats' is not a recipe"),
+        ("\ndigits --seed -1", "line 2 of .* cannot be used"),
+        ("digits --sead 1", "line 1 of .* cannot be used, as said above"),
+        ("digits 'x", "line 1 of .* cannot be read: No closing quotation"),
+        ("digits --out x", "leave --out away"),
+        ("digits\ndigits", "there is a run of this name already"),
+        ("mine:", "line 1 of .* no recipe is named"),
+        (f"digits --dataset /{'a/' * 100}", "that is too long for a folder; begin the line with NAME:"),
+    ],
+)
 def test_files_of_runs_that_cannot_be(tmp_path, text, told):
     (tmp_path / "runs.txt").write_text(text)
     with pytest.raises(ConfigError, match=told):
         listed(tmp_path / "runs.txt")
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    ([], "no recipe is named; write labkit sweep with one of digits, emoji"),
-    (["digits"], "grid = None cannot be used: name fields and values, as in --grid seed=0..4"),
-    (["digits", "--grid", "sead=1"], "did you mean seed"),
-    (["digits", "--grid", "dispersive.lam=-1"], "dispersive.lam = -1 cannot be used"),
-    (["digits", "--grid", "seed=1", "--workers", "0"], "workers = 0"),
-    (["digits", "--grid", "seed=1", "--count", "2"], "count = 2"),
-    (["digits", "--grid", "seed=1", "--count", "5000"], "count = 5000 cannot be used: digits has 1297 training"),
-    (["digits", "--grid", "seed=9..0"], "9..0 must go from the smaller number to the larger"),
-    (["digits", "--grid", "seed=0..10000"], "0..10000 has more than 10,000 values"),
-    (["digits", "--grid", "dataset=cats"], "dataset = 'cats' cannot be used"),
-    (["--list", "nowhere"], "list = 'nowhere' cannot be used: there is no such file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "no recipe is named; write labkit sweep with one of digits, emoji"),
+        (["digits"], "grid = None cannot be used: name fields and values, as in --grid seed=0..4"),
+        (["digits", "--grid", "sead=1"], "did you mean seed"),
+        (["digits", "--grid", "dispersive.lam=-1"], "dispersive.lam = -1 cannot be used"),
+        (["digits", "--grid", "seed=1", "--workers", "0"], "workers = 0"),
+        (["digits", "--grid", "seed=1", "--count", "2"], "count = 2"),
+        (["digits", "--grid", "seed=1", "--count", "5000"], "count = 5000 cannot be used: digits has 1297 training"),
+        (["digits", "--grid", "seed=9..0"], "9..0 must go from the smaller number to the larger"),
+        (["digits", "--grid", "seed=0..10000"], "0..10000 has more than 10,000 values"),
+        (["digits", "--grid", "dataset=cats"], "dataset = 'cats' cannot be used"),
+        (["--list", "nowhere"], "list = 'nowhere' cannot be used: there is no such file"),
+    ],
+)
 def test_a_mistake_in_a_sweep_leaves_nothing_behind(words, told, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["sweep", *words]) == 2

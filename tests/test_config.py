@@ -67,12 +67,21 @@ REPA = {
 }
 OPTIMIZER = {"lr": POSITIVE, "betas": st.tuples(SHARE, SHARE), "weight_decay": SIZE}
 FLOW = st.one_of(
-    st.fixed_dictionaries({"path": st.sampled_from(["linear", "gvp", "vp"]), "prediction": st.just("velocity"),
-                           "weighting": st.just("none")}),
-    st.fixed_dictionaries({"path": st.sampled_from(["linear", "gvp", "vp"]),
-                           "prediction": st.sampled_from(["noise", "score"]),
-                           "weighting": st.sampled_from(["none", "velocity", "likelihood"])}),
-)  # fmt: skip
+    st.fixed_dictionaries(
+        {
+            "path": st.sampled_from(["linear", "gvp", "vp"]),
+            "prediction": st.just("velocity"),
+            "weighting": st.just("none"),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "path": st.sampled_from(["linear", "gvp", "vp"]),
+            "prediction": st.sampled_from(["noise", "score"]),
+            "weighting": st.sampled_from(["none", "velocity", "likelihood"]),
+        }
+    ),
+)
 MEANFLOW = {
     "share": st.floats(0, 1, exclude_min=True),
     "mean": st.floats(-9, 9),
@@ -355,13 +364,19 @@ def test_a_run_may_go_on_with_other_lengths_and_speeds_and_nothing_else(data):
     assert sorted(Config().breaks(other)) == ["engine.precision: 'float32' → 'bfloat16'", "seed: 0 → 5"]
 
 
-@pytest.mark.parametrize(("settings", "told"), [
-    (dict(model="DiT-B/2", flow=Flow(path="gvp")), "flow.path = 'gvp' cannot be used: DiT has no such setting"),
-    (dict(model="SiT-B/2", meanflow=MeanFlow(share=0.5)), "meanflow.share = 0.5 cannot be used: SiT has no such"),
-    (dict(model="MeanFlow-B/2", flow=Flow(prediction="noise")), "flow.prediction = 'noise' cannot be used: MeanFlow"),
-    (dict(flow={"path": "gvp"}), "flow = {'path': 'gvp'} cannot be used: give its settings as Flow"),
-    (dict(model="UNet"), "model = 'UNet' cannot be used: write SiT-"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (dict(model="DiT-B/2", flow=Flow(path="gvp")), "flow.path = 'gvp' cannot be used: DiT has no such setting"),
+        (dict(model="SiT-B/2", meanflow=MeanFlow(share=0.5)), "meanflow.share = 0.5 cannot be used: SiT has no such"),
+        (
+            dict(model="MeanFlow-B/2", flow=Flow(prediction="noise")),
+            "flow.prediction = 'noise' cannot be used: MeanFlow",
+        ),
+        (dict(flow={"path": "gvp"}), "flow = {'path': 'gvp'} cannot be used: give its settings as Flow"),
+        (dict(model="UNet"), "model = 'UNet' cannot be used: write SiT-"),
+    ],
+)
 def test_a_setting_that_the_model_does_not_have_is_refused(settings, told):
     with pytest.raises(ConfigError, match=f"^{re.escape(told)}"):
         Config(**settings)

@@ -71,8 +71,13 @@ def test_it_is_minus_the_mean_cosine_of_projected_and_teachers_tokens(network, t
 def test_the_projector_is_as_wide_as_asked(network, teacher):
     shapes = {name: tuple(p.shape) for name, p in repa(network, teacher, hidden=9).projector.named_parameters()}
     assert shapes == {
-        "0.weight": (9, 64), "0.bias": (9,), "2.weight": (9, 9), "2.bias": (9,), "4.weight": (5, 9), "4.bias": (5,),
-    }  # fmt: skip
+        "0.weight": (9, 64),
+        "0.bias": (9,),
+        "2.weight": (9, 9),
+        "2.bias": (9,),
+        "4.weight": (5, 9),
+        "4.bias": (5,),
+    }
 
 
 @pytest.mark.parametrize(("size", "block"), [("Nano", 1), ("S", 3), ("B", 3), ("L", 6), ("XL", 7)])
@@ -184,9 +189,10 @@ def test_lambda_0_is_computed_and_changes_no_bit(network, teacher, batch, draws,
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize(("warmup", "step", "share"), [
-    (0, 0, 1), (1, 0, 1), (4, 0, 0.25), (4, 1, 0.5), (4, 3, 1), (4, 4, 1), (4, 10**6, 1), (1000, 9, 0.01),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("warmup", "step", "share"),
+    [(0, 0, 1), (1, 0, 1), (4, 0, 0.25), (4, 1, 0.5), (4, 3, 1), (4, 4, 1), (4, 10**6, 1), (1000, 9, 0.01)],
+)
 def test_lambda_warms_up_linearly(network, teacher, batch, name, warmup, step, share):
     """λ · min((step + 1)/warmup, 1), of its own regularizer only; the term that is logged is unweighted."""
     draws = some_draws(step)

@@ -63,12 +63,33 @@ def test_standardized_features_have_mean_zero_and_the_deviation_one_of_the_batch
     torch.testing.assert_close(found.square().mean(dim=0), torch.ones(4).double())
 
 
-@pytest.mark.parametrize("function", [
-    lambda a, b: gram(a), product, lambda a, b: pairwise_sq_distances(a, per=3.0), lambda a, b: pairwise_cosines(a),
-    lambda a, b: cross_sq_distances(a, b, per=3.0), cross_cosines, lambda a, b: paired_sq_distances(a, b, per=3.0),
-    lambda a, b: paired_sq_distances(a, b, power=2), paired_cosines, lambda a, b: standardized(a),
-], ids=["gram", "product", "pairwise distances", "pairwise cosines", "cross distances", "cross cosines",
-        "paired distances", "their squares", "paired cosines", "standardized"])  # fmt: skip
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: gram(a),
+        product,
+        lambda a, b: pairwise_sq_distances(a, per=3.0),
+        lambda a, b: pairwise_cosines(a),
+        lambda a, b: cross_sq_distances(a, b, per=3.0),
+        cross_cosines,
+        lambda a, b: paired_sq_distances(a, b, per=3.0),
+        lambda a, b: paired_sq_distances(a, b, power=2),
+        paired_cosines,
+        lambda a, b: standardized(a),
+    ],
+    ids=[
+        "gram",
+        "product",
+        "pairwise distances",
+        "pairwise cosines",
+        "cross distances",
+        "cross cosines",
+        "paired distances",
+        "their squares",
+        "paired cosines",
+        "standardized",
+    ],
+)
 @pytest.mark.parametrize("scale", [0.1, 7.0])
 def test_derivatives_pass_gradcheck_for_gradients_of_no_symmetry(function, scale):
     views = tuple((scale * torch.randn(4, 3, dtype=torch.float64)).requires_grad_() for _ in range(2))
@@ -123,10 +144,14 @@ def test_matrix_products_ignore_autocast_forward_and_backward(function):
     assert all(torch.equal(x, y) for x, y in zip(inside, act(), strict=True))
 
 
-@pytest.mark.parametrize("function", [
-    lambda z: pairwise_sq_distances(z)[torch.arange(6), torch.arange(6, 12)],
-    lambda z: cross_sq_distances(z[:6], z[6:]).diagonal(),
-], ids=["pairwise", "cross"])  # fmt: skip
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z: pairwise_sq_distances(z)[torch.arange(6), torch.arange(6, 12)],
+        lambda z: cross_sq_distances(z[:6], z[6:]).diagonal(),
+    ],
+    ids=["pairwise", "cross"],
+)
 def test_distances_lifted_to_zero_keep_their_gradient(function):
     z = torch.randn(12, 256)
     z[6:] = z[:6] + 1e-5 * torch.randn(6, 256)
@@ -146,9 +171,13 @@ def test_distances_lifted_to_zero_keep_their_gradient(function):
 def test_distances_beyond_the_largest_number_saturate(scale):
     a, b = (torch.rand(2, 5, 40) * 2 - 1) * scale
     for found in (
-        pairwise_sq_distances(a), pairwise_sq_distances(a, per=0.01), cross_sq_distances(a, b),
-        cross_sq_distances(a / scale, b), paired_sq_distances(a, b), paired_sq_distances(a, b, power=2),
-    ):  # fmt: skip
+        pairwise_sq_distances(a),
+        pairwise_sq_distances(a, per=0.01),
+        cross_sq_distances(a, b),
+        cross_sq_distances(a / scale, b),
+        paired_sq_distances(a, b),
+        paired_sq_distances(a, b, power=2),
+    ):
         assert found.isfinite().all()
         assert found.sum().isfinite()
         assert found.max() > 1e30

@@ -46,9 +46,13 @@ def test_the_coefficients_are_the_published_ones():
     for path, alpha, sigma in [
         (paths.linear, t, 1 - t),
         (paths.gvp, np.sin(np.pi * t / 2), np.cos(np.pi * t / 2)),
-        (paths.vp, *(lambda log: (np.exp(log), np.sqrt(1 - np.exp(2 * log))))(
-            -0.25 * (1 - t) ** 2 * (20 - 0.1) - 0.5 * (1 - t) * 0.1)),
-    ]:  # fmt: skip
+        (
+            paths.vp,
+            *(lambda log: (np.exp(log), np.sqrt(1 - np.exp(2 * log))))(
+                -0.25 * (1 - t) ** 2 * (20 - 0.1) - 0.5 * (1 - t) * 0.1
+            ),
+        ),
+    ]:
         c = path.coefficients(torch.from_numpy(t))
         np.testing.assert_allclose(c.alpha, alpha, rtol=1e-12)
         np.testing.assert_allclose(c.sigma, sigma, rtol=1e-12)
@@ -87,9 +91,12 @@ def quantities(path, data, noise, t):
 
 
 @given(
-    path=st.sampled_from(ALL), known=st.sampled_from(QUANTITIES), wanted=st.sampled_from(QUANTITIES),
-    t=st.lists(st.floats(0.01, 0.99), min_size=3, max_size=3), seed=st.integers(0, 1000),
-)  # fmt: skip
+    path=st.sampled_from(ALL),
+    known=st.sampled_from(QUANTITIES),
+    wanted=st.sampled_from(QUANTITIES),
+    t=st.lists(st.floats(0.01, 0.99), min_size=3, max_size=3),
+    seed=st.integers(0, 1000),
+)
 def test_any_quantity_gives_every_other_and_back(path, known, wanted, t, seed):
     data, noise = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     t = torch.tensor(t, dtype=torch.float64)

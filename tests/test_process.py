@@ -130,8 +130,10 @@ def test_a_flow_regresses_what_it_says_it_does(settings, batch, draws):
         told_t = torch.tensor([t], dtype=torch.float64)
         output = model(alpha * x1 + sigma * x0, told_t, LABELS[i : i + 1]).output
         target, factor = {
-            "velocity": (d_alpha * x1 + d_sigma * x0, 1.0), "noise": (x0, 1.0), "score": (-x0 / sigma, sigma),
-        }[settings.prediction]  # fmt: skip
+            "velocity": (d_alpha * x1 + d_sigma * x0, 1.0),
+            "noise": (x0, 1.0),
+            "score": (-x0 / sigma, sigma),
+        }[settings.prediction]
         error = (factor * (output - target)).square().mean()
         diffusion = sigma**2 * d_alpha / alpha - sigma * d_sigma
         weight = {"none": 1.0, "velocity": (diffusion / sigma) ** 2, "likelihood": diffusion / sigma**2}
@@ -377,9 +379,9 @@ def test_guidance_makes_the_scale_that_it_states(omega, kappa, batch, draws):
     torch.testing.assert_close(errors[~labelled], (null - velocity).square().flatten(1).mean(dim=1)[~labelled])
 
 
-@pytest.mark.parametrize(("settings", "calls"), [
-    (MeanFlow(), 2), (MeanFlow(guidance=2.0), 3), (MeanFlow(guidance=2.0, mixing=0.3), 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "calls"), [(MeanFlow(), 2), (MeanFlow(guidance=2.0), 3), (MeanFlow(guidance=2.0, mixing=0.3), 4)]
+)
 def test_guidance_asks_for_what_it_needs_at_no_span_and_without_gradient(settings, calls, batch, draws):
     def says(x, t, y, span):
         graphs.append(torch.is_grad_enabled())
@@ -411,9 +413,10 @@ def test_who_predicts_at_one_time_takes_no_span(family, batch):
 # --- of all
 
 
-@pytest.mark.parametrize(("model", "process"), [
-    ("SiT-Nano/4", FlowProcess), ("DiT-Nano/4", DiffusionProcess), ("MeanFlow-Nano/4", MeanFlowProcess),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "process"),
+    [("SiT-Nano/4", FlowProcess), ("DiT-Nano/4", DiffusionProcess), ("MeanFlow-Nano/4", MeanFlowProcess)],
+)
 def test_the_model_says_which_process_trains_it_and_its_features_are_returned(model, process, batch, draws):
     """Those of the points that it was trained on, with gradient: of the one forward, and of the tapped blocks."""
     config = Config(model=model, batch_size=SIZE)
@@ -456,20 +459,25 @@ def test_a_second_view_has_a_time_of_the_process_or_one_near_the_first():
 BASES = {
     "DiT": {"model": "DiT"},
     "MeanFlow": {"model": "MeanFlow"},
-    **{f"SiT {path} {prediction}": {"model": "SiT", "flow": Flow(path, prediction)}
-       for path, prediction in itertools.product(get_args(PathName), get_args(Predicted))},
-}  # fmt: skip
+    **{
+        f"SiT {path} {prediction}": {"model": "SiT", "flow": Flow(path, prediction)}
+        for path, prediction in itertools.product(get_args(PathName), get_args(Predicted))
+    },
+}
 REGULARIZED = {
-    **{variant: {"dispersive": Dispersive(0.5, variant=variant)}
-       for variant in ("infonce_l2", "infonce_cosine", "hinge", "covariance")},
+    **{
+        variant: {"dispersive": Dispersive(0.5, variant=variant)}
+        for variant in ("infonce_l2", "infonce_cosine", "hinge", "covariance")
+    },
     **{noise: {"contrastive": Contrastive(0.5, noise=noise)} for noise in ("independent", "restricted")},
     "repa": {"repa": Repa(0.5, hidden=16)},
-}  # fmt: skip
+}
 HUB = "SiT linear velocity"
 STAR = [  # each base with the plain loss, the usual base with each regularizer, forward-mode derivatives with a few
-    *((base, "infonce_l2") for base in BASES), *((HUB, name) for name in REGULARIZED if name != "infonce_l2"),
+    *((base, "infonce_l2") for base in BASES),
+    *((HUB, name) for name in REGULARIZED if name != "infonce_l2"),
     *(("MeanFlow", name) for name in ("covariance", "restricted", "repa")),
-]  # fmt: skip
+]
 FIRST_TERM = {"DiT": "noise", "MeanFlow": "average_velocity"}
 
 
@@ -505,9 +513,11 @@ def trained(base):
 
 
 SAMPLED = [  # of the other flows every third method, by turns
-    (base, method) for place, base in enumerate(BASES) for number, method in enumerate(METHODS[BASES[base]["model"]])
+    (base, method)
+    for place, base in enumerate(BASES)
+    for number, method in enumerate(METHODS[BASES[base]["model"]])
     if base == HUB or BASES[base]["model"] != "SiT" or number % 3 == place % 3
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("base", "method"), SAMPLED)

@@ -80,11 +80,19 @@ def test_of_noise_without_any_direction_the_axes_take_as_much_as_there_is(shape)
     assert Pca.fit({"a": z}).explained(z) == pytest.approx(most.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("z", [
-    unequal(40, 12), torch.randn(9, 300), torch.eye(30), torch.ones(5, 4),
-    torch.randn(20, 1) * torch.randn(1, 50), torch.nn.functional.pad(torch.randn(30, 1), (0, 40)),
-    torch.randn(30, 3) @ torch.randn(3, 80),
-], ids=["tall", "wide", "one hot", "identical", "a line", "one feature", "rank 3"])  # fmt: skip
+@pytest.mark.parametrize(
+    "z",
+    [
+        unequal(40, 12),
+        torch.randn(9, 300),
+        torch.eye(30),
+        torch.ones(5, 4),
+        torch.randn(20, 1) * torch.randn(1, 50),
+        torch.nn.functional.pad(torch.randn(30, 1), (0, 40)),
+        torch.randn(30, 3) @ torch.randn(3, 80),
+    ],
+    ids=["tall", "wide", "one hot", "identical", "a line", "one feature", "rank 3"],
+)
 def test_axes_are_orthonormal_point_to_their_largest_entry_and_fall_in_variance(z):
     pca = Pca.fit({"a": z}, components=4)
     torch.testing.assert_close(pca.axes @ pca.axes.T, torch.eye(4), rtol=0, atol=1e-5)
@@ -184,14 +192,18 @@ def spoilt():
 
 
 @pytest.mark.parametrize("fit", [Pca.fit, UmapReference.fit], ids=["pca", "umap"])
-@pytest.mark.parametrize(("conditions", "error", "told"), [
-    ({}, ConfigError, "at least one named set"),
-    ({"run": torch.randn(30, 4), "wider": torch.randn(30, 2, 4)}, ConfigError, r"'run': 4, 'wider': 8.*share axes"),
-    ({"a": torch.randn(1, 4), "b": torch.randn(1, 4)}, ValueError, "2 samples in all.* at least 3"),
-    ({"good": torch.randn(30, 6), "bad": spoilt()}, ValueError, "'bad' holds NaN or infinite features in 2 of 30"),
-    ({"empty": torch.randn(0, 6)}, ValueError, "'empty' has shape"),
-    ({"whole": torch.ones(30, 6, dtype=torch.int64)}, TypeError, "'whole' has dtype"),
-], ids=["none", "widths", "few", "not finite", "empty", "integers"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("conditions", "error", "told"),
+    [
+        ({}, ConfigError, "at least one named set"),
+        ({"run": torch.randn(30, 4), "wider": torch.randn(30, 2, 4)}, ConfigError, r"'run': 4, 'wider': 8.*share axes"),
+        ({"a": torch.randn(1, 4), "b": torch.randn(1, 4)}, ValueError, "2 samples in all.* at least 3"),
+        ({"good": torch.randn(30, 6), "bad": spoilt()}, ValueError, "'bad' holds NaN or infinite features in 2 of 30"),
+        ({"empty": torch.randn(0, 6)}, ValueError, "'empty' has shape"),
+        ({"whole": torch.ones(30, 6, dtype=torch.int64)}, TypeError, "'whole' has dtype"),
+    ],
+    ids=["none", "widths", "few", "not finite", "empty", "integers"],
+)
 @pytest.mark.usefixtures("unchecked")
 def test_conditions_that_cannot_share_a_map_are_refused_by_name(fit, conditions, error, told):
     with pytest.raises(error, match=told):
@@ -236,12 +248,15 @@ def test_unrelated_maps_of_many_points_have_nothing_in_common():
     assert procrustes(torch.randn(5000, 2), torch.randn(5000, 2)).disparity > 0.99
 
 
-@pytest.mark.parametrize(("a", "b", "error", "told"), [
-    (torch.randn(5, 2), torch.randn(4, 2), ConfigError, r"^b = \(4, 2\) .*a's shape, \(5, 2\)"),
-    (torch.randn(5, 2), torch.ones(5, 2), ValueError, "All points of b are the same"),
-    (torch.full((5, 2), 0.1), torch.randn(5, 2), ValueError, "All points of a are the same"),
-    (torch.randn(5, 2), torch.full((5, 2), math.nan), ValueError, "b holds NaN or infinite features in 5 of 5"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("a", "b", "error", "told"),
+    [
+        (torch.randn(5, 2), torch.randn(4, 2), ConfigError, r"^b = \(4, 2\) .*a's shape, \(5, 2\)"),
+        (torch.randn(5, 2), torch.ones(5, 2), ValueError, "All points of b are the same"),
+        (torch.full((5, 2), 0.1), torch.randn(5, 2), ValueError, "All points of a are the same"),
+        (torch.randn(5, 2), torch.full((5, 2), math.nan), ValueError, "b holds NaN or infinite features in 5 of 5"),
+    ],
+)
 @pytest.mark.usefixtures("unchecked")
 def test_maps_without_a_shape_are_refused(a, b, error, told):
     with pytest.raises(error, match=told):
@@ -405,16 +420,19 @@ def test_tiny_and_huge_features_are_mapped_as_well(scale):
     assert moved.norm(dim=1).mean() < 0.1 * size(reference.places)
 
 
-@pytest.mark.parametrize(("settings", "told"), [
-    ({"n_neighbors": 30}, "n_neighbors = 30 .*more samples than neighbours.* n = 30; give more or lower it"),
-    ({"most": 15}, "n_neighbors = 15 .*n = 15"),
-    ({"n_neighbors": 1}, "n_neighbors = 1 .*at least 2"),
-    ({"min_dist": 1.5}, "min_dist = 1.5 .*0 to 1"),
-    ({"min_dist": math.nan}, "min_dist = nan"),
-    ({"seed": -1}, "seed = -1"),
-    ({"seed": 2**32}, "seed = 4294967296 .*below 2³²"),
-    ({"most": 3}, "most = 3 .*at least 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"n_neighbors": 30}, "n_neighbors = 30 .*more samples than neighbours.* n = 30; give more or lower it"),
+        ({"most": 15}, "n_neighbors = 15 .*n = 15"),
+        ({"n_neighbors": 1}, "n_neighbors = 1 .*at least 2"),
+        ({"min_dist": 1.5}, "min_dist = 1.5 .*0 to 1"),
+        ({"min_dist": math.nan}, "min_dist = nan"),
+        ({"seed": -1}, "seed = -1"),
+        ({"seed": 2**32}, "seed = 4294967296 .*below 2³²"),
+        ({"most": 3}, "most = 3 .*at least 4"),
+    ],
+)
 def test_settings_that_umap_cannot_use_are_refused(settings, told):
     with pytest.raises(ConfigError, match=told):
         UmapReference.fit({"a": torch.randn(30, 4)}, **settings)

@@ -76,8 +76,10 @@ def kept(name, batch, bf16=False):
     return sum(storage.nbytes() for storage in kept.values())
 
 
-@pytest.mark.parametrize(("name", "batch"), [("SiT-Nano/2", 1), ("SiT-Nano/2", 4), ("SiT-Nano/4", 4), ("SiT-S/4", 2),
-                                             ("MeanFlow-S/4", 2), ("SiT-S/8", 4)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [("SiT-Nano/2", 1), ("SiT-Nano/2", 4), ("SiT-Nano/4", 4), ("SiT-S/4", 2), ("MeanFlow-S/4", 2), ("SiT-S/8", 4)],
+)
 def test_activations_are_estimated_to_a_twentieth_of_what_torch_keeps(name, batch):
     assert batch * activations(cost(name)) == pytest.approx(kept(name, batch), rel=0.05)
 
@@ -127,15 +129,25 @@ def test_the_rate_of_this_machine_is_measured_quickly():
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("call", "name"), [
-    (lambda: memory(cost("SiT-S/8"), 0), "batch"), (lambda: memory(cost("SiT-S/8"), 1.5), "batch"),
-    (lambda: memory(cost("SiT-S/8"), 1, "float8"), "precision"), (lambda: cost("SiT-M/2"), "model"),
-    (lambda: cost("SiT-S/3"), "input_size"), (lambda: seconds(-1.0, 1.0), "flops"),
-    (lambda: seconds(float("nan"), 1.0), "flops"), (lambda: seconds(1.0, 0.0), "rate"),
-    (lambda: seconds(1.0, 1.0, 0.0), "utilisation"), (lambda: seconds(1.0, 1.0, 1.1), "utilisation"),
-    (lambda: paper_steps(0), "epochs"), (lambda: paper_steps(1, IMAGENET + 1), "batch"),
-    (lambda: measured_flops("cpu", 0.0), "budget"), (lambda: paper_days(cost("SiT-S/8"), 1.0, 2.0), "utilisation"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: memory(cost("SiT-S/8"), 0), "batch"),
+        (lambda: memory(cost("SiT-S/8"), 1.5), "batch"),
+        (lambda: memory(cost("SiT-S/8"), 1, "float8"), "precision"),
+        (lambda: cost("SiT-M/2"), "model"),
+        (lambda: cost("SiT-S/3"), "input_size"),
+        (lambda: seconds(-1.0, 1.0), "flops"),
+        (lambda: seconds(float("nan"), 1.0), "flops"),
+        (lambda: seconds(1.0, 0.0), "rate"),
+        (lambda: seconds(1.0, 1.0, 0.0), "utilisation"),
+        (lambda: seconds(1.0, 1.0, 1.1), "utilisation"),
+        (lambda: paper_steps(0), "epochs"),
+        (lambda: paper_steps(1, IMAGENET + 1), "batch"),
+        (lambda: measured_flops("cpu", 0.0), "budget"),
+        (lambda: paper_days(cost("SiT-S/8"), 1.0, 2.0), "utilisation"),
+    ],
+)
 def test_what_cannot_be_is_refused_by_name(call, name):
     with pytest.raises(ConfigError, match=rf"^{name} = "):
         call()

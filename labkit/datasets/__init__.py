@@ -15,9 +15,12 @@ from labkit.datasets.store import open_store
 
 Split = Literal["train", "held_out"]
 EMBEDDED = {
-    "digits": digits, "digits-few": few_digits, "digits-unlabelled": unlabelled_digits, "emoji": emoji,
+    "digits": digits,
+    "digits-few": few_digits,
+    "digits-unlabelled": unlabelled_digits,
+    "emoji": emoji,
     "emoji-16": small_emoji,
-}  # fmt: skip
+}
 
 
 def load(name: str, split: Split = "train", resident: bool = False) -> Source:

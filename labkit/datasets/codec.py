@@ -81,9 +81,13 @@ def _load(source: str) -> nn.Module:
         ) from None
     try:
         vae, found = AutoencoderKL.from_pretrained(
-            source, local_files_only=Path(source).is_dir(), use_safetensors=True, torch_dtype=torch.float32,
-            output_loading_info=True, low_cpu_mem_usage=False,
-        )  # fmt: skip
+            source,
+            local_files_only=Path(source).is_dir(),
+            use_safetensors=True,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,
+        )
     except Exception as error:  # loading raises of all kinds: no network, no file, a torn file, shapes that differ
         why = " ".join(str(error).split())[:200]
         raise ConfigError(

@@ -21,9 +21,16 @@ from labkit.runtime import data_dir
 
 FILE = "emoji.npz"
 EMOJI_CLASSES = (
-    "Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects", "People & Body", "Smileys & Emotion",
-    "Symbols", "Travel & Places",
-)  # fmt: skip
+    "Activities",
+    "Animals & Nature",
+    "Flags",
+    "Food & Drink",
+    "Objects",
+    "People & Body",
+    "Smileys & Emotion",
+    "Symbols",
+    "Travel & Places",
+)
 """Unicode's groups, in the order of the labels."""
 EMOJI_STYLES = ("google", "twitter")
 
@@ -57,8 +64,10 @@ def small_emoji(split: Literal["train", "held_out"] = "train") -> Emoji:
 def _load() -> tuple[Emoji, Emoji]:
     path = data_dir() / FILE
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; restore it with `git checkout data`, or make it again with "
-                                "`python data/build_emoji.py`.")  # fmt: skip
+        raise FileNotFoundError(
+            f"{path} is missing; restore it with `git checkout data`, or make it again with "
+            "`python data/build_emoji.py`."
+        )
     with np.load(path, allow_pickle=False) as file:
         x, y, style, held_out = (torch.from_numpy(file[name]) for name in ("x", "y", "style", "held_out"))
     x = x.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -91,9 +91,11 @@ def _folder(root: Path) -> Listing:
     if not classes:
         return _of_files(root, loose, np.zeros(len(loose), dtype=np.int64), [root.name])
     require(
-        not loose, "source", source,
+        not loose,
+        "source",
+        source,
         f"it holds {len(loose)} images ({', '.join(loose[:3])}) beside the folders of classes; move them",
-    )  # fmt: skip
+    )
     splits = {name.lower() for name in classes} <= SPLITS
     require(not splits, "source", source, f"its folders are no classes; name one of them, such as {root / classes[0]}")
     names, labels = [], []
@@ -131,9 +133,11 @@ def _npz(path: Path, asked: Preparation) -> Listing:
         raise ConfigError(f"source = {source!r} cannot be read as an .npz file of plain arrays: {error}") from error
     require(images is not None, "source", source, "it has no array named x, images or arr_0")
     require(
-        images.dtype == np.uint8, "source", source,
+        images.dtype == np.uint8,
+        "source",
+        source,
         f"its images are {images.dtype}; save them as uint8, 0 to 255, so that their range is no guess",
-    )  # fmt: skip
+    )
     if images.ndim == 4 and asked.layout == "NCHW":
         images = images.transpose(0, 2, 3, 1)
     fits = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))

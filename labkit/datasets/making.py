@@ -172,15 +172,26 @@ class Making:
         if listing.names is not None:
             files["files.txt"] = ["\n".join(listing.names[i] for i in kept).encode("utf-8", "surrogateescape")]
         tables = [{"file": name, **self._write(name, *data)} for name, data in files.items()]
-        self._write_about({
-            **self.began, "complete": True, "kind": "pixels" if self.codec is None else "latents",
-            "size": asked.size, "shape": self.shape, "flips": asked.flips, "scale": self.codec and self.codec.scale,
-            "count": len(kept), "num_classes": len(listing.classes), "classes": list(listing.classes),
-            "root": listing.root and str(listing.root), "enlarged": sum(record["enlarged"] for record in records),
-            "skipped": [{"path": listing.name(i), "why": why} for i, why in skipped.items()], "tables": tables,
-            "shards": [{k: r[k] for k in ("file", "count", "bytes", "sha256")} for r in records if r["count"]],
-            "held_out": held_out_rows(labels, asked.held_out, asked.seed).tolist(),
-        })  # fmt: skip
+        self._write_about(
+            {
+                **self.began,
+                "complete": True,
+                "kind": "pixels" if self.codec is None else "latents",
+                "size": asked.size,
+                "shape": self.shape,
+                "flips": asked.flips,
+                "scale": self.codec and self.codec.scale,
+                "count": len(kept),
+                "num_classes": len(listing.classes),
+                "classes": list(listing.classes),
+                "root": listing.root and str(listing.root),
+                "enlarged": sum(record["enlarged"] for record in records),
+                "skipped": [{"path": listing.name(i), "why": why} for i, why in skipped.items()],
+                "tables": tables,
+                "shards": [{k: r[k] for k in ("file", "count", "bytes", "sha256")} for r in records if r["count"]],
+                "held_out": held_out_rows(labels, asked.held_out, asked.seed).tolist(),
+            }
+        )
 
     def _check(self, labels: Int64[np.ndarray, " n"], skipped: dict[int, str]) -> None:
         """Refuse a store without a single image of some class."""

@@ -17,9 +17,14 @@ from labkit.disk import DiskError
 
 
 def prepare(
-    source: str | Path, out: str | Path, *, rank: int | None = None, ranks: int | None = None, progress: bool = True,
+    source: str | Path,
+    out: str | Path,
+    *,
+    rank: int | None = None,
+    ranks: int | None = None,
+    progress: bool = True,
     **settings: Any,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a store of images, or go on with one that was begun; gives its folder.
 
     Images that cannot be read are skipped, and listed with the reason in store.json.

@@ -125,9 +125,7 @@ def evaluate(
     parts = samples.x.split(settings.batch)
     images = [to_bytes(codec.decode(part) if codec else part) for part in parts]
     return Evaluation(
-        _measured(evaluator, images, config, labels, settings),
-        samples,
-        evaluator.left_out(settings.count),
+        _measured(evaluator, images, config, labels, settings), samples, evaluator.left_out(settings.count)
     )
 
 
@@ -168,10 +166,15 @@ def evaluate_run(
     codec = codec_of(config, network.shape, settings.vae)
     checkpoint = {"step": step, "digest": digest(run.checkpoints[step]) if step else config.to_json()}
     sampling = {
-        "sampler": settings.sampler.record(), "count": settings.count, "seed": settings.seed, "labels": settings.labels,
-        "checkpoint": checkpoint, "weights": weights, "shard": shard,
+        "sampler": settings.sampler.record(),
+        "count": settings.count,
+        "seed": settings.seed,
+        "labels": settings.labels,
+        "checkpoint": checkpoint,
+        "weights": weights,
+        "shard": shard,
         "vae": codec and {"name": codec.source, "digest": codec.digest},
-    }  # fmt: skip
+    }
     shape = _shape(network.shape, codec)
     if extractor is None:
         evaluator = evaluator_of(settings, shape, progress)
@@ -195,10 +198,14 @@ def evaluate_run(
     images = list(shards.batches(settings.batch))
     measured = _measured(evaluator, images, config, labels, settings)
     record = {
-        "format": FORMAT, "run": run.path.name,
+        "format": FORMAT,
+        "run": run.path.name,
         "metrics": {name: metric.record() for name, metric in measured.items()},
-        "left_out": evaluator.left_out(settings.count), **begun, "commit": commit(), "machine": machine(),
-    }  # fmt: skip
+        "left_out": evaluator.left_out(settings.count),
+        **begun,
+        "commit": commit(),
+        "machine": machine(),
+    }
     text = json.dumps(record, indent=1, ensure_ascii=False)
     replace_file(path, text.encode(), mark=f".{os.getpid()}")
     return StoredEvaluation(record, path, shards)
@@ -220,9 +227,15 @@ def _measured(
 
 def _draw(network: nn.Module, config: Config, settings: EvaluationConfig, numbers: range, labels: Tensor) -> Samples:
     return sample_network(
-        network, config, len(numbers), y=labels, first=numbers.start, seed=settings.seed, batch_size=settings.batch,
+        network,
+        config,
+        len(numbers),
+        y=labels,
+        first=numbers.start,
+        seed=settings.seed,
+        batch_size=settings.batch,
         **asdict(settings.sampler),
-    )  # fmt: skip
+    )
 
 
 def _labels(settings: EvaluationConfig, classes: int) -> Int[Tensor, " n"]:

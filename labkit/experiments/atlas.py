@@ -43,8 +43,15 @@ if TYPE_CHECKING:
 FORMAT = "labkit-atlas-1"
 SHEET = 20
 """Samples of each condition that ship."""
-FILES = ("conditions.json", "table.parquet", "samples.npz", "findings.parquet", "maps.parquet",
-         "stopping.parquet", "CLAIMS.md")  # fmt: skip
+FILES = (
+    "conditions.json",
+    "table.parquet",
+    "samples.npz",
+    "findings.parquet",
+    "maps.parquet",
+    "stopping.parquet",
+    "CLAIMS.md",
+)
 NEVER = 0.02  # where λ = 0 lies among the λs, whose ratio matters
 
 
@@ -99,11 +106,16 @@ def point(config: Config) -> dict[str, Any]:
     }
     where = "all" if len(blocks) == depth > 1 else ", ".join(map(str, blocks))
     return {
-        "dataset": config.dataset, "model": config.model, "variant": on.variant, "lam": float(on.lam or 0.0),
-        "tau": on.arguments()["tau"] or 0.0, "block": where,
-        "alpha": on.alignment_weight if parent else 0.0, "noise": on.noise if parent else "one view",
+        "dataset": config.dataset,
+        "model": config.model,
+        "variant": on.variant,
+        "lam": float(on.lam or 0.0),
+        "tau": on.arguments()["tau"] or 0.0,
+        "block": where,
+        "alpha": on.alignment_weight if parent else 0.0,
+        "noise": on.noise if parent else "one view",
         "also": ", ".join(name for name, there in also.items() if there) or "nothing else",
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +176,14 @@ class Atlas:
         return self.compared_at[WHOLE.get(config.dataset, config.dataset)]
 
     def band(
-        self, condition: str, measure: str, *, step: int | None = None, block: int | None = None,
+        self,
+        condition: str,
+        measure: str,
+        *,
+        step: int | None = None,
+        block: int | None = None,
         sampler: str | None = None,
-    ) -> Band:  # fmt: skip
+    ) -> Band:
         """One measure of a condition by seed.
 
         Args:
@@ -214,8 +231,11 @@ class Atlas:
         require(other != condition, "condition", condition, "it is a baseline itself")
         block = self.block(condition) if where.get("block") is None else where["block"]
         bands = {name: self.band(name, measure, **{**where, "block": block}) for name in (other, condition)}
-        rows = [{"run": name, "seed": seed, "measure": measure, "value": value}
-                for name, found in bands.items() for seed, value in found.values.items()]  # fmt: skip
+        rows = [
+            {"run": name, "seed": seed, "measure": measure, "value": value}
+            for name, found in bands.items()
+            for seed, value in found.values.items()
+        ]
         return paired_differences(pd.DataFrame(rows), other).iloc[0]
 
     def sheet(self, condition: str) -> Float[Tensor, "n c h w"]:

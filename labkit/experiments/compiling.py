@@ -34,9 +34,7 @@ def worth_compiling(configs: Mapping[str, Config]) -> set[str]:
     programs = defaultdict(list)
     for name, config in configs.items():
         programs[replace(config, seed=0, steps=1)].append(name)
-    return {
-        name for names in programs.values() if _repays([configs[name] for name in names]) for name in names
-    }
+    return {name for names in programs.values() if _repays([configs[name] for name in names]) for name in names}
 
 
 def _repays(configs: list[Config]) -> bool:

@@ -12,8 +12,16 @@ from labkit.experiments.atlas import SHEET, Atlas, Band
 from labkit.experiments.measures import Measures, Row
 from labkit.training import Report, Run, Trainer, sample_network
 
-SHOWN = ("frechet", "frechet_pixels", "agreement", "precision", "recall", "loss_held_out", "feature_norm",
-         "effective_rank")  # fmt: skip
+SHOWN = (
+    "frechet",
+    "frechet_pixels",
+    "agreement",
+    "precision",
+    "recall",
+    "loss_held_out",
+    "feature_norm",
+    "effective_rank",
+)
 
 
 class Rerun:

@@ -26,8 +26,19 @@ from labkit.training.folder import RunError
 if TYPE_CHECKING:
     import pandas as pd
 
-CURVES = ("velocity", "noise", "average_velocity", "dispersive", "contrastive", "alignment", "repa", "gradient_cosine",
-          "gradient_ratio", "feature_norm", "effective_rank")  # fmt: skip
+CURVES = (
+    "velocity",
+    "noise",
+    "average_velocity",
+    "dispersive",
+    "contrastive",
+    "alignment",
+    "repa",
+    "gradient_cosine",
+    "gradient_ratio",
+    "feature_norm",
+    "effective_rank",
+)
 
 
 class Outcome(NamedTuple):
@@ -69,8 +80,9 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], settings: Ev
     rows = of_runs.assign(run=[jobs[name][0] for name in of_runs["run"]]).to_dict("records")
     steps, reals = sorted(of_runs["step"].unique()), table[table["run"] == REAL].to_dict("records")
     rows += [{**row, "seed": seed, "step": step} for row in reals for seed in seeds for step in steps]
-    logged = [_curves(out / name, config.steps).assign(run=run, seed=config.seed)
-              for name, (run, config) in jobs.items()]  # fmt: skip
+    logged = [
+        _curves(out / name, config.steps).assign(run=run, seed=config.seed) for name, (run, config) in jobs.items()
+    ]
     machines = [json.loads((out / name / "machine.json").read_text()) for name in jobs]
     settings = replace(settings, seed=None)
     record = {

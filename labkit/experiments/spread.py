@@ -83,10 +83,7 @@ def probe_table(
 
 
 def similarity_table(
-    runs: Mapping[str, Run],
-    look: Look = Look(),
-    blocks: Iterable[int] | None = None,
-    step: int | None = None,
+    runs: Mapping[str, Run], look: Look = Look(), blocks: Iterable[int] | None = None, step: int | None = None
 ) -> "pd.DataFrame":
     """Linear CKA of every (run, block) with every other, 0 to 1; blind to rotation and scale.
 

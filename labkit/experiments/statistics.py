@@ -86,9 +86,16 @@ def _compared(values: "pd.Series", baseline: "pd.Series", measure: str) -> dict[
         (low, high), p = test.confidence_interval(LEVEL), test.pvalue
     better = d < 0 if direction(measure) < 0 else d > 0
     return {
-        "n": len(d), "baseline": baseline[d.index].mean(), "difference": d.mean(), "low": low, "high": high,
-        "wins": int(better.sum()), "ties": int((d == 0).sum()), "p": p, "note": "; ".join(notes),
-    }  # fmt: skip
+        "n": len(d),
+        "baseline": baseline[d.index].mean(),
+        "difference": d.mean(),
+        "low": low,
+        "high": high,
+        "wins": int(better.sum()),
+        "ties": int((d == 0).sum()),
+        "p": p,
+        "note": "; ".join(notes),
+    }
 
 
 def direction(measure: str) -> int:

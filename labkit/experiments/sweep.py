@@ -134,9 +134,13 @@ def _changed(base: Config, values: Mapping[str, Any]) -> Config:
 
 
 def sweep(
-    configs: Mapping[str, Config], out: str | Path, judge: Judge, workers: int | None = None, progress: bool = True,
+    configs: Mapping[str, Config],
+    out: str | Path,
+    judge: Judge,
+    workers: int | None = None,
+    progress: bool = True,
     batched: bool = False,
-) -> Sweep:  # fmt: skip
+) -> Sweep:
     """Train and judge every config, and write one table of all.
 
     Args:

@@ -29,11 +29,18 @@ class DigitsClassifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-            nn.Linear(256, 64), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(256, 64),
+            nn.ReLU(),
+        )
         self.head = nn.Linear(64, 10)
         self.held_out_accuracy = float("nan")
 
@@ -55,8 +62,10 @@ class DigitsClassifier(nn.Module):
         """The classifier in ``data/``, in evaluation mode, with its measured ``held_out_accuracy``."""
         path = data_dir() / FILE
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; restore it with `git checkout data`, or train it again with "
-                                    "`python data/build_classifier.py`.")  # fmt: skip
+            raise FileNotFoundError(
+                f"{path} is missing; restore it with `git checkout data`, or train it again with "
+                "`python data/build_classifier.py`."
+            )
         with seeded(0):
             model = cls()
         model.load_state_dict(load_file(path))

@@ -24,9 +24,11 @@ def moments(z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor,
 
 
 def frechet_of_moments(
-    mean: Float[Tensor, " d"], cov: Float[Tensor, "d d"],
-    other_mean: Float[Tensor, " d"], other_cov: Float[Tensor, "d d"],
-) -> float:  # fmt: skip
+    mean: Float[Tensor, " d"],
+    cov: Float[Tensor, "d d"],
+    other_mean: Float[Tensor, " d"],
+    other_cov: Float[Tensor, "d d"],
+) -> float:
     """The Fréchet distance where only moments are known; tr (Σ_a Σ_b)^½ as the trace of (Σ_a^½ Σ_b Σ_a^½)^½."""
     values = (mean, cov, other_mean, other_cov)
     require(all(bool(v.isfinite().all()) for v in values), "statistics", "NaN or infinite", "give finite ones")
@@ -54,7 +56,7 @@ def inception_score(logits: Float[Tensor, "n classes"], splits: int = SPLITS) ->
 
 def kernel_distance(
     a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], subsets: int = SUBSETS, size: int | None = None, seed: int = 0
-) -> tuple[float, float]:  # fmt: skip
+) -> tuple[float, float]:
     """KID, the unbiased estimate of MMD² under k: mean and deviation over seeded subsets of both sets.
 
     It has no bias from the count, and may come out slightly below 0.

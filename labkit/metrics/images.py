@@ -19,9 +19,11 @@ def frechet_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
     It is biased upwards when n or m is not much larger than f: compare only at equal counts.
     """
     require(
-        a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1], "features", (tuple(a.shape), tuple(b.shape)),
+        a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1],
+        "features",
+        (tuple(a.shape), tuple(b.shape)),
         "give two matrices (n, F) and (m, F) with the same number of columns",
-    )  # fmt: skip
+    )
     # One NaN in a covariance takes the eigenvalue routine, and with it the whole kernel, down.
     require(bool(a.isfinite().all() and b.isfinite().all()), "features", "NaN or infinite", "give finite features")
     require(min(len(a), len(b)) >= 2, "features", (len(a), len(b)), "give at least 2 rows of each")
@@ -45,9 +47,11 @@ class PixelPca:
     def __init__(self, x: Float[Tensor, "n c h w"], components: int = 32) -> None:
         flat = x.flatten(1).double()
         require(
-            1 <= components <= min(flat.shape), "components", components,
+            1 <= components <= min(flat.shape),
+            "components",
+            components,
             f"with images of shape {tuple(x.shape)} take 1 to {min(flat.shape)}",
-        )  # fmt: skip
+        )
         from sklearn.decomposition import PCA
 
         # Of many axes all are computed; a few come several times faster by themselves, from a fixed start.

@@ -14,9 +14,12 @@ from labkit.pairs import cross_cosines, pairwise_cosines
 
 @torch.no_grad()
 def knn_accuracy(
-    known_z: Float[Tensor, "n ..."], known_y: Int[Tensor, " n"], z: Float[Tensor, "m ..."], y: Int[Tensor, " m"],
+    known_z: Float[Tensor, "n ..."],
+    known_y: Int[Tensor, " n"],
+    z: Float[Tensor, "m ..."],
+    y: Int[Tensor, " m"],
     k: int = 20,
-) -> float:  # fmt: skip
+) -> float:
     """Share in [0, 1] of samples whose class most of the k known samples with the largest cosine have.
 
     Of classes with equally many of the k, the one with the larger sum of cosines is taken; if that is equal as well,

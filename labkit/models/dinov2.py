@@ -41,7 +41,9 @@ def load_dinov2(source: str) -> nn.Module:
         ) from None
     missing = sorted(found["missing_keys"])
     require(
-        not missing, "teacher", source,
+        not missing,
+        "teacher",
+        source,
         f"{len(missing)} of its weights are missing in the file ({', '.join(missing[:3])}) and would stay random",
-    )  # fmt: skip
+    )
     return model.float()

@@ -50,8 +50,9 @@ def load_official(path: str | Path, family: Released = "SiT") -> Transformer:
     faults += [f"{name} is not a tensor of this model" for name in found.keys() - expected.keys()]
     faults += [
         f"{name} has shape {found[name]} instead of {expected[name]}"
-        for name in expected.keys() & found.keys() if expected[name] != found[name]
-    ]  # fmt: skip
+        for name in expected.keys() & found.keys()
+        if expected[name] != found[name]
+    ]
     if faults:
         more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise WeightsError(f"{path} does not fit: {'; '.join(sorted(faults)[:SHOWN])}{more}.")
@@ -98,9 +99,14 @@ def _empty(weights: Mapping[str, Tensor], path: Path, family: Released) -> Trans
         raise WeightsError(f"{path} has {depth} blocks of width {width}, which no published size has ({known}).")
     with torch.device("meta"):
         network = Transformer(
-            *size, patch, side * patch, in_channels, num_classes,
-            learn_sigma=out_channels == 2 * in_channels, keep_sigma=family == "DiT",
-        )  # fmt: skip
+            *size,
+            patch,
+            side * patch,
+            in_channels,
+            num_classes,
+            learn_sigma=out_channels == 2 * in_channels,
+            keep_sigma=family == "DiT",
+        )
     with seeded(0):
         network.t_embedder = TimestepEmbedder(width)  # its frequencies are no weights, so no file brings them
     return network

@@ -40,9 +40,11 @@ def parse_name(name: str) -> Name:
     """``'SiT-XL/2'`` → its family, Size and patch; anything else is refused."""
     match = re.fullmatch(r"(\w+)-(\w+)/([1-9]\d*)", name)
     require(
-        match is not None and match[1] in get_args(Family) and match[2] in SIZES, "model", name,
+        match is not None and match[1] in get_args(Family) and match[2] in SIZES,
+        "model",
+        name,
         f"write SiT-<size>/<patch>, DiT-… or MeanFlow-… with a size of {', '.join(SIZES)}, for instance 'SiT-Nano/2'",
-    )  # fmt: skip
+    )
     return Name(match[1], SIZES[match[2]], int(match[3]))
 
 
@@ -71,6 +73,12 @@ def build_model(
     family, size, patch = parse_name(name)
     require(learn_sigma or family != "DiT", "learn_sigma", learn_sigma, "DiT learns the variance of its noise")
     return Transformer(
-        *size, patch, input_size, in_channels, num_classes, learn_sigma,
-        keep_sigma=family == "DiT", spans=family == "MeanFlow",
-    )  # fmt: skip
+        *size,
+        patch,
+        input_size,
+        in_channels,
+        num_classes,
+        learn_sigma,
+        keep_sigma=family == "DiT",
+        spans=family == "MeanFlow",
+    )

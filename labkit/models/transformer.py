@@ -26,14 +26,25 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, depth: int, width: int, heads: int, patch: int, input_size: int, in_channels: int, num_classes: int,
-        learn_sigma: bool, keep_sigma: bool = False, spans: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        depth: int,
+        width: int,
+        heads: int,
+        patch: int,
+        input_size: int,
+        in_channels: int,
+        num_classes: int,
+        learn_sigma: bool,
+        keep_sigma: bool = False,
+        spans: bool = False,
+    ) -> None:
         super().__init__()
         require(
-            input_size >= patch and input_size % patch == 0, "input_size", input_size,
+            input_size >= patch and input_size % patch == 0,
+            "input_size",
+            input_size,
             f"images of this side cannot be cut into patches of {patch}; take a patch that divides it",
-        )  # fmt: skip
+        )
         require(num_classes >= 1, "num_classes", num_classes, "take at least 1")
         self.patch, self.width, self.in_channels, self.num_classes = patch, width, in_channels, num_classes
         self.side = input_size // patch
@@ -74,9 +85,11 @@ class Transformer(nn.Module):
         """Refuse block numbers that this model does not have."""
         depth = len(self.blocks)
         require(
-            all(0 <= b < depth for b in blocks), name, tuple(blocks),
+            all(0 <= b < depth for b in blocks),
+            name,
+            tuple(blocks),
             f"this model has {depth} blocks, numbered 0 to {depth - 1}",
-        )  # fmt: skip
+        )
 
     def forward(
         self,

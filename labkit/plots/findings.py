@@ -82,10 +82,26 @@ def ages_figure(
             x, ink = wide.index.tolist(), colour(name)
             for seed in wide:
                 thin = dict(color=fade(ink, 0.35), width=1)
-                plot.add_scatter(x=x, y=wide[seed].tolist(), mode="lines", line=thin, showlegend=False,
-                                 hoverinfo="skip", row=1, col=col)  # fmt: skip
-            plot.add_scatter(x=x, y=wide.mean(axis=1).tolist(), mode="lines+markers", line=dict(color=ink, width=2.5),
-                             name=name, showlegend=col == 1, row=1, col=col)  # fmt: skip
+                plot.add_scatter(
+                    x=x,
+                    y=wide[seed].tolist(),
+                    mode="lines",
+                    line=thin,
+                    showlegend=False,
+                    hoverinfo="skip",
+                    row=1,
+                    col=col,
+                )
+            plot.add_scatter(
+                x=x,
+                y=wide.mean(axis=1).tolist(),
+                mode="lines+markers",
+                line=dict(color=ink, width=2.5),
+                name=name,
+                showlegend=col == 1,
+                row=1,
+                col=col,
+            )
         plot.update_xaxes(title_text="step", row=1, col=col)
     plot.update_layout(legend=dict(y=-0.28, x=0, xanchor="left", yanchor="top"))
     return plot

@@ -22,8 +22,9 @@ def maps_figure(maps: "pd.DataFrame", conditions: Sequence[str], title: str) -> 
     """
     parts = [maps[maps["condition"] == of] for of in conditions]
     trust = [f"trustworthiness {part['trustworthiness'].iloc[0]:.2f}" for part in parts]
-    plot = figure(title, 2, len(parts), 560, subplot_titles=[*conditions, *trust], horizontal_spacing=0.02,
-                  vertical_spacing=0.1)  # fmt: skip
+    plot = figure(
+        title, 2, len(parts), 560, subplot_titles=[*conditions, *trust], horizontal_spacing=0.02, vertical_spacing=0.1
+    )
     for row, kind in enumerate(ROWS, 1):
         pair = [f"{kind}_1", f"{kind}_2"]
         # Centred: widths can be compared on shared axes, places cannot. Of UMAP neither can: a box for each.
@@ -31,10 +32,22 @@ def maps_figure(maps: "pd.DataFrame", conditions: Sequence[str], title: str) -> 
         reach = [1.05 * max(abs(cloud).max() for cloud in (clouds if kind == "pca" else [own])) for own in clouds]
         for col, (part, cloud) in enumerate(zip(parts, clouds, strict=True), 1):
             classes = part["label"].astype(int)
-            marks = dict(size=5, color=[CLASSES[c % len(CLASSES)] for c in classes],
-                         symbol=[SYMBOLS[c % len(SYMBOLS)] for c in classes])  # fmt: skip
-            plot.add_scatter(x=cloud[:, 0], y=cloud[:, 1], mode="markers", marker=marks, text=classes,
-                             hovertemplate="%{text}<extra></extra>", showlegend=False, row=row, col=col)  # fmt: skip
+            marks = dict(
+                size=5,
+                color=[CLASSES[c % len(CLASSES)] for c in classes],
+                symbol=[SYMBOLS[c % len(SYMBOLS)] for c in classes],
+            )
+            plot.add_scatter(
+                x=cloud[:, 0],
+                y=cloud[:, 1],
+                mode="markers",
+                marker=marks,
+                text=classes,
+                hovertemplate="%{text}<extra></extra>",
+                showlegend=False,
+                row=row,
+                col=col,
+            )
             box = dict(range=[-reach[col - 1], reach[col - 1]], showticklabels=False, ticks="")
             plot.update_xaxes(**box, row=row, col=col)
             plot.update_yaxes(**box, row=row, col=col)

@@ -49,9 +49,13 @@ def outcome_figure(
     count = table["seed"].nunique()
     plot = figure(
         f"After {table['step'].iloc[0]:,} steps: each dot a seed of {count}, the bar their mean",
-        1, len(measures), 110 + 34 * len(runs), subplot_titles=[MEASURES.get(m, m) for m in measures],
-        shared_yaxes=True, horizontal_spacing=0.03,
-    )  # fmt: skip
+        1,
+        len(measures),
+        110 + 34 * len(runs),
+        subplot_titles=[MEASURES.get(m, m) for m in measures],
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+    )
     for col, measure in enumerate(measures, 1):
         values = table[table["measure"] == measure]
         for run in runs:
@@ -89,13 +93,27 @@ def seeds_figure(outcome: Outcome, runs: Sequence[str], meters: Mapping[str, str
             steps, ink = list(seeds.index), colour(run)
             band = dict(x=steps + steps[::-1], y=[*seeds.max(axis=1), *seeds.min(axis=1)[::-1]])
             plot.add_scatter(
-                **band, fill="toself", fillcolor=fade(ink, 0.18), line=dict(width=0), hoverinfo="skip",
-                showlegend=False, legendgroup=run, row=1, col=col,
-            )  # fmt: skip
+                **band,
+                fill="toself",
+                fillcolor=fade(ink, 0.18),
+                line=dict(width=0),
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=run,
+                row=1,
+                col=col,
+            )
             plot.add_scatter(
-                x=steps, y=seeds.mean(axis=1), mode="lines", line=dict(color=ink, width=2), name=_label(run),
-                legendgroup=run, showlegend=run not in named, row=1, col=col,
-            )  # fmt: skip
+                x=steps,
+                y=seeds.mean(axis=1),
+                mode="lines",
+                line=dict(color=ink, width=2),
+                name=_label(run),
+                legendgroup=run,
+                showlegend=run not in named,
+                row=1,
+                col=col,
+            )
             named.add(run)
         plot.update_xaxes(title_text="step", row=1, col=col)
         if meter.endswith("gradient_ratio"):

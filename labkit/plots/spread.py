@@ -27,8 +27,9 @@ LOG = ("feature_norm", "mean_pairwise_distance")  # runs differ by factors in th
 
 def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, title: str) -> go.Figure:
     """One pane a measure, one line a run, along ``block``, ``t`` or ``step``: one value of the table for each point."""
-    plot = figure(title, 1, len(measures), 320, subplot_titles=[NAMES.get(m, m) for m in measures],
-                  horizontal_spacing=0.07)  # fmt: skip
+    plot = figure(
+        title, 1, len(measures), 320, subplot_titles=[NAMES.get(m, m) for m in measures], horizontal_spacing=0.07
+    )
     shown = table[table["measure"].isin(measures)]
     dashes = dict(zip(dict.fromkeys(shown["run"]), cycle(DASHES), strict=False))
     for col, measure in enumerate(measures, 1):
@@ -36,9 +37,16 @@ def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, tit
             line = dict(color=colour(run), dash=dashes[run], width=2)
             named = any(other.name == run for other in plot.data)  # not every run has every measure
             plot.add_scatter(
-                x=own[along], y=own["value"], name=run, legendgroup=run, showlegend=not named, mode="lines+markers",
-                line=line, row=1, col=col,
-            )  # fmt: skip
+                x=own[along],
+                y=own["value"],
+                name=run,
+                legendgroup=run,
+                showlegend=not named,
+                mode="lines+markers",
+                line=line,
+                row=1,
+                col=col,
+            )
         kind = dict(dtick=1 if along == "block" else None)
         if along == "step":  # checkpoints lie ever further apart: as categories, the first ones can be told apart
             kind = dict(type="category", categoryorder="array", categoryarray=sorted(shown["step"].unique()))
@@ -66,9 +74,16 @@ def similarity_figure(table: "pd.DataFrame", title: str) -> go.Figure:
     labels = [f"{run} {block}" for run, block in table.index]
     plot = figure(title, height=150 + 30 * len(labels))
     plot.add_heatmap(
-        z=table.to_numpy(), x=labels, y=labels, zmin=0, zmax=1, colorscale="Cividis", texttemplate="%{z:.2f}",
-        hovertemplate="%{y} with %{x}: %{z:.3f}<extra></extra>", colorbar=dict(title="CKA", thickness=12),
-    )  # fmt: skip
+        z=table.to_numpy(),
+        x=labels,
+        y=labels,
+        zmin=0,
+        zmax=1,
+        colorscale="Cividis",
+        texttemplate="%{z:.2f}",
+        hovertemplate="%{y} with %{x}: %{z:.3f}<extra></extra>",
+        colorbar=dict(title="CKA", thickness=12),
+    )
     plot.update_xaxes(type="category", ticks="", showgrid=False, tickangle=-40, automargin=True)
     plot.update_yaxes(type="category", autorange="reversed", ticks="", showgrid=False)
     runs = [run for run, _ in table.index]

@@ -100,6 +100,10 @@ def draw_floor(plot: go.Figure, batch: int, row: int, col: int, label: str = "to
     """The floor −log B of the Dispersive Loss in one pane: a curve that stays on it has finished, it is not broken."""
     floor = dispersive_floor(batch)
     plot.add_hline(
-        floor, line=dict(dash="dot", color=PALETTE["quiet"]), row=row, col=col,
-        annotation_text=f"floor −log {batch} = −{-floor:.2f}", annotation_position=label,
-    )  # fmt: skip
+        floor,
+        line=dict(dash="dot", color=PALETTE["quiet"]),
+        row=row,
+        col=col,
+        annotation_text=f"floor −log {batch} = −{-floor:.2f}",
+        annotation_position=label,
+    )

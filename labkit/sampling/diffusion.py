@@ -43,9 +43,14 @@ def diffusion_states(
 
 
 def _states(
-    network: Callable[[Tensor, Tensor], Tensor], x: Tensor, noise: Callable[[], Tensor], schedule: Schedule,
-    method: DiffusionMethod, eta: float, clip: bool,
-) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
+    network: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    noise: Callable[[], Tensor],
+    schedule: Schedule,
+    method: DiffusionMethod,
+    eta: float,
+    clip: bool,
+) -> Iterator[tuple[int, Tensor]]:
     yield len(schedule), x
     for step in reversed(range(len(schedule))):
         k = torch.full((len(x),), step, device=x.device)

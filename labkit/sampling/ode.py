@@ -49,9 +49,11 @@ def states(
 
 def check_interval(interval: tuple[float, float]) -> None:
     require(
-        len(interval) == 2 and all(map(finite, interval)) and 0 <= interval[0] < interval[1] <= 1, "interval", interval,
+        len(interval) == 2 and all(map(finite, interval)) and 0 <= interval[0] < interval[1] <= 1,
+        "interval",
+        interval,
         "give the first and the last time, within 0 to 1",
-    )  # fmt: skip
+    )
 
 
 def grid(steps: int, interval: tuple[float, float]) -> list[float]:

@@ -11,23 +11,28 @@ from labkit.sampling.guidance import Channels
 from labkit.sampling.sde import Diffusion
 from labkit.schedule import STEPS as STEPS_OF_DIT
 
-Method = Literal[
-    "euler", "heun", "dopri5", "euler_maruyama", "sde_heun", "ancestral", "ddim", "meanflow"
-]  # fmt: skip
+Method = Literal["euler", "heun", "dopri5", "euler_maruyama", "sde_heun", "ancestral", "ddim", "meanflow"]
 FLOW: tuple[Method, ...] = ("heun", "euler", "dopri5", "euler_maruyama", "sde_heun")
-METHODS: dict[Family, tuple[Method, ...]] = {
-    "SiT": FLOW, "DiT": ("ddim", "ancestral"), "MeanFlow": ("meanflow", *FLOW),
-}  # fmt: skip
+METHODS: dict[Family, tuple[Method, ...]] = {"SiT": FLOW, "DiT": ("ddim", "ancestral"), "MeanFlow": ("meanflow", *FLOW)}
 """The samplers of each kind of model, its usual one first."""
 STEPS: dict[Method, int | None] = {
-    "euler": 50, "heun": 50, "dopri5": None, "euler_maruyama": 250, "sde_heun": 250, "ancestral": 250, "ddim": 50,
+    "euler": 50,
+    "heun": 50,
+    "dopri5": None,
+    "euler_maruyama": 250,
+    "sde_heun": 250,
+    "ancestral": 250,
+    "ddim": 50,
     "meanflow": 1,
-}  # fmt: skip
+}
 """Steps where none are asked for; dopri5 chooses its own."""
 SDE = ("diffusion", "strength", "last")
 OWN: dict[Method, tuple[str, ...]] = {
-    "dopri5": ("rtol", "atol"), "euler_maruyama": SDE, "sde_heun": SDE, "ddim": ("eta",),
-}  # fmt: skip
+    "dopri5": ("rtol", "atol"),
+    "euler_maruyama": SDE,
+    "sde_heun": SDE,
+    "ddim": ("eta",),
+}
 """Settings that only some methods have."""
 
 
@@ -65,9 +70,11 @@ class Sampler:
             choose(self.method, Method, "method")
         require(self.steps is None or whole(self.steps, 1), "steps", self.steps, "take a whole number of at least 1")
         require(
-            finite(self.guidance) and self.guidance >= 0, "guidance", self.guidance,
+            finite(self.guidance) and self.guidance >= 0,
+            "guidance",
+            self.guidance,
             "take a number of at least 0, 1 for none",
-        )  # fmt: skip
+        )
         choose(self.channels, Channels, "channels")
         choose(self.diffusion, Diffusion, "diffusion")
         for name in ("strength", "last", "eta", "rtol", "atol"):

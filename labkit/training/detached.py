@@ -37,9 +37,13 @@ class Process(NamedTuple):
             log: takes what it says.  note: the file to write this down in, for ``read``.
         """
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": SAVING},
-        )  # fmt: skip
+        )
         _CHILDREN[child.pid] = child
         try:
             made = cls(child.pid, psutil.Process(child.pid).create_time(), socket.gethostname(), command, processes)
@@ -98,9 +102,10 @@ class Process(NamedTuple):
         words = self.command[-3:]
         found = psutil.process_iter(["cmdline", "status"]) if self.processes > 1 else []
         return [
-            process.pid for process in found
+            process.pid
+            for process in found
             if (process.info["cmdline"] or [])[-3:] == words and process.info["status"] != psutil.STATUS_ZOMBIE
-        ]  # fmt: skip
+        ]
 
     @property
     def killed_by(self) -> str:

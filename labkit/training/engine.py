@@ -46,15 +46,19 @@ def fabric_of(config: Config) -> "Fabric":
         least = 3 if group.variant == "covariance" else 2
         computed = group.lam is not None
         require(
-            group.chunk is None or share % group.chunk == 0, f"{name}.chunk", group.chunk,
+            group.chunk is None or share % group.chunk == 0,
+            f"{name}.chunk",
+            group.chunk,
             f"it must divide the {share} samples of a micro-batch (batch_size {config.batch_size} over "
             f"{here * machines} ranks × engine.accumulate {config.engine.accumulate})",
-        )  # fmt: skip
+        )
         require(
-            not computed or share >= least, "batch_size", config.batch_size,
+            not computed or share >= least,
+            "batch_size",
+            config.batch_size,
             f"it leaves a micro-batch of {share}, in which {name} has no pairs; take fewer ranks or a smaller "
             "engine.accumulate",
-        )  # fmt: skip
+        )
     ddp = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)  # the buffers are constants
     ranks = dict(strategy=ddp) if here * machines > 1 else {}
     # Its precision stays 32 bit: the objective casts, so that regularizers' gradients can be taken one by one.
@@ -72,9 +76,11 @@ def micro_batch(config: Config, ranks: int = 1) -> int:
     """
     pieces = ranks * config.engine.accumulate
     require(
-        config.batch_size % pieces == 0, "batch_size", config.batch_size,
+        config.batch_size % pieces == 0,
+        "batch_size",
+        config.batch_size,
         f"it must be a multiple of {ranks} ranks × engine.accumulate {config.engine.accumulate}",
-    )  # fmt: skip
+    )
     return config.batch_size // pieces
 
 

@@ -51,9 +51,11 @@ class Look:
 
     def __post_init__(self) -> None:
         require(
-            self.t is None or (finite(self.t) and 0 <= self.t <= 1), "t", self.t,
+            self.t is None or (finite(self.t) and 0 <= self.t <= 1),
+            "t",
+            self.t,
             "take a time from 0 (noise) to 1 (data), or None for a time of its own for each image",
-        )  # fmt: skip
+        )
         require(whole(self.count, 1), "count", self.count, "look at 1 image or more")
         choose(self.split, Split, "split")
         check_seed(self.seed)

@@ -98,9 +98,14 @@ def sample_network(
 
 
 def film_network(
-    network: nn.Module, config: Config, n: int = 64, *, y: Sequence[int] | Tensor | None = None, seed: int = 0,
+    network: nn.Module,
+    config: Config,
+    n: int = 64,
+    *,
+    y: Sequence[int] | Tensor | None = None,
+    seed: int = 0,
     **settings: Any,
-) -> Iterator[Frame]:  # fmt: skip
+) -> Iterator[Frame]:
     """The states on the way, noise first and sample last: what ``sample_network`` goes through, in one batch."""
     way = _Way(network, config, n, y, seed, settings)
 
@@ -120,9 +125,15 @@ class _Way:
     """From the noise of numbered samples to their images, by one sampler."""
 
     def __init__(
-        self, network: nn.Module, config: Config, n: int, y: Sequence[int] | Tensor | None, seed: int,
-        settings: dict[str, Any], first: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        network: nn.Module,
+        config: Config,
+        n: int,
+        y: Sequence[int] | Tensor | None,
+        seed: int,
+        settings: dict[str, Any],
+        first: int = 0,
+    ) -> None:
         require(whole(n, 1), "n", n, "take a whole number of at least 1")
         require(whole(first, 0), "first", first, "take a whole number of at least 0")
         check_seed(seed)
@@ -138,9 +149,11 @@ class _Way:
         null = self.null
         labels = torch.arange(first, first + n) % null if y is None else torch.as_tensor(y).long()
         require(
-            labels.shape == (n,) and bool(((labels >= 0) & (labels <= null)).all()), "y", labels.tolist(),
+            labels.shape == (n,) and bool(((labels >= 0) & (labels <= null)).all()),
+            "y",
+            labels.tolist(),
             f"give {n} labels between 0 and {null} ({null} means none)",
-        )  # fmt: skip
+        )
         self.labels, self.first, self.nfe = labels, first, 0
 
     def record(self) -> dict[str, Any]:

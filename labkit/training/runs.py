@@ -91,9 +91,11 @@ class Run:
         depth = parse_name(self.config.model).size.depth
         blocks = sorted(range(depth) if blocks is None else set(blocks))
         require(
-            len(blocks) > 0 and set(blocks) <= set(range(depth)), "blocks", tuple(blocks),
+            len(blocks) > 0 and set(blocks) <= set(range(depth)),
+            "blocks",
+            tuple(blocks),
             f"this run's model has {depth} blocks, numbered 0 to {depth - 1}",
-        )  # fmt: skip
+        )
         step = self.steps[-1] if step is None else step
         self._check(step)
         network = ckpt.digest(self.checkpoints[step]) if step else self.config.to_json()

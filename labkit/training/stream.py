@@ -30,9 +30,17 @@ class Stream:
     """
 
     def __init__(
-        self, images: Source, batch_size: int, seed: int, device: torch.device, two_views: bool = False,
-        pairs: bool = False, pixels: bool = False, rank: int = 0, ranks: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        images: Source,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        two_views: bool = False,
+        pairs: bool = False,
+        pixels: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
         self.images = images.to(device)
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.two_views, self.pairs, self.pixels = two_views, pairs, pixels

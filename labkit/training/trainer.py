@@ -96,16 +96,25 @@ class Trainer:
         o = config.optimizer
         optimizer = torch.optim.AdamW(
             [p for p in objective.parameters() if p.requires_grad],
-            lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=True,
-        )  # fmt: skip
+            lr=o.lr,
+            betas=o.betas,
+            weight_decay=o.weight_decay,
+            fused=True,
+        )
         self.network, self.projector = network, objective.projector
         self._trained = [p for p in network.parameters() if p.requires_grad]  # the projector belongs to no other loss
         self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
         self.stream = Stream(
-            images, config.batch_size, config.seed, self.fabric.device, rank=self.fabric.global_rank,
-            ranks=self.fabric.world_size, pixels=shown, two_views=config.contrastive.lam is not None,
+            images,
+            config.batch_size,
+            config.seed,
+            self.fabric.device,
+            rank=self.fabric.global_rank,
+            ranks=self.fabric.world_size,
+            pixels=shown,
+            two_views=config.contrastive.lam is not None,
             pairs=config.family == "MeanFlow",
-        )  # fmt: skip
+        )
         self.step = self.saved_step = 0
         self.seconds = 0.0
         self._stopping = False
@@ -152,10 +161,12 @@ class Trainer:
         """Whether REPA's teacher has to be shown the images beside their latents."""
         wanted = "repa" in self.config.regularizers and self.config.repa.teacher != "digits" and images.channels == 4
         require(
-            not wanted or images.files is not None, "repa.lam", self.config.repa.lam,
+            not wanted or images.files is not None,
+            "repa.lam",
+            self.config.repa.lam,
             f"its teacher looks at images, and {self.config.dataset} knows no files of its latents; prepare it "
             "from a folder of images",
-        )  # fmt: skip
+        )
         return wanted
 
     @property

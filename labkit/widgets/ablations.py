@@ -32,11 +32,24 @@ MEASURES = {
 }
 COORDINATES = ("lam", "tau", "variant", "block", "alpha", "noise", "model", "dataset", "also")
 NAMES = {
-    "lam": "λ", "tau": "τ", "alpha": "α", "variant": "variant", "block": "block", "noise": "second view",
-    "model": "model", "dataset": "data", "also": "besides",
-}  # fmt: skip
-PLANE = {"variant": "infonce_l2", "block": "1", "alpha": 0.0, "noise": "one view", "dataset": "digits",
-         "also": "nothing else"}  # fmt: skip
+    "lam": "λ",
+    "tau": "τ",
+    "alpha": "α",
+    "variant": "variant",
+    "block": "block",
+    "noise": "second view",
+    "model": "model",
+    "dataset": "data",
+    "also": "besides",
+}
+PLANE = {
+    "variant": "infonce_l2",
+    "block": "1",
+    "alpha": 0.0,
+    "noise": "one view",
+    "dataset": "digits",
+    "also": "nothing else",
+}
 """Where the heat map over λ and τ lies, for each model."""
 FIRST = "coarse-dispersive"
 """What is shown at first: of this model all cells of the paper's λ × τ are measured."""
@@ -171,7 +184,15 @@ def grid_of(atlas: Atlas, measure: str, model: str) -> "pd.DataFrame":
     for name, at in atlas.points.items():
         if at["lam"] and at.items() >= {**PLANE, "model": model}.items() and measure in atlas.measures(name):
             row = difference_of(atlas, name, measure)
-            rows.append({"lam": at["lam"], "tau": at["tau"], "condition": name, "difference": row["difference"],
-                         "n": row["n"], "sure": side(row) != "no difference shown"})  # fmt: skip
+            rows.append(
+                {
+                    "lam": at["lam"],
+                    "tau": at["tau"],
+                    "condition": name,
+                    "difference": row["difference"],
+                    "n": row["n"],
+                    "sure": side(row) != "no difference shown",
+                }
+            )
     columns = ["lam", "tau", "condition", "difference", "n", "sure"]
     return pd.DataFrame(rows, columns=columns).sort_values(["lam", "tau"])

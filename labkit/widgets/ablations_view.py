@@ -23,11 +23,21 @@ def ablations_panel(state: Ablations | None = None, name: str = "ablations") -> 
     """Seeds as dots, λ × τ as a heat map, samples of the same noise, and a button that trains it for real."""
     state = state or Ablations()
     plot = figure(
-        "What did it change, seed by seed?", 2, 2, 520, row_heights=[0.74, 0.26], vertical_spacing=0.22,
-        column_widths=[0.52, 0.48], horizontal_spacing=0.13,
-        subplot_titles=["each dot a seed; lines join the same seed", "λ × τ: mean difference from the baseline",
-                        "baseline", "this condition, same noise"],
-    )  # fmt: skip
+        "What did it change, seed by seed?",
+        2,
+        2,
+        520,
+        row_heights=[0.74, 0.26],
+        vertical_spacing=0.22,
+        column_widths=[0.52, 0.48],
+        horizontal_spacing=0.13,
+        subplot_titles=[
+            "each dot a seed; lines join the same seed",
+            "λ × τ: mean difference from the baseline",
+            "baseline",
+            "this condition, same noise",
+        ],
+    )
     lines = dict(color=fade(PALETTE["quiet"], 0.5), width=1)
     plot.add_trace(go.Scatter(mode="lines", line=lines, showlegend=False, hoverinfo="skip"), 1, 1)
     dots = dict(mode="markers", showlegend=False, hovertemplate="seed %{text}: %{x:.4g}<extra></extra>")
@@ -46,8 +56,9 @@ def ablations_panel(state: Ablations | None = None, name: str = "ablations") -> 
     plot.update_yaxes(
         range=[-0.7, 2.6], row=1, col=1, tickvals=[0, 1, 2], ticktext=["this condition", "baseline", MINE]
     )
-    train = widgets.Button(description="Run this cell for real", icon="play", button_style="primary",
-                           layout=widgets.Layout(width="210px"))  # fmt: skip
+    train = widgets.Button(
+        description="Run this cell for real", icon="play", button_style="primary", layout=widgets.Layout(width="210px")
+    )
     stop = widgets.Button(description="Stop", icon="stop")
     seed = widgets.BoundedIntText(min=0, max=10**6, description="seed", style=STYLE, layout=dict(width="150px"))
     status = widgets.HTML()
@@ -104,11 +115,16 @@ def _controls(atlas: Atlas) -> dict[str, widgets.Widget]:
     measures = [(words, name) for name, words in MEASURES.items()]
     return {
         "measure": widgets.Dropdown(options=measures, description="show", style=STYLE, layout=dict(width="480px")),
-        "lam": choice("λ (0: baseline)", values("lam")), "tau": choice("τ", taus),
+        "lam": choice("λ (0: baseline)", values("lam")),
+        "tau": choice("τ", taus),
         "alpha": choice("α, positive pair", values("alpha")),
-        "variant": dropdown("variant"), "block": dropdown("block", "170px"), "noise": dropdown("noise"),
-        "model": dropdown("model"), "dataset": dropdown("dataset"), "also": dropdown("also", "330px"),
-    }  # fmt: skip
+        "variant": dropdown("variant"),
+        "block": dropdown("block", "170px"),
+        "noise": dropdown("noise"),
+        "model": dropdown("model"),
+        "dataset": dropdown("dataset"),
+        "also": dropdown("also", "330px"),
+    }
 
 
 def _draw(state: Ablations, plot: BaseFigure) -> str:
@@ -145,8 +161,12 @@ def _sheet(atlas: Atlas, condition: str) -> str:
 def _draw_grid(state: Ablations, heat: Any, ring: Any) -> None:
     found = grid_of(state.atlas, state.measure, state.model)
     wide = found.pivot(index="lam", columns="tau", values="difference")
-    words = found.assign(text=[f"{d:+.2g}{'*' if sure else ''}<br>n = {n}" for d, sure, n in
-                               zip(found["difference"], found["sure"], found["n"], strict=True)])  # fmt: skip
+    words = found.assign(
+        text=[
+            f"{d:+.2g}{'*' if sure else ''}<br>n = {n}"
+            for d, sure, n in zip(found["difference"], found["sure"], found["n"], strict=True)
+        ]
+    )
     text = words.pivot(index="lam", columns="tau", values="text").fillna("")
     good, bad, neither = PALETTE["sky"], PALETTE["gold"], PALETTE["quiet"]
     ends = {-1: (good, bad), 0: (neither, neither), 1: (bad, good)}[direction(state.measure)]

@@ -308,15 +308,19 @@ def _common(runs: Mapping[str, Run]) -> tuple[list[int], int]:
     require(len(set(data.values())) == 1, "runs", data, "they must have been trained on the same data set")
     kinds = {name: (run.config.family, run.config.flow.path) for name, run in runs.items()}
     require(
-        len({(family == "DiT", path) for family, path in kinds.values()}) == 1, "runs", kinds,
+        len({(family == "DiT", path) for family, path in kinds.values()}) == 1,
+        "runs",
+        kinds,
         "they noise an image in different ways, so that at the same time they are not shown the same",
-    )  # fmt: skip
+    )
     size = inputs(Look(count=1), next(iter(runs.values())).config).x1.shape[-1]
     widths = {name: features_per_sample(run.config.model, size) for name, run in runs.items()}
     require(
-        len(set(widths.values())) == 1, "runs", widths,
+        len(set(widths.values())) == 1,
+        "runs",
+        widths,
         "features of different widths have no axes in common; open one explorer for each width",
-    )  # fmt: skip
+    )
     steps = sorted(set.intersection(*(set(run.steps) for run in runs.values())))
     told = "; ".join(f"{name}: {', '.join(map(str, run.checkpoints))}" for name, run in runs.items())
     require(len(steps) > 1, "runs", list(runs), f"they share no step with a checkpoint ({told})")

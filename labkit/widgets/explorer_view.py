@@ -168,20 +168,30 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
     height = round(side + 470)
     under = 1 - 42 / height  # below the title
     plot = figure(
-        title, 2, GRID, height, specs=specs, subplot_titles=titles, row_heights=[side, 130],
-        horizontal_spacing=0.033, vertical_spacing=90 / (side + 220),
-    )  # fmt: skip
+        title,
+        2,
+        GRID,
+        height,
+        specs=specs,
+        subplot_titles=titles,
+        row_heights=[side, 130],
+        horizontal_spacing=0.033,
+        vertical_spacing=90 / (side + 220),
+    )
     traces = Traces({}, {}, {}, (0, 0))
     digits = state.y.tolist()
     for place, name in enumerate(names):
         at = dict(row=1, col=place * wide + 1)
         traces.points[name] = len(plot.data)
         dots = go.Scatter(
-            mode="markers", showlegend=False, customdata=np.array([digits, range(len(digits))]).T,
+            mode="markers",
+            showlegend=False,
+            customdata=np.array([digits, range(len(digits))]).T,
             hovertemplate="a %{customdata[0]} (image %{customdata[1]})<extra></extra>",
             marker=dict(size=6, symbol=[SYMBOLS[d % len(SYMBOLS)] for d in digits], line=dict(width=0)),
-            unselected=dict(marker=dict(opacity=0.08)), selected=dict(marker=dict(opacity=1)),
-        )  # fmt: skip
+            unselected=dict(marker=dict(opacity=0.08)),
+            selected=dict(marker=dict(opacity=1)),
+        )
         plot.add_trace(dots, **at)
         traces.rings[name] = len(plot.data)
         ring = dict(size=17, color="rgba(0,0,0,0)", line=dict(color=PALETTE["ink"], width=2))
@@ -206,16 +216,31 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
         plot.add_trace(digit_trace(tile(state.inputs[state.t].x1[:1], 1)), row, ACROSS + 1)
         style_digits(plot, row, ACROSS + 1)
     plot.add_annotation(
-        text=key_of_classes(sorted(set(digits))), xref="paper", yref="paper", x=0, y=1, xanchor="left",
-        yanchor="bottom", yshift=68, showarrow=False, font=dict(size=14),
-    )  # fmt: skip
+        text=key_of_classes(sorted(set(digits))),
+        xref="paper",
+        yref="paper",
+        x=0,
+        y=1,
+        xanchor="left",
+        yanchor="bottom",
+        yshift=68,
+        showarrow=False,
+        font=dict(size=14),
+    )
     plot.update_layout(
-        dragmode="lasso", newselection=dict(mode="gradual"),  # immediate: lines of other panes stay and count as well
-        margin=dict(t=150, b=92), title=dict(y=1, yref="container", yanchor="top", pad=dict(t=12)),
+        dragmode="lasso",
+        newselection=dict(mode="gradual"),  # immediate: lines of other panes stay and count as well
+        margin=dict(t=150, b=92),
+        title=dict(y=1, yref="container", yanchor="top", pad=dict(t=12)),
         legend=dict(orientation="h", x=0, y=0, yref="container", yanchor="bottom"),
-        coloraxis=dict(colorscale="Cividis", showscale=False, colorbar=dict(
-            orientation="h", x=0, xanchor="left", y=under, yref="container", yanchor="top", len=0.4, thickness=10)),
-    )  # fmt: skip
+        coloraxis=dict(
+            colorscale="Cividis",
+            showscale=False,
+            colorbar=dict(
+                orientation="h", x=0, xanchor="left", y=under, yref="container", yanchor="top", len=0.4, thickness=10
+            ),
+        ),
+    )
     return plot, traces._replace(images=tuple(images))
 
 

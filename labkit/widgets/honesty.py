@@ -55,18 +55,27 @@ class Shrunk(HasTraits):
 def shrunk_panel(state: Shrunk, name: str = "shrunk") -> Panel:
     """PCA and UMAP of both clouds at a scale, and what became of the scale in each."""
     plot = figure(
-        "The copy is smaller. Which picture says so?", 1, 3, 380, horizontal_spacing=0.08,
+        "The copy is smaller. Which picture says so?",
+        1,
+        3,
+        380,
+        horizontal_spacing=0.08,
         subplot_titles=["PCA of both", "UMAP of both", "size of the copy, over the cloud's"],
-    )  # fmt: skip
+    )
     places: dict[tuple[str, str], int] = {}
     for col, way in enumerate(("PCA", "UMAP"), 1):
         for cloud, ink in CLOUDS.items():
             places[way, cloud] = len(plot.data)
             symbol = "circle" if cloud == "as it is" else "x"
             plot.add_scatter(
-                mode="markers", marker=dict(color=ink, size=5, symbol=symbol, opacity=0.7), name=cloud,
-                showlegend=col == 1, hoverinfo="skip", row=1, col=col,
-            )  # fmt: skip
+                mode="markers",
+                marker=dict(color=ink, size=5, symbol=symbol, opacity=0.7),
+                name=cloud,
+                showlegend=col == 1,
+                hoverinfo="skip",
+                row=1,
+                col=col,
+            )
         plot.update_xaxes(constrain="domain", showticklabels=way == "PCA", row=1, col=col)
         anchor = "x" if col == 1 else f"x{col}"
         plot.update_yaxes(scaleanchor=anchor, constrain="domain", showticklabels=way == "PCA", row=1, col=col)
@@ -74,16 +83,24 @@ def shrunk_panel(state: Shrunk, name: str = "shrunk") -> Panel:
         line = dict(color=ink, width=2 + 3 * (way == "features"), dash="dot" if way == "features" else "solid")
         plot.add_trace(
             go.Scatter(
-                x=state.scales, y=[state.ratio(way, s) for s in state.scales], name=way, legend="legend2", line=line,
-                mode="lines+markers", marker=dict(size=7, symbol=("circle", "square", "diamond")[place]),
+                x=state.scales,
+                y=[state.ratio(way, s) for s in state.scales],
+                name=way,
+                legend="legend2",
+                line=line,
+                mode="lines+markers",
+                marker=dict(size=7, symbol=("circle", "square", "diamond")[place]),
             ),
-            1, 3,
-        )  # fmt: skip
+            1,
+            3,
+        )
     plot.update_xaxes(type="log", title_text="scale of the copy", dtick=1, row=1, col=3)
     plot.update_yaxes(type="log", dtick=1, row=1, col=3)
     plot.add_vline(state.scale, line=dict(color=PALETTE["ink"], dash="dot", width=1.5), row=1, col=3)
-    plot.update_layout(legend=dict(x=0, xanchor="left", y=-0.12, yanchor="top"),
-                       legend2=dict(orientation="h", x=1, xanchor="right", y=-0.26, yanchor="top"))  # fmt: skip
+    plot.update_layout(
+        legend=dict(x=0, xanchor="left", y=-0.12, yanchor="top"),
+        legend2=dict(orientation="h", x=1, xanchor="right", y=-0.26, yanchor="top"),
+    )
 
     def draw(state: Shrunk, plot: BaseFigure) -> str:
         for (way, cloud), place in places.items():

@@ -51,11 +51,13 @@ def questions_panel(state: Questions | None = None, name: str = "questions") -> 
     known = [(MEASURES.get(of, of), of) for of in dict.fromkeys(state.atlas.findings["measure"])]
     controls = {
         "question": widgets.Dropdown(
-            options=[(words, of) for of, words in state.asked.items()], description="question", style=STYLE,
+            options=[(words, of) for of, words in state.asked.items()],
+            description="question",
+            style=STYLE,
             layout=dict(width="620px"),
         ),
         "measure": widgets.Dropdown(options=known, description="show", style=STYLE, layout=dict(width="450px")),
-    }  # fmt: skip
+    }
 
     def draw(state: Questions, plot: BaseFigure) -> str:
         rows = state.rows()

@@ -21,10 +21,19 @@ PATCHES, BATCHES = (2, 4, 8), (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ROOM = 1.4  # of a pane, over its longest bar: for the words beside it
 SLOWEST, FASTEST = 1e-3, 1e4  # TFLOP/s
 PARTS = {  # part → colour; the same thing has the same colour in every pane
-    "all": "ink", "attention": "baseline", "MLP": "sky", "linears": "baseline", "modulation": "dispersive",
-    "time and class": "gold", "ends": "quiet", "weights": "baseline", "gradients": "sky", "AdamW": "accent",
-    "EMA": "gold", "activations": "contrastive",
-}  # fmt: skip
+    "all": "ink",
+    "attention": "baseline",
+    "MLP": "sky",
+    "linears": "baseline",
+    "modulation": "dispersive",
+    "time and class": "gold",
+    "ends": "quiet",
+    "weights": "baseline",
+    "gradients": "sky",
+    "AdamW": "accent",
+    "EMA": "gold",
+    "activations": "contrastive",
+}
 WORDS = {"attention": "attention: scores and mix", "ends": "ends, time"}  # what they are called among operations
 
 
@@ -102,9 +111,14 @@ def amount(value: float, unit: str = "") -> str:
 def scale_panel(state: Scale, name: str = "scale") -> Panel:
     """Four panes: parameters, multiply-accumulates and memory by part, and the days of the paper's training."""
     plot = figure(
-        "What would it take?", 2, 2, 600, horizontal_spacing=0.2, vertical_spacing=0.17,
+        "What would it take?",
+        2,
+        2,
+        600,
+        horizontal_spacing=0.2,
+        vertical_spacing=0.17,
         subplot_titles=["parameters", "operations", "memory", "time"],
-    )  # fmt: skip
+    )
     for place in range(4):
         row, col = place // 2 + 1, place % 2 + 1
         bars = go.Bar(orientation="h", textposition="outside", cliponaxis=False, showlegend=False, hoverinfo="skip")
@@ -173,8 +187,9 @@ def _parts(plot: BaseFigure, place: int, parts: Mapping[str, float], unit: str) 
     shown = {"all": sum(parts.values()), **parts}
     bars = plot.data[place]
     bars.x, bars.y = list(shown.values()), list(shown)
-    bars.text = [f" {amount(v, unit)}" + ("" if part == "all" else f" · {v / shown['all']:.1%}")
-                 for part, v in shown.items()]  # fmt: skip
+    bars.text = [
+        f" {amount(v, unit)}" + ("" if part == "all" else f" · {v / shown['all']:.1%}") for part, v in shown.items()
+    ]
     names = {word: part for part, word in WORDS.items()}
     bars.marker.color = [PALETTE[PARTS[names.get(part, part)]] for part in shown]
     plot.layout["xaxis" if place == 0 else f"xaxis{place + 1}"].range = (0, ROOM * shown["all"])

@@ -91,9 +91,14 @@ def secant_panel(state: Secant | None = None, name: str = "secant") -> Panel:
     """Paths with the tangent and the secant of one, and what a few steps along either come to."""
     state = state or Secant()
     plot = figure(
-        "Where does one step lead?", 1, 2, 420, column_widths=[0.62, 0.38], horizontal_spacing=0.1,
+        "Where does one step lead?",
+        1,
+        2,
+        420,
+        column_widths=[0.62, 0.38],
+        horizontal_spacing=0.1,
         subplot_titles=["paths from noise (t = 0) to data (t = 1)", "error at t = 1 of 500 starts (RMS)"],
-    )  # fmt: skip
+    )
     times = np.linspace(0, 1, FINE + 1)
     for path in state.paths.T.numpy():
         quiet = dict(color=PALETTE["quiet"], width=1)
@@ -109,9 +114,14 @@ def secant_panel(state: Secant | None = None, name: str = "secant") -> Panel:
     for label, ink, mark in (("velocity", "dispersive", "circle"), ("average velocity", "baseline", "square")):
         errors = list(state.errors.values()) if label == "velocity" else [0.0] * len(JUMPS)
         trace = go.Scatter(
-            x=JUMPS, y=errors, mode="lines+markers", showlegend=False, name=label,
-            line=dict(color=PALETTE[ink], width=2), marker=dict(symbol=mark, size=7),
-        )  # fmt: skip
+            x=JUMPS,
+            y=errors,
+            mode="lines+markers",
+            showlegend=False,
+            name=label,
+            line=dict(color=PALETTE[ink], width=2),
+            marker=dict(symbol=mark, size=7),
+        )
         plot.add_trace(trace, 1, 2)
     plot.add_vline(state.jumps, line=dict(color=PALETTE["ink"], dash="dot", width=1.5), row=1, col=2)
     plot.update_xaxes(title_text="t", range=[-0.02, 1.02], row=1, col=1)

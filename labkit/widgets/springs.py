@@ -133,8 +133,10 @@ class Partners(HasTraits):
 
 def lines_between(start: Float[Tensor, "n 2"], end: Float[Tensor, "n 2"]) -> list[list[float | None]]:
     """The x and the y of a line from each start to its end, parted by None."""
-    return [[v for s, e in zip(a, b, strict=True) for v in (s, e, None)]
-            for a, b in zip(start.T.tolist(), end.T.tolist(), strict=True)]  # fmt: skip
+    return [
+        [v for s, e in zip(a, b, strict=True) for v in (s, e, None)]
+        for a, b in zip(start.T.tolist(), end.T.tolist(), strict=True)
+    ]
 
 
 def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
@@ -142,9 +144,14 @@ def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
     state = state or Springs()
     x, y = state.start.T.tolist()
     plot = figure(
-        "Each point is held by a spring; the loss pushes all of them apart", 1, 2, 430, column_widths=[0.64, 0.36],
-        horizontal_spacing=0.12, subplot_titles=["where the points come to rest", "the two terms at rest"],
-    )  # fmt: skip
+        "Each point is held by a spring; the loss pushes all of them apart",
+        1,
+        2,
+        430,
+        column_widths=[0.64, 0.36],
+        horizontal_spacing=0.12,
+        subplot_titles=["where the points come to rest", "the two terms at rest"],
+    )
     ink, warm = PALETTE["quiet"], PALETTE["dispersive"]
     line, dot = dict(color=fade(warm, 0.35), width=1.2), dict(color="white", size=7, line=dict(color=ink, width=1.2))
     plot.add_trace(go.Scatter(mode="lines", name="spring", line=line, hoverinfo="skip"), 1, 1)

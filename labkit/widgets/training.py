@@ -162,9 +162,16 @@ def _lay_out(
     titles += [""] * ((rows - 1) * ACROSS - len(panes)) if not alone else []
     titles += [f"samples ({way})"] if alone else [f"{n}, same noise" for n in names]
     plot = figure(
-        title, rows, GRID, 340 if alone else 90 + 220 * (rows - 1) + 100, specs=specs, subplot_titles=titles,
-        row_heights=None if alone else [1.0] * (rows - 1) + [0.45], horizontal_spacing=0.045, vertical_spacing=0.14,
-    )  # fmt: skip
+        title,
+        rows,
+        GRID,
+        340 if alone else 90 + 220 * (rows - 1) + 100,
+        specs=specs,
+        subplot_titles=titles,
+        row_heights=None if alone else [1.0] * (rows - 1) + [0.45],
+        horizontal_spacing=0.045,
+        vertical_spacing=0.14,
+    )
     lines = {}
     for place, meter in enumerate(panes):
         row, col = place // across + 1, place % across * wide + 1

@@ -59,11 +59,20 @@ def views_panel(name: str = "views", state: TwoViews | None = None) -> Panel:
     """Ten digits as two noised views, and the times of many such pairs."""
     state, told = state or TwoViews(), "its time {}, and what the classifier reads"
     plot = figure(
-        "What do two noised views of a digit still have in common?", 2, 2, 330, column_widths=[0.74, 0.26],
-        horizontal_spacing=0.08, vertical_spacing=0.24, specs=[[{}, {"rowspan": 2}], [{}, None]],
-        subplot_titles=["first view of 0 to 9: " + told.format("t"), f"times of {PAIRS} pairs",
-                        "second view of the same digits: " + told.format("t⁺")],
-    )  # fmt: skip
+        "What do two noised views of a digit still have in common?",
+        2,
+        2,
+        330,
+        column_widths=[0.74, 0.26],
+        horizontal_spacing=0.08,
+        vertical_spacing=0.24,
+        specs=[[{}, {"rowspan": 2}], [{}, None]],
+        subplot_titles=[
+            "first view of 0 to 9: " + told.format("t"),
+            f"times of {PAIRS} pairs",
+            "second view of the same digits: " + told.format("t⁺"),
+        ],
+    )
     words = dict(visible=True, showgrid=False, zeroline=False, showline=False, ticks="", tickfont=dict(size=12))
     for row in (1, 2):
         plot.add_trace(digit_trace(tile(state.x1[state.picks], 10)), row, 1)
@@ -113,9 +122,14 @@ def partners_panel(name: str = "partners", state: Partners | None = None) -> Pan
     """Twenty samples with two views each, between springs and the contrastive loss; α weighs what joins partners."""
     state, inks = state or Partners(), {"first view z": PALETTE["dispersive"], "second view z⁺": PALETTE["contrastive"]}
     plot = figure(
-        "The loss pushes all first views apart; α draws each to its partner", 1, 2, 460, column_widths=[0.64, 0.36],
-        horizontal_spacing=0.12, subplot_titles=["where the views come to rest", "the terms at rest"],
-    )  # fmt: skip
+        "The loss pushes all first views apart; α draws each to its partner",
+        1,
+        2,
+        460,
+        column_widths=[0.64, 0.36],
+        horizontal_spacing=0.12,
+        subplot_titles=["where the views come to rest", "the terms at rest"],
+    )
     spring, bond = dict(color=fade(PALETTE["quiet"], 0.4), width=1.2), dict(color=PALETTE["ink"], width=1.5)
     plot.add_trace(go.Scatter(mode="lines", name="spring, from its start", line=spring, hoverinfo="skip"), 1, 1)
     plot.add_trace(go.Scatter(mode="lines", name="partners", line=bond, hoverinfo="skip"), 1, 1)

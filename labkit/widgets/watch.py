@@ -51,8 +51,10 @@ class Watch(HasTraits):
         self.job, config = job, job.config
         block = regularized_blocks(config)[0]
         self.names = {
-            "base": base_term(config), "dispersive": f"block{block}.dispersive", "norm": f"block{block}.feature_norm"
-        }  # fmt: skip
+            "base": base_term(config),
+            "dispersive": f"block{block}.dispersive",
+            "norm": f"block{block}.feature_norm",
+        }
         self.block, self.floor = block, _floor(config)
         self.sheet_step, self.sheet = 0, ""
         self.refresh()

@@ -29,10 +29,11 @@ def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: s
     }
     bar, status = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="240px")), widgets.HTML()
     controls = {
-        "over": widgets.Dropdown(options=["steps", "samples"], description="against", style=STYLE,
-                                 layout=widgets.Layout(width="180px")),
+        "over": widgets.Dropdown(
+            options=["steps", "samples"], description="against", style=STYLE, layout=widgets.Layout(width="180px")
+        ),
         "log": widgets.Checkbox(description="loss and norm on log scales", indent=False),
-    }  # fmt: skip
+    }
 
     def draw(state: Watch, plot: BaseFigure) -> str:
         for button, why_not in (("stop", state.unstoppable), ("resume", state.unresumable)):
@@ -60,9 +61,11 @@ def _lay_out(state: Watch, title: str) -> go.Figure:
     config = state.job.config
     trained = "" if "dispersive" in config.regularizers else ", not trained on"
     titles = [
-        BASES[state.names["base"]], f"Dispersive Loss at block {state.block}{trained}",
-        f"feature norm ‖z‖/√P at block {state.block}", " ",
-    ]  # fmt: skip
+        BASES[state.names["base"]],
+        f"Dispersive Loss at block {state.block}{trained}",
+        f"feature norm ‖z‖/√P at block {state.block}",
+        " ",
+    ]
     plot = figure(title, 2, 2, 560, subplot_titles=titles, vertical_spacing=0.16, horizontal_spacing=0.09)
     ink = colour(next(iter(config.regularizers), "baseline"))
     for place in range(3):

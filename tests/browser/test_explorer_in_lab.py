@@ -73,7 +73,9 @@ def pick(lab, menu: str, option: str) -> None:
 def place(lab, pane: int, point: int) -> tuple[float, float]:
     """Where on the page a point of a pane is, in pixels."""
     return tuple(
-        lab.output(CELL).locator(".js-plotly-plot").evaluate(
+        lab.output(CELL)
+        .locator(".js-plotly-plot")
+        .evaluate(
             """(div, [trace, point]) => {
                 const { x, y, xaxis, yaxis } = div._fullData[trace], box = div.getBoundingClientRect();
                 const [across, up] = [xaxis, yaxis].map((id) => div._fullLayout[id.replace(/^./, "$&axis")]);
@@ -82,7 +84,7 @@ def place(lab, pane: int, point: int) -> tuple[float, float]:
             }""",
             [DOTS[pane], point],
         )
-    )  # fmt: skip
+    )
 
 
 def loneliest(trace: dict) -> int:

@@ -58,10 +58,14 @@ def after(lab, act, *traces):
     return lab.wait_plot(CELL, lambda p: all(p["traces"][i] != before[i] for i in traces) and sentence(lab) != words)
 
 
-@pytest.mark.parametrize(("panel", "slider", "traces"), [
-    ("variants_panel", "stretch", (0, 4, 9)), ("views_panel", "time t of the first view", (0, 3, 4)),
-    ("partners_panel", "λ", (0, 2, 4)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("panel", "slider", "traces"),
+    [
+        ("variants_panel", "stretch", (0, 4, 9)),
+        ("views_panel", "time t of the first view", (0, 3, 4)),
+        ("partners_panel", "λ", (0, 2, 4)),
+    ],
+)
 def test_the_panels_of_the_losses_follow_their_sliders(lab, opened, panel, slider, traces):
     opened(f"from labkit.widgets import {panel}\n{panel}()")
     after(lab, lambda: lab.drag_slider(slider, 0.9, CELL), *traces)

@@ -17,9 +17,16 @@ from labkit.datasets import emoji as emoji_function
 from labkit.models import build_model
 
 GROUPS = {  # Unicode 16's, counted in emoji.json of the packages
-    "Activities": 85, "Animals & Nature": 159, "Flags": 270, "Food & Drink": 131, "Objects": 264,
-    "People & Body": 386, "Smileys & Emotion": 169, "Symbols": 224, "Travel & Places": 218,
-}  # fmt: skip
+    "Activities": 85,
+    "Animals & Nature": 159,
+    "Flags": 270,
+    "Food & Drink": 131,
+    "Objects": 264,
+    "People & Body": 386,
+    "Smileys & Emotion": 169,
+    "Symbols": 224,
+    "Travel & Places": 218,
+}
 SIDES = {"train": 3056, "held_out": 756}
 
 

@@ -111,9 +111,9 @@ def whole(source, tmp_path):
     return contents(made(source, tmp_path / "whole"))
 
 
-@pytest.mark.parametrize(("call", "moment"), [
-    (1, "before"), *((call, "half-way") for call in range(1, 11)), (10, "after"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "moment"), [(1, "before"), *((call, "half-way") for call in range(1, 11)), (10, "after")]
+)
 def test_a_killed_run_goes_on_to_the_same_store(source, tmp_path, whole, call, moment):
     """At each of its ten writes: the claim, three shards with their records, two tables, the end."""
     out = tmp_path / "store"

@@ -19,9 +19,20 @@ from labkit import Run
 from labkit.cli import main
 
 TINY = [
-    "digits", "--model", "SiT-Nano/4", "--batch-size", "16", "--log-every", "1", "--save-every", "5",
-    "--dispersive.lam", "0.5", "--optimizer.lr", "0.001",
-]  # fmt: skip
+    "digits",
+    "--model",
+    "SiT-Nano/4",
+    "--batch-size",
+    "16",
+    "--log-every",
+    "1",
+    "--save-every",
+    "5",
+    "--dispersive.lam",
+    "0.5",
+    "--optimizer.lr",
+    "0.001",
+]
 CHUNKS = ["--dispersive.chunk", "4", "--engine.accumulate", "2"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "labkit"]
 
@@ -79,9 +90,13 @@ def test_a_machine_that_is_taken_away_saves_first(tmp_path, number):
     out = tmp_path / "run"
     words = [*TORCHRUN, "train", *TINY, "--steps", "100000", "--save-every", "100000", "--out", str(out)]
     with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         start_new_session=True,
-    ) as process:  # fmt: skip
+    ) as process:
         try:
             until = time.monotonic() + 120
             while not (out / "metrics.csv").exists() or len((out / "metrics.csv").read_text()) < 5000:
@@ -106,8 +121,10 @@ def test_a_batch_that_ranks_cannot_share_is_refused(tmp_path):
     out = tmp_path / "run"
     done = subprocess.run(
         [*TORCHRUN, "train", *TINY, "--batch-size", "15", "--steps", "2", "--out", str(out)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode != 0
     assert "batch_size = 15 cannot be used: it must be a multiple of 2 ranks × engine.accumulate 1" in done.stderr
     assert not out.exists()

@@ -14,15 +14,7 @@ from photos import image_folder, tiny_vae
 from labkit import Run, Trainer, datasets, recipes
 from labkit.checks import ConfigError
 from labkit.datasets import Codec, prepare
-from labkit.evaluation import (
-    REAL,
-    EvaluationConfig,
-    Evaluator,
-    block_geometry,
-    evaluate,
-    evaluate_run,
-    memorisation,
-)
+from labkit.evaluation import REAL, EvaluationConfig, Evaluator, block_geometry, evaluate, evaluate_run, memorisation
 from labkit.experiments import Comparison, Measures
 from labkit.metrics import (
     DigitsFeatures,
@@ -82,8 +74,14 @@ def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run):
     train, held_out = (to_bytes(datasets.digits(split).x) for split in ("train", "held_out"))
     assert got["memorisation"] == memorisation(to_bytes(samples), train, held_out)
     assert set(got) == {
-        "frechet", "frechet_pixels", "kernel_distance", "precision", "recall", "agreement", "memorisation",
-    }  # fmt: skip
+        "frechet",
+        "frechet_pixels",
+        "kernel_distance",
+        "precision",
+        "recall",
+        "agreement",
+        "memorisation",
+    }
 
 
 def test_real_digits_are_measured_the_same_way(run):
@@ -156,9 +154,7 @@ def test_asked_again_nothing_is_drawn_or_seen(run, monkeypatch):
 def test_samples_serve_other_measures_and_only_the_same_request(run, tmp_path, monkeypatch):
     first = judge(run, FEW)
     other = trained(tmp_path / "other", seed=1)
-    for changed in (
-        {"seed": 1}, {"count": 31}, {"sampler": Sampler(steps=3)}, {"labels": "uniform"},
-    ):  # fmt: skip
+    for changed in ({"seed": 1}, {"count": 31}, {"sampler": Sampler(steps=3)}, {"labels": "uniform"}):
         assert judge(run, replace(FEW, **changed)).samples.folder != first.samples.folder
     for changed in ({"weights": "model"}, {"step": 1}, {"shard": 10}):
         assert judge(run, FEW, **changed).samples.folder != first.samples.folder
@@ -294,9 +290,10 @@ def test_without_words_the_data_set_says_what_to_measure(run, tmp_path):
     assert EvaluationConfig(inception=tmp_path).of(run.config).features == "inception"
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("count", 3), ("count", 2.5), ("seed", -1), ("batch", 0), ("features", "clip"), ("labels", "some"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("count", 3), ("count", 2.5), ("seed", -1), ("batch", 0), ("features", "clip"), ("labels", "some")],
+)
 @pytest.mark.usefixtures("unchecked")
 def test_settings_that_cannot_be(field, value):
     with pytest.raises(ConfigError, match=f"^{field} = {value!r} cannot be used"):

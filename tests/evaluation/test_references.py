@@ -58,15 +58,18 @@ def test_grey_images_may_have_three_equal_channels(tmp_path):
         open_reference(str(tmp_path / "colour.npz"), GREY)
 
 
-@pytest.mark.parametrize(("arrays", "told"), [
-    ({"x": np.zeros(3)}, "neither images .* nor statistics"),
-    ({"arr_0": np.zeros((4, 8, 8, 3))}, "arr_0 is float64 .* give uint8"),
-    ({"arr_0": np.zeros((0, 8, 8, 3), np.uint8)}, "give uint8 images"),
-    ({"arr_0": np.zeros((4, 8), np.uint8)}, "give uint8 images"),
-    ({"mu": np.zeros(3), "sigma": np.zeros((4, 4))}, r"give \(d,\) and \(d, d\)"),
-    ({"mu": np.zeros(3, int), "sigma": np.zeros((3, 3))}, "mu is int64"),
-    ({"arr_0": np.array([{}])}, "cannot be read as an .npz file of plain arrays"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"x": np.zeros(3)}, "neither images .* nor statistics"),
+        ({"arr_0": np.zeros((4, 8, 8, 3))}, "arr_0 is float64 .* give uint8"),
+        ({"arr_0": np.zeros((0, 8, 8, 3), np.uint8)}, "give uint8 images"),
+        ({"arr_0": np.zeros((4, 8), np.uint8)}, "give uint8 images"),
+        ({"mu": np.zeros(3), "sigma": np.zeros((4, 4))}, r"give \(d,\) and \(d, d\)"),
+        ({"mu": np.zeros(3, int), "sigma": np.zeros((3, 3))}, "mu is int64"),
+        ({"arr_0": np.array([{}])}, "cannot be read as an .npz file of plain arrays"),
+    ],
+)
 def test_files_that_are_no_reference(tmp_path, arrays, told):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ConfigError, match=f"reference = .*a.npz.*{told}"):

@@ -145,13 +145,19 @@ def test_bands_and_differences_are_those_of_the_table(atlas):
     assert atlas.band("dispersive", "feature_norm", block=0).mean != atlas.band("dispersive", "feature_norm").mean
 
 
-@pytest.mark.parametrize(("asked", "told"), [
-    (dict(condition="cats", measure="frechet"), "condition = 'cats' cannot be used: choose one of .*, baseline, "),
-    (dict(condition="baseline", measure="fid"), "measure = 'fid' cannot be used: baseline was not measured so at step"),
-    (dict(condition="baseline", measure="frechet", step=7), "not measured so at step 7"),
-    (dict(condition="baseline", measure="frechet", sampler="magic"), "sampler = 'magic' cannot be used"),
-    (dict(condition="baseline", measure="feature_norm", block=9), "block = 9 cannot be used"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (dict(condition="cats", measure="frechet"), "condition = 'cats' cannot be used: choose one of .*, baseline, "),
+        (
+            dict(condition="baseline", measure="fid"),
+            "measure = 'fid' cannot be used: baseline was not measured so at step",
+        ),
+        (dict(condition="baseline", measure="frechet", step=7), "not measured so at step 7"),
+        (dict(condition="baseline", measure="frechet", sampler="magic"), "sampler = 'magic' cannot be used"),
+        (dict(condition="baseline", measure="feature_norm", block=9), "block = 9 cannot be used"),
+    ],
+)
 def test_what_was_not_measured_is_said(atlas, asked, told):
     with pytest.raises(ConfigError, match=told):
         atlas.band(asked.pop("condition"), asked.pop("measure"), **asked)
@@ -213,8 +219,10 @@ def test_verdicts_are_whether_the_bands_hold_the_values(atlas, tmp_path):
     own = atlas.table[(atlas.table["run"] == f"{QUICK}-seed0") & (atlas.table["step"] == atlas.step(QUICK))]
     usual = own["sampler"].isna() | own["sampler"].str.startswith("heun with 50 steps, guidance 1")
     rerun = Rerun(atlas, QUICK, 0, tmp_path / "run")
-    rerun.rows = [{name: row[name] for name in ("block", "measure", "value") if not pd.isna(row[name])}
-                  for row in own[usual].to_dict("records")]  # fmt: skip
+    rerun.rows = [
+        {name: row[name] for name in ("block", "measure", "value") if not pd.isna(row[name])}
+        for row in own[usual].to_dict("records")
+    ]
     verdicts = {row["measure"]: row for row in rerun.verdicts()}
     assert set(verdicts) == set(SHOWN) and all(row["inside"] for row in verdicts.values())
     assert all(row["value"] in list(atlas.band(QUICK, name).values) for name, row in verdicts.items())

@@ -35,16 +35,30 @@ def rarely(**changes):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("changes", [
-    {}, rarely(variant="infonce_cosine", tau=0.3), dict(variant="covariance", chunk=4, warmup=4),
-    rarely(variant="hinge", blocks="all"), rarely(model="DiT-Nano/4"), rarely(model="MeanFlow-Nano/4"),
-    rarely(model="SiT-Nano/2", repa=Repa(0.5, hidden=16)), rarely(contrastive=Contrastive(0.3, alignment_weight=0.5)),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        rarely(variant="infonce_cosine", tau=0.3),
+        dict(variant="covariance", chunk=4, warmup=4),
+        rarely(variant="hinge", blocks="all"),
+        rarely(model="DiT-Nano/4"),
+        rarely(model="MeanFlow-Nano/4"),
+        rarely(model="SiT-Nano/2", repa=Repa(0.5, hidden=16)),
+        rarely(contrastive=Contrastive(0.3, alignment_weight=0.5)),
+    ],
+    ids=str,
+)
 def test_equal_to_separate_runs(tmp_path, changes):
     configs = {f"run{i}": TINY.replace(**changes, **dials) for i, dials in enumerate(DIALS)}
     assert list(train_batched({tmp_path / "together" / name: config for name, config in configs.items()})) == [
-        1, 2, 3, 4, 5, 6
-    ]  # fmt: skip
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
     for name, config in configs.items():
         list(Trainer(config, tmp_path / "alone" / name))
         for step in (3, 6):
@@ -96,10 +110,13 @@ def test_groups_are_alike_but_for_seed_and_lam(tmp_path):
     assert [set(group) for group in groups({**other, **runs})] == [set(runs), *({folder} for folder in other)]
 
 
-@pytest.mark.parametrize(("second", "told"), [
-    (TINY.replace(tau=2.0, lam=1.0), "runs = .* train runs together that differ in seed and λ alone"),
-    (None, "engine.clip = 1.0 cannot be used: models that are trained together need None"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        (TINY.replace(tau=2.0, lam=1.0), "runs = .* train runs together that differ in seed and λ alone"),
+        (None, "engine.clip = 1.0 cannot be used: models that are trained together need None"),
+    ],
+)
 def test_what_cannot_share_a_program(tmp_path, second, told):
     first = TINY if second is not None else TINY.replace(engine=replace(TINY.engine, clip=1.0))
     with pytest.raises(ConfigError, match=told):

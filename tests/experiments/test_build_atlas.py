@@ -33,9 +33,11 @@ def test_what_was_changed_must_be_made_again(atlas, monkeypatch):
     assert len(own) >= 3
     config = made.CONDITIONS[condition]
     for changed, gone in (
-        (config.replace(lam=0.7), True), (config.replace(steps=3000), True), (config.replace(steps=1000), True),
+        (config.replace(lam=0.7), True),
+        (config.replace(steps=3000), True),
+        (config.replace(steps=1000), True),
         (config.replace(keep_last=7), False),
-    ):  # fmt: skip
+    ):
         monkeypatch.setattr(made, "CONDITIONS", {**made.CONDITIONS, condition: changed})
         assert (own & made.known(atlas) == set()) == gone
     monkeypatch.setattr(made, "JUDGE", replace(made.JUDGE, count=100))
@@ -50,8 +52,13 @@ def test_a_run_that_lacks_a_step_must_be_made_again(atlas, monkeypatch):
 
 def test_conditions_without_seeds_or_baseline_are_left_out(monkeypatch, capsys):
     base = recipes.digits(steps=4)
-    conditions = {"off": base, "on": base.replace(lam=0.5), "few-off": base.replace(batch_size=8),
-                  "few-on": base.replace(batch_size=8, lam=0.5), "strong": base.replace(lam=2.0)}  # fmt: skip
+    conditions = {
+        "off": base,
+        "on": base.replace(lam=0.5),
+        "few-off": base.replace(batch_size=8),
+        "few-on": base.replace(batch_size=8, lam=0.5),
+        "strong": base.replace(lam=2.0),
+    }
     monkeypatch.setattr(made, "CONDITIONS", conditions)
     seeds = {"off": range(3), "on": range(4), "few-off": range(2), "few-on": range(3), "strong": (1, 2, 3)}
     table = pd.DataFrame([{"condition": of, "seed": seed} for of, own in seeds.items() for seed in own])
@@ -69,21 +76,36 @@ def test_the_first_seeds_of_all_come_first():
 def test_questions_are_answered_by_pairs_of_the_right_steps(monkeypatch):
     """Simulated: condition minus baseline is 1 at step 500, 2 at 1,500, and the seeds' own part is the same in both."""
     rows = [
-        {"condition": of, "run": f"{of}{seed}", "seed": seed, "step": step, "block": None, "sampler": None,
-         "measure": "frechet", "value": 10.0 * seed + 100 / step + 0.01 * seed * (of == "on") + (of == "on") * effect}
-        for of in ("off", "on") for seed in range(4) for step, effect in ((500, 1), (1500, 2))
-    ]  # fmt: skip
+        {
+            "condition": of,
+            "run": f"{of}{seed}",
+            "seed": seed,
+            "step": step,
+            "block": None,
+            "sampler": None,
+            "measure": "frechet",
+            "value": 10.0 * seed + 100 / step + 0.01 * seed * (of == "on") + (of == "on") * effect,
+        }
+        for of in ("off", "on")
+        for seed in range(4)
+        for step, effect in ((500, 1), (1500, 2))
+    ]
     asked = {
-        "usual": Question("?", [("on", "off")]), "both": Question("?", [("on", "off")], steps=(500, 1500)),
+        "usual": Question("?", [("on", "off")]),
+        "both": Question("?", [("on", "off")], steps=(500, 1500)),
         "early": Question("?", [("on@500", "off"), ("lost", "off")]),
-    }  # fmt: skip
+    }
     monkeypatch.setattr(made, "QUESTIONS", asked)
     found = made.found(pd.DataFrame(rows)).set_index(["question", "condition", "step"])["difference"]
     shift, early = 0.015, 100 / 500 - 100 / 1500  # mean of 0.01·seed; what the baseline still gained meanwhile
-    assert found.to_dict() == pytest.approx({
-        ("usual", "on", 1500): 2 + shift, ("both", "on", 500): 1 + shift, ("both", "on", 1500): 2 + shift,
-        ("early", "on@500", 1500): 1 + shift + early,
-    })  # fmt: skip
+    assert found.to_dict() == pytest.approx(
+        {
+            ("usual", "on", 1500): 2 + shift,
+            ("both", "on", 500): 1 + shift,
+            ("both", "on", 1500): 2 + shift,
+            ("early", "on@500", 1500): 1 + shift + early,
+        }
+    )
 
 
 @pytest.mark.slow
@@ -92,8 +114,15 @@ def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
     tiny = recipes.digits(model="SiT-Nano/4", batch_size=8, steps=4, save_every=2, keep_last=9)
     conditions = {"coarse-baseline": tiny, "coarse-dispersive": tiny.replace(lam=0.5)}
     judge = Measures(40, (Sampler("euler", 2),), (4,))
-    changes = dict(CONDITIONS=conditions, STEPS=4, LEAST=2, JUDGE=judge, OTHER_WAYS=(Sampler("euler", 1),),
-                   SAMPLED=("coarse-baseline",), STOPPING=tiny)  # fmt: skip
+    changes = dict(
+        CONDITIONS=conditions,
+        STEPS=4,
+        LEAST=2,
+        JUDGE=judge,
+        OTHER_WAYS=(Sampler("euler", 1),),
+        SAMPLED=("coarse-baseline",),
+        STOPPING=tiny,
+    )
     for name, value in changes.items():
         monkeypatch.setattr(made, name, value)
     words = ["--out", str(tmp_path / "runs"), "--to", str(tmp_path / "atlas"), "--workers", "2"]

@@ -24,11 +24,18 @@ def row(difference, p, measure="frechet", n=5):
     return pd.Series({"difference": difference, "p_holm": p, "measure": measure, "n": n})
 
 
-@pytest.mark.parametrize(("rows", "verdict"), [
-    ([(-1, 0.01)], made.CONFIRMED), ([(1, 0.01)], made.CONTRADICTED), ([(-1, 0.2)], made.NOT_CONFIRMED),
-    ([(-1, 0.01), (-1, 0.2)], made.NOT_CONFIRMED), ([(-1, 0.01), (1, 0.01)], made.NOT_CONFIRMED),
-    ([(1, 0.01), (-1, 0.2)], made.CONTRADICTED), ([(-1, float("nan"))], made.NOT_CONFIRMED),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([(-1, 0.01)], made.CONFIRMED),
+        ([(1, 0.01)], made.CONTRADICTED),
+        ([(-1, 0.2)], made.NOT_CONFIRMED),
+        ([(-1, 0.01), (-1, 0.2)], made.NOT_CONFIRMED),
+        ([(-1, 0.01), (1, 0.01)], made.NOT_CONFIRMED),
+        ([(1, 0.01), (-1, 0.2)], made.CONTRADICTED),
+        ([(-1, float("nan"))], made.NOT_CONFIRMED),
+    ],
+)
 def test_the_rule(rows, verdict):
     assert made.helps([row(*values) for values in rows]) == verdict
 
@@ -49,10 +56,13 @@ def test_the_table_that_ships_is_what_the_rules_make_of_the_atlas(atlas):
 
 def simulated(values):
     """A table of main measures: (condition, sampler) → its values by seed."""
-    return pd.DataFrame([
-        {"condition": of, "sampler": way, "seed": seed, "measure": "frechet", "step": made.STEPS, "value": value}
-        for (of, way), column in values.items() for seed, value in enumerate(column)
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"condition": of, "sampler": way, "seed": seed, "measure": "frechet", "step": made.STEPS, "value": value}
+            for (of, way), column in values.items()
+            for seed, value in enumerate(column)
+        ]
+    )
 
 
 def test_slopes_of_a_plane_are_found_seed_by_seed():
@@ -72,10 +82,14 @@ def test_slopes_of_a_plane_are_found_seed_by_seed():
 def test_ways_of_sampling_are_paired_by_seed():
     """Seeds add 10, 20, 30 to all: only paired differences see effects of 1 and 3."""
     seeds, noise = np.array([10.0, 20.0, 30.0]), np.array([0.1, 0.0, -0.1])
-    table = simulated({
-        ("off", made.USUAL): seeds, ("off", "other"): seeds + 1 + noise,
-        ("on", made.USUAL): seeds + 2, ("on", "other"): seeds + 6 + 2 * noise,
-    })  # fmt: skip
+    table = simulated(
+        {
+            ("off", made.USUAL): seeds,
+            ("off", "other"): seeds + 1 + noise,
+            ("on", made.USUAL): seeds + 2,
+            ("on", "other"): seeds + 6 + 2 * noise,
+        }
+    )
     e = made.Evidence(pd.DataFrame(), table, pd.DataFrame())
     assert e.way("off", "other")["difference"] == pytest.approx(1) and e.way("off", "other")["p"] < 0.01
     shift = e.shift("on", "off", "other")
@@ -87,14 +101,17 @@ def test_ways_of_sampling_are_paired_by_seed():
 def test_each_run_is_taken_where_its_own_loss_is_lowest():
     """Lowest at steps 200 and 300 (baseline, seeds 0 and 1) and 300 and 100 (dispersive)."""
     losses = {
-        ("baseline", 0): (3, 1, 2), ("baseline", 1): (3, 2, 1),
-        ("dispersive", 0): (9, 3, 0), ("dispersive", 1): (0, 1, 2),
-    }  # fmt: skip
+        ("baseline", 0): (3, 1, 2),
+        ("baseline", 1): (3, 2, 1),
+        ("dispersive", 0): (9, 3, 0),
+        ("dispersive", 1): (0, 1, 2),
+    }
     rows = [
         {"condition": of, "run": f"{of}{seed}", "seed": seed, "step": step, "measure": measure, "value": value}
-        for (of, seed), column in losses.items() for step, loss in zip((100, 200, 300), column, strict=True)
+        for (of, seed), column in losses.items()
+        for step, loss in zip((100, 200, 300), column, strict=True)
         for measure, value in (("loss_held_out", float(loss)), ("frechet", 1000.0 * seed + step))
-    ]  # fmt: skip
+    ]
     e = made.Evidence(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(rows))
     assert e.in_time("loss_held_out")["difference"] == -1 and e.in_time("loss_held_out")["n"] == 2
     assert e.in_time("frechet")["difference"] == pytest.approx(((300 - 200) + (100 - 300)) / 2)

@@ -9,15 +9,7 @@ import torch
 from labkit import Config, Run, Trainer
 from labkit.checks import ConfigError
 from labkit.evaluation import EvaluationConfig
-from labkit.experiments import (
-    Comparison,
-    bands,
-    over_seeds,
-    ship,
-    ship_run,
-    shipped,
-    shipped_run,
-)
+from labkit.experiments import Comparison, bands, over_seeds, ship, ship_run, shipped, shipped_run
 from labkit.recipes import digits
 from labkit.sampling import Sampler
 from labkit.training import Look, RunError
@@ -163,8 +155,9 @@ def test_the_shipped_outcome_is_whole():
 EXPORTED = {
     name: outcome
     for outcome in ("digits_losses", "digits_meanflow")
-    for name in shipped(outcome).record["configs"] if name not in ("halfway", "repa_dispersive")
-}  # fmt: skip
+    for name in shipped(outcome).record["configs"]
+    if name not in ("halfway", "repa_dispersive")
+}
 
 
 @pytest.mark.parametrize("name", EXPORTED)

@@ -47,8 +47,14 @@ def test_each_checkpoint_and_sampler_has_rows_and_the_rest_is_measured_once(rows
         by_sampler = {row["measure"] for row in own if row.get("sampler") == ways[0]}
         assert by_sampler == {row["measure"] for row in own if row.get("sampler") == ways[1]}
         assert by_sampler == {
-            "agreement", "frechet", "frechet_pixels", "kernel_distance", "precision", "recall", "memorisation",
-        }  # fmt: skip
+            "agreement",
+            "frechet",
+            "frechet_pixels",
+            "kernel_distance",
+            "precision",
+            "recall",
+            "memorisation",
+        }
         assert {row["block"] for row in own if "block" in row} == {0, 1, 2, 3}
         assert value(own, "loss_gap") == value(own, "loss_held_out") - value(own, "loss_train")
     assert all(np.isfinite(row["value"]) for row in rows)
@@ -143,10 +149,13 @@ def test_other_families(tmp_path, changes):
     assert 0.2 < value(found, "loss_held_out") < 4 and np.isfinite(value(found, "frechet"))
 
 
-@pytest.mark.parametrize(("changes", "told"), [
-    (dict(count=3), "count = 3 cannot be used: take a whole number of at least 4"),
-    (dict(samplers=()), "samplers = .* name at least one"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (dict(count=3), "count = 3 cannot be used: take a whole number of at least 4"),
+        (dict(samplers=()), "samplers = .* name at least one"),
+    ],
+)
 def test_what_cannot_be(changes, told):
     with pytest.raises(ConfigError, match=told):
         Measures(**changes)

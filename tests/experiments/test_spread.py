@@ -123,29 +123,37 @@ def test_at_step_0_blocks_and_runs_of_one_seed_are_the_same(runs):
 
 
 def test_what_is_asked_for_may_come_from_an_iterator(runs):
-    lists = [geometry_table(runs, [0.5], [1, 2], [2, 4], LOOK), probe_table(runs, [0.5], [1, 2], count=30, k=3),
-             similarity_table(runs, LOOK, [1, 2])]  # fmt: skip
-    once = [geometry_table(runs, iter([0.5]), iter([1, 2]), iter([2, 4]), LOOK),
-            probe_table(runs, iter([0.5]), iter([1, 2]), count=30, k=3),
-            similarity_table(runs, LOOK, iter([1, 2]))]  # fmt: skip
+    lists = [
+        geometry_table(runs, [0.5], [1, 2], [2, 4], LOOK),
+        probe_table(runs, [0.5], [1, 2], count=30, k=3),
+        similarity_table(runs, LOOK, [1, 2]),
+    ]
+    once = [
+        geometry_table(runs, iter([0.5]), iter([1, 2]), iter([2, 4]), LOOK),
+        probe_table(runs, iter([0.5]), iter([1, 2]), count=30, k=3),
+        similarity_table(runs, LOOK, iter([1, 2])),
+    ]
     for expected, found in zip(lists, once, strict=True):
         pd.testing.assert_frame_equal(expected, found)
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("make", "asked", "message"), [
-    (geometry_table, dict(blocks=[4]), r"blocks = \(4,\) .*4 blocks, numbered 0 to 3"),
-    (geometry_table, dict(steps=[3]), r"step = 3 .*steps are 0, 2, 4"),
-    (geometry_table, dict(times=(1.5,)), "t = 1.5 "),
-    (probe_table, dict(k=0), "k = 0 .*take 1 to 2000"),
-    (probe_table, dict(k=2001), "k = 2001 "),
-    (probe_table, dict(k=6, count=5), "k = 6 .*take 1 to 5, as many as there are images"),
-    (probe_table, dict(k=2.5), "k = 2.5 "),
-    (probe_table, dict(blocks=[]), r"blocks = \(\)"),
-    (probe_table, dict(step=1), "step = 1 "),
-    (similarity_table, dict(blocks=[-1]), r"blocks = \(-1,\)"),
-    (similarity_table, dict(step=9), "step = 9 "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "asked", "message"),
+    [
+        (geometry_table, dict(blocks=[4]), r"blocks = \(4,\) .*4 blocks, numbered 0 to 3"),
+        (geometry_table, dict(steps=[3]), r"step = 3 .*steps are 0, 2, 4"),
+        (geometry_table, dict(times=(1.5,)), "t = 1.5 "),
+        (probe_table, dict(k=0), "k = 0 .*take 1 to 2000"),
+        (probe_table, dict(k=2001), "k = 2001 "),
+        (probe_table, dict(k=6, count=5), "k = 6 .*take 1 to 5, as many as there are images"),
+        (probe_table, dict(k=2.5), "k = 2.5 "),
+        (probe_table, dict(blocks=[]), r"blocks = \(\)"),
+        (probe_table, dict(step=1), "step = 1 "),
+        (similarity_table, dict(blocks=[-1]), r"blocks = \(-1,\)"),
+        (similarity_table, dict(step=9), "step = 9 "),
+    ],
+)
 def test_what_cannot_be_is_refused_by_name(runs, make, asked, message):
     with pytest.raises(ConfigError, match=message):
         make(runs, **asked)

@@ -13,10 +13,14 @@ from labkit.experiments.statistics import holm, paired_differences, side, told
 
 def runs(values, measure="frechet", **more):
     """condition → values, whose place is the seed; None where a run is missing."""
-    return pd.DataFrame([
-        dict(run=run, seed=seed, measure=measure, value=value, **more)
-        for run, column in values.items() for seed, value in enumerate(column) if value is not None
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            dict(run=run, seed=seed, measure=measure, value=value, **more)
+            for run, column in values.items()
+            for seed, value in enumerate(column)
+            if value is not None
+        ]
+    )
 
 
 def only(table, baseline="a"):
@@ -94,9 +98,10 @@ def test_shares_that_differ_by_one_sample_in_every_seed_are_no_certainty():
     assert np.isnan(row["p"]) and row["difference"] == pytest.approx(-0.002)
 
 
-@pytest.mark.parametrize(("measure", "more", "less"), [
-    ("recall", "better", "worse"), ("loss_gap", "worse", "better"), ("effective_rank", "different", "different"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("measure", "more", "less"),
+    [("recall", "better", "worse"), ("loss_gap", "worse", "better"), ("effective_rank", "different", "different")],
+)
 def test_a_side_is_good_or_bad_or_merely_another(measure, more, less):
     a, d = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 1.1, 0.9, 1.0])
     for b, expected in ((a + d, more), (a - d, less)):
@@ -154,12 +159,15 @@ def test_among_many_conditions_without_effect_hardly_one_is_found():
     assert (found["p"].min() < 0.05).mean() > 0.2
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda t: (t.drop(columns="seed"), "a"), "it has no column seed"),
-    (lambda t: (t, "z"), "baseline = 'z' cannot be used: choose one of a, b"),
-    (lambda t: (t[t["run"] == "a"], "a"), "give another condition"),
-    (lambda t: (pd.concat([t, t]), "a"), "run = 'a' cannot be used: it has two values for one seed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: (t.drop(columns="seed"), "a"), "it has no column seed"),
+        (lambda t: (t, "z"), "baseline = 'z' cannot be used: choose one of a, b"),
+        (lambda t: (t[t["run"] == "a"], "a"), "give another condition"),
+        (lambda t: (pd.concat([t, t]), "a"), "run = 'a' cannot be used: it has two values for one seed"),
+    ],
+)
 def test_tables_that_cannot_be_compared(change, message):
     table, baseline = change(runs({"a": [1.0, 2.0], "b": [2.0, 3.0]}))
     with pytest.raises(ConfigError, match=message):

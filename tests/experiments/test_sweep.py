@@ -66,18 +66,21 @@ def test_a_grid_is_every_combination_under_a_name_of_its_own():
     assert list(both) == ["dispersive.lam=0.1,contrastive.lam=0.2", "dispersive.lam=0.1,contrastive.lam=0.3"]
 
 
-@pytest.mark.parametrize(("axes", "told"), [
-    ({}, "name at least one field"),
-    ({"seed": []}, r"seed = \[\] cannot be used: give each value once, and at least one"),
-    ({"seed": [1, 1]}, "give each value once"),
-    ({"dispersive.lambda": [1]}, "axes = 'dispersive.lambda' cannot be used: .* did you mean dispersive.lam or"),
-    ({"dispersive": [1]}, "it is no setting"),
-    ({"x": [1]}, "did you mean dataset or model or"),
-    ({"steps": [0]}, "steps = 0"),
-    ({"dispersive.lam": [1, 1.0]}, "1 and 1.0 are the same"),
-    ({"dataset": ["a/b", "a-b"]}, "two of its runs would be named dataset=a-b"),
-    ({"dispersive.lam": [-1.0]}, "lam = -1.0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        ({}, "name at least one field"),
+        ({"seed": []}, r"seed = \[\] cannot be used: give each value once, and at least one"),
+        ({"seed": [1, 1]}, "give each value once"),
+        ({"dispersive.lambda": [1]}, "axes = 'dispersive.lambda' cannot be used: .* did you mean dispersive.lam or"),
+        ({"dispersive": [1]}, "it is no setting"),
+        ({"x": [1]}, "did you mean dataset or model or"),
+        ({"steps": [0]}, "steps = 0"),
+        ({"dispersive.lam": [1, 1.0]}, "1 and 1.0 are the same"),
+        ({"dataset": ["a/b", "a-b"]}, "two of its runs would be named dataset=a-b"),
+        ({"dispersive.lam": [-1.0]}, "lam = -1.0"),
+    ],
+)
 def test_grids_that_cannot_be(axes, told):
     with pytest.raises(ConfigError, match=told):
         grid(TINY, axes)

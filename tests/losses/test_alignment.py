@@ -138,15 +138,18 @@ def test_no_norm_gives_nan_or_infinity(side, scale):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("projected", "target", "message"), [
-    ((2, 16, 8), (2, 256, 8), r"\(2, 16, 8\).*\(2, 256, 8\).*16 tokens an image and the teacher 256.*patch.*grid"),
-    ((2, 16, 8), (2, 16, 64), r"\(2, 16, 8\).*\(2, 16, 64\).*widths differ.*projector.*64"),
-    ((2, 16, 8), (3, 16, 8), r"\(2, 16, 8\).*\(3, 16, 8\).*batches differ"),
-    ((2, 1, 8), (2, 16, 8), "1 tokens an image and the teacher 16"),  # would broadcast
-    ((2, 8), (2, 8), r"\(2, 8\).*\(B, T, D\)"),
-    ((2, 16, 8), (2, 8), r"\(B, T, D\)"),
-    ((2, 0, 8), (2, 0, 8), r"\(2, 0, 8\).*at least one entry"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("projected", "target", "message"),
+    [
+        ((2, 16, 8), (2, 256, 8), r"\(2, 16, 8\).*\(2, 256, 8\).*16 tokens an image and the teacher 256.*patch.*grid"),
+        ((2, 16, 8), (2, 16, 64), r"\(2, 16, 8\).*\(2, 16, 64\).*widths differ.*projector.*64"),
+        ((2, 16, 8), (3, 16, 8), r"\(2, 16, 8\).*\(3, 16, 8\).*batches differ"),
+        ((2, 1, 8), (2, 16, 8), "1 tokens an image and the teacher 16"),  # would broadcast
+        ((2, 8), (2, 8), r"\(2, 8\).*\(B, T, D\)"),
+        ((2, 16, 8), (2, 8), r"\(B, T, D\)"),
+        ((2, 0, 8), (2, 0, 8), r"\(2, 0, 8\).*at least one entry"),
+    ],
+)
 def test_shapes_that_do_not_match_are_refused_with_both(projected, target, message):
     with pytest.raises(ValueError, match=message):
         repa_loss(torch.randn(projected), torch.randn(target))

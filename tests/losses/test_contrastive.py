@@ -205,21 +205,21 @@ def test_rows_of_zeros_are_like_nothing(form):
 MOVES = {  # of both views at once
     "samples permuted": (lambda z, r: z[torch.randperm(8, generator=r)], set(CASES)),
     "features permuted": (lambda z, r: z[:, torch.randperm(6, generator=r)], set(CASES)),
-    "translated": (
-        lambda z, r: z + torch.randn(6, generator=r).double(), {c for c in CASES if "cosine" not in c}
-    ),
+    "translated": (lambda z, r: z + torch.randn(6, generator=r).double(), {c for c in CASES if "cosine" not in c}),
     "rotated": (
         lambda z, r: z @ torch.linalg.qr(torch.randn(6, 6, generator=r).double()).Q,
         {c for c in CASES if "covariance" not in c},
     ),
     "features repeated": (lambda z, r: z.repeat(1, 3), {c for c in CASES if "covariance" not in c}),
     "each sample scaled": (
-        lambda z, r: z * torch.randn(8, 1, generator=r).double().exp(), {c for c in CASES if "cosine" in c}
+        lambda z, r: z * torch.randn(8, 1, generator=r).double().exp(),
+        {c for c in CASES if "cosine" in c},
     ),
     "each feature scaled": (
-        lambda z, r: z * torch.randn(6, generator=r).double(), {c for c in CASES if "covariance" in c}
+        lambda z, r: z * torch.randn(6, generator=r).double(),
+        {c for c in CASES if "covariance" in c},
     ),
-}  # fmt: skip
+}
 
 
 @every_case
@@ -342,22 +342,31 @@ def test_the_original_covariance_is_barlow_twins_with_our_divisors():
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"alignment_weight": -0.1}, "alignment_weight = -0.1 cannot be used: α must be a finite number of at least 0"),
-    ({"alignment_weight": math.nan}, "alignment_weight = nan"),
-    ({"alignment_weight": math.inf}, "alignment_weight = inf"),
-    ({"alignment_weight": "1"}, "alignment_weight = '1'"),
-    ({"form": "barlow"}, "form = 'barlow' cannot be used: choose one of additive, original"),
-    ({"variant": "barlow"}, "variant = 'barlow' cannot be used: choose one of infonce_l2, "),
-    ({"variant": "hinge", "form": "original"}, "form = 'original' cannot be used: the hinge's parent is the additive"),
-    ({"form": "original", "alignment_weight": 0.5}, "alignment_weight = 0.5 cannot be used: .* with α = 1 only"),
-    ({"form": "original", "include_self": True}, "include_self = True cannot be used: .* is the positive; leave it"),
-    ({"form": "original", "include_self": False}, "include_self = False cannot be used: "),
-    ({"variant": "hinge", "tau": 0.5}, "tau = 0.5 cannot be used: hinge has no such setting, it takes margin"),
-    ({"variant": "infonce_l2", "margin": 1.0}, "margin = 1.0 cannot be used: infonce_l2 has no such setting"),
-    ({"variant": "covariance", "include_self": True}, "include_self = True cannot be used: covariance has no such"),
-    ({"form": "original", "tau": 0.0}, "tau = 0.0 cannot be used: the temperature must be a finite number above 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"alignment_weight": -0.1}, "alignment_weight = -0.1 cannot be used: α must be a finite number of at least 0"),
+        ({"alignment_weight": math.nan}, "alignment_weight = nan"),
+        ({"alignment_weight": math.inf}, "alignment_weight = inf"),
+        ({"alignment_weight": "1"}, "alignment_weight = '1'"),
+        ({"form": "barlow"}, "form = 'barlow' cannot be used: choose one of additive, original"),
+        ({"variant": "barlow"}, "variant = 'barlow' cannot be used: choose one of infonce_l2, "),
+        (
+            {"variant": "hinge", "form": "original"},
+            "form = 'original' cannot be used: the hinge's parent is the additive",
+        ),
+        ({"form": "original", "alignment_weight": 0.5}, "alignment_weight = 0.5 cannot be used: .* with α = 1 only"),
+        (
+            {"form": "original", "include_self": True},
+            "include_self = True cannot be used: .* is the positive; leave it",
+        ),
+        ({"form": "original", "include_self": False}, "include_self = False cannot be used: "),
+        ({"variant": "hinge", "tau": 0.5}, "tau = 0.5 cannot be used: hinge has no such setting, it takes margin"),
+        ({"variant": "infonce_l2", "margin": 1.0}, "margin = 1.0 cannot be used: infonce_l2 has no such setting"),
+        ({"variant": "covariance", "include_self": True}, "include_self = True cannot be used: covariance has no such"),
+        ({"form": "original", "tau": 0.0}, "tau = 0.0 cannot be used: the temperature must be a finite number above 0"),
+    ],
+)
 def test_what_makes_no_sense_is_refused_with_what_would(arguments, message):
     with pytest.raises(ConfigError, match=f"^{message}"):
         contrastive_loss(torch.randn(4, 3), torch.randn(4, 3), **arguments)
@@ -365,14 +374,18 @@ def test_what_makes_no_sense_is_refused_with_what_would(arguments, message):
 
 @pytest.mark.usefixtures("unchecked")
 @every_case
-@pytest.mark.parametrize(("a", "b", "error", "message"), [
-    (torch.randn(4, 6), torch.randn(5, 6), ValueError, r"z has \(4, 6\) and z_positive \(5, 6\): give two views"),
-    (torch.randn(4, 6), torch.randn(4, 5), ValueError, r"z has \(4, 6\) and z_positive \(4, 5\)"),
-    (torch.randn(1, 6), torch.randn(1, 6), ValueError, "z has a batch of 1; give at least 2"),
-    (torch.ones(4, 3, dtype=torch.int64), torch.randn(4, 3), TypeError, "z has dtype torch.int64; give floating"),
-    (torch.randn(4, 3), torch.ones(4, 3, dtype=torch.int64), TypeError, "z_positive has dtype torch.int64"),
-    (torch.randn(4, 3), torch.randn(4, 0), ValueError, r"z_positive has shape \(4, 0\)"),
-], ids=["batches", "features", "one sample", "integers", "integers in second", "nothing in second"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("a", "b", "error", "message"),
+    [
+        (torch.randn(4, 6), torch.randn(5, 6), ValueError, r"z has \(4, 6\) and z_positive \(5, 6\): give two views"),
+        (torch.randn(4, 6), torch.randn(4, 5), ValueError, r"z has \(4, 6\) and z_positive \(4, 5\)"),
+        (torch.randn(1, 6), torch.randn(1, 6), ValueError, "z has a batch of 1; give at least 2"),
+        (torch.ones(4, 3, dtype=torch.int64), torch.randn(4, 3), TypeError, "z has dtype torch.int64; give floating"),
+        (torch.randn(4, 3), torch.ones(4, 3, dtype=torch.int64), TypeError, "z_positive has dtype torch.int64"),
+        (torch.randn(4, 3), torch.randn(4, 0), ValueError, r"z_positive has shape \(4, 0\)"),
+    ],
+    ids=["batches", "features", "one sample", "integers", "integers in second", "nothing in second"],
+)
 def test_views_that_do_not_belong_together_are_refused(case, a, b, error, message):
     with pytest.raises(error, match=f"^{message}"):
         contrastive_loss(a, b, **CASES[case])

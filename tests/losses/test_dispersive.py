@@ -48,10 +48,13 @@ def test_its_gradient_is_the_closed_form(tau):
     torch.testing.assert_close(gradient(z, tau), closed_gradient(z, tau))
 
 
-@pytest.mark.parametrize(("batch", "tau", "values"), [
-    (32, 0.5, {0.1: -0.039, 0.3: -0.347, 0.5: -0.948, 1.0: -3.016}),
-    (16, 1.0, {0.1: -0.019, 0.3: -0.168, 0.5: -0.460, 1.0: -1.664}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("batch", "tau", "values"),
+    [
+        (32, 0.5, {0.1: -0.039, 0.3: -0.347, 0.5: -0.948, 1.0: -3.016}),
+        (16, 1.0, {0.1: -0.019, 0.3: -0.168, 0.5: -0.460, 1.0: -1.664}),
+    ],
+)
 def test_gaussian_features_give_the_values_that_the_science_page_states(batch, tau, values):
     z = torch.randn(batch, 128, 256)
     for deviation, value in values.items():

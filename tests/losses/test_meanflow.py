@@ -107,12 +107,23 @@ def test_linear_layers_are_differentiated_by_their_input_alone(bias):
     torch.testing.assert_close(found, (slope * x[:, :2] + layer(x.tanh()) * a[:, :2]).detach())
 
 
-@pytest.mark.parametrize("sum_of", [
-    lambda x, c: x + c, lambda x, c: c + x, lambda x, c: x.add(c), lambda x, c: 1 + x + 2.0, lambda x, c: x + x * c,
-    lambda x, c: x[:, :1] + c,  # the constant is the wider one
-    lambda x, c: x + c[:1], lambda x, c: x.add(c, alpha=3), lambda x, c: torch.add(c, x, alpha=3), lambda x, c: x - c,
-    lambda x, c: x[:, 0] + c[:, :0].sum(dim=1), lambda x, c: (x + c).square_(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sum_of",
+    [
+        lambda x, c: x + c,
+        lambda x, c: c + x,
+        lambda x, c: x.add(c),
+        lambda x, c: 1 + x + 2.0,
+        lambda x, c: x + x * c,
+        lambda x, c: x[:, :1] + c,  # the constant is the wider one
+        lambda x, c: x + c[:1],
+        lambda x, c: x.add(c, alpha=3),
+        lambda x, c: torch.add(c, x, alpha=3),
+        lambda x, c: x - c,
+        lambda x, c: x[:, 0] + c[:, :0].sum(dim=1),
+        lambda x, c: (x + c).square_(),
+    ],
+)
 def test_sums_with_what_stands_still(sum_of):
     x, c, a = torch.randn(3, B, 4, dtype=torch.float64)
     _, wanted = torch.func.jvp(lambda x: sum_of(x.sin(), c), (x,), (a,))

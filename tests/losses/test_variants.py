@@ -99,10 +99,14 @@ def test_first_and_second_derivatives_pass_gradcheck(case):
     assert torch.autograd.gradgradcheck(lambda z: dispersive_loss(z, **CASES[case]), z)
 
 
-@pytest.mark.parametrize(("variant", "defaults"), [
-    ("infonce_l2", {"tau": 0.5, "include_self": True}), ("infonce_cosine", {"tau": 0.5, "include_self": True}),
-    ("hinge", {"margin": 1.0, "include_self": True}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("variant", "defaults"),
+    [
+        ("infonce_l2", {"tau": 0.5, "include_self": True}),
+        ("infonce_cosine", {"tau": 0.5, "include_self": True}),
+        ("hinge", {"margin": 1.0, "include_self": True}),
+    ],
+)
 def test_what_is_not_said_is_the_default(variant, defaults):
     z = 0.5 * torch.randn(6, 8)
     assert torch.equal(dispersive_loss(z, variant), dispersive_loss(z, variant, **defaults))
@@ -147,15 +151,14 @@ MOVES = {  # what is done to B×P features with a random seed, and which variant
     "all mirrored": (lambda z, r: -z, set(VARIANTS)),
     "all translated": (lambda z, r: z + draw(r, z.shape[1]), {*DISTANCES, "covariance"}),
     "all rotated": (
-        lambda z, r: z @ torch.linalg.qr(draw(r, z.shape[1], z.shape[1])).Q, {*DISTANCES, "infonce_cosine"}
+        lambda z, r: z @ torch.linalg.qr(draw(r, z.shape[1], z.shape[1])).Q,
+        {*DISTANCES, "infonce_cosine"},
     ),
     "features repeated": (lambda z, r: z.repeat(1, 3), {*DISTANCES, "infonce_cosine"}),
     "all scaled": (lambda z, r: 1.5 * z, {"infonce_cosine", "covariance"}),
     "each sample scaled": (lambda z, r: draw(r, len(z), 1).exp() * z, {"infonce_cosine"}),
-    "each feature scaled and shifted": (
-        lambda z, r: draw(r, z.shape[1]) * z + draw(r + 1, z.shape[1]), {"covariance"}
-    ),
-}  # fmt: skip
+    "each feature scaled and shifted": (lambda z, r: draw(r, z.shape[1]) * z + draw(r + 1, z.shape[1]), {"covariance"}),
+}
 
 
 @every_variant
@@ -213,9 +216,13 @@ def ceiling(variant, tau=None, margin=None, include_self=None):
 @every_variant
 @settings(max_examples=25)
 @given(
-    batch=st.integers(3, 12), P=st.integers(2, 40), seed=st.integers(0, 2**31), scale=st.floats(1e-8, 1e8),
-    knob=st.floats(1e-2, 1e2), own=st.booleans(),
-)  # fmt: skip
+    batch=st.integers(3, 12),
+    P=st.integers(2, 40),
+    seed=st.integers(0, 2**31),
+    scale=st.floats(1e-8, 1e8),
+    knob=st.floats(1e-2, 1e2),
+    own=st.booleans(),
+)
 def test_the_loss_lies_between_its_floor_and_its_ceiling(variant, batch, P, seed, scale, knob, own):
     told = {"infonce_l2": "tau", "infonce_cosine": "tau", "hinge": "margin"}.get(variant)
     arguments = {"variant": variant, **({told: knob, "include_self": own} if told else {})}
@@ -418,8 +425,13 @@ def test_on_meta_tensors_it_is_a_scalar(variant):
 def test_on_the_sphere_both_infonce_variants_are_the_uniformity_of_wang_and_isola():
     z = torch.nn.functional.normalize(torch.randn(9, 12, dtype=torch.float64), dim=1)
     known, t = uniformity(z), 2
-    assert known == pytest.approx(math.log(np.mean([(-t * (p - q).square().sum()).exp().item()
-        for i, p in enumerate(z) for j, q in enumerate(z) if i != j])))  # fmt: skip
+    assert known == pytest.approx(
+        math.log(
+            np.mean(
+                [(-t * (p - q).square().sum()).exp().item() for i, p in enumerate(z) for j, q in enumerate(z) if i != j]
+            )
+        )
+    )
     assert dispersive_loss(z, tau=1 / (t * 12), include_self=False).item() == pytest.approx(known)
     cosine = dispersive_loss(5 * z, "infonce_cosine", tau=1 / (2 * t), include_self=False).item()
     assert cosine == pytest.approx(known + 2 * t)
@@ -430,9 +442,10 @@ def test_on_the_sphere_both_infonce_variants_are_the_uniformity_of_wang_and_isol
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("value", [0, -1, -0.5, math.nan, math.inf, True, "0.5"])
-@pytest.mark.parametrize(("variant", "name", "default"), [
-    ("infonce_l2", "tau", 0.5), ("infonce_cosine", "tau", 0.5), ("hinge", "margin", 1.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("variant", "name", "default"),
+    [("infonce_l2", "tau", 0.5), ("infonce_cosine", "tau", 0.5), ("hinge", "margin", 1.0)],
+)
 def test_an_impossible_temperature_or_margin_is_refused_by_name(variant, name, default, value):
     message = rf"^{name} = {value!r} cannot be used: .* finite number above 0 \(by default {default}\)"
     with pytest.raises(ConfigError, match=message):
@@ -441,12 +454,18 @@ def test_an_impossible_temperature_or_margin_is_refused_by_name(variant, name, d
         dispersive_floor(4, variant, **{name: value})
 
 
-@pytest.mark.parametrize(("variant", "name", "value", "has"), [
-    ("infonce_l2", "margin", 1.0, "tau and include_self"), ("infonce_cosine", "margin", 1.0, "tau and include_self"),
-    ("hinge", "tau", 0.5, "margin and include_self"), ("covariance", "tau", 0.5, "none"),
-    ("covariance", "margin", 1.0, "none"), ("covariance", "include_self", True, "none"),
-    ("covariance", "include_self", False, "none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("variant", "name", "value", "has"),
+    [
+        ("infonce_l2", "margin", 1.0, "tau and include_self"),
+        ("infonce_cosine", "margin", 1.0, "tau and include_self"),
+        ("hinge", "tau", 0.5, "margin and include_self"),
+        ("covariance", "tau", 0.5, "none"),
+        ("covariance", "margin", 1.0, "none"),
+        ("covariance", "include_self", True, "none"),
+        ("covariance", "include_self", False, "none"),
+    ],
+)
 def test_a_setting_that_the_variant_does_not_have_is_refused_with_those_it_has(variant, name, value, has):
     message = f"^{name} = {value} cannot be used: {variant} has no such setting, it takes {has}"
     with pytest.raises(ConfigError, match=message):
@@ -471,14 +490,18 @@ def test_an_unknown_variant_is_refused_with_the_known_ones(variant):
 
 @pytest.mark.usefixtures("unchecked")
 @every_variant
-@pytest.mark.parametrize(("z", "error", "message"), [
-    (torch.randn(1, 3), ValueError, "z has a batch of 1; give at least 2 samples"),
-    (torch.randn(0, 3), ValueError, r"z has shape \(0, 3\).*at least one entry"),
-    (torch.randn(4, 0), ValueError, r"z has shape \(4, 0\)"),
-    (torch.tensor(1.0), ValueError, r"z has shape \(\)"),
-    (torch.ones(4, 3, dtype=torch.int64), TypeError, "z has dtype torch.int64.*floating-point"),
-    (torch.ones(4, 3, dtype=torch.bool), TypeError, "z has dtype torch.bool"),
-], ids=["one sample", "no sample", "no feature", "a number", "integers", "booleans"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("z", "error", "message"),
+    [
+        (torch.randn(1, 3), ValueError, "z has a batch of 1; give at least 2 samples"),
+        (torch.randn(0, 3), ValueError, r"z has shape \(0, 3\).*at least one entry"),
+        (torch.randn(4, 0), ValueError, r"z has shape \(4, 0\)"),
+        (torch.tensor(1.0), ValueError, r"z has shape \(\)"),
+        (torch.ones(4, 3, dtype=torch.int64), TypeError, "z has dtype torch.int64.*floating-point"),
+        (torch.ones(4, 3, dtype=torch.bool), TypeError, "z has dtype torch.bool"),
+    ],
+    ids=["one sample", "no sample", "no feature", "a number", "integers", "booleans"],
+)
 def test_features_without_a_pair_are_refused(variant, z, error, message):
     with pytest.raises(error, match=rf"^{message}"):
         dispersive_loss(z, variant)

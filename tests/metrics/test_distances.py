@@ -96,8 +96,10 @@ def test_the_ends_of_inception_score():
 def among(members, points, k):
     """Share of points within some member's distance to its k-th neighbour, by loops over float64."""
     members, points = members.double(), points.double()
-    reach = [sorted((m - o).square().sum().item() for j, o in enumerate(members) if i != j)[k - 1]
-             for i, m in enumerate(members)]  # fmt: skip
+    reach = [
+        sorted((m - o).square().sum().item() for j, o in enumerate(members) if i != j)[k - 1]
+        for i, m in enumerate(members)
+    ]
     within = [any((p - m).square().sum().item() <= r for m, r in zip(members, reach, strict=True)) for p in points]
     return sum(within) / len(points)
 

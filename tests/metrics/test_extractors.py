@@ -108,9 +108,12 @@ def test_weights_that_cannot_be_used(weights, tmp_path):
     (tmp_path / "torn.pth").write_bytes((tmp_path / "inception.pth").read_bytes()[:1000])
     (tmp_path / "torn.safetensors").write_bytes(b"x" * 100)
     for name, told in {
-        "none.pth": "there is no such file", "half.pth": "not this network's weights.*Missing key",
-        "list.pth": "it is no state dict", "torn.pth": "cannot be read", "torn.safetensors": "cannot be read",
-    }.items():  # fmt: skip
+        "none.pth": "there is no such file",
+        "half.pth": "not this network's weights.*Missing key",
+        "list.pth": "it is no state dict",
+        "torn.pth": "cannot be read",
+        "torn.safetensors": "cannot be read",
+    }.items():
         with pytest.raises(ConfigError, match=f"inception = .*{name}.*{told}"):
             Inception(tmp_path / name)
 

@@ -191,13 +191,16 @@ def test_a_common_offset_shows_as_its_share_of_the_mean_square(offset):
 # --- what they are blind to
 
 
-@pytest.mark.parametrize(("meter", "change"), [
-    (feature_norm, {"rotated", "permuted"}),
-    (mean_pairwise_distance, {"rotated", "permuted", "shifted"}),
-    (effective_rank, {"rotated", "permuted", "shifted", "scaled"}),
-    (uniformity, {"rotated", "permuted", "scaled", "stretched"}),
-    (anisotropy, {"rotated", "permuted", "scaled", "stretched"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("meter", "change"),
+    [
+        (feature_norm, {"rotated", "permuted"}),
+        (mean_pairwise_distance, {"rotated", "permuted", "shifted"}),
+        (effective_rank, {"rotated", "permuted", "shifted", "scaled"}),
+        (uniformity, {"rotated", "permuted", "scaled", "stretched"}),
+        (anisotropy, {"rotated", "permuted", "scaled", "stretched"}),
+    ],
+)
 def test_each_meter_is_blind_to_exactly_these_changes(meter, change):
     z = torch.randn(10, 24) * torch.linspace(0.5, 2, 24) + 0.3
     moved = {

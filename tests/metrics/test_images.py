@@ -24,12 +24,15 @@ def test_samples_have_the_moments_they_are_made_for():
     torch.testing.assert_close(made.T.cov(), root @ root.T)
 
 
-@pytest.mark.parametrize(("shift", "widths", "other"), [
-    ((0, 0, 0), (1, 1, 1), (1, 1, 1)),
-    ((3, 0, -4), (1, 1, 1), (1, 1, 1)),
-    ((0, 0, 0), (1, 2, 3), (2, 2, 0.5)),
-    ((1, 1, 1), (0.1, 5, 1), (0.2, 1, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shift", "widths", "other"),
+    [
+        ((0, 0, 0), (1, 1, 1), (1, 1, 1)),
+        ((3, 0, -4), (1, 1, 1), (1, 1, 1)),
+        ((0, 0, 0), (1, 2, 3), (2, 2, 0.5)),
+        ((1, 1, 1), (0.1, 5, 1), (0.2, 1, 1)),
+    ],
+)
 def test_axis_aligned_gaussians_differ_by_means_and_deviations(shift, widths, other):
     shift, widths, other = (torch.tensor(v, dtype=torch.float64) for v in (shift, widths, other))
     a, b = sample(torch.zeros(3).double(), widths.diag()), sample(shift, other.diag(), n=100)

@@ -34,12 +34,14 @@ def as_stored(content, weights):
     """The layouts that trainers leave, with other tensors where the averaged ones are not looked for."""
     zeros = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     return {
-        "plain": weights, "averaged": {"ema": weights, "model": zeros, "opt": {}, "args": None},
-        "model": {"model": weights}, "state_dict": {"state_dict": weights},
+        "plain": weights,
+        "averaged": {"ema": weights, "model": zeros, "opt": {}, "args": None},
+        "model": {"model": weights},
+        "state_dict": {"state_dict": weights},
         "wrapped": {f"module.{name}": tensor for name, tensor in weights.items()},
         "compiled": {f"_orig_mod.{name}": tensor for name, tensor in weights.items()},
         "both": {f"module._orig_mod.{name}": tensor for name, tensor in weights.items()},
-    }[content]  # fmt: skip
+    }[content]
 
 
 @pytest.mark.parametrize("kind", ["plain", "averaged", "model", "state_dict", "wrapped", "compiled", "both"])
@@ -72,18 +74,29 @@ def without(weights, name):
     return {n: t for n, t in weights.items() if n != name}
 
 
-@pytest.mark.parametrize(("change", "told"), [
-    (lambda w: without(w, "blocks.3.mlp.fc2.bias"), "blocks.3.mlp.fc2.bias is missing"),
-    (lambda w: w | {"blocks.3.norm.weight": torch.ones(3)}, "blocks.3.norm.weight is not a tensor of this model"),
-    (lambda w: w | {"blocks.0.attn.proj.bias": torch.ones(385)},
-     "blocks.0.attn.proj.bias has shape (385,) instead of (384,)"),
-    (lambda w: without(w, "x_embedder.proj.weight"), "holds no SiT or DiT: 'x_embedder.proj.weight' was looked for"),
-    (lambda w: {n: t for n, t in w.items() if not n.startswith("blocks.11")}, "11 blocks of width 384"),
-    (lambda w: {n: t for n, t in w.items() if not n.startswith("blocks.")}, "holds no SiT or DiT"),
-    (lambda w: {"opt": {}, "steps": torch.tensor(3)}, "holds no state dict; looked at the top and under ema, model"),
-    (lambda w: {}, "holds no state dict"),
-    (lambda w: torch.zeros(3), "holds no state dict"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda w: without(w, "blocks.3.mlp.fc2.bias"), "blocks.3.mlp.fc2.bias is missing"),
+        (lambda w: w | {"blocks.3.norm.weight": torch.ones(3)}, "blocks.3.norm.weight is not a tensor of this model"),
+        (
+            lambda w: w | {"blocks.0.attn.proj.bias": torch.ones(385)},
+            "blocks.0.attn.proj.bias has shape (385,) instead of (384,)",
+        ),
+        (
+            lambda w: without(w, "x_embedder.proj.weight"),
+            "holds no SiT or DiT: 'x_embedder.proj.weight' was looked for",
+        ),
+        (lambda w: {n: t for n, t in w.items() if not n.startswith("blocks.11")}, "11 blocks of width 384"),
+        (lambda w: {n: t for n, t in w.items() if not n.startswith("blocks.")}, "holds no SiT or DiT"),
+        (
+            lambda w: {"opt": {}, "steps": torch.tensor(3)},
+            "holds no state dict; looked at the top and under ema, model",
+        ),
+        (lambda w: {}, "holds no state dict"),
+        (lambda w: torch.zeros(3), "holds no state dict"),
+    ],
+)
 def test_what_does_not_fit_is_named(save, weights, change, told):
     with pytest.raises(WeightsError, match=re.escape(told)):
         load_official(save("weights.pt", change(weights)))

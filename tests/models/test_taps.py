@@ -24,19 +24,32 @@ def unet():
     from diffusers import UNet2DModel
 
     return UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(16, 32),
-        norm_num_groups=8, attention_head_dim=8,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        norm_num_groups=8,
+        attention_head_dim=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
 
 
 def dit():
     from diffusers import DiTTransformer2DModel
 
     return DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, num_layers=3, in_channels=1, out_channels=1, sample_size=8,
-        patch_size=2, num_embeds_ada_norm=10, norm_num_groups=1,
-    )  # fmt: skip
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=3,
+        in_channels=1,
+        out_channels=1,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=10,
+        norm_num_groups=1,
+    )
 
 
 class Net(nn.Module):
@@ -179,12 +192,15 @@ def test_the_empty_name_is_the_module_itself_and_a_second_name_the_same_part(x):
     assert first.features is second.features
 
 
-@pytest.mark.parametrize("give", [
-    lambda h: (h, h + 1),
-    lambda h: [h],
-    lambda h: {"mask": h > 0, "hidden": h},
-    lambda h: (None, torch.ones(3, dtype=torch.int64), 5, ({"states": [h]}, h + 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda h: (h, h + 1),
+        lambda h: [h],
+        lambda h: {"mask": h > 0, "hidden": h},
+        lambda h: (None, torch.ones(3, dtype=torch.int64), 5, ({"states": [h]}, h + 1)),
+    ],
+)
 def test_the_first_floating_point_tensor_counts(give):
     part = Gives(give)
     tapped, h = tap(part, ""), torch.randn(3, 2)
@@ -256,11 +272,14 @@ def test_a_forgotten_tap_goes_with_its_model(x):
 # --- errors
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("midle", r"^name = 'midle' cannot be used: Net has no such part; the closest are \['middle'"),
-    ("middle.0.weight", r"Net has no such part; the closest are \['middle.0'"),
-    ("list", r"^name = 'list' cannot be used: a ModuleList never runs; tap one .* \['list.0', 'list.1'\]\.$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("midle", r"^name = 'midle' cannot be used: Net has no such part; the closest are \['middle'"),
+        ("middle.0.weight", r"Net has no such part; the closest are \['middle.0'"),
+        ("list", r"^name = 'list' cannot be used: a ModuleList never runs; tap one .* \['list.0', 'list.1'\]\.$"),
+    ],
+)
 def test_a_name_that_cannot_be_tapped_is_refused_with_those_that_can(name, message):
     network = Net()
     network.list = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
@@ -357,9 +376,11 @@ def test_features_changed_in_place_are_refused(x):
 # --- copies
 
 
-@pytest.mark.parametrize("duplicate", [
-    copy.deepcopy, copy.copy, lambda network: pickle.loads(pickle.dumps(network)), lambda n: Ema(n, 0.9).network,
-], ids=["deepcopy", "copy", "pickle", "Ema"])  # fmt: skip
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, copy.copy, lambda network: pickle.loads(pickle.dumps(network)), lambda n: Ema(n, 0.9).network],
+    ids=["deepcopy", "copy", "pickle", "Ema"],
+)
 def test_a_copy_is_not_heard(duplicate, x):
     network = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
     tapped = tap(network, "")

@@ -320,9 +320,13 @@ def test_the_projector_is_repas():
     projector = Projector(48, 2048, 768)
     assert [type(layer) for layer in projector] == [nn.Linear, nn.SiLU, nn.Linear, nn.SiLU, nn.Linear]
     assert {name: tuple(p.shape) for name, p in projector.named_parameters()} == {
-        "0.weight": (2048, 48), "0.bias": (2048,), "2.weight": (2048, 2048), "2.bias": (2048,),
-        "4.weight": (768, 2048), "4.bias": (768,),
-    }  # fmt: skip
+        "0.weight": (2048, 48),
+        "0.bias": (2048,),
+        "2.weight": (2048, 2048),
+        "2.bias": (2048,),
+        "4.weight": (768, 2048),
+        "4.bias": (768,),
+    }
     assert not any(layer.bias.any() for layer in projector if isinstance(layer, nn.Linear))
     assert projector[2].weight.abs().max() <= math.sqrt(6 / 4096)
     assert projector(torch.randn(2, 16, 48)).shape == (2, 16, 768)

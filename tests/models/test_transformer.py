@@ -174,9 +174,16 @@ def as_diffusers(ours, heads):
 
     width = ours.pos_embed.shape[2]
     theirs = DiTTransformer2DModel(
-        num_attention_heads=heads, attention_head_dim=width // heads, num_layers=4, in_channels=3,
-        out_channels=6, sample_size=8, patch_size=2, num_embeds_ada_norm=10, norm_eps=1e-6,
-    ).eval()  # fmt: skip
+        num_attention_heads=heads,
+        attention_head_dim=width // heads,
+        num_layers=4,
+        in_channels=3,
+        out_channels=6,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=10,
+        norm_eps=1e-6,
+    ).eval()
     state, renamed = ours.state_dict(), {}
 
     def rename(here, there, part=slice(None)):

@@ -11,11 +11,15 @@ TITLES = {"loss": "the loss", "copies": "copies"}
 
 @pytest.fixture
 def table():
-    return pd.DataFrame([
-        {"condition": of, "seed": seed, "step": step, "measure": measure, "value": seed + step / 100 + shift + more}
-        for of, shift in (("off", 0), ("on", 10)) for seed in (3, 4) for step in (1000, 500)
-        for measure, more in (("loss", 0), ("copies", 100))
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"condition": of, "seed": seed, "step": step, "measure": measure, "value": seed + step / 100 + shift + more}
+            for of, shift in (("off", 0), ("on", 10))
+            for seed in (3, 4)
+            for step in (1000, 500)
+            for measure, more in (("loss", 0), ("copies", 100))
+        ]
+    )
 
 
 def test_every_seed_and_the_mean(table):

@@ -20,8 +20,10 @@ def result():
 
     def evaluation(level: float) -> Evaluation:
         metrics = {
-            "frechet": Metric(level, real=real), "frechet_pixels": Metric(level / 2), "agreement": Metric(level / 10),
-        }  # fmt: skip
+            "frechet": Metric(level, real=real),
+            "frechet_pixels": Metric(level / 2),
+            "agreement": Metric(level / 10),
+        }
         return Evaluation(metrics, Samples(torch.full((40, 1, 8, 8), level / 10), torch.arange(40) % 10, {}), {})
 
     def geometry(level: float) -> dict[int, dict[str, float]]:

@@ -31,13 +31,19 @@ def test_every_measure_has_a_pane_and_every_run_a_line_of_the_tables_values(tabl
     plot = lines_figure(table, ["effective_rank", "knn"], "block", "title")
     assert plot.layout.title.text == "title"
     assert [(line.name, line.xaxis) for line in plot.data] == [
-        ("dispersive", "x"), ("baseline", "x"), ("dispersive", "x2"), ("baseline", "x2"),
-    ]  # fmt: skip
+        ("dispersive", "x"),
+        ("baseline", "x"),
+        ("dispersive", "x2"),
+        ("baseline", "x2"),
+    ]
     assert [note.text for note in plot.layout.annotations] == ["effective rank", "k-NN accuracy"]
     assert all(list(line.x) == [0, 2, 3] for line in plot.data)
     assert [list(line.y) for line in plot.data] == [
-        [10.25, 12.25, 13.25], [1010.25, 1012.25, 1013.25], [20.25, 22.25, 23.25], [1020.25, 1022.25, 1023.25],
-    ]  # fmt: skip
+        [10.25, 12.25, 13.25],
+        [1010.25, 1012.25, 1013.25],
+        [20.25, 22.25, 23.25],
+        [1020.25, 1022.25, 1023.25],
+    ]
 
 
 def test_runs_are_told_apart_by_colour_and_dash_and_named_once(table):
@@ -80,9 +86,13 @@ def test_the_words_hold_every_number_of_the_lines(table):
     words = lines_told(table, ["effective_rank", "knn"], "block")
     assert words.splitlines() == [
         "Along block 0, 2, 3:",
-        "effective rank", "  dispersive 10.2, 12.2, 13.2", "  baseline 1.01e+03, 1.01e+03, 1.01e+03",
-        "k-NN accuracy", "  dispersive 20.2, 22.2, 23.2", "  baseline 1.02e+03, 1.02e+03, 1.02e+03",
-    ]  # fmt: skip
+        "effective rank",
+        "  dispersive 10.2, 12.2, 13.2",
+        "  baseline 1.01e+03, 1.01e+03, 1.01e+03",
+        "k-NN accuracy",
+        "  dispersive 20.2, 22.2, 23.2",
+        "  baseline 1.02e+03, 1.02e+03, 1.02e+03",
+    ]
     assert lines_told(table.assign(step=2000), ["knn"], "step").startswith("Along training step 2000:")
 
 

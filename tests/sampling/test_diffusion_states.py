@@ -79,9 +79,10 @@ def gaussian(schedule, mean, deviation):
     return says
 
 
-@pytest.mark.parametrize(("method", "eta", "count"), [
-    ("ancestral", 0.0, 1000), ("ddim", 0.0, 1000), ("ddim", 0.0, 100), ("ddim", 1.0, 1000), ("ddim", 0.5, 400),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "eta", "count"),
+    [("ancestral", 0.0, 1000), ("ddim", 0.0, 1000), ("ddim", 0.0, 100), ("ddim", 1.0, 1000), ("ddim", 0.5, 400)],
+)
 def test_samples_have_the_data_s_mean_and_deviation(schedule, method, eta, count):
     draw = torch.Generator().manual_seed(0)
 

@@ -104,13 +104,16 @@ def test_states_come_one_by_one_and_a_reader_may_stop(noise):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"steps": 0}, "steps = 0 .*at least 1"),
-    ({"steps": -3}, "steps = -3 "),
-    ({"steps": 2.5}, "steps = 2.5 .*whole number"),
-    ({"steps": 4, "method": "dopri5"}, "method = 'dopri5' .*euler, heun"),
-    ({"steps": 4, "method": None}, "method = None "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, "steps = 0 .*at least 1"),
+        ({"steps": -3}, "steps = -3 "),
+        ({"steps": 2.5}, "steps = 2.5 .*whole number"),
+        ({"steps": 4, "method": "dopri5"}, "method = 'dopri5' .*euler, heun"),
+        ({"steps": 4, "method": None}, "method = None "),
+    ],
+)
 def test_bad_settings_are_refused_at_the_call_not_at_the_first_step(noise, arguments, message):
     with pytest.raises(ConfigError, match=rf"^{message}"):
         states(ideal, noise, **arguments)

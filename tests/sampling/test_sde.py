@@ -121,10 +121,18 @@ def test_vp_s_own_noise_is_half_of_beta():
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("field", "value"), [
-    ("steps", 0), ("steps", 2.5), ("method", "euler"), ("strength", -1.0), ("strength", float("nan")), ("last", 0.0),
-    ("last", 1.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("steps", 2.5),
+        ("method", "euler"),
+        ("strength", -1.0),
+        ("strength", float("nan")),
+        ("last", 0.0),
+        ("last", 1.0),
+    ],
+)
 def test_settings_that_cannot_work_are_refused_by_name(field, value):
     settings = dict(steps=4) | {field: value}
     with pytest.raises(ConfigError, match=f"^{field} = "):

@@ -13,8 +13,13 @@ from labkit.sampling.settings import OWN, STEPS
 
 NAMES = [field.name for field in dataclasses.fields(Sampler)]
 OTHER = {  # by setting: a value that is not the usual one
-    "diffusion": "bump", "strength": 0.5, "last": 0.1, "eta": 1.0, "rtol": 1e-5, "atol": 1e-8,
-}  # fmt: skip
+    "diffusion": "bump",
+    "strength": 0.5,
+    "last": 0.1,
+    "eta": 1.0,
+    "rtol": 1e-5,
+    "atol": 1e-8,
+}
 
 
 def family_of(method):
@@ -24,9 +29,9 @@ def family_of(method):
 # --- what is filled in
 
 
-@pytest.mark.parametrize(("family", "method", "steps"), [
-    ("SiT", "heun", 50), ("DiT", "ddim", 50), ("MeanFlow", "meanflow", 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "method", "steps"), [("SiT", "heun", 50), ("DiT", "ddim", 50), ("MeanFlow", "meanflow", 1)]
+)
 def test_each_family_has_its_usual_sampler(family, method, steps):
     usual = Sampler().of(family)
     assert (usual.method, usual.steps, usual.guidance) == (method, steps, 1)
@@ -34,10 +39,19 @@ def test_each_family_has_its_usual_sampler(family, method, steps):
     assert usual.of(family) == usual
 
 
-@pytest.mark.parametrize(("method", "steps"), [
-    ("euler", 50), ("heun", 50), ("dopri5", None), ("euler_maruyama", 250), ("sde_heun", 250), ("ancestral", 250),
-    ("ddim", 50), ("meanflow", 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [
+        ("euler", 50),
+        ("heun", 50),
+        ("dopri5", None),
+        ("euler_maruyama", 250),
+        ("sde_heun", 250),
+        ("ancestral", 250),
+        ("ddim", 50),
+        ("meanflow", 1),
+    ],
+)
 def test_each_method_has_its_usual_steps_and_takes_others(method, steps):
     family = family_of(method)
     assert Sampler(method).of(family).steps == steps
@@ -91,15 +105,21 @@ def test_who_chooses_its_own_steps_takes_none():
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("name", "value", "allowed"), [
-    *(("method", value, "choose one of euler, heun, dopri5") for value in ("rk4", "", 3)),
-    *(("steps", value, "whole number of at least 1") for value in (0, -1, 2.5, True, "4")),
-    *(("guidance", value, "at least 0, 1 for none") for value in (-0.1, math.nan, math.inf, None, "2")),
-    *(("channels", value, "choose one of all, first_three") for value in ("three", 3, None)),
-    *(("diffusion", value, "choose one of sigma, sbdm") for value in ("none", None, 1)),
-    *((name, value, "at least 0") for name in ("strength", "last", "eta", "rtol", "atol")
-      for value in (-1e-9, math.nan, math.inf, None, "1", True)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        *(("method", value, "choose one of euler, heun, dopri5") for value in ("rk4", "", 3)),
+        *(("steps", value, "whole number of at least 1") for value in (0, -1, 2.5, True, "4")),
+        *(("guidance", value, "at least 0, 1 for none") for value in (-0.1, math.nan, math.inf, None, "2")),
+        *(("channels", value, "choose one of all, first_three") for value in ("three", 3, None)),
+        *(("diffusion", value, "choose one of sigma, sbdm") for value in ("none", None, 1)),
+        *(
+            (name, value, "at least 0")
+            for name in ("strength", "last", "eta", "rtol", "atol")
+            for value in (-1e-9, math.nan, math.inf, None, "1", True)
+        ),
+    ],
+)
 def test_a_bad_value_is_refused_by_name_at_once(name, value, allowed):
     with pytest.raises(ConfigError, match=rf"^{name} = .*{allowed}") as error:
         Sampler(**{name: value})
@@ -114,14 +134,17 @@ def test_settings_cannot_be_changed_behind_its_back():
 # --- what is told and recorded
 
 
-@pytest.mark.parametrize(("family", "settings", "told"), [
-    ("SiT", {}, "heun with 50 steps, guidance 1"),
-    ("SiT", {"method": "dopri5", "guidance": 1.5}, "dopri5, guidance 1.5"),
-    ("SiT", {"method": "euler_maruyama", "guidance": 0}, "euler_maruyama with 250 steps, guidance 0"),
-    ("DiT", {"steps": 2, "guidance": 4.0}, "ddim with 2 steps, guidance 4"),
-    ("MeanFlow", {}, "meanflow with 1 step, guidance 1"),
-    ("MeanFlow", {"steps": 2}, "meanflow with 2 steps, guidance 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "settings", "told"),
+    [
+        ("SiT", {}, "heun with 50 steps, guidance 1"),
+        ("SiT", {"method": "dopri5", "guidance": 1.5}, "dopri5, guidance 1.5"),
+        ("SiT", {"method": "euler_maruyama", "guidance": 0}, "euler_maruyama with 250 steps, guidance 0"),
+        ("DiT", {"steps": 2, "guidance": 4.0}, "ddim with 2 steps, guidance 4"),
+        ("MeanFlow", {}, "meanflow with 1 step, guidance 1"),
+        ("MeanFlow", {"steps": 2}, "meanflow with 2 steps, guidance 1"),
+    ],
+)
 def test_words_for_a_caption(family, settings, told):
     assert Sampler(**settings).told(family) == told
 
@@ -131,17 +154,19 @@ def test_words_for_what_cannot_be_are_refused():
         Sampler("heun").told("DiT")
 
 
-@pytest.mark.parametrize(("family", "settings", "more"), [
-    ("SiT", {}, {"method": "heun", "steps": 50}),
-    ("SiT", {"method": "dopri5"}, {"steps": None, "rtol": 1e-3, "atol": 1e-6}),
-    ("SiT", {"method": "sde_heun", "steps": 9, "last": 0.1},
-     {"diffusion": "sigma", "strength": 1.0, "last": 0.1}),
-    ("DiT", {"eta": 0.5, "guidance": 2}, {"method": "ddim", "steps": 50}),
-    ("DiT", {"method": "ancestral"}, {"steps": 250}),
-    ("DiT", {"clip": True}, {"method": "ddim", "steps": 50, "eta": 0.0}),
-    ("MeanFlow", {"guidance": 1.5, "channels": "first_three"}, {"method": "meanflow", "steps": 1}),
-    ("MeanFlow", {"guidance": 1.5}, {"method": "meanflow", "steps": 1}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "settings", "more"),
+    [
+        ("SiT", {}, {"method": "heun", "steps": 50}),
+        ("SiT", {"method": "dopri5"}, {"steps": None, "rtol": 1e-3, "atol": 1e-6}),
+        ("SiT", {"method": "sde_heun", "steps": 9, "last": 0.1}, {"diffusion": "sigma", "strength": 1.0, "last": 0.1}),
+        ("DiT", {"eta": 0.5, "guidance": 2}, {"method": "ddim", "steps": 50}),
+        ("DiT", {"method": "ancestral"}, {"steps": 250}),
+        ("DiT", {"clip": True}, {"method": "ddim", "steps": 50, "eta": 0.0}),
+        ("MeanFlow", {"guidance": 1.5, "channels": "first_three"}, {"method": "meanflow", "steps": 1}),
+        ("MeanFlow", {"guidance": 1.5}, {"method": "meanflow", "steps": 1}),
+    ],
+)
 def test_the_record_holds_what_matters_and_no_more(family, settings, more):
     filled = Sampler(**settings).of(family)
     assert filled.record() == {"guidance": 1.0} | more | settings

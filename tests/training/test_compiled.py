@@ -24,10 +24,14 @@ compiled = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
 BLOCKS = 2  # of Nano's four: tracing takes a second for each
 WEIGHTS = 2 + 4 + 1 + BLOCKS * 10 + 4  # patches, times, labels, blocks, last layer
 REACHED = {  # weights that get a gradient
-    "SiT": WEIGHTS, "DiT": WEIGHTS, "contrastive independent": WEIGHTS, "contrastive restricted": WEIGHTS,
-    "MeanFlow": WEIGHTS + 4, "MeanFlow guided": WEIGHTS + 4,  # the embedder of spans
+    "SiT": WEIGHTS,
+    "DiT": WEIGHTS,
+    "contrastive independent": WEIGHTS,
+    "contrastive restricted": WEIGHTS,
+    "MeanFlow": WEIGHTS + 4,
+    "MeanFlow guided": WEIGHTS + 4,  # the embedder of spans
     "repa": WEIGHTS + 6,  # the projector
-}  # fmt: skip
+}
 
 
 def an_objective(name: str, precision: str, backend: str = "aot_eager") -> None:
@@ -42,9 +46,12 @@ def an_objective(name: str, precision: str, backend: str = "aot_eager") -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             losses = run(batch, draws)
         return {
-            "total": losses.total.detach(), "errors": losses.errors, "times": losses.times, **losses.terms,
+            "total": losses.total.detach(),
+            "errors": losses.errors,
+            "times": losses.times,
+            **losses.terms,
             **gradients(losses.total, objective),
-        }  # fmt: skip
+        }
 
     run = compiled(objective, backend=backend)
     for number in range(2):
@@ -126,16 +133,15 @@ CHECKS = {
     **{variant: functools.partial(the_losses, variant) for variant in VARIANTS},
     "tapped": a_tapped_model,
     **{f"run of {count} micro-batches": functools.partial(a_run, count) for count in (1, 2)},
-}  # fmt: skip
-QUICK = {
-    name: CHECKS[name]
-    for name in ("covariance", "tapped")
-} | {
-    "run of 2 micro-batches, traced": functools.partial(a_run, 2, "eager")
-} | {
-    f"{name}, traced": functools.partial(an_objective, name, "float32", "eager")
-    for name in ("SiT", "contrastive restricted")
-}  # fmt: skip
+}
+QUICK = (
+    {name: CHECKS[name] for name in ("covariance", "tapped")}
+    | {"run of 2 micro-batches, traced": functools.partial(a_run, 2, "eager")}
+    | {
+        f"{name}, traced": functools.partial(an_objective, name, "float32", "eager")
+        for name in ("SiT", "contrastive restricted")
+    }
+)
 
 
 def every_failure(checks: dict[str, Callable[[], None]]) -> dict[str, str]:

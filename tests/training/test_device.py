@@ -29,8 +29,9 @@ LOSSES = {variant: lambda a, b, v=variant: dispersive_loss(a, v) for variant in 
 LOSSES |= {f"two views, {v}": lambda a, b, v=v: contrastive_loss(a, b, v) for v in VARIANTS}
 LOSSES |= {
     f"two views, {v}, original": lambda a, b, v=v: contrastive_loss(a, b, v, form="original")
-    for v in VARIANTS if v != "hinge"
-}  # fmt: skip
+    for v in VARIANTS
+    if v != "hinge"
+}
 LOSSES["REPA"] = lambda a, b: repa_loss(a, b.detach())
 
 
@@ -154,11 +155,16 @@ def test_the_derivative_in_forward_mode_is_what_two_backward_passes_give(device)
 
 
 SAMPLERS = {
-    "SiT": [dict(method="euler", steps=4), dict(method="heun", steps=3, guidance=2.0), dict(method="dopri5"),
-            dict(method="euler_maruyama", steps=4), dict(method="sde_heun", steps=3)],
+    "SiT": [
+        dict(method="euler", steps=4),
+        dict(method="heun", steps=3, guidance=2.0),
+        dict(method="dopri5"),
+        dict(method="euler_maruyama", steps=4),
+        dict(method="sde_heun", steps=3),
+    ],
     "DiT": [dict(method="ancestral", steps=5), dict(method="ddim", steps=5, eta=0.5)],
     "MeanFlow": [dict(method="meanflow", steps=1), dict(method="meanflow", steps=3)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("family", "settings"), [(f, s) for f, every in SAMPLERS.items() for s in every], ids=str)
@@ -182,9 +188,16 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("changes", [
-    dict(chunk=4), dict(model="DiT-Nano/4"), dict(model="MeanFlow-Nano/4"), dict(engine=Engine(accumulate=2, clip=1.0)),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(chunk=4),
+        dict(model="DiT-Nano/4"),
+        dict(model="MeanFlow-Nano/4"),
+        dict(engine=Engine(accumulate=2, clip=1.0)),
+    ],
+    ids=str,
+)
 def test_a_step_that_is_not_logged_waits_for_nothing(device, changes):
     """On a GPU by torch's own watch, elsewhere by the operations: what is picked, computed, updated and averaged."""
     trainer = Trainer(tiny(**changes, steps=10**6, log_every=10**6))

@@ -1,6 +1,5 @@
 """How a step is computed changes its speed and its memory, and nothing that anyone learns from it."""
 
-
 import pytest
 import torch
 from tiny import everything, finished, tiny, trained

@@ -84,11 +84,20 @@ def test_only_missing_blocks_are_computed(run):
     assert all(file.stat().st_mtime_ns == when for file, when in before.items())
 
 
-@pytest.mark.parametrize("other", [
-    dict(look=Look(t=0.4, count=6)), dict(look=Look(t=None, count=6)), dict(look=Look(count=5)),
-    dict(look=Look(count=6, seed=1)), dict(look=Look(count=6, split="train")), dict(look=Look(count=6, labelled=False)),
-    dict(look=Look(count=6), step=2), dict(look=Look(count=6), step=0), dict(look=Look(count=6), weights="model"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "other",
+    [
+        dict(look=Look(t=0.4, count=6)),
+        dict(look=Look(t=None, count=6)),
+        dict(look=Look(count=5)),
+        dict(look=Look(count=6, seed=1)),
+        dict(look=Look(count=6, split="train")),
+        dict(look=Look(count=6, labelled=False)),
+        dict(look=Look(count=6), step=2),
+        dict(look=Look(count=6), step=0),
+        dict(look=Look(count=6), weights="model"),
+    ],
+)
 def test_whatever_makes_a_difference_is_part_of_the_key(run, other):
     usual = run.features(Look(count=6))
     found = run.features(**other)
@@ -135,23 +144,35 @@ def test_features_at_step_0_agree_in_all_blocks(run):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("asked", "message"), [
-    (dict(blocks=[4]), r"blocks = \(4,\) .*4 blocks, numbered 0 to 3"),
-    (dict(blocks=[-1]), r"blocks = \(-1,\)"),
-    (dict(blocks=[]), r"blocks = \(\)"),
-    (dict(step=3), r"step = 3 .*steps are 0, 2, 4"),
-    (dict(weights="best"), "weights = 'best'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (dict(blocks=[4]), r"blocks = \(4,\) .*4 blocks, numbered 0 to 3"),
+        (dict(blocks=[-1]), r"blocks = \(-1,\)"),
+        (dict(blocks=[]), r"blocks = \(\)"),
+        (dict(step=3), r"step = 3 .*steps are 0, 2, 4"),
+        (dict(weights="best"), "weights = 'best'"),
+    ],
+)
 def test_bad_requests_are_refused_by_name(run, asked, message):
     with pytest.raises(ConfigError, match=message):
         run.features(Look(count=2), **asked)
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("field", "value"), [
-    ("t", 1.1), ("t", -0.1), ("t", float("nan")), ("t", "half"), ("count", 0), ("count", 2.5), ("split", "test"),
-    ("seed", -1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("t", 1.1),
+        ("t", -0.1),
+        ("t", float("nan")),
+        ("t", "half"),
+        ("count", 0),
+        ("count", 2.5),
+        ("split", "test"),
+        ("seed", -1),
+    ],
+)
 def test_a_look_that_cannot_be_is_refused(field, value):
     with pytest.raises(ConfigError, match=f"^{field} = "):
         Look(**{field: value})

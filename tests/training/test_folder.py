@@ -28,10 +28,14 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_what_lies_where(run):
     assert files(run).keys() == {
-        "config.json", "machine.json", "metrics.csv",
-        "checkpoints/step-00000003.safetensors", "checkpoints/step-00000004.safetensors",
-        "samples/step-00000003.png", "samples/step-00000004.png",
-    }  # fmt: skip
+        "config.json",
+        "machine.json",
+        "metrics.csv",
+        "checkpoints/step-00000003.safetensors",
+        "checkpoints/step-00000004.safetensors",
+        "samples/step-00000003.png",
+        "samples/step-00000004.png",
+    }
     assert Run.open(run).config == tiny(steps=4, save_every=3)
     assert json.loads((run / "machine.json").read_text())["torch"] == torch.__version__
 

@@ -16,8 +16,9 @@ def full_device(path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-@pytest.mark.parametrize("name", ["metrics.csv", "checkpoints/.step-00000010.safetensors.part",
-                                  "samples/.step-00000010.png.part"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["metrics.csv", "checkpoints/.step-00000010.safetensors.part", "samples/.step-00000010.png.part"]
+)
 def test_a_disk_that_fills_up(tmp_path, name):
     """One sentence that names the file; what was saved stays, and training goes on from it when there is room."""
     folder = tmp_path / "run"

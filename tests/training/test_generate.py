@@ -29,9 +29,14 @@ RANDOM = [  # those that a sample needs more than its first noise for, or that t
 EVERY = [(family, method) for family in METHODS for method in METHODS[family]]
 STEPS = 3
 CALLS = {  # of the network, in so many steps
-    "euler": STEPS, "heun": 2 * STEPS, "euler_maruyama": STEPS + 1, "sde_heun": 2 * STEPS + 1, "ancestral": STEPS,
-    "ddim": STEPS, "meanflow": STEPS,
-}  # fmt: skip
+    "euler": STEPS,
+    "heun": 2 * STEPS,
+    "euler_maruyama": STEPS + 1,
+    "sde_heun": 2 * STEPS + 1,
+    "ancestral": STEPS,
+    "ddim": STEPS,
+    "meanflow": STEPS,
+}
 
 
 @pytest.fixture
@@ -229,17 +234,20 @@ def test_the_bar_is_full_when_the_samples_are_there(network, monkeypatch, family
     assert bars[0].n == bars[0].total
 
 
-@pytest.mark.parametrize(("family", "settings", "told"), [
-    ("SiT", {"method": "euler_maruyama", "last": 0.0}, "last = 0.0"),
-    ("SiT", {"method": "dopri5", "rtol": 0.0}, "rtol = 0.0"),
-    ("SiT", {"clip": True}, "clip = True"),
-    ("DiT", {"eta": 1.5}, "eta = 1.5"),
-    ("DiT", {"steps": 1}, "steps = 1"),
-    ("DiT", {"steps": 1001}, "steps = 1001"),
-    ("DiT", {"method": "meanflow"}, "method = 'meanflow'"),
-    ("MeanFlow", {"method": "ancestral"}, "method = 'ancestral'"),
-    ("MeanFlow", {"eta": 0.5}, "eta = 0.5"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "settings", "told"),
+    [
+        ("SiT", {"method": "euler_maruyama", "last": 0.0}, "last = 0.0"),
+        ("SiT", {"method": "dopri5", "rtol": 0.0}, "rtol = 0.0"),
+        ("SiT", {"clip": True}, "clip = True"),
+        ("DiT", {"eta": 1.5}, "eta = 1.5"),
+        ("DiT", {"steps": 1}, "steps = 1"),
+        ("DiT", {"steps": 1001}, "steps = 1001"),
+        ("DiT", {"method": "meanflow"}, "method = 'meanflow'"),
+        ("MeanFlow", {"method": "ancestral"}, "method = 'ancestral'"),
+        ("MeanFlow", {"eta": 0.5}, "eta = 0.5"),
+    ],
+)
 def test_what_the_sampler_cannot_do_is_refused_by_name(network, family, settings, told):
     with pytest.raises(ConfigError, match=rf"^{told} cannot be used"):
         sample_network(network(family), config(family), 2, **settings)
@@ -299,10 +307,16 @@ def test_meanflow_jumps_over_the_span_that_is_left(network, guidance):
     assert all(span is None for _, span in asked)
 
 
-@pytest.mark.parametrize(("path", "prediction", "first", "last"), [
-    ("linear", "velocity", 0, 1), ("linear", "noise", 1e-3, 1), ("gvp", "score", 1e-3, 1 - 1e-3),
-    ("vp", "velocity", 0, 1 - 1e-3), ("vp", "noise", 0, 1 - 1e-3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "prediction", "first", "last"),
+    [
+        ("linear", "velocity", 0, 1),
+        ("linear", "noise", 1e-3, 1),
+        ("gvp", "score", 1e-3, 1 - 1e-3),
+        ("vp", "velocity", 0, 1 - 1e-3),
+        ("vp", "noise", 0, 1 - 1e-3),
+    ],
+)
 def test_a_flow_is_asked_only_where_it_was_trained(network, path, prediction, first, last):
     net, asked = network("SiT"), []
     net.register_forward_pre_hook(lambda _, args: asked.append(args[1].unique().item()))
@@ -360,11 +374,15 @@ def test_the_later_times_are_uniform_numbers_of_their_own():
     ends = torch.cat([d.ends for d in draws])
     assert ends.min() >= 0 and ends.max() < 1
     assert kstest(ends.numpy(), "uniform").pvalue > 1e-3
-    for other in ([d.uniforms[:, 0] for d in draws], [d.uniforms[:, 1] for d in draws],
-                  [d.second.uniforms for d in draws]):  # fmt: skip
+    for other in (
+        [d.uniforms[:, 0] for d in draws],
+        [d.uniforms[:, 1] for d in draws],
+        [d.second.uniforms for d in draws],
+    ):
         assert abs(torch.corrcoef(torch.stack([ends, torch.cat(other)]))[0, 1]) < 5 / len(ends) ** 0.5
-    few = [set(d.ends.tolist()) | set(d.uniforms.flatten().tolist()) | set(d.second.uniforms.tolist())
-           for d in draws[::50]]  # fmt: skip
+    few = [
+        set(d.ends.tolist()) | set(d.uniforms.flatten().tolist()) | set(d.second.uniforms.tolist()) for d in draws[::50]
+    ]
     assert sum(len(numbers) for numbers in few) == len(set.union(*few)) == 16 * len(few)
 
 

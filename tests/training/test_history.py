@@ -114,9 +114,18 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends(folder):
     assert seen.curve("velocity").thinned(500).steps.tolist() == [*range(1, 501)]
 
 
-@pytest.mark.parametrize(("seconds", "told"), [
-    (-1, "0 s"), (0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5000, "83 min"), (12000, "3 h 20 min"),
-    (3600 * 47.9, "47 h 54 min"), (3600 * 52, "2 days 4 h"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (-1, "0 s"),
+        (0.4, "0 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (5000, "83 min"),
+        (12000, "3 h 20 min"),
+        (3600 * 47.9, "47 h 54 min"),
+        (3600 * 52, "2 days 4 h"),
+    ],
+)
 def test_times_are_told_in_two_units_at_most(seconds, told):
     assert lasting(seconds) == told

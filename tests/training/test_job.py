@@ -214,21 +214,34 @@ Root Cause (first observed failure):
 STOPPED = "torch.distributed.elastic.multiprocessing.api.SignalException: Process 7 got signal: 15"
 
 
-@pytest.mark.parametrize(("said", "ending"), [
-    ("", None),
-    ("Training SiT-Nano/4 on digits.\nwarning: slow", None),
-    ("Finished 12 steps. Look at it with: labkit sample x", Ending("finished")),
-    ("x is finished: 12 of 12 steps. Give --steps to train on.", Ending("finished")),
-    ("\nStopped at step 7, saved.\n" + TRACE + STOPPED, Ending("stopped")),
-    (TRACE + STOPPED, Ending("stopped")),
-    ("labkit: seed = -1 cannot be used.", Ending("failed", "seed = -1 cannot be used.")),
-    (TRACE + OOM, Ending("failed", OOM)),
-    (TRACE + "KeyError: 1\n\nDuring handling of it:\n\n" + TRACE + OOM, Ending("failed", OOM)),
-    (TRACE.replace("Tr", "[rank1]: Tr").replace("  F", "[rank1]:   F") + "[rank1]: " + OOM + "\n" + TRACE + BOX +
-     "exitcode : 1", Ending("failed", OOM)),
-    (TRACE + "RuntimeError: peer is gone\n" + BOX + "Signal 9 (SIGKILL) received by PID 9",
-     Ending("lost", "killed by SIGKILL, as the system does when memory runs out")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "ending"),
+    [
+        ("", None),
+        ("Training SiT-Nano/4 on digits.\nwarning: slow", None),
+        ("Finished 12 steps. Look at it with: labkit sample x", Ending("finished")),
+        ("x is finished: 12 of 12 steps. Give --steps to train on.", Ending("finished")),
+        ("\nStopped at step 7, saved.\n" + TRACE + STOPPED, Ending("stopped")),
+        (TRACE + STOPPED, Ending("stopped")),
+        ("labkit: seed = -1 cannot be used.", Ending("failed", "seed = -1 cannot be used.")),
+        (TRACE + OOM, Ending("failed", OOM)),
+        (TRACE + "KeyError: 1\n\nDuring handling of it:\n\n" + TRACE + OOM, Ending("failed", OOM)),
+        (
+            TRACE.replace("Tr", "[rank1]: Tr").replace("  F", "[rank1]:   F")
+            + "[rank1]: "
+            + OOM
+            + "\n"
+            + TRACE
+            + BOX
+            + "exitcode : 1",
+            Ending("failed", OOM),
+        ),
+        (
+            TRACE + "RuntimeError: peer is gone\n" + BOX + "Signal 9 (SIGKILL) received by PID 9",
+            Ending("lost", "killed by SIGKILL, as the system does when memory runs out"),
+        ),
+    ],
+)
 def test_the_log_says_how_it_ended(tmp_path, said, ending):
     log = JobLog(tmp_path / "job.log")
     assert log.ending() is None, "there is no log yet"

@@ -127,10 +127,14 @@ def test_everything_metered_has_a_name_in_the_table(tmp_path):
     names = set(Run.open(trained(everything(steps=4), tmp_path)).metrics().name)
     regularizers = ("dispersive", "contrastive", "repa")
     assert names == {
-        "total", "velocity", "alignment", *regularizers, *PARTS,
+        "total",
+        "velocity",
+        "alignment",
+        *regularizers,
+        *PARTS,
         *(f"{name}.gradient_{what}" for name in regularizers for what in ("cosine", "ratio")),
         *(f"block{n}.{measure}" for n in (0, 1, 2, 3) for measure in GEOMETRY),
-    }  # fmt: skip
+    }
 
 
 def test_without_a_regularizer_there_is_no_conflict(tmp_path):

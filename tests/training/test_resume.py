@@ -69,10 +69,16 @@ def by_ctrl_c_of_the_reader(trainer):
                 signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize(("leave", "afresh"), [
-    (by_break, True), (by_break, False), (by_error_of_the_reader, True), (by_closing, False),
-    (by_ctrl_c_of_the_reader, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("leave", "afresh"),
+    [
+        (by_break, True),
+        (by_break, False),
+        (by_error_of_the_reader, True),
+        (by_closing, False),
+        (by_ctrl_c_of_the_reader, True),
+    ],
+)
 def test_leaving_the_loop_saves(tmp_path, straight, leave, afresh):
     trainer = Trainer(tiny(), tmp_path)
     leave(trainer)
@@ -94,9 +100,12 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize(("moment", "before", "afresh"), [  # going on in a new trainer and in the same one, by turns
-    (moment, before, before == (place % 2 == 0)) for place, moment in enumerate(MOMENTS) for before in (True, False)
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("moment", "before", "afresh"),
+    [  # going on in a new trainer and in the same one, by turns
+        (moment, before, before == (place % 2 == 0)) for place, moment in enumerate(MOMENTS) for before in (True, False)
+    ],
+)
 def test_ctrl_c_at_any_moment_saves_a_whole_step(tmp_path, straight, monkeypatch, moment, before, afresh):
     trainer = Trainer(tiny(), tmp_path)
     owner, name, step = MOMENTS[moment](trainer)

@@ -135,9 +135,15 @@ def test_settings_stand_beside_the_samples(run, method, nfe):
     samples = run.sample(3, y=[4, 4, 10], steps=7, method=method, guidance=2, seed=5)
     assert samples.y.tolist() == [4, 4, 10]
     assert samples.settings == {
-        "method": method, "steps": 7, "guidance": 2.0, "seed": 5, "count": 3, "nfe": nfe,
-        "weights": "ema", "step": max(run.checkpoints),
-    }  # fmt: skip
+        "method": method,
+        "steps": 7,
+        "guidance": 2.0,
+        "seed": 5,
+        "count": 3,
+        "nfe": nfe,
+        "weights": "ema",
+        "step": max(run.checkpoints),
+    }
     assert samples.told() == f"{method}, 7 steps ({nfe} evaluations), guidance 2, seed 5"
 
 

@@ -64,8 +64,10 @@ def test_zero_lambda_trains_the_same_bits_as_off(tmp_path, blocks):
     assert len(terms) == 12
     assert (terms < 0).all()
     assert "dispersive" not in set(Run.open(tmp_path / "off").metrics().name)
-    assert not torch.equal(finished(tiny(lam=1e-3, blocks=blocks))["model.final_layer.linear.weight"],
-                           off["model.final_layer.linear.weight"])  # fmt: skip
+    assert not torch.equal(
+        finished(tiny(lam=1e-3, blocks=blocks))["model.final_layer.linear.weight"],
+        off["model.final_layer.linear.weight"],
+    )
 
 
 def test_the_start_is_logged_more_often():
@@ -180,8 +182,13 @@ def test_nan_in_the_data_stops_before_it_is_saved(tmp_path):
     trainer = Trainer(tiny(), tmp_path / "run")
     with pytest.raises(NonFiniteLoss) as error:
         poisoned(trainer, 7)
-    for told in ("step 8", "velocity = nan", "last good checkpoint is at step 5", "optimizer.lr (now 0.001)",
-                 "dispersive.lam (now 0.5)"):  # fmt: skip
+    for told in (
+        "step 8",
+        "velocity = nan",
+        "last good checkpoint is at step 5",
+        "optimizer.lr (now 0.001)",
+        "dispersive.lam (now 0.5)",
+    ):
         assert told in str(error.value)
     assert list(Run.open(tmp_path / "run").checkpoints) == [5]
     assert outcome(trained(tiny(), tmp_path / "run")) == outcome(trained(tiny(), tmp_path / "straight"))

@@ -40,12 +40,20 @@ def test_it_opens_on_the_papers_setting(state, atlas):
     assert (state.lam, state.tau, state.block, state.baseline) == (0.5, 0.5, "1", "coarse-baseline")
 
 
-@pytest.mark.parametrize(("trait", "value", "condition"), [
-    ("lam", 0.25, "coarse-lam0.25-tau0.5"), ("lam", 0.0, "coarse-baseline"), ("tau", 2.0, "coarse-lam0.5-tau2"),
-    ("variant", "hinge", "coarse-hinge"), ("block", "all", "blocks-all"), ("model", "SiT-Nano/2", "dispersive"),
-    ("dataset", "digits-few", "coarse-few-dispersive"), ("model", "DiT-Nano/2", "dit-dispersive"),
-    ("alpha", 0.5, "coarse-alpha0.5"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("trait", "value", "condition"),
+    [
+        ("lam", 0.25, "coarse-lam0.25-tau0.5"),
+        ("lam", 0.0, "coarse-baseline"),
+        ("tau", 2.0, "coarse-lam0.5-tau2"),
+        ("variant", "hinge", "coarse-hinge"),
+        ("block", "all", "blocks-all"),
+        ("model", "SiT-Nano/2", "dispersive"),
+        ("dataset", "digits-few", "coarse-few-dispersive"),
+        ("model", "DiT-Nano/2", "dit-dispersive"),
+        ("alpha", 0.5, "coarse-alpha0.5"),
+    ],
+)
 def test_a_control_leads_to_the_measured_condition(state, atlas, trait, value, condition):
     setattr(state, trait, value)
     assert state.condition == condition and place(state) == atlas.points[condition]

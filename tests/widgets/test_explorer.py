@@ -40,8 +40,12 @@ def nobody_stays():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("runs"), baseline=CONFIG, dispersive=CONFIG.replace(lam=0.5),
-                   hinge=CONFIG.replace(lam=2.0, variant="hinge"))  # fmt: skip
+    return trained(
+        tmp_path_factory.mktemp("runs"),
+        baseline=CONFIG,
+        dispersive=CONFIG.replace(lam=0.5),
+        hinge=CONFIG.replace(lam=2.0, variant="hinge"),
+    )
 
 
 def trained(out, **configs):
@@ -186,9 +190,11 @@ def test_numbers_are_the_librarys_of_the_features_asked_for_directly(explorer):
         seen = explorer.runs[name].features(Look(0.8, COUNT), [2], 4)
         z = seen.features[2]
         assert cloud.numbers == {
-            "feature_norm": feature_norm(z), "mean_pairwise_distance": mean_pairwise_distance(z),
-            "effective_rank": effective_rank(z), "neighbour_purity": neighbour_purity(z.flatten(1), seen.y, 10),
-        }  # fmt: skip
+            "feature_norm": feature_norm(z),
+            "mean_pairwise_distance": mean_pairwise_distance(z),
+            "effective_rank": effective_rank(z),
+            "neighbour_purity": neighbour_purity(z.flatten(1), seen.y, 10),
+        }
         torch.testing.assert_close(cloud.norms, z.flatten(1).norm(dim=1) / z[0].numel() ** 0.5)
         assert cloud.norms.mean().item() == pytest.approx(cloud.numbers["feature_norm"], rel=1e-5)
 
@@ -418,11 +424,14 @@ def test_of_one_class_purity_is_undefined_and_not_told(runs, monkeypatch):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("changes", "message"), [
-    (dict(model="SiT-Nano/2"), "features of different widths have no axes in common"),
-    (dict(save_every=5, steps=5), r"share no step with a checkpoint \(baseline: 2, 4, 6; other: 5\)"),
-    (dict(steps=1), "other.* has no checkpoint yet: train it first"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(model="SiT-Nano/2"), "features of different widths have no axes in common"),
+        (dict(save_every=5, steps=5), r"share no step with a checkpoint \(baseline: 2, 4, 6; other: 5\)"),
+        (dict(steps=1), "other.* has no checkpoint yet: train it first"),
+    ],
+)
 def test_runs_that_cannot_be_compared_are_refused_with_the_reason(runs, tmp_path, changes, message):
     other = trained(tmp_path, other=CONFIG.replace(**changes))["other"]
     if other.config.steps == 1:
@@ -460,9 +469,12 @@ def shown(panel):
     and the two images; the last annotation is the key to the classes.
     """
     data, count = panel.figure.data, len(panel.state.runs)
-    dots, rings, lines, (image, seen) = data[: 2 * count : 2], data[1 : 2 * count : 2], data[2 * count : 5 * count], (
-        data[5 * count : 5 * count + 2]
-    )  # fmt: skip
+    dots, rings, lines, (image, seen) = (
+        data[: 2 * count : 2],
+        data[1 : 2 * count : 2],
+        data[2 * count : 5 * count],
+        (data[5 * count : 5 * count + 2]),
+    )
     layout = panel.figure.layout
     notes = [note.text for note in layout.annotations]
     panes = [layout[letter + "axis" + dot[letter + "axis"][1:]] for dot in dots for letter in "xy"]
@@ -498,8 +510,10 @@ def on_page(panel, event, pane, *images):
     at = {"xs": [0.0] * len(images), "ys": [0.0] * len(images), "point_indexes": list(images)}
     lasso = {"type": "lasso", "selector_state": {"xs": [], "ys": []}} if event == "selected" else None
     panel.figure._js2py_pointsCallback = {
-        "event_type": f"plotly_{event}", "points": at | {"trace_indexes": [2 * pane] * len(images)}, "selector": lasso,
-    }  # fmt: skip
+        "event_type": f"plotly_{event}",
+        "points": at | {"trace_indexes": [2 * pane] * len(images)},
+        "selector": lasso,
+    }
 
 
 ELSEWHERE = {"points", "rings", "words"}

@@ -50,15 +50,17 @@ def test_both_clouds_are_centred_and_alike_but_for_the_scale(state, cloud):
     assert set(state.maps) == {1.0, SMALL}
     for maps in state.maps.values():
         assert {way: [tuple(xy.shape) for xy in maps[way].values()] for way in ("PCA", "UMAP")} == {
-            "PCA": [(40, 2), (40, 2)], "UMAP": [(40, 2), (40, 2)],
-        }  # fmt: skip
+            "PCA": [(40, 2), (40, 2)],
+            "UMAP": [(40, 2), (40, 2)],
+        }
 
 
 def test_the_slider_moves_both_maps_the_rule_and_the_sentence(panel, state):
     for scale, told in ((1.0, "1"), (SMALL, "0.01")):
         panel.controls["scale"].value = scale
-        for trace, way, name in zip(panel.figure.data, ("PCA", "PCA", "UMAP", "UMAP"), 2 * list(state.maps[1.0]["PCA"]),
-                                    strict=False):  # fmt: skip
+        for trace, way, name in zip(
+            panel.figure.data, ("PCA", "PCA", "UMAP", "UMAP"), 2 * list(state.maps[1.0]["PCA"]), strict=False
+        ):
             xy = state.maps[scale][way][name]
             assert (
                 trace.name == name and trace.x.tolist() == xy[:, 0].tolist() and trace.y.tolist() == xy[:, 1].tolist()

@@ -14,7 +14,13 @@ SLIDERS = ("lam", "tau", "block", "steps", "seed")
 
 def configs(s):
     config = recipes.digits(
-        model="SiT-Nano/4", lam=s.lam, tau=s.tau, blocks=(s.block,), steps=s.steps, seed=s.seed, batch_size=8,
+        model="SiT-Nano/4",
+        lam=s.lam,
+        tau=s.tau,
+        blocks=(s.block,),
+        steps=s.steps,
+        seed=s.seed,
+        batch_size=8,
         log_every=2,
     )
     return {"baseline": config.replace(lam=None), "dispersive": config}
@@ -31,11 +37,14 @@ def buttons(panel):
     return {child.description: child for child in panel.widget.children[2].children[:4]}
 
 
-@pytest.mark.parametrize(("settings", "title", "way"), [
-    (dict(model="DiT-Nano/4"), "noise loss", "ddim with 10 steps"),
-    (dict(model="MeanFlow-Nano/4"), "average velocity's error", "meanflow with 1 step"),
-    (dict(model="SiT-Nano/4", flow=Flow(path="vp", prediction="score")), "score loss", "heun with 10 steps"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "title", "way"),
+    [
+        (dict(model="DiT-Nano/4"), "noise loss", "ddim with 10 steps"),
+        (dict(model="MeanFlow-Nano/4"), "average velocity's error", "meanflow with 1 step"),
+        (dict(model="SiT-Nano/4", flow=Flow(path="vp", prediction="score")), "score loss", "heun with 10 steps"),
+    ],
+)
 def test_a_run_of_any_kind_shows_its_own_loss_and_samples(settings, title, way):
     config = recipes.digits(steps=3, batch_size=8, log_every=1, **settings)
     state = LiveTraining(lambda s: {"it": config}, steps=3)

@@ -29,13 +29,20 @@ def found(state):
     return dict(parameters=state.cost.parameters, macs=state.cost.macs, bytes=state.bytes(), days=state.days())
 
 
-@pytest.mark.parametrize(("trait", "value", "changed"), [
-    ("size", "XL", {"parameters", "macs", "bytes", "days"}),
-    ("patch", 8, {"parameters", "macs", "bytes", "days"}),  # of the parameters the ends and the positions
-    ("family", "MeanFlow", {"parameters", "macs", "bytes", "days"}), ("family", "DiT", set()),
-    ("batch", 64, {"bytes"}), ("precision", "float32", {"bytes"}), ("machine", MINE, set()), ("tflops", 7.0, {"days"}),
-    ("utilisation", 0.8, {"days"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("trait", "value", "changed"),
+    [
+        ("size", "XL", {"parameters", "macs", "bytes", "days"}),
+        ("patch", 8, {"parameters", "macs", "bytes", "days"}),  # of the parameters the ends and the positions
+        ("family", "MeanFlow", {"parameters", "macs", "bytes", "days"}),
+        ("family", "DiT", set()),
+        ("batch", 64, {"bytes"}),
+        ("precision", "float32", {"bytes"}),
+        ("machine", MINE, set()),
+        ("tflops", 7.0, {"days"}),
+        ("utilisation", 0.8, {"days"}),
+    ],
+)
 def test_every_control_changes_what_it_should(state, panel, trait, value, changed):
     before, words, bars = found(state), panel.sentence.value, [list(b.x) for b in panel.figure.data]
     panel.controls[trait].value = value
@@ -117,35 +124,60 @@ def test_it_redraws_at_once_whatever_was_seen_before(state, panel):
     assert sorted(took)[len(took) // 2] < 0.1
 
 
-@pytest.mark.parametrize(("days", "words"), [
-    (1000.0, "2.7 years"), (400.0, "400 days"), (2.0, "2 days"), (1.0, "24 hours"), (0.05, "72 minutes"),
-    (45_678.0, "130 years"), (0.0001, "0.14 minutes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [
+        (1000.0, "2.7 years"),
+        (400.0, "400 days"),
+        (2.0, "2 days"),
+        (1.0, "24 hours"),
+        (0.05, "72 minutes"),
+        (45_678.0, "130 years"),
+        (0.0001, "0.14 minutes"),
+    ],
+)
 def test_days_come_in_the_unit_that_suits_them(days, words):
     assert span(days) == words
 
 
-@pytest.mark.parametrize(("value", "words"), [
-    (675_129_632, "675.1 M"), (23.0e9, "23 G"), (1_536, "1.54 k"), (12, "12"), (0, "0"), (3.2e12, "3.2 T"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(675_129_632, "675.1 M"), (23.0e9, "23 G"), (1_536, "1.54 k"), (12, "12"), (0, "0"), (3.2e12, "3.2 T")],
+)
 def test_amounts_come_with_a_prefix(value, words):
     assert amount(value) == words
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("arguments", "name"), [
-    ((0.0,), "measured"), ((float("nan"),), "measured"), (("fast",), "measured"), ((1e9, 0.0), "gigabytes"),
-    ((1e9, float("inf")), "gigabytes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ((0.0,), "measured"),
+        ((float("nan"),), "measured"),
+        (("fast",), "measured"),
+        ((1e9, 0.0), "gigabytes"),
+        ((1e9, float("inf")), "gigabytes"),
+    ],
+)
 def test_a_machine_that_cannot_be_is_refused(arguments, name):
     with pytest.raises(ConfigError, match=rf"^{name} = "):
         Scale(*arguments)
 
 
-@pytest.mark.parametrize(("trait", "value"), [
-    ("size", "M"), ("patch", 3), ("family", "UNet"), ("batch", 3), ("precision", "float8"), ("machine", "abacus"),
-    ("tflops", 0.0), ("utilisation", 0.0), ("utilisation", 1.5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("trait", "value"),
+    [
+        ("size", "M"),
+        ("patch", 3),
+        ("family", "UNet"),
+        ("batch", 3),
+        ("precision", "float8"),
+        ("machine", "abacus"),
+        ("tflops", 0.0),
+        ("utilisation", 0.0),
+        ("utilisation", 1.5),
+    ],
+)
 def test_a_value_that_cannot_be_is_refused(state, trait, value):
     before = found(state)
     with pytest.raises(TraitError):

@@ -154,10 +154,13 @@ def shown(panel):
     return [(trace.x, trace.y, str(trace["z"]) if "z" in trace else "") for trace in panel.figure.data]
 
 
-@pytest.mark.parametrize("make, moves", [
-    (views_panel, {"noise": "restricted", "max_gap": 0.4, "t": 0.2}),
-    (partners_panel, {"alpha": 0.3, "lam": 0.9, "tau": 2.0, "variant": "hinge", "margin": 0.5}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, moves",
+    [
+        (views_panel, {"noise": "restricted", "max_gap": 0.4, "t": 0.2}),
+        (partners_panel, {"alpha": 0.3, "lam": 0.9, "tau": 2.0, "variant": "hinge", "margin": 0.5}),
+    ],
+)
 def test_every_control_moves_drawing_and_sentence(make, moves):
     panel = make()
     assert moves.keys() == panel.controls.keys()

@@ -95,13 +95,16 @@ def test_the_panel_shows_and_tells_it(tmp_path):
     assert kinds == ["log", None, "log"], "the Dispersive Loss is negative"
 
 
-@pytest.mark.parametrize(("changes", "title", "floor"), [
-    (dict(lam=None), "Dispersive Loss at block 1, not trained on", -math.log(8)),
-    (dict(model="DiT-Nano/4"), "noise loss (mean squared error)", -math.log(8)),
-    (dict(variant="hinge", margin=2.0, blocks=(3,)), "feature norm ‖z‖/√P at block 3", 0.5),
-    (dict(variant="covariance", batch_size=8), "Dispersive Loss at block 1", 0.0),
-    (dict(include_self=False), "Dispersive Loss at block 1", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "title", "floor"),
+    [
+        (dict(lam=None), "Dispersive Loss at block 1, not trained on", -math.log(8)),
+        (dict(model="DiT-Nano/4"), "noise loss (mean squared error)", -math.log(8)),
+        (dict(variant="hinge", margin=2.0, blocks=(3,)), "feature norm ‖z‖/√P at block 3", 0.5),
+        (dict(variant="covariance", batch_size=8), "Dispersive Loss at block 1", 0.0),
+        (dict(include_self=False), "Dispersive Loss at block 1", None),
+    ],
+)
 def test_any_run_can_be_watched(tmp_path, changes, title, floor):
     panel = watch_panel(trained(tmp_path / "run", 2, CONFIG.replace(**changes)))
     assert title in [note.text for note in panel.figure.layout.annotations]
