@@ -11,7 +11,8 @@ from conditions import GRID, NOISES, STEPS, VARIANTS, coarse
 from questions import FORMS, WAYS
 
 from labkit.experiments.atlas import Band, band
-from labkit.experiments.statistics import direction, paired_differences, told
+from labkit.experiments.statistics import paired_differences, told
+from labkit.metrics import metric
 
 CONFIRMED, NOT_CONFIRMED, CONTRADICTED = "confirmed at this scale", "not confirmed", "contradicted"
 ANSWERED, NOT_TESTED = "answered", "not tested"
@@ -110,7 +111,7 @@ def sign(row: pd.Series) -> int:
     """1 if a difference is better than the baseline by the rule above, −1 if worse, 0 if neither is shown."""
     if row["n"] < 3 or not row["p_holm"] < SURE:
         return 0
-    return 1 if row["difference"] * direction(row["measure"]) > 0 else -1
+    return 1 if row["difference"] * metric(row["measure"]).direction > 0 else -1
 
 
 def helps(rows: Sequence[pd.Series]) -> str:

@@ -196,8 +196,8 @@ MUTATIONS = [
         ("experiments/statistics.py", "times = np.arange(len(ordered), 0, -1)", "times = len(ordered)", EXPERIMENTS),
         (
             "experiments/statistics.py",
-            "better = d < 0 if direction(measure) < 0",
-            "better = d < 0 if direction(measure) > 0",
+            "better = d < 0 if metric(measure).direction < 0",
+            "better = d < 0 if metric(measure).direction > 0",
             EXPERIMENTS,
         ),
         (

@@ -151,7 +151,8 @@ def test_compare_writes_one_page_that_needs_nothing_else(tmp_path, capsys, monke
     told = capsys.readouterr().out
     assert "frechet" in told and "real against real" in told
     page = (tmp_path / "c" / "compare.html").read_text()
-    assert "plotly" in page and 'src="http' not in page and "@import" not in page
+    assert page.count("<svg") == 4 and "<script" not in page and 'src="http' not in page and "@import" not in page
+    assert len(page) < 400_000
     for part in (
         "Same noise, same labels",
         "What training did",

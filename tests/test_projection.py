@@ -474,6 +474,7 @@ def test_flicker_of_a_single_seed_is_refused(seeds):
         seed_flicker({"a": torch.randn(30, 4)}, seeds=seeds)
 
 
-def test_importing_labkit_loads_neither_umap_nor_sklearn():
-    code = "import sys, labkit.projection; print({'umap', 'numba', 'sklearn'} & set(sys.modules))"
+def test_importing_labkit_loads_no_library_that_takes_seconds():
+    slow = {"umap", "numba", "sklearn", "matplotlib"}
+    code = f"import sys, labkit.projection, labkit.plots; print({slow} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

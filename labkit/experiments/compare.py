@@ -93,25 +93,6 @@ class ComparisonResult:
             f"{block} is {growth:.1f} times as large."
         )
 
-    def spread_told(self) -> str:
-        """The spread figure in words: the second run's geometry over the first one's, block by block."""
-        a, b = list(self.geometry.values())[:2]
-        ratios = {m: ", ".join(f"{b[n][m] / a[n][m]:.2f}" for n in a) for m in ("feature_norm", "effective_rank")}
-        first, second = list(self.evaluations)[:2]
-        return (
-            f"{second} over {first}, blocks {min(a)} to {max(a)}: feature norm {ratios['feature_norm']}; "
-            f"effective rank {ratios['effective_rank']}."
-        )
-
-    def cost_told(self) -> str:
-        """The cost figure in words: the second run's training rate against the first one's."""
-        (first, a), (second, b) = list(self.costs.items())[:2]
-        slower = 1 - b.images_per_second / a.images_per_second
-        return (
-            f"The {second} run trained at {b.images_per_second:,.0f} images/s, the {first} at "
-            f"{a.images_per_second:,.0f}: {abs(slower):.1%} {'slower' if slower > 0 else 'faster'}."
-        )
-
 
 class Comparison:
     """Trains several configs in turn, a step of each at a time, so that all can be watched at the same age.

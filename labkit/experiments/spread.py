@@ -56,7 +56,7 @@ def probe_table(
     count: int = 2000,
     k: int = 20,
 ) -> "pd.DataFrame":
-    """run, block, t, measure, value: held-out accuracy of ``knn`` and of a ``linear probe`` fitted on training images.
+    """run, block, t, measure, value: held-out accuracy of ``knn`` and of a ``linear_probe`` fitted on training images.
 
     Args:
         runs: name → run.  times: of the inputs.  blocks: by default all.  step: by default each run's last.
@@ -78,7 +78,7 @@ def probe_table(
             for block, z in shown.features.items():
                 asked = known.features[block], known.y, z, shown.y
                 rows.append((name, block, t, "knn", knn_accuracy(*asked, k=min(k, len(known.y)))))
-                rows.append((name, block, t, "linear probe", linear_probe_accuracy(*asked)))
+                rows.append((name, block, t, "linear_probe", linear_probe_accuracy(*asked)))
     return pd.DataFrame(rows, columns=["run", "block", "t", "measure", "value"])
 
 

@@ -11,14 +11,11 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from labkit.checks import require
+from labkit.metrics.table import metric
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LESS_IS_BETTER = ("frechet", "kernel_distance", "memorisation", "loss")
-"""Measures whose names begin so are better when they are smaller."""
-NEITHER_IS_BETTER = ("feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity")
-"""Size and shape of features: what they should be is the question. Of all other measures more is better."""
 PLACE = ("measure", "step", "block", "sampler")
 LEVEL = 0.95
 
@@ -84,7 +81,7 @@ def _compared(values: "pd.Series", baseline: "pd.Series", measure: str) -> dict[
     else:
         test = ttest_1samp(d, 0.0)
         (low, high), p = test.confidence_interval(LEVEL), test.pvalue
-    better = d < 0 if direction(measure) < 0 else d > 0
+    better = d < 0 if metric(measure).direction < 0 else d > 0
     return {
         "n": len(d),
         "baseline": baseline[d.index].mean(),
@@ -98,13 +95,6 @@ def _compared(values: "pd.Series", baseline: "pd.Series", measure: str) -> dict[
     }
 
 
-def direction(measure: str) -> int:
-    """−1 if less of a measure is better, 1 if more is, 0 if neither."""
-    if measure.startswith(NEITHER_IS_BETTER):
-        return 0
-    return -1 if measure.startswith(LESS_IS_BETTER) else 1
-
-
 def side(row: "pd.Series") -> str:
     """On which side of 0 an interval of ``paired_differences`` lies.
 
@@ -114,7 +104,7 @@ def side(row: "pd.Series") -> str:
     """
     if not (row["low"] > 0 or row["high"] < 0):
         return "no difference shown"
-    good = direction(row["measure"])
+    good = metric(row["measure"]).direction
     return "different" if good == 0 else "better" if row["difference"] * good > 0 else "worse"
 
 
@@ -137,5 +127,5 @@ def told(row: "pd.Series") -> str:
         return f"{row['difference']:+.3g} (n = {row['n']}: no interval)"
     if not row["low"] <= row["high"]:
         return f"{row['difference']:+.3g} in each of {row['n']} seeds: no interval"
-    wins = f"{'better' if direction(row['measure']) else 'larger'} in {row['wins']} of {row['n']}"
+    wins = f"{'better' if metric(row['measure']).direction else 'larger'} in {row['wins']} of {row['n']}"
     return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}], {wins}"

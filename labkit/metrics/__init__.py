@@ -17,15 +17,19 @@ from labkit.metrics.geometry import (
 from labkit.metrics.gradients import Conflict, gradient_conflict
 from labkit.metrics.images import PixelPca, class_agreement, frechet_distance
 from labkit.metrics.probes import knn_accuracy, linear_probe_accuracy, neighbour_purity
+from labkit.metrics.table import BASE_LOSSES, METRICS, MetricInfo, metric
 from labkit.metrics.times import by_time
 
 __all__ = [
+    "BASE_LOSSES",
+    "METRICS",
     "Conflict",
     "DigitsClassifier",
     "DigitsFeatures",
     "Extracted",
     "Extractor",
     "Inception",
+    "MetricInfo",
     "PixelPca",
     "Pixels",
     "alignment",
@@ -46,6 +50,7 @@ __all__ = [
     "linear_cka",
     "linear_probe_accuracy",
     "mean_pairwise_distance",
+    "metric",
     "moments",
     "neighbour_purity",
     "precision_recall",

@@ -1,25 +1,41 @@
-"""Figures as pure functions: data in, a plotly figure out. One theme, one palette, for notebooks, widgets and pages."""
+"""Figures as pure functions: data in, a figure out, by plotly where readers act on it and by matplotlib elsewhere.
 
-from labkit.plots.comparison import BASES, cost_figure, curves_figure, samples_figure, spread_figure
+One theme, one palette, for notebooks, widgets and pages.
+"""
+
+from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
+from labkit.plots.describe import describe
 from labkit.plots.digits import digit_trace, picture, style_digits, tile
-from labkit.plots.findings import ages_figure, ages_told
-from labkit.plots.maps import maps_figure, maps_told
-from labkit.plots.outcome import curves_of, differences, outcome_figure, seeds_figure, told
-from labkit.plots.spread import lines_figure, lines_told, similarity_figure
-from labkit.plots.theme import CLASSES, DASHES, PALETTE, SYMBOLS, colour, draw_floor, fade, figure, key_of_classes
+from labkit.plots.findings import ages_figure
+from labkit.plots.maps import describe_maps, maps_figure
+from labkit.plots.outcome import curves_of, describe_differences, differences, outcome_figure, seeds_figure
+from labkit.plots.spread import lines_figure, similarity_figure
+from labkit.plots.theme import (
+    CLASSES,
+    DASHES,
+    PALETTE,
+    SYMBOLS,
+    colour,
+    draw_floor,
+    fade,
+    figure,
+    key_of_classes,
+    scale_axis,
+)
 
 __all__ = [
-    "BASES",
     "CLASSES",
     "DASHES",
     "PALETTE",
     "SYMBOLS",
     "ages_figure",
-    "ages_told",
     "colour",
     "cost_figure",
     "curves_figure",
     "curves_of",
+    "describe",
+    "describe_differences",
+    "describe_maps",
     "differences",
     "digit_trace",
     "draw_floor",
@@ -27,16 +43,14 @@ __all__ = [
     "figure",
     "key_of_classes",
     "lines_figure",
-    "lines_told",
     "maps_figure",
-    "maps_told",
     "outcome_figure",
     "picture",
     "samples_figure",
+    "scale_axis",
     "seeds_figure",
     "similarity_figure",
     "spread_figure",
     "style_digits",
     "tile",
-    "told",
 ]

@@ -1,92 +1,67 @@
-"""The figures of a comparison: curves, samples from the same noise, spread by block, cost."""
+"""The figures of a comparison: curves, samples from the same noise, spread by block, cost. All are static."""
 
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
-
 from labkit.experiments.compare import ComparisonResult
-from labkit.plots.digits import picture, style_digits
-from labkit.plots.theme import PALETTE, colour, figure
+from labkit.metrics import BASE_LOSSES
+from labkit.plots.digits import sheet
+from labkit.plots.theme import PALETTE, colour
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LABELS = {
-    "feature_norm": "feature norm ‖z‖/√P",
-    "mean_pairwise_distance": "mean pairwise distance /√P",
-    "effective_rank": "effective rank",
-    "uniformity": "uniformity (log)",
-}
+    from labkit.plots.static import StaticFigure
+
+SPREAD = ("feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity")
 
 
-BASES = {  # the base loss of each kind of model
-    "velocity": "velocity loss (mean squared error)",
-    "noise": "noise loss (mean squared error)",
-    "score": "score loss (mean squared error, times σ²)",
-    "average_velocity": "average velocity's error (mean squared)",
-}
-
-
-def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: float) -> go.Figure:
+def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: float) -> "StaticFigure":
     """Losses and geometry of the regularized block over training.
 
     Args:
         histories: name → tidy metrics (columns step, name, value), as ``Run.metrics`` gives them.
         block: the metered block.  floor: of its Dispersive Loss; −inf for none.
     """
+    from labkit.plots.static import draw_legend, show_metric, static_figure
+
     logged = {name for history in histories.values() for name in history["name"].unique()}
-    base = next((term for term in BASES if term in logged), "velocity")
-    panes = {
-        base: BASES[base],
-        f"block{block}.dispersive": f"Dispersive Loss at block {block}, trained on or not",
-        f"block{block}.feature_norm": f"feature norm ‖z‖/√P at block {block}",
-        f"block{block}.effective_rank": f"effective rank at block {block}",
-    }
-    plot = figure(
-        "What training did: losses above, features below",
-        2,
-        2,
-        560,
-        subplot_titles=list(panes.values()),
-        vertical_spacing=0.16,
-    )
-    for place, term in enumerate(panes):
-        row, col = place // 2 + 1, place % 2 + 1
+    base = next((term for term in BASE_LOSSES if term in logged), "velocity")
+    terms = [base, *(f"block{block}.{meter}" for meter in ("dispersive", "feature_norm", "effective_rank"))]
+    plot, panes = static_figure("What training did: losses above, features below", 2, 2, 560)
+    for term, axes in zip(terms, panes, strict=True):
+        show_metric(axes, term)
         for name, history in histories.items():
             rows = history[history["name"] == term]
-            line = go.Scatter(
-                x=rows["step"],
-                y=rows["value"],
-                name=name,
-                legendgroup=name,
-                showlegend=place == 0,
-                mode="lines",
-                line=dict(color=colour(name), width=1.8),
-            )
-            plot.add_trace(line, row, col)
-        plot.update_xaxes(title_text="step", row=row, col=col)
+            axes.plot(rows["step"], rows["value"], label=name, color=colour(name))
+        axes.set_xlabel("step")
+    dispersive = plot.axes[1]
+    dispersive.set_title(f"{dispersive.get_title()} at block {block}, trained on or not")
     if math.isfinite(floor):
-        label = dict(annotation_text=f"floor {floor:.2f}", annotation_position="top right")
-        plot.add_hline(floor, line=dict(dash="dot", color=PALETTE["quiet"]), row=1, col=2, **label)
+        dispersive.axhline(floor, color=PALETTE["quiet"], linestyle=":")
+        dispersive.annotate(
+            f"floor {floor:.2f}".replace("-", "−"),
+            (1, floor),
+            (0, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+        )
+    draw_legend(plot)
     return plot
 
 
-def samples_figure(result: ComparisonResult, count: int = 40) -> go.Figure:
+def samples_figure(result: ComparisonResult, count: int = 40) -> "StaticFigure":
     """Samples of each run from the same noise and labels, side by side."""
+    from labkit.plots.static import static_figure
+
     names = list(result.evaluations)
-    plot = figure(
-        "Same noise, same labels, different model",
-        1,
-        len(names),
-        330,
-        horizontal_spacing=0.03,
-        subplot_titles=[f"{name}: {_quality(result, name, brief=len(names) > 2)}" for name in names],
-    )
-    for col, name in enumerate(names, 1):
-        plot.add_trace(go.Image(source=picture(result.evaluations[name].samples.x[:count], 10)), 1, col)
-        style_digits(plot, 1, col)
+    plot, panes = static_figure("Same noise, same labels, different model", 1, len(names), 70 + 440 // len(names))
+    for name, axes in zip(names, panes, strict=True):
+        axes.imshow(sheet(result.evaluations[name].samples.x[:count], 10), interpolation="none")
+        axes.set_title(f"{name}: {_quality(result, name, brief=len(names) > 2)}")
+        axes.set_axis_off()
     return plot
 
 
@@ -98,55 +73,35 @@ def _quality(result: ComparisonResult, name: str, brief: bool) -> str:
     return f"Fréchet distance {metrics[result.distance].value:.2f}"
 
 
-def spread_figure(result: ComparisonResult) -> go.Figure:
+def spread_figure(result: ComparisonResult) -> "StaticFigure":
     """Geometry of every block's features: does what one block was told carry over to the others?"""
-    meters = list(LABELS)
-    plot = figure(
-        "Do the other blocks follow? Features of held-out images at t = 0.5",
-        1,
-        len(meters),
-        340,
-        subplot_titles=[LABELS[m] for m in meters],
-        horizontal_spacing=0.06,
-    )
-    for col, meter in enumerate(meters, 1):
+    from labkit.plots.static import draw_legend, show_metric, static_figure
+
+    title = "Do the other blocks follow? Features of held-out images at t = 0.5"
+    plot, panes = static_figure(title, 1, len(SPREAD), 340)
+    for meter, axes in zip(SPREAD, panes, strict=True):
+        show_metric(axes, meter)
         for name, blocks in result.geometry.items():
-            plot.add_trace(
-                go.Scatter(
-                    x=[str(block) for block in blocks],
-                    y=[metrics[meter] for metrics in blocks.values()],
-                    name=name,
-                    legendgroup=name,
-                    showlegend=col == 1,
-                    mode="lines+markers",
-                    marker=dict(color=colour(name), size=8),
-                    line=dict(color=colour(name)),
-                ),
-                1,
-                col,
-            )
-        plot.update_xaxes(title_text="block", row=1, col=col)
-        if meter != "uniformity":
-            plot.update_yaxes(rangemode="tozero", row=1, col=col)
-    plot.update_layout(legend=dict(y=1.1))
+            axes.plot(list(blocks), [m[meter] for m in blocks.values()], "o-", label=name, color=colour(name))
+        if meter == "effective_rank":
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("block")
+        axes.set_xticks(list(blocks))
+    draw_legend(plot)
     return plot
 
 
-def cost_figure(result: ComparisonResult) -> go.Figure:
+def cost_figure(result: ComparisonResult) -> "StaticFigure":
     """Training rate of each run, as measured while they shared the machine."""
-    plot = figure("Does the loss slow training down? Side by side on this machine", height=230)
+    from labkit.plots.static import static_figure
+
+    title = "Does the loss slow training down? Side by side on this machine"
+    plot, (axes,) = static_figure(title, 1, 1, 110 + 40 * len(result.costs))
     for name, cost in result.costs.items():
-        plot.add_trace(
-            go.Bar(
-                y=[name],
-                x=[cost.images_per_second],
-                orientation="h",
-                marker_color=colour(name),
-                showlegend=False,
-                text=f"{cost.images_per_second:,.0f} images/s · {cost.seconds:.0f} s for {cost.steps:,} steps",
-                textposition="inside",
-                insidetextanchor="start",
-            )
-        )
-    plot.update_xaxes(title_text="training images per second (more is cheaper)", rangemode="tozero")
+        bar = axes.barh(name, cost.images_per_second, color=colour(name), label=name)
+        words = f"{cost.images_per_second:,.0f} images/s · {cost.seconds:.0f} s for {cost.steps:,} steps"
+        axes.bar_label(bar, [words], label_type="center", color="white")
+    axes.invert_yaxis()
+    axes.set_xlabel("training images per second (more is cheaper)")
+    axes.grid(axis="y", visible=False)
     return plot

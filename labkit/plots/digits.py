@@ -23,11 +23,16 @@ def tile(x: Float[Tensor, "n 1 h w"], columns: int = 5) -> np.ndarray:
     return sheet
 
 
-def picture(x: Float[Tensor, "n c h w"], columns: int = 5, zoom: int = 4) -> str:
-    """The same sheet as the ``source`` of a ``go.Image``, a PNG: digits as ink on white, colours as they are."""
+def sheet(x: Float[Tensor, "n c h w"], columns: int = 5) -> Image.Image:
+    """The same as an image: digits as ink on white, colours as they are."""
     colours = x if x.shape[1] == 3 else -x.expand(-1, 3, -1, -1)
-    sheet = np.stack([-tile(-colours[:, [channel]], columns) for channel in range(3)], axis=-1)
-    image = Image.fromarray(((sheet + 1) * 127.5).round().astype(np.uint8))
+    channels = np.stack([-tile(-colours[:, [channel]], columns) for channel in range(3)], axis=-1)
+    return Image.fromarray(((channels + 1) * 127.5).round().astype(np.uint8))
+
+
+def picture(x: Float[Tensor, "n c h w"], columns: int = 5, zoom: int = 4) -> str:
+    """The sheet as the ``source`` of a ``go.Image``, a PNG."""
+    image = sheet(x, columns)
     return data_uri(image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST))
 
 

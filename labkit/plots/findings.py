@@ -1,13 +1,14 @@
-"""Differences from a baseline as intervals, one line a condition; conditions as they grow older; both in words."""
+"""Differences from a baseline as intervals, one line a condition; conditions as they grow older."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
 from labkit.experiments.statistics import side, told
-from labkit.plots.theme import PALETTE, colour, fade, figure
+from labkit.metrics import metric
+from labkit.plots.theme import PALETTE, colour, fade, figure, scale_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,24 +58,23 @@ def draw_findings(plot: BaseFigure, rows: "pd.DataFrame", name: str) -> None:
     plot.update_layout(height=150 + LINE * len(names))
 
 
-def findings_told(rows: "pd.DataFrame") -> str:
-    """The same in words: how many of each side, and every row."""
+def describe_findings(rows: "pd.DataFrame") -> str:
+    """How many of each side, and every row with its interval and wins."""
     sides = [side(row) for _, row in rows.iterrows()]
     counts = ", ".join(f"{sides.count(name)} {name}" for name in SIDES if name in sides)
     each = "; ".join(f"{name} {told(row)}" for name, (_, row) in zip(labels(rows), rows.iterrows(), strict=True))
     return f"{counts}. {each}."
 
 
-def ages_figure(
-    table: "pd.DataFrame", conditions: Mapping[str, str], measures: Mapping[str, str], title: str
-) -> go.Figure:
+def ages_figure(table: "pd.DataFrame", conditions: Mapping[str, str], measures: Sequence[str], title: str) -> go.Figure:
     """How conditions develop: one pane a measure, along training steps a thin line a seed and a thick one their mean.
 
     Args:
         table: condition, seed, step, measure, value: one value for each of them.
-        conditions: condition → name, which also gives the colour.  measures: measure → title.  title: of the figure.
+        conditions: condition → name, which also gives the colour.  measures: a pane each.  title: of the figure.
     """
-    plot = figure(title, 1, len(measures), 330, subplot_titles=list(measures.values()), horizontal_spacing=0.07)
+    titles = [metric(measure).label for measure in measures]
+    plot = figure(title, 1, len(measures), 330, subplot_titles=titles, horizontal_spacing=0.07)
     for col, measure in enumerate(measures, 1):
         for condition, name in conditions.items():
             own = table[(table["condition"] == condition) & (table["measure"] == measure)]
@@ -103,16 +103,6 @@ def ages_figure(
                 col=col,
             )
         plot.update_xaxes(title_text="step", row=1, col=col)
+        scale_axis(plot, measure, row=1, col=col)
     plot.update_layout(legend=dict(y=-0.28, x=0, xanchor="left", yanchor="top"))
     return plot
-
-
-def ages_told(table: "pd.DataFrame", conditions: Mapping[str, str], measures: Mapping[str, str]) -> str:
-    """The means in words, a line for each measure and condition."""
-    lines = []
-    for measure, title in measures.items():
-        own = table[table["measure"] == measure].groupby(["condition", "step"])["value"].mean()
-        steps = ", ".join(f"{step:,}" for step in own.index.unique("step"))
-        lines.append(f"{title}, after {steps} steps:")
-        lines += [f"  {name} {', '.join(f'{v:.3g}' for v in own[of])}" for of, name in conditions.items()]
-    return "\n".join(lines)

@@ -57,8 +57,8 @@ def maps_figure(maps: "pd.DataFrame", conditions: Sequence[str], title: str) -> 
     return plot
 
 
-def maps_told(maps: "pd.DataFrame", conditions: Sequence[str]) -> str:
-    """The same in words: how wide each cloud is on the shared axes."""
+def describe_maps(maps: "pd.DataFrame", conditions: Sequence[str]) -> str:
+    """How wide each cloud is on the shared axes."""
     wide = maps.groupby("condition")[["pca_1", "pca_2"]].std().pow(2).sum(axis=1).pow(0.5)
     first = conditions[0]
     others = ", ".join(f"{of} ×{wide[of] / wide[first]:.2g}" for of in conditions[1:])

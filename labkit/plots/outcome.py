@@ -1,6 +1,6 @@
 """Figures of an ``Outcome``: every seed as a dot, every curve with the range of its seeds, differences in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from labkit.evaluation import REAL
 from labkit.experiments import Outcome
 from labkit.experiments.statistics import paired_differences
-from labkit.plots.theme import PALETTE, colour, fade, figure
+from labkit.metrics import metric
+from labkit.plots.theme import PALETTE, colour, fade, figure, scale_axis
 from labkit.regularizers import REGULARIZERS
 
 if TYPE_CHECKING:
@@ -28,13 +29,6 @@ RUNS = {
     "meanflow": "MeanFlow",
     "meanflow_dispersive": "MeanFlow + dispersive",
 }
-MEASURES = {
-    "frechet": "Fréchet distance",
-    "frechet_pixels": "Fréchet on pixel PCA",
-    "agreement": "read as asked",
-    "feature_norm": "feature norm ‖z‖/√P",
-    "effective_rank": "effective rank",
-}
 
 
 def _label(run: str) -> str:
@@ -52,7 +46,7 @@ def outcome_figure(
         1,
         len(measures),
         110 + 34 * len(runs),
-        subplot_titles=[MEASURES.get(m, m) for m in measures],
+        subplot_titles=[metric(measure).title for measure in measures],
         shared_yaxes=True,
         horizontal_spacing=0.03,
     )
@@ -69,21 +63,22 @@ def outcome_figure(
         if len(real):
             style = dict(line=dict(dash="dot", color=PALETTE["quiet"]), annotation_text="real", row=1, col=col)
             plot.add_vline(real.mean(), annotation_position="top right", **style)
-        if measure == "agreement":
+        if metric(measure).percent:
             plot.update_xaxes(tickformat=".0%", row=1, col=col)
     plot.update_yaxes(autorange="reversed")
     return plot
 
 
-def seeds_figure(outcome: Outcome, runs: Sequence[str], meters: Mapping[str, str], title: str) -> go.Figure:
+def seeds_figure(outcome: Outcome, runs: Sequence[str], meters: Sequence[str], title: str) -> go.Figure:
     """Curves over training: the mean of the seeds, and a band from the lowest to the highest.
 
     Args:
-        meters: name → title. ``feature_norm`` and ``effective_rank`` are those of the metered block,
-            ``gradient_cosine`` and ``gradient_ratio`` those of the run's first regularizer; a full name such as
-            ``repa.gradient_cosine`` means just that.
+        meters: ``feature_norm`` and ``effective_rank`` are those of the metered block, ``gradient_cosine`` and
+            ``gradient_ratio`` those of the run's first regularizer; a full name such as ``repa.gradient_cosine`` means
+            just that.
     """
-    plot = figure(title, 1, len(meters), 330, subplot_titles=list(meters.values()), horizontal_spacing=0.07)
+    titles = [metric(meter).title for meter in meters]
+    plot = figure(title, 1, len(meters), 330, subplot_titles=titles, horizontal_spacing=0.07)
     named = set()
     for col, meter in enumerate(meters, 1):
         for run in runs:
@@ -116,8 +111,7 @@ def seeds_figure(outcome: Outcome, runs: Sequence[str], meters: Mapping[str, str
             )
             named.add(run)
         plot.update_xaxes(title_text="step", row=1, col=col)
-        if meter.endswith("gradient_ratio"):
-            plot.update_yaxes(type="log", nticks=6, tickformat=".0e", row=1, col=col)
+        scale_axis(plot, meter, row=1, col=col)
     plot.update_layout(legend=dict(y=-0.28, x=0, xanchor="left", yanchor="top"))
     return plot
 
@@ -143,16 +137,16 @@ def differences(
     """
     table = outcome.at(step)
     rows = table[(table["measure"] == measure) & table["run"].isin((against, *runs))]
-    found = paired_differences(rows, against).set_index("run").loc[list(runs)]
-    return found[["difference", "low", "high", "n"]].rename(index=_label)
+    paired = paired_differences(rows, against).set_index("run").loc[list(runs)]
+    return paired[["difference", "low", "high", "n"]].rename(index=_label)
 
 
-def told(
+def describe_differences(
     outcome: Outcome, measure: str, runs: Sequence[str], step: int | None = None, against: str = "baseline"
 ) -> str:
     """The differences in words, a line each."""
-    found = differences(outcome, measure, runs, step, against)
-    lines = [f"{run} {row.difference:+.3g} ({row.low:+.3g} to {row.high:+.3g})" for run, row in found.iterrows()]
-    seeds = f"mean and 95 % interval of {int(found['n'].min())} seeds"
+    rows = differences(outcome, measure, runs, step, against)
+    lines = [f"{run} {row.difference:+.3g} ({row.low:+.3g} to {row.high:+.3g})" for run, row in rows.iterrows()]
+    seeds = f"mean and 95 % interval of {int(rows['n'].min())} seeds"
     other = "the baseline" if against == "baseline" else _label(against)
-    return "\n  ".join([f"{MEASURES.get(measure, measure)}, minus {other}'s, paired by seed ({seeds}):", *lines])
+    return "\n  ".join([f"{metric(measure).title}, minus {other}'s, paired by seed ({seeds}):", *lines])

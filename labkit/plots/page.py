@@ -10,6 +10,7 @@ from labkit import datasets
 from labkit.experiments.compare import ComparisonResult
 from labkit.objective import metered_floor, regularized_blocks
 from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
+from labkit.plots.describe import describe
 from labkit.plots.theme import FONT
 from labkit.runtime import machine
 from labkit.training.checkpoint import replace_file
@@ -17,11 +18,14 @@ from labkit.training.checkpoint import replace_file
 if TYPE_CHECKING:
     import pandas as pd
 
-QUIET = {"displayModeBar": False}
+FIGURE = "<figure>{}<details><summary>in words</summary><pre>{}</pre></details></figure>"
 STYLE = f"""
 body {{ font-family: {FONT}; color: #222; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }}
 table {{ border-collapse: collapse; margin: 1rem 0; }}
 th, td {{ padding: 4px 14px; border-bottom: 1px solid #e3e3e3; text-align: right; }}
+figure {{ margin: 2rem 0; }}
+svg {{ max-width: 100%; height: auto; }}
+summary {{ color: #8a8a8a; font-size: 12px; cursor: pointer; }}
 th:first-child {{ text-align: left; }}
 pre {{ background: #f6f6f6; padding: 10px; overflow-x: auto; font-size: 12px; }}
 """
@@ -31,7 +35,7 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
     """Write table, curves, samples, spread, cost, and how all of it was made; return the path.
 
     Args:
-        path: the HTML file to write (about 5 MB, since plotly's script is inside).
+        path: the HTML file to write (some 100 kB).
         result: of ``Comparison.evaluate``.  histories: each run's tidy metrics.
     """
     config = list(result.configs.values())[-1]
@@ -42,18 +46,15 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
         spread_figure(result),
         cost_figure(result),
     ]
-    shown = [
-        figure.to_html(full_html=False, include_plotlyjs="inline" if number == 0 else False, config=QUIET)
-        for number, figure in enumerate(figures)
-    ]
+    shown = [FIGURE.format(figure.svg(), html.escape(describe(figure))) for figure in figures]
     table = result.table().T.to_html(float_format=lambda value: f"{value:.3f}", na_rep="–", border=0)
-    made = {"configs": {n: json.loads(c.to_json()) for n, c in result.configs.items()}, "machine": machine()}
+    origin = {"configs": {n: json.loads(c.to_json()) for n, c in result.configs.items()}, "machine": machine()}
     names = " against ".join(result.configs)
     text = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>labkit: {names}</title>
 <style>{STYLE}</style></head><body>
 <h1>{names}</h1>
-<p>{result.finding()} {result.spread_told()} {result.cost_told()}</p>
+<p>{result.finding()}</p>
 {table}
 <p>Samples: {result.told()}. They are compared with held-out images of {config.dataset}: <i>frechet</i> on the 64
 features of the lab's digits classifier, <i>frechet_pixels</i> on 32 pixel-PCA components, <i>fid</i> on Inception's;
@@ -61,7 +62,7 @@ the last column is what as many real training images score (mean of several draw
 above that. Geometry is that of the metered block. One seed proves nothing: try others.</p>
 {"".join(shown)}
 <h2>How this was made</h2>
-<pre>{html.escape(json.dumps(made, indent=1, ensure_ascii=False))}</pre>
+<pre>{html.escape(json.dumps(origin, indent=1, ensure_ascii=False))}</pre>
 </body></html>"""
     replace_file(path, text.encode())
     return path

@@ -1,4 +1,4 @@
-"""Figures of ``geometry_table``, ``probe_table`` and ``similarity_table``, each with its sentence."""
+"""Figures of ``geometry_table``, ``probe_table`` and ``similarity_table``."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -6,30 +6,19 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from labkit.plots.theme import DASHES, colour, figure
+from labkit.metrics import metric
+from labkit.plots.theme import DASHES, colour, figure, scale_axis
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NAMES = {
-    "feature_norm": "feature norm ‖z‖/√P",
-    "mean_pairwise_distance": "spread: mean distance/√P",
-    "effective_rank": "effective rank",
-    "uniformity": "uniformity",
-    "anisotropy": "mean cosine of two samples",
-    "alignment": "alignment of two views",
-    "knn": "k-NN accuracy",
-    "linear probe": "linear probe accuracy",
-}
 AXES = {"block": "block", "t": "time t", "step": "training step"}
-LOG = ("feature_norm", "mean_pairwise_distance")  # runs differ by factors in these
 
 
 def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, title: str) -> go.Figure:
     """One pane a measure, one line a run, along ``block``, ``t`` or ``step``: one value of the table for each point."""
-    plot = figure(
-        title, 1, len(measures), 320, subplot_titles=[NAMES.get(m, m) for m in measures], horizontal_spacing=0.07
-    )
+    titles = [metric(measure).label for measure in measures]
+    plot = figure(title, 1, len(measures), 320, subplot_titles=titles, horizontal_spacing=0.07)
     shown = table[table["measure"].isin(measures)]
     dashes = dict(zip(dict.fromkeys(shown["run"]), cycle(DASHES), strict=False))
     for col, measure in enumerate(measures, 1):
@@ -48,25 +37,12 @@ def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, tit
                 col=col,
             )
         kind = dict(dtick=1 if along == "block" else None)
-        if along == "step":  # checkpoints lie ever further apart: as categories, the first ones can be told apart
+        if along == "step":  # checkpoints lie ever further apart: as categories, the first ones do not fall together
             kind = dict(type="category", categoryorder="array", categoryarray=sorted(shown["step"].unique()))
         plot.update_xaxes(title_text=AXES.get(along, along), **kind, row=1, col=col)
-        if measure in LOG:
-            plot.update_yaxes(type="log", nticks=6, row=1, col=col)
-        if "accuracy" in NAMES.get(measure, ""):
-            plot.update_yaxes(tickformat=".0%", range=[0, 1.03], row=1, col=col)
+        scale_axis(plot, measure, row=1, col=col)
     plot.update_layout(legend=dict(y=-0.28, x=0, xanchor="left", yanchor="top"))
     return plot
-
-
-def lines_told(table: "pd.DataFrame", measures: Sequence[str], along: str) -> str:
-    """The same lines in words: each run's values from the first to the last point."""
-    points = ", ".join(f"{x:g}" for x in dict.fromkeys(table[along]))
-    told = [f"Along {AXES.get(along, along)} {points}:"]
-    for measure in measures:
-        runs = table[table["measure"] == measure].groupby("run", sort=False)["value"]
-        told += [NAMES.get(measure, measure), *(f"  {run} {', '.join(f'{v:.3g}' for v in own)}" for run, own in runs)]
-    return "\n".join(told)
 
 
 def similarity_figure(table: "pd.DataFrame", title: str) -> go.Figure:

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from labkit.losses import dispersive_floor
+from labkit.metrics import metric
 
 PALETTE = {
     "baseline": "#0072B2",
@@ -94,6 +95,15 @@ def figure(title: str, rows: int = 1, cols: int = 1, height: int = 380, **subplo
     plot.update_layout(template=TEMPLATE, title_text=title, height=height, autosize=True)
     plot.update_annotations(font=dict(size=13, family=FONT))  # the titles of subplots
     return plot
+
+
+def scale_axis(plot: go.Figure, name: str, row: int, col: int) -> None:
+    """Let the axis of one pane show a metric by factors or as a share, where the table of metrics says so."""
+    about = metric(name)
+    if about.log:
+        plot.update_yaxes(type="log", nticks=3, exponentformat="power", row=row, col=col)
+    if about.percent:
+        plot.update_yaxes(tickformat=".0%", rangemode="tozero", row=row, col=col)
 
 
 def draw_floor(plot: go.Figure, batch: int, row: int, col: int, label: str = "top right") -> None:

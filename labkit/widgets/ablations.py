@@ -12,24 +12,25 @@ from traitlets import Float as FloatTrait
 from labkit.experiments.atlas import Atlas, Band
 from labkit.experiments.rerun import Rerun
 from labkit.experiments.statistics import side, told
+from labkit.metrics import metric
 from labkit.widgets.runner import Runner
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MEASURES = {
-    "frechet": "Fréchet distance, classifier features",
-    "frechet_pixels": "Fréchet distance, pixel PCA",
-    "kernel_distance": "kernel distance (KID's), classifier features",
-    "precision": "precision",
-    "recall": "recall",
-    "agreement": "share read as the digit asked for",
-    "memorisation": "share nearer to training images than 95 % of held-out ones",
-    "loss_held_out": "loss on held-out images",
-    "loss_gap": "held-out minus training loss",
-    "feature_norm": "feature norm ‖z‖/√P at the block",
-    "effective_rank": "effective rank at the block",
-}
+MEASURES = (
+    "frechet",
+    "frechet_pixels",
+    "kernel_distance",
+    "precision",
+    "recall",
+    "agreement",
+    "memorisation",
+    "loss_held_out",
+    "loss_gap",
+    "feature_norm",
+    "effective_rank",
+)
 COORDINATES = ("lam", "tau", "variant", "block", "alpha", "noise", "model", "dataset", "also")
 NAMES = {
     "lam": "λ",
@@ -67,7 +68,7 @@ class Ablations(HasTraits):
     lam, tau, alpha = FloatTrait(), FloatTrait(), FloatTrait()
     variant, block, noise = Unicode(), Unicode(), Unicode()
     model, dataset, also = Unicode(), Unicode(), Unicode()
-    measure = Enum(tuple(MEASURES), "frechet")
+    measure = Enum(MEASURES, "frechet")
     seed = Int(100, min=0)
     """Of the run that is trained here; the atlas has small ones."""
 
@@ -114,7 +115,7 @@ class Ablations(HasTraits):
 
     def told(self) -> str:
         """What was measured here, in words: mean, interval, seeds, and the difference from the baseline."""
-        name, atlas, block = MEASURES[self.measure], self.atlas, self.atlas.block(self.condition)
+        name, atlas, block = metric(self.measure).label, self.atlas, self.atlas.block(self.condition)
         if self.measure not in atlas.measures(self.condition):
             return f"{name}: it has no meaning for {self.condition}."
         found = band_of(atlas, self.condition, self.measure, block)

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
 from labkit.experiments.atlas import Atlas
-from labkit.experiments.statistics import direction
+from labkit.metrics import metric
 from labkit.plots import PALETTE, fade, figure, picture, style_digits
 from labkit.types import LabError
 from labkit.widgets.ablations import MEASURES, NAMES, Ablations, band_of, grid_of
@@ -112,7 +112,7 @@ def _controls(atlas: Atlas) -> dict[str, widgets.Widget]:
         return [(f"{value:g}", value) for value in atlas.choices(name)]
 
     taus = [("none" if value == 0 else word, value) for word, value in values("tau")]
-    measures = [(words, name) for name, words in MEASURES.items()]
+    measures = [(metric(name).label, name) for name in MEASURES]
     return {
         "measure": widgets.Dropdown(options=measures, description="show", style=STYLE, layout=dict(width="480px")),
         "lam": choice("λ (0: baseline)", values("lam")),
@@ -143,7 +143,9 @@ def _draw(state: Ablations, plot: BaseFigure) -> str:
     star.x, star.y = ([], []) if mine is None else ([mine], [2])
     among = atlas.real(state.condition, measure)
     real.x, real.y = ([], []) if among is None else ([among] * 2, [-0.5, 2.5])
-    plot.update_xaxes(title_text=MEASURES[measure] + ("" if among is None else " (dotted: real images)"), row=1, col=1)
+    plot.update_xaxes(
+        title_text=metric(measure).label + ("" if among is None else " (dotted: real images)"), row=1, col=1
+    )
     _draw_grid(state, heat, ring)
     for trace, condition in ((left, state.baseline), (right, state.condition)):
         trace.source = _sheet(atlas, condition)
@@ -169,7 +171,7 @@ def _draw_grid(state: Ablations, heat: Any, ring: Any) -> None:
     )
     text = words.pivot(index="lam", columns="tau", values="text").fillna("")
     good, bad, neither = PALETTE["sky"], PALETTE["gold"], PALETTE["quiet"]
-    ends = {-1: (good, bad), 0: (neither, neither), 1: (bad, good)}[direction(state.measure)]
+    ends = {-1: (good, bad), 0: (neither, neither), 1: (bad, good)}[metric(state.measure).direction]
     heat.x, heat.y = [f"τ = {v:g}" for v in wide.columns], [f"λ = {v:g}" for v in wide.index]
     heat.z, heat.text = wide.astype(object).where(wide.notna(), None).values.tolist(), text.values.tolist()
     heat.colorscale = [[0, ends[0]], [0.5, "#FFFFFF"], [1, ends[1]]]

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
 from labkit.checks import require
+from labkit.metrics import metric
 from labkit.plots import (
     CLASSES,
     DASHES,
@@ -20,6 +21,7 @@ from labkit.plots import (
     digit_trace,
     figure,
     key_of_classes,
+    scale_axis,
     style_digits,
     tile,
 )
@@ -28,11 +30,7 @@ from labkit.widgets.explorer import Explorer
 from labkit.widgets.panel import STYLE, Panel, choice, said
 
 GRID, ACROSS, SIDE = 29, 24, 5  # columns: all, those of the runs (divided by 1, 2, 3, 4), those of the images
-BESIDE = {  # the measures drawn against training, and what to call them
-    "mean_pairwise_distance": "spread: mean distance, per √P",
-    "effective_rank": "effective rank",
-    "neighbour_purity": "neighbours of the same class",
-}
+BESIDE = ("mean_pairwise_distance", "effective_rank", "neighbour_purity")  # drawn against training
 UMAP_CAN = (
     "<b>UMAP</b> shows who is near whom. It cannot show spread, density, or how far apart groups are: every "
     "map fills its box. Trust it as far as its trustworthiness goes, and nothing in it that another seed would move."
@@ -163,7 +161,7 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
         for place in range(count):
             specs[row][place * width] = {"colspan": width}
         specs[row][ACROSS] = {"colspan": SIDE}
-    titles = [*names, "image", *BESIDE.values(), "as the model sees it"]
+    titles = [*names, "image", *(metric(measure).label for measure in BESIDE), "as the model sees it"]
     side = min(340, 560 / len(names))  # of a pane, in a window of 1,280 pixels
     height = round(side + 470)
     under = 1 - 42 / height  # below the title
@@ -207,8 +205,7 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
             plot.add_trace(go.Scatter(name=name, showlegend=place == 0, mode="lines+markers", line=line), **at)
         ticks = dict(tickvals=list(range(len(state.steps))), ticktext=[f"{step:,}" for step in state.steps])
         plot.update_xaxes(title_text="training step", range=[-0.3, len(state.steps) - 0.7], **ticks, **at)
-        if measure == "neighbour_purity":
-            plot.update_yaxes(tickformat=".0%", range=[0, 1.02], **at)
+        scale_axis(plot, measure, **at)
         plot.add_vline(0, line=dict(color=PALETTE["quiet"], dash="dot", width=1.5), **at)
     images = []
     for row in (1, 2):

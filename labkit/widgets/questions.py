@@ -7,8 +7,8 @@ from plotly.basedatatypes import BaseFigure
 from traitlets import HasTraits, Unicode, observe
 
 from labkit.experiments.atlas import Atlas
-from labkit.plots.findings import draw_findings, findings_figure, findings_told
-from labkit.widgets.ablations import MEASURES
+from labkit.metrics import metric
+from labkit.plots.findings import describe_findings, draw_findings, findings_figure
 from labkit.widgets.panel import STYLE, Panel
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def questions_panel(state: Questions | None = None, name: str = "questions") -> 
     """Intervals of one question's differences; colours say on which side of 0 they lie."""
     state = state or Questions()
     plot = findings_figure("")
-    known = [(MEASURES.get(of, of), of) for of in dict.fromkeys(state.atlas.findings["measure"])]
+    known = [(metric(name).label, name) for name in dict.fromkeys(state.atlas.findings["measure"])]
     controls = {
         "question": widgets.Dropdown(
             options=[(words, of) for of, words in state.asked.items()],
@@ -63,9 +63,9 @@ def questions_panel(state: Questions | None = None, name: str = "questions") -> 
         rows = state.rows()
         plot.layout.title.text = state.asked[state.question]
         if not len(rows):
-            return f"{MEASURES.get(state.measure, state.measure)} was not asked of this question: choose another."
-        draw_findings(plot, rows, MEASURES.get(state.measure, state.measure))
-        return findings_told(rows)
+            return f"{metric(state.measure).label} was not asked of this question: choose another."
+        draw_findings(plot, rows, metric(state.measure).label)
+        return describe_findings(rows)
 
     alt = "One line a condition: the mean difference from its baseline and its 95 % interval, around a line at 0."
     return Panel(name, state, controls, plot, draw, alt)

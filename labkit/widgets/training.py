@@ -3,7 +3,7 @@
 import html
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
@@ -11,8 +11,9 @@ import torch
 from plotly.basedatatypes import BaseFigure
 
 from labkit.datasets import digits
+from labkit.metrics import metric
 from labkit.objective import metered_floor, regularized_blocks
-from labkit.plots import BASES, PALETTE, colour, digit_trace, figure, style_digits, tile
+from labkit.plots import PALETTE, colour, digit_trace, figure, scale_axis, style_digits, tile
 from labkit.process import base_term
 from labkit.regularizers import KNOBS, REGULARIZERS, Noise
 from labkit.sampling import Sampler
@@ -21,27 +22,6 @@ from labkit.types import LabError
 from labkit.widgets.live import PREVIEW_SAMPLES, PREVIEW_STEPS, Curve, LiveTraining
 from labkit.widgets.panel import STYLE, Panel, log_slider, said, slider
 
-
-class Pane(NamedTuple):
-    """One meter: the title of its pane, and its name in a sentence."""
-
-    title: str
-    short: str
-
-
-PANES = {
-    "velocity": Pane(BASES["velocity"], "velocity loss"),
-    "average_velocity": Pane(BASES["average_velocity"], "velocity error"),
-    "score": Pane(BASES["score"], "score loss"),
-    "noise": Pane(BASES["noise"], "noise loss"),
-    "dispersive": Pane("Dispersive Loss at the block", "L_disp"),
-    "feature_norm": Pane("feature norm ‖z‖/√P at the block", "norm"),
-    "effective_rank": Pane("effective rank at the block", "rank"),
-    "gradient_cosine": Pane("cosine of regularizer's and base gradient", "gradient cosine"),
-    "gradient_ratio": Pane("its gradient norm over the base's", "gradient ratio"),
-    "alignment": Pane("alignment term A(z, z⁺)", "alignment"),
-    "repa": Pane("REPA loss, −cos(teacher, projected)", "L_repa"),
-}
 BLOCK = ("dispersive", "feature_norm", "effective_rank")  # these belong to a block, the gradients to a regularizer
 USUAL = ("dispersive", "feature_norm", "effective_rank", "gradient_cosine", "gradient_ratio")
 BLANK = torch.full((PREVIEW_SAMPLES, 1, 8, 8), -1.0)
@@ -84,7 +64,7 @@ def training_panel(
     Args:
         name: of the panel; making it again stops the training of the earlier one.
         state: what trains.  sliders: the traits of ``state`` that get a control.
-        title: what the figure asks or shows.  panes: names in ``PANES``; by default the usual ones.
+        title: what the figure asks or shows.  panes: names of meters; by default the usual ones.
     """
     names = list(state.configs)
     config = next(iter(state.configs.values()))
@@ -158,7 +138,7 @@ def _lay_out(
         specs = [_row(wide, across)]  # the panes, and the sheet
     else:
         specs = [*(_row(wide, across) for _ in range(rows - 1)), _row(half, len(names))]
-    titles = [PANES[meter].title for meter in panes]
+    titles = [metric(meter).label + (" at the block" if meter in BLOCK else "") for meter in panes]
     titles += [""] * ((rows - 1) * ACROSS - len(panes)) if not alone else []
     titles += [f"samples ({way})"] if alone else [f"{n}, same noise" for n in names]
     plot = figure(
@@ -183,8 +163,7 @@ def _lay_out(
             shown = not alone and (place == 0 or run == "floor")
             plot.add_trace(go.Scatter(name=run, legendgroup=run, showlegend=shown, mode="lines", line=style), row, col)
         plot.update_xaxes(title_text="step", row=row, col=col)
-        if meter == "gradient_ratio":  # it falls by orders of magnitude when a loss reaches its floor
-            plot.update_yaxes(type="log", nticks=6, tickformat=".0e", row=row, col=col)
+        scale_axis(plot, meter, row, col)
     plot.update_layout(legend=dict(y=1.04))
     shown = {}
     for place, run in enumerate(names):
@@ -224,7 +203,7 @@ def _sentence(state: LiveTraining, names: list[str], panes: list[str]) -> str:
     told = []
     for run in names:
         curves = {meter: curve_of(state, run, meter) for meter in panes}
-        now = ", ".join(f"{PANES[meter].short} {curve[-1][1]:.3g}" for meter, curve in curves.items() if curve)
+        now = ", ".join(f"{metric(meter).title} {curve[-1][1]:.3g}" for meter, curve in curves.items() if curve)
         if now:
             told.append(f"{run} at step {max(curve[-1][0] for curve in curves.values() if curve):,}: {now}")
     return "; ".join(told) + "." if told else "No curve yet."

@@ -8,7 +8,8 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
-from labkit.plots import BASES, PALETTE, colour, figure
+from labkit.metrics import metric
+from labkit.plots import PALETTE, colour, figure
 from labkit.training import Job
 from labkit.widgets.panel import STYLE, Panel, said
 from labkit.widgets.watch import BLANK, Watch
@@ -61,9 +62,9 @@ def _lay_out(state: Watch, title: str) -> go.Figure:
     config = state.job.config
     trained = "" if "dispersive" in config.regularizers else ", not trained on"
     titles = [
-        BASES[state.names["base"]],
-        f"Dispersive Loss at block {state.block}{trained}",
-        f"feature norm ‖z‖/√P at block {state.block}",
+        metric(state.names["base"]).label,
+        f"{metric('dispersive').label} at block {state.block}{trained}",
+        f"{metric('feature_norm').label} at block {state.block}",
         " ",
     ]
     plot = figure(title, 2, 2, 560, subplot_titles=titles, vertical_spacing=0.16, horizontal_spacing=0.09)
@@ -105,7 +106,7 @@ def _told_floor(state: Watch) -> str:
 
 def _sentence(state: Watch) -> str:
     """The last value of every curve in words."""
-    base = BASES[state.names["base"]].partition(" (")[0]
+    base = metric(state.names["base"]).title
     floor = f" ({_told_floor(state)})" if math.isfinite(state.floor) else ""
     of = " of the whole batch" if state.job.config.repelling.chunk else ""  # what is metered, whoever repels whom
     words = {"base": f"{base} {{}}", "dispersive": f"Dispersive Loss{of} {{}}{floor}", "norm": "feature norm {}"}

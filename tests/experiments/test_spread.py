@@ -79,12 +79,12 @@ def test_the_probe_learns_from_training_images_and_is_judged_on_held_out_ones(ru
             known, shown = (run.features(Look(t, 120, False, split), [1], 2) for split in ("train", "held_out"))
             asked = known.features[1], known.y, shown.features[1], shown.y
             assert at(table, run=name, t=t, measure="knn") == knn_accuracy(*asked, k=7)
-            assert at(table, run=name, t=t, measure="linear probe") == linear_probe_accuracy(*asked)
+            assert at(table, run=name, t=t, measure="linear_probe") == linear_probe_accuracy(*asked)
 
 
 def test_clean_digits_can_be_read_and_pure_noise_only_by_chance(runs):
     table = probe_table({"baseline": runs["baseline"]}, times=(0.0, 1.0), blocks=[1], count=500)
-    for measure in ("knn", "linear probe"):
+    for measure in ("knn", "linear_probe"):
         assert at(table, t=0.0, measure=measure) < 0.17  # of 500: chance is 0.1, deviation 0.013
         assert at(table, t=1.0, measure=measure) > 0.7
 
@@ -99,7 +99,7 @@ def test_labels_that_mean_nothing_are_found_only_where_the_network_was_told_them
     run = Run.open(shipped_run("digits/baseline").path, shelf=tmp_path)
     monkeypatch.setattr("labkit.training.features.datasets", type("Shuffled", (), {"load": staticmethod(shuffled)}))
     accuracy = {
-        told: at(probe_table({"a": run}, (0.5,), [3], labelled=told, count=500), measure="linear probe")
+        told: at(probe_table({"a": run}, (0.5,), [3], labelled=told, count=500), measure="linear_probe")
         for told in (False, True)
     }
     assert accuracy[False] < 0.17 and accuracy[True] > 0.5

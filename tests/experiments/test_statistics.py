@@ -112,10 +112,12 @@ def test_a_side_is_good_or_bad_or_merely_another(measure, more, less):
 
 def test_each_place_is_compared_with_its_own_and_corrected_by_itself():
     a, b, c = [1.0, 2.0, 3.0, 4.0], [1.1, 2.3, 3.2, 4.1], [1.3, 1.9, 3.4, 4.2]
-    tables = [runs({"a": a, "b": b, "c": c}, "norm", step=step, block=block) for step in (5, 9) for block in (0, None)]
+    tables = [
+        runs({"a": a, "b": b, "c": c}, "recall", step=step, block=block) for step in (5, 9) for block in (0, None)
+    ]
     tables[1] = tables[1].assign(value=-tables[1]["value"])
     tables.append(runs({"b": b}, "only b", step=5, block=0))
-    tables.append(pd.DataFrame([dict(run="real", seed=None, measure="norm", value=7.0, step=5, block=0)]))
+    tables.append(pd.DataFrame([dict(run="real", seed=None, measure="recall", value=7.0, step=5, block=0)]))
     found = paired_differences(pd.concat(tables), "a")
     assert len(found) == 2 * 2 * 2
     first, second = found[(found["step"] == 5) & (found["block"] == 0)].to_dict("records")

@@ -1,12 +1,12 @@
-"""Conditions as they grow older: every seed, their mean, and the words."""
+"""Conditions as they grow older: every seed and their mean."""
 
 import pandas as pd
 import pytest
 
-from labkit.plots import PALETTE, ages_figure, ages_told
+from labkit.plots import PALETTE, ages_figure, describe
 
 NAMES = {"off": "baseline", "on": "dispersive"}
-TITLES = {"loss": "the loss", "copies": "copies"}
+MEASURES = ["loss_held_out", "memorisation"]
 
 
 @pytest.fixture
@@ -17,14 +17,17 @@ def table():
             for of, shift in (("off", 0), ("on", 10))
             for seed in (3, 4)
             for step in (1000, 500)
-            for measure, more in (("loss", 0), ("copies", 100))
+            for measure, more in zip(MEASURES, (0, 100), strict=True)
         ]
     )
 
 
 def test_every_seed_and_the_mean(table):
-    plot = ages_figure(table, NAMES, TITLES, "ages")
-    assert len(plot.data) == 2 * 2 * 3 and [note.text for note in plot.layout.annotations] == ["the loss", "copies"]
+    plot = ages_figure(table, NAMES, MEASURES, "ages")
+    assert len(plot.data) == 2 * 2 * 3 and [note.text for note in plot.layout.annotations] == [
+        "loss on held-out images",
+        "near training images",
+    ]
     first, second, mean = plot.data[:3]
     assert first.x == mean.x == (500, 1000)
     assert first.y == (8, 13) and second.y == (9, 14) and mean.y == (8.5, 13.5)
@@ -33,6 +36,10 @@ def test_every_seed_and_the_mean(table):
     assert [trace.name for trace in plot.data if trace.showlegend] == ["baseline", "dispersive"]
 
 
-def test_the_words_are_the_means(table):
-    told = ages_told(table, NAMES, TITLES).splitlines()
-    assert told[:3] == ["the loss, after 500, 1,000 steps:", "  baseline 8.5, 13.5", "  dispersive 18.5, 23.5"]
+def test_the_words_are_the_means_without_the_seeds(table):
+    assert describe(ages_figure(table, NAMES, MEASURES, "ages")).splitlines()[:4] == [
+        "ages",
+        "loss on held-out images, along step 500, 1,000:",
+        "  baseline 8.5, 13.5",
+        "  dispersive 18.5, 23.5",
+    ]

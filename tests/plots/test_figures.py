@@ -1,5 +1,8 @@
 """Figures are pure functions: what goes in is what the traces hold."""
 
+from xml.etree.ElementTree import fromstring
+
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +10,17 @@ import torch
 
 from labkit.evaluation import Evaluation, EvaluationConfig, Metric, Real
 from labkit.experiments import ComparisonResult, Cost
-from labkit.plots import PALETTE, cost_figure, curves_figure, digit_trace, fade, samples_figure, spread_figure, tile
+from labkit.plots import (
+    PALETTE,
+    cost_figure,
+    curves_figure,
+    describe,
+    digit_trace,
+    fade,
+    samples_figure,
+    spread_figure,
+    tile,
+)
 from labkit.recipes import digits
 from labkit.training import Samples
 
@@ -50,45 +63,65 @@ def test_tiles_keep_order_and_values():
     assert digit_trace(sheet).zmin == -1
 
 
+def lines(axes):
+    return [list(line.get_ydata()) for line in axes.get_lines() if not line.get_label().startswith("_")]
+
+
 def test_curves_show_the_named_terms_of_each_run():
     history = pd.DataFrame(
         [(s, name, s + k) for s in (1, 2) for k, name in enumerate(["velocity", "block1.dispersive", "block0.x"])],
         columns=["step", "name", "value"],
     )
     plot = curves_figure({"baseline": history, "dispersive": history}, block=1, floor=-4.852)
-    assert [list(t.y) for t in plot.data[:4]] == [[1, 2], [1, 2], [2, 3], [2, 3]]
-    assert any("-4.85" in a.text or "−4.85" in a.text for a in plot.layout.annotations)
-    assert {t.line.color for t in plot.data} == {PALETTE["baseline"], PALETTE["dispersive"]}
+    base, dispersive = plot.axes[:2]
+    assert lines(base) == [[1, 2], [1, 2]] and lines(dispersive) == [[2, 3], [2, 3]]
+    assert "floor −4.85" in [text.get_text() for text in dispersive.texts]
+    assert [line.get_color() for line in base.get_lines()] == [PALETTE["baseline"], PALETTE["dispersive"]]
 
 
 @pytest.mark.parametrize("base", ["noise", "score", "average_velocity"])
 def test_curves_show_the_base_loss_that_there_is(base):
     history = pd.DataFrame([(1, base, 7.0), (2, base, 6.0)], columns=["step", "name", "value"])
     plot = curves_figure({"baseline": history}, block=1, floor=-2.0)
-    assert list(plot.data[0].y) == [7, 6] and base.split("_")[0] in plot.layout.annotations[0].text
+    assert lines(plot.axes[0]) == [[7, 6]] and base.split("_")[0] in plot.axes[0].get_title()
 
 
 def test_spread_has_a_line_a_run_and_meter(result):
-    plot = spread_figure(result)
-    assert len(plot.data) == 8
-    assert list(plot.data[0].y) == [2, 3, 4, 5] and list(plot.data[1].y) == [5, 6, 7, 8]
+    assert [lines(axes) for axes in spread_figure(result).axes] == [[[2, 3, 4, 5], [5, 6, 7, 8]]] * 4
 
 
-def test_samples_and_cost_name_their_figures(result):
-    titles = [a.text for a in samples_figure(result).layout.annotations]
-    assert titles == ["baseline: 20.0% of 40 read as asked", "dispersive: 50.0% of 40 read as asked"]
-    assert [bar.x[0] for bar in cost_figure(result).data] == [640, 320]
+def test_samples_are_those_of_the_runs_pixel_by_pixel(result):
+    for axes, share in zip(samples_figure(result).axes, (0.2, 0.5), strict=True):
+        (image,) = axes.get_images()
+        assert image.get_array()[:8, :8].flatten().tolist() == [round(127.5 * (1 - share))] * 192
+        assert axes.get_title().endswith(f"{share:.1%} of 40 read as asked")
+
+
+def test_figures_have_their_words(result):
+    assert describe(cost_figure(result)).splitlines()[1:] == [
+        "training images per second (more is cheaper):",
+        "  baseline 640",
+        "  dispersive 320",
+    ]
+    words = describe(spread_figure(result)).splitlines()
+    assert words[1:4] == [
+        "feature norm, ‖z‖/√P, along block 0, 1, 2, 3:",
+        "  baseline 2, 3, 4, 5",
+        "  dispersive 5, 6, 7, 8",
+    ]
+    assert describe(samples_figure(result)).splitlines()[1] == "baseline: 20.0% of 40 read as asked"
+
+
+def test_static_figures_are_svg_and_leave_the_backend_alone(result, monkeypatch):
+    monkeypatch.setitem(mpl.rcParams, "backend", "template")
+    svg = spread_figure(result).svg()
+    assert fromstring(svg).tag.endswith("svg") and "effective rank</text>" in svg and "Inter" in svg
+    assert mpl.rcParams["backend"] == "template" and mpl.rcParams["svg.fonttype"] == "path"
 
 
 def test_the_finding_says_worse_as_plainly_as_better(result):
     finding = result.finding()
     assert "20.0% of the baseline" in finding and "2.00 against 5.00" in finding and "2.0 times" in finding
-
-
-def test_figures_have_their_words(result):
-    words = "dispersive over baseline, blocks 0 to 3: feature norm 2.50, 2.00, 1.75, 1.60; effective rank 2.50, "
-    assert result.spread_told().startswith(words)
-    assert result.cost_told() == "The dispersive run trained at 320 images/s, the baseline at 640: 50.0% slower."
 
 
 def test_the_table_has_real_digits_beside_the_runs(result):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from labkit.plots import maps_figure, maps_told, picture
+from labkit.plots import describe_maps, maps_figure, picture
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_principal_axes_share_a_scale_and_umap_does_not(maps):
 
 
 def test_the_words_give_the_widths(maps):
-    assert maps_told(maps, ["small", "large"]) == "Width on the shared axes, beside that of small: large ×5."
+    assert describe_maps(maps, ["small", "large"]) == "Width on the shared axes, beside that of small: large ×5."
 
 
 def pixels(source):

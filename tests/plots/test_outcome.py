@@ -7,7 +7,7 @@ from scipy import stats
 
 from labkit.checks import ConfigError
 from labkit.experiments import Outcome
-from labkit.plots import PALETTE, curves_of, differences, outcome_figure, seeds_figure, told
+from labkit.plots import PALETTE, curves_of, describe_differences, differences, outcome_figure, seeds_figure
 
 VALUES = {"baseline": [1.0, 2.0, 3.0], "dispersive": [1.5, 2.0, 4.0], "real against real": [0.5, 0.5, 0.5]}
 
@@ -56,7 +56,7 @@ def test_differences_are_paired_by_seed_with_students_interval(outcome):
     assert found.n == 3
     back = differences(outcome, "frechet", ["baseline"], step=10, against="dispersive").iloc[0]
     assert back.difference == pytest.approx(-0.5)
-    words = told(outcome, "frechet", ["dispersive"], 10)
+    words = describe_differences(outcome, "frechet", ["dispersive"], 10)
     assert "dispersive (L2) +0.5" in words and "3 seeds" in words
 
 
@@ -70,13 +70,12 @@ def test_a_meter_is_found_under_the_name_it_was_logged_by(outcome):
 
 
 def test_a_curve_is_the_mean_in_a_band_over_its_seeds(outcome):
-    plot = seeds_figure(outcome, ["baseline", "dispersive"], {"velocity": "loss"}, "title")
+    plot = seeds_figure(outcome, ["baseline", "dispersive"], ["velocity"], "title")
     band, line = plot.data
     assert list(line.y) == [6, 7] and line.line.color == PALETTE["dispersive"]
     assert list(band.x) == [1, 2, 2, 1] and list(band.y) == [11, 12, 2, 1]
 
 
 def test_every_run_is_in_the_legend_once_whichever_pane_it_first_appears_in(outcome):
-    meters = {"missing": "nobody has it", "velocity": "loss", "feature_norm": "norm"}
-    plot = seeds_figure(outcome, ["baseline", "dispersive"], meters, "title")
+    plot = seeds_figure(outcome, ["baseline", "dispersive"], ["missing", "velocity", "feature_norm"], "title")
     assert [trace.name for trace in plot.data if trace.showlegend] == ["dispersive (L2)"]

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from labkit.plots import DASHES, colour, lines_figure, lines_told, similarity_figure
+from labkit.plots import DASHES, colour, describe, lines_figure, similarity_figure
 
 MEASURES = ["feature_norm", "effective_rank", "knn"]
 
@@ -69,7 +69,7 @@ def test_axes_are_titled_and_scaled_by_what_they_hold(table):
     assert [axis.title.text for axis in (layout.xaxis, layout.xaxis2, layout.xaxis3)] == ["block"] * 3
     assert layout.xaxis.dtick == 1
     assert layout.yaxis.type == "log" and layout.yaxis2.type is None
-    assert layout.yaxis3.tickformat == ".0%" and layout.yaxis3.range == (0, 1.03)
+    assert layout.yaxis3.tickformat == ".0%" and layout.yaxis3.rangemode == "tozero"
     assert lines_figure(table, ["knn"], "t", "title").layout.xaxis.title.text == "time t"
 
 
@@ -83,17 +83,23 @@ def test_steps_stand_in_order_and_evenly_whichever_run_has_them(table):
 
 
 def test_the_words_hold_every_number_of_the_lines(table):
-    words = lines_told(table, ["effective_rank", "knn"], "block")
-    assert words.splitlines() == [
-        "Along block 0, 2, 3:",
-        "effective rank",
+    assert describe(lines_figure(table, ["effective_rank", "knn"], "block", "title")).splitlines() == [
+        "title",
+        "effective rank, along block 0, 2, 3:",
         "  dispersive 10.2, 12.2, 13.2",
-        "  baseline 1.01e+03, 1.01e+03, 1.01e+03",
-        "k-NN accuracy",
+        "  baseline 1,010, 1,012, 1,013",
+        "k-NN accuracy, along block 0, 2, 3:",
         "  dispersive 20.2, 22.2, 23.2",
-        "  baseline 1.02e+03, 1.02e+03, 1.02e+03",
+        "  baseline 1,020, 1,022, 1,023",
     ]
-    assert lines_told(table.assign(step=2000), ["knn"], "step").startswith("Along training step 2000:")
+
+
+def test_lines_of_other_points_or_of_many_are_described_by_themselves(table):
+    longer = pd.concat([table, table[table["run"] == "baseline"].assign(block=7)])
+    words = describe(lines_figure(longer, ["knn"], "block", "title")).splitlines()
+    assert words[1] == "k-NN accuracy:" and words[2] == "  dispersive (at 0, 2, 3) 20.2, 22.2, 23.2"
+    many = pd.concat([table.assign(block=block, value=block) for block in range(100)])
+    assert "  baseline 0 to 99" in describe(lines_figure(many, ["knn"], "block", "title"))
 
 
 def test_similarities_stand_as_they_are_with_their_labels_on_both_sides(similarity):

@@ -161,7 +161,7 @@ def test_every_regularizer_shows_its_meters_and_the_baseline_those_it_has():
     live.wait()
     said = panel.sentence.value
     assert said.count("at step 4") == 3
-    for words in ("repa at step 4: L_repa", "contrastive at step 4: alignment", "baseline at step 4: norm"):
+    for words in ("repa at step 4: REPA loss", "contrastive at step 4: alignment", "baseline at step 4: feature norm"):
         assert words in said
     assert live.curve("contrastive", "block3.feature_norm") and not live.curve("contrastive", "block1.feature_norm")
 

@@ -1,0 +1,75 @@
+"""One table of all metrics: what figures and sentences call each, and which way it gets better.
+
+A new metric needs its code and a line here. Losses and meters of the training log are metrics, too.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What there is to know of a metric beside its value."""
+
+    title: str
+    unit: str = ""
+    """Or whatever says what its numbers mean."""
+    direction: int = 0
+    """1 if more is better, −1 if less is, 0 if neither: size and shape of features are what is asked about."""
+    log: bool = False
+    """Runs differ by factors in it."""
+    percent: bool = False
+    """A share in [0, 1]."""
+
+    @property
+    def label(self) -> str:
+        """Title and unit, for a pane or an axis."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+
+BASE_LOSSES = {
+    "velocity": MetricInfo("velocity loss", "mean squared error", -1),
+    "noise": MetricInfo("noise loss", "mean squared error", -1),
+    "score": MetricInfo("score loss", "mean squared error times σ²", -1),
+    "average_velocity": MetricInfo("average velocity's loss", "mean squared error", -1),
+}
+"""That of each kind of model."""
+METRICS = BASE_LOSSES | {
+    "total": MetricInfo("total loss", "", -1),
+    "dispersive": MetricInfo("Dispersive Loss"),
+    "contrastive": MetricInfo("contrastive loss"),
+    "repa": MetricInfo("REPA loss", "−cos(teacher, projected)", -1),
+    "gradient_cosine": MetricInfo("cosine with the base gradient"),
+    "gradient_ratio": MetricInfo("gradient norm over the base's", log=True),
+    "feature_norm": MetricInfo("feature norm", "‖z‖/√P", log=True),
+    "mean_pairwise_distance": MetricInfo("spread", "mean distance/√P", log=True),
+    "effective_rank": MetricInfo("effective rank"),
+    "uniformity": MetricInfo("uniformity"),
+    "anisotropy": MetricInfo("mean cosine of two samples"),
+    "alignment": MetricInfo("alignment of two views"),
+    "knn": MetricInfo("k-NN accuracy", "", 1, percent=True),
+    "linear_probe": MetricInfo("linear probe accuracy", "", 1, percent=True),
+    "neighbour_purity": MetricInfo("neighbours of the same class", "", 1, percent=True),
+    "frechet": MetricInfo("Fréchet distance", "classifier features", -1),
+    "frechet_pixels": MetricInfo("Fréchet distance of pixels", "pixel PCA", -1),
+    "fid": MetricInfo("FID", "Inception features", -1),
+    "kernel_distance": MetricInfo("kernel distance", "as KID", -1),
+    "kid": MetricInfo("KID", "Inception features", -1),
+    "inception_score": MetricInfo("Inception Score", "", 1),
+    "precision": MetricInfo("precision", "", 1, percent=True),
+    "recall": MetricInfo("recall", "", 1, percent=True),
+    "agreement": MetricInfo("read as asked", "", 1, percent=True),
+    "memorisation": MetricInfo("near training images", "", -1, percent=True),
+    "loss_train": MetricInfo("loss on training images", "", -1),
+    "loss_held_out": MetricInfo("loss on held-out images", "", -1),
+    "loss_gap": MetricInfo("held-out minus training loss", "", -1),
+}
+
+
+def metric(name: str) -> MetricInfo:
+    """The entry of a metric, however it is logged: ``block1.feature_norm`` and ``repa.gradient_cosine`` have that of
+    their last part, ``velocity.t3`` of its first, ``frechet_excess`` of the distance. Any other name is its own title,
+    and neither more nor less of it is better.
+    """
+    name = name.removesuffix("_excess")
+    parts = [part for part in reversed(name.split(".")) if part in METRICS]
+    return METRICS[parts[0]] if parts else MetricInfo(name)

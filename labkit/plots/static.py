@@ -1,0 +1,79 @@
+"""Static figures, by matplotlib in the lab's theme: SVG, in notebooks and on pages alike.
+
+Importing this module takes a second for matplotlib, so figures import it when they are drawn.
+"""
+
+import io
+from collections.abc import Iterator
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from labkit.metrics import metric
+from labkit.plots.theme import FONT, PALETTE
+
+WIDTH = 1080  # pixels
+GRID, EDGE, POINT = "#ECECEC", "#B8B8B8", 0.75  # a pixel in points
+STYLE = {
+    "svg.fonttype": "none",  # text stays text, in the font of the page
+    "font.family": "sans-serif",
+    "font.sans-serif": [name.strip(" '") for name in FONT.split(",")],
+    "font.size": 12 * POINT,
+    "figure.titlesize": 16 * POINT,
+    "axes.titlesize": 13 * POINT,
+    "axes.titlepad": 8 * POINT,
+    "text.color": PALETTE["ink"],
+    "axes.labelcolor": PALETTE["ink"],
+    "axes.edgecolor": EDGE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": EDGE,
+    "ytick.color": EDGE,
+    "xtick.labelcolor": PALETTE["ink"],
+    "ytick.labelcolor": PALETTE["ink"],
+    "lines.linewidth": 1.5,
+    "lines.markersize": 6,
+}
+
+
+class StaticFigure(Figure):
+    """A figure that shows itself as SVG; the backend that a reader has chosen is left as it is."""
+
+    def svg(self) -> str:
+        """The figure as an ``svg`` element, to stand inside a page."""
+        file = io.StringIO()
+        with mpl.rc_context(STYLE):
+            self.savefig(file, format="svg", metadata={"Date": None})
+        return file.getvalue().partition("<svg")[2].join(("<svg", ""))
+
+    _repr_svg_ = svg
+
+
+def static_figure(title: str, rows: int, columns: int, height: int) -> tuple[StaticFigure, Iterator[Axes]]:
+    """An empty figure, ``WIDTH`` × height pixels, and its panes row by row."""
+    with mpl.rc_context(STYLE):
+        plot = StaticFigure(figsize=(WIDTH / 96, height / 96), layout="constrained")
+        plot.get_layout_engine().set(w_pad=0.12, h_pad=0.06)
+        plot.suptitle(title, x=0.005, ha="left")
+        return plot, iter(plot.subplots(rows, columns, squeeze=False).flat)
+
+
+def show_metric(axes: Axes, name: str) -> None:
+    """Title and scale of a pane of a metric, by the table of metrics."""
+    axes.set_title(metric(name).label)
+    if metric(name).log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_legend(plot: StaticFigure) -> None:
+    """One legend for all panes, which show the same runs, on the line of the title."""
+    handles, labels = plot.axes[0].get_legend_handles_labels()
+    plot.legend(handles, labels, loc="upper right", borderaxespad=0, frameon=False, ncols=len(labels))

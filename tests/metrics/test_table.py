@@ -1,0 +1,38 @@
+"""One table names every metric that the lab gives."""
+
+import pytest
+
+from labkit.evaluation import EvaluationConfig, evaluator
+from labkit.evaluation.evaluate import block_geometry, evaluate, losses
+from labkit.metrics import METRICS, metric
+from labkit.recipes import digits
+from labkit.sampling import Sampler
+from labkit.training import Trainer
+
+
+def test_every_metric_of_evaluation_geometry_and_log_has_an_entry():
+    config = digits(lam=0.5, steps=1, batch_size=16)
+    config = config.replace(repa=type(config.repa)(lam=0.1))
+    trainer = Trainer(config)
+    [report] = trainer
+    network = trainer.ema.network
+    names = set(report.values()) | set(block_geometry(network, config, count=8)[0]) | set(losses(network, config, 8))
+    names |= set(evaluate(network, config, EvaluationConfig(8, Sampler("euler", 1))).values)
+    names |= {"frechet_excess", *sum(evaluator.NAMES.values(), ()), "inception_score", "linear_probe", "knn"}
+    assert {name for name in names if metric(name) not in METRICS.values()} == set()
+    assert {"velocity.t0", "repa", "block1.dispersive", "memorisation"} <= names
+
+
+def test_titles_differ():
+    assert len({about.label for about in METRICS.values()}) == len(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"), [("block1.feature_norm", "feature_norm"), ("velocity.t3", "velocity"), ("fid_excess", "fid")]
+)
+def test_logged_names_are_those_of_their_metric(name, entry):
+    assert metric(name) is METRICS[entry]
+
+
+def test_another_name_is_its_own_title_and_neither_more_nor_less_is_better():
+    assert (metric("block1.mine").title, metric("mine").direction) == ("block1.mine", 0)
