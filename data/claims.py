@@ -11,7 +11,7 @@ from conditions import GRID, NOISES, STEPS, VARIANTS, coarse
 from questions import FORMS, WAYS
 
 from labkit.experiments.atlas import Band, band
-from labkit.experiments.statistics import paired_differences, told
+from labkit.experiments.statistics import describe_row, paired_differences
 from labkit.metrics import metric
 
 CONFIRMED, NOT_CONFIRMED, CONTRADICTED = "confirmed at this scale", "not confirmed", "contradicted"
@@ -122,7 +122,7 @@ def helps(rows: Sequence[pd.Series]) -> str:
 
 
 def listed(rows: dict[str, pd.Series]) -> str:
-    return "; ".join(f"{name} {told(row)}" for name, row in rows.items())
+    return "; ".join(f"{name} {describe_row(row)}" for name, row in rows.items())
 
 
 def count(rows: Sequence[pd.Series]) -> str:
@@ -153,7 +153,7 @@ def seed_noise(e: Evidence) -> Answer:
     moved = [of["p_holm"] < SURE and of["difference"] * way > 0 for of, way in ((norm, 1), (rank, -1))]
     shown = [sign(row) < 1, *moved]
     growth = 1 + norm["difference"] / norm["baseline"]
-    parts = [f"Fréchet {told(row)}", f"feature norm ×{growth:.1f}", f"effective rank {told(rank)}"]
+    parts = [f"Fréchet {describe_row(row)}", f"feature norm ×{growth:.1f}", f"effective rank {describe_row(rank)}"]
     return Answer(
         CONFIRMED if all(shown) else CONTRADICTED if sign(row) == 1 else NOT_CONFIRMED,
         "; ".join(f"{part}: {'so here' if so else 'not shown here'}" for part, so in zip(parts, shown, strict=True)),
@@ -179,7 +179,7 @@ def blocks(e: Evidence) -> Answer:
 def every_cell(e: Evidence) -> Answer:
     rows = [e.row("lam-tau", coarse(name)) for name in GRID]
     low, high = min(rows, key=lambda r: r["difference"]), max(rows, key=lambda r: r["difference"])
-    told_of = f"{count(rows)}; from {low['condition']} {told(low)} to {high['condition']} {told(high)}"
+    told_of = f"{count(rows)}; from {low['condition']} {describe_row(low)} to {high['condition']} {describe_row(high)}"
     return Answer(helps(rows), told_of)
 
 
@@ -277,7 +277,7 @@ def guidance(e: Evidence) -> Answer:
         ANSWERED,
         f"Nano/2: {listed(finer)}; Nano/4: {listed(rows)}",
         f"from no guidance to guidance 2 the difference changes by {moved}; but of the Fréchet distance of pixels it "
-        f"is {told(pixels)} at guidance 2 (Nano/2)",
+        f"is {describe_row(pixels)} at guidance 2 (Nano/2)",
     )
 
 
@@ -318,7 +318,7 @@ def repa_order(e: Evidence) -> Answer:
     repa, direct = e.row("repa", "repa"), e.row("teacher", "repa")
     return Answer(
         helps([repa, direct]),
-        f"REPA minus dispersive {told(direct)}; minus baseline {told(repa)}",
+        f"REPA minus dispersive {describe_row(direct)}; minus baseline {describe_row(repa)}",
         "the paper's order is baseline, dispersive, REPA",
     )
 
@@ -398,7 +398,7 @@ def choosing(e: Evidence) -> Answer:
     ahead = {row["condition"]: row for _, row in found.iterrows() if sign(row) == 1}
     return Answer(
         ANSWERED,
-        f"λ × τ: {count(rows)}; smallest mean: {best['condition']} {told(best)}; doubling λ adds {doubled[0]}, "
+        f"λ × τ: {count(rows)}; smallest mean: {best['condition']} {describe_row(best)}; doubling λ adds {doubled[0]}, "
         f"doubling τ {doubled[1]}",
         "better than λ = τ = 0.5 with InfoNCE-L2, which is not to say than the baseline: "
         f"{listed(ahead) or 'none is shown'}. The smallest of many means is partly luck; Holm's correction counts all",

@@ -7,9 +7,12 @@ import contextlib
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
+
+from labkit.checks import require, whole
 
 SUBNORMAL_MARGIN = 18.0  # e^18: room for the factors, such as λ/(τP), that a gradient is multiplied by on its way back
 
@@ -69,3 +72,27 @@ def off_diagonal(x: Float[Tensor, "n n"]) -> Float[Tensor, " m"]:
     """The n(n−1) entries off the diagonal of a square matrix, as a vector."""
     n = x.shape[0]
     return x.flatten()[:-1].reshape(n - 1, n + 1)[:, 1:].flatten()
+
+
+def principal_axes(
+    x: Float[Tensor, "n features"], components: int
+) -> tuple[Float[Tensor, " features"], Float[Tensor, "components features"]]:
+    """Mean of the rows, and their orthonormal axes of largest variance, in float64.
+
+    The largest entry of each axis is positive, and no random state is drawn from.
+
+    Raises:
+        ConfigError: components is not 1 to the smaller of n and the features.
+    """
+    most = min(x.shape)
+    fits = whole(components, 1) and components <= most
+    require(fits, "components", components, f"with {x.shape[0]} rows of {x.shape[1]} features take 1 to {most}")
+    from sklearn.decomposition import PCA
+    from threadpoolctl import threadpool_limits
+
+    # Of many axes all are computed; a few come several times faster by themselves, from a fixed start.
+    few = components <= most // 8 and bool((x != x[0]).any())
+    pca = PCA(components, svd_solver="arpack" if few else "full", random_state=0)
+    with threadpool_limits(1, user_api="blas"), np.errstate(invalid="ignore"):  # identical rows have no variance
+        fitted = pca.fit(x.double().numpy(force=True))
+    return torch.from_numpy(fitted.mean_.copy()).to(x.device), torch.from_numpy(fitted.components_.copy()).to(x.device)

@@ -25,9 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import check_seed, finite, require, whole
-from labkit.ops import full_precision, rows
-from labkit.pairs import cross_sq_distances, pairwise_sq_distances, product
+from labkit.checks import finite, require, whole
+from labkit.ops import principal_axes, rows
+from labkit.pairs import cross_sq_distances, pairwise_sq_distances
 from labkit.runtime import generator
 
 Features = Float[Tensor, "_ ..."]
@@ -37,41 +37,24 @@ _ALONE = threading.Lock()  # numba may abort the whole process when two threads 
 _EXPECTED = "Tensorflow not installed|.*precomputed metric|Graph is not fully connected|Spectral initialisation failed"
 
 
-# --- what goes in
-
-
-def _finite_rows(z: Features, name: str) -> Float[Tensor, "n features"]:
-    """(n, …) → (n, P), without gradient."""
-    flat = rows(z.detach(), name)
+def _finite_rows(z: Features, name: str, width: int | None = None) -> Float[Tensor, "n features"]:
+    """(n, …) → (n, P) in float64, without gradient."""
+    flat = rows(z.detach(), name).double()
     if bad := int((~flat.isfinite()).any(dim=1).sum()):
         raise ValueError(f"{name} holds NaN or infinite features in {bad} of {len(flat)} samples; leave those out.")
+    if width not in (None, flat.shape[1]):
+        raise ValueError(f"{name} has {flat.shape[1]} features a sample, but the fit was on {width}; give the same.")
     return flat
 
 
-def _rows_of(conditions: Conditions) -> dict[str, Float[Tensor, "_ features"]]:
-    """Every condition as finite rows of one width, at least 3 samples in all."""
+def _rows_of(conditions: Conditions) -> list[Float[Tensor, "_ features"]]:
+    """Every condition as finite rows of one width."""
     require(len(conditions) > 0, "conditions", dict(conditions), "give at least one named set of features")
     flat = {name: _finite_rows(z, f"condition {name!r}") for name, z in conditions.items()}
     widths = {name: z.shape[1] for name, z in flat.items()}
-    require(
-        len(set(widths.values())) == 1,
-        "features a sample",
-        widths,
-        "conditions of different widths cannot share axes; give the same number to all",
-    )
-    if (count := sum(map(len, flat.values()))) < 3:
-        raise ValueError(f"The conditions hold {count} samples in all; a map needs at least 3.")
-    return flat
-
-
-def _of_width(z: Features, width: int) -> Float[Tensor, "n features"]:
-    flat = _finite_rows(z, "z")
-    if flat.shape[1] != width:
-        raise ValueError(f"z has {flat.shape[1]} features a sample, but the fit was on {width}; give the same.")
-    return flat
-
-
-# --- principal axes
+    different = "conditions of different widths cannot share axes; give the same number to all"
+    require(len(set(widths.values())) == 1, "features a sample", widths, different)
+    return list(flat.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,86 +66,40 @@ class Pca:
 
     mean: Float[Tensor, " features"]
     axes: Float[Tensor, "components features"]
-    """Orthonormal, of falling variance; the largest entry of each is positive, so that axes do not flip."""
+    """Orthonormal, of falling variance; the largest entry of each is positive, so that axes do not flip. float64."""
 
     @classmethod
     def fit(cls, conditions: Conditions, components: int = 2) -> "Pca":
-        """Axes of largest variance around the mean of the union. Draws nothing from torch's random state.
+        """Axes of largest variance around the mean of the union. Draws nothing from any random state.
 
         Args:
-            conditions: features by name, each (n, …), all of the same width P, at least 3 samples in all.
+            conditions: features by name, each (n, …), all of the same width P.
             components: how many axes, 1 to the smaller of P and the samples of the union.
 
         Raises:
             ConfigError: for no condition, different widths, or more components than there can be.
-            ValueError: for features that are not finite, or fewer than 3 samples.
+            ValueError: for features that are not finite.
         """
-        z = torch.cat(list(_rows_of(conditions).values()))
-        require(
-            whole(components, 1) and components <= min(z.shape),
-            "components",
-            components,
-            f"with {z.shape[0]} samples of {z.shape[1]} features take 1 to {min(z.shape)}",
-        )
-        centred, mean = _centred(z)
-        axes = _principal_axes(centred, components)
-        peak = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
-        return cls(mean, axes * peak.sign())
+        return cls(*principal_axes(torch.cat(_rows_of(conditions)), components))
 
     def transform(self, z: Features) -> Float[Tensor, "n components"]:
         """Coordinates (z_i − mean)·axis / √P: "per coordinate", as the norm and distance of ``metrics.geometry`` are.
 
         Independent features of deviation s thus spread by s/√P along any one axis, and features that all vary together
-        by s.
+        by s. In float32, or float64 where z is.
         """
-        z = _of_width(z, self.axes.shape[1])
-        return product(z - self.mean.to(z), self.axes.to(z)) / z.shape[1] ** 0.5
+        flat = _finite_rows(z, "z", len(self.mean))
+        return (((flat - self.mean) @ self.axes.T) / flat.shape[1] ** 0.5).to(rows(z).dtype)
 
     def explained(self, z: Features) -> float:
         """Share in [0, 1] of z's own variance, around its own mean, that lies along the axes; NaN if z has none.
 
         Where it is small, the picture hides most of what this condition does.
         """
-        z, _ = _centred(_of_width(z, self.axes.shape[1]))
-        total = z.square().sum().item()
-        return min(1.0, product(z, self.axes.to(z)).square().sum().item() / total) if total else math.nan
-
-
-def _centred(z: Float[Tensor, "n features"]) -> tuple[Float[Tensor, "n features"], Float[Tensor, " features"]]:
-    """Rows minus their mean, divided by the largest entry so that squares stay finite; and the mean."""
-    first = z[0]
-    z = z - first  # identical rows become exact zeros; a mean of them would leave rounding behind
-    offset = z.mean(dim=0)
-    z -= offset
-    size = torch.maximum(z.amax(), -z.amin())
-    return z.div_(torch.where(size > 0, size, 1)), first + offset
-
-
-def _principal_axes(z: Float[Tensor, "n features"], count: int) -> Float[Tensor, "count features"]:
-    """The top right singular vectors, by block Krylov iteration (Musco & Musco 2015), from a fixed start.
-
-    A basis grows by zᵀz times its newest block, until the variance along the best axes in it grows no more. For
-    6,000×1,024 features of a network that takes six rounds: 0.1 s on one core, where the eigenvalues of the whole
-    covariance take 0.3 s, and seconds on cores that are busy with something else, such as a training.
-    """
-    wide = z.shape[1] > z.shape[0]
-    m = z.mT if wide else z
-    block = torch.randn(m.shape[1], count + 6, generator=generator(0)).to(z)
-    basis, images = block[:, :0], m[:, :0]
-    before, variance = -1.0, 0.0
-    with full_precision(z.device):
-        while variance > before * (1 + 10 * torch.finfo(z.dtype).eps):
-            fresh = torch.linalg.qr(torch.cat([basis, block], dim=1)).Q[:, basis.shape[1] :]
-            image = m @ fresh
-            basis, images = torch.cat([basis, fresh], dim=1), torch.cat([images, image], dim=1)
-            eigenvalues, turn = torch.linalg.eigh(images.mT @ images)
-            before, variance = variance, eigenvalues[-count:].sum().item()
-            block = m.mT @ image
-        vectors = basis @ turn[:, -count:].flip(1)
-        return (torch.linalg.qr(z.mT @ vectors).Q if wide else vectors).mT
-
-
-# --- UMAP
+        flat = _finite_rows(z, "z", len(self.mean))
+        flat = flat - flat.mean(dim=0)
+        total = flat.square().sum().item()
+        return min(1.0, (flat @ self.axes.T).square().sum().item() / total) if total else math.nan
 
 
 @contextlib.contextmanager
@@ -217,26 +154,19 @@ class UmapReference:
             conditions: features by name, each (n, …), all of the same width P.
             n_neighbors: samples that count as near, from 2 to one less than are fitted on.
             min_dist: how close the map may put two samples, 0 to 1.
-            seed: of the map. The same machine draws the same map from the same seed.
+            seed: of the map, from 0 to 2³² − 1. The same machine draws the same map from the same seed.
             most: samples to fit on. Of larger conditions an equal share of each is drawn, the same for every seed.
 
         Raises:
-            ConfigError: for no condition, different widths, too few samples for the neighbours, or a bad setting.
-            ValueError: for features that are not finite, fewer than 3 samples, or samples that are all the same.
+            ConfigError: for no condition, different widths, or too few samples for the neighbours.
+            ValueError: for features that are not finite, samples that are all the same, or a setting that the library
+                refuses.
         """
-        require(whole(n_neighbors, 2), "n_neighbors", n_neighbors, "take a whole number of at least 2")
         require(finite(min_dist) and 0 <= min_dist <= 1, "min_dist", min_dist, "take a number from 0 to 1")
-        check_seed(seed)
-        require(seed < 2**32, "seed", seed, "UMAP takes whole numbers below 2³²")
-        require(whole(most, 4), "most", most, "take a whole number of at least 4")
         flat = _rows_of(conditions)
-        z = torch.cat([_share(of_one, most // len(flat)) for of_one in flat.values()])
-        require(
-            len(z) > n_neighbors and len(z) > 3,
-            "n_neighbors",
-            n_neighbors,
-            f"UMAP needs more samples than neighbours, and at least 4, but n = {len(z)}; give more or lower it",
-        )
+        z = torch.cat([_share(part, most // len(flat)) for part in flat])
+        enough = f"take at least 2 and fewer than the samples, of which UMAP needs 4 or more; here n = {len(z)}"
+        require(whole(n_neighbors, 2) and len(z) > max(n_neighbors, 3), "n_neighbors", n_neighbors, enough)
         if (z == z[0]).all():
             raise ValueError(f"All {len(z)} samples are the same; there are no neighbourhoods to map.")
         distances = _distances(z)
@@ -254,7 +184,7 @@ class UmapReference:
         samples put in as if they were new moved by 1 to 5 % of the map's size. New samples do not pull at each other,
         so what the fit never saw gets no place of its own.
         """
-        z = _of_width(z, self.features.shape[1]).to(self.features.device)
+        z = _finite_rows(z, "z", self.features.shape[1]).to(self.features.device)
         distances = _distances(z, self.features)
         nearest = distances.argmin(dim=1)
         places = self.places[nearest]
@@ -269,18 +199,13 @@ class UmapReference:
 
         1 when the ``n_neighbors`` nearest on the map are among the nearest in truth, for every sample; about 0.5 when
         places are drawn at random. It says nothing about sizes and distances on the map. z needs more than twice as
-        many samples as there are neighbours.
+        many samples as there are neighbours, else it is a ValueError.
         """
-        z = _of_width(z, self.features.shape[1])
-        if len(z) <= 2 * self.n_neighbors:
-            raise ValueError(
-                f"z has {len(z)} samples; the trustworthiness of {self.n_neighbors} neighbours needs more "
-                f"than {2 * self.n_neighbors}."
-            )
         from sklearn.manifold import trustworthiness
 
+        distances = _distances(_finite_rows(z, "z", self.features.shape[1])).numpy()
         places = self.transform(z).numpy()
-        return float(trustworthiness(_distances(z).numpy(), places, n_neighbors=self.n_neighbors, metric="precomputed"))
+        return float(trustworthiness(distances, places, n_neighbors=self.n_neighbors, metric="precomputed"))
 
 
 def _share(z: Float[Tensor, "n features"], most: int) -> Float[Tensor, "m features"]:
@@ -292,13 +217,9 @@ def _share(z: Float[Tensor, "n features"], most: int) -> Float[Tensor, "m featur
 
 
 def _distances(z: Float[Tensor, "n features"], to: Float[Tensor, "m features"] | None = None) -> Float[Tensor, "n _"]:
-    """‖z_i − z_j‖ / √P, among z or to others, on the CPU; in float64, so that a tight cloud far out keeps its shape."""
+    """‖z_i − z_j‖ / √P, among z or to others, on the CPU."""
     per = float(z.shape[1])
-    found = pairwise_sq_distances(z.double(), per) if to is None else cross_sq_distances(z.double(), to.double(), per)
-    return found.sqrt().cpu()
-
-
-# --- are two maps the same?
+    return (pairwise_sq_distances(z, per) if to is None else cross_sq_distances(z, to, per)).sqrt().cpu()
 
 
 class Aligned(NamedTuple):
@@ -312,28 +233,17 @@ class Aligned(NamedTuple):
 def procrustes(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Aligned:
     """Move, turn or reflect, and scale b onto a, point by point, by least squares (Gower 1975).
 
-    With A and B centred and of norm 1 and AᵀB = U Σ Vᵀ, the turn is VUᵀ, the scale Σσ, and the disparity, the squares
-    that remain, 1 − (Σσ)². The points are in a's units, so both can stand in one figure.
+    The points are in a's units, so both can stand in one figure.
 
     Raises:
-        ConfigError: when the shapes differ.
-        ValueError: when not finite, or when all points of a map are the same.
+        ValueError: when the shapes differ, when not finite, or when all points of a map are the same.
     """
-    require(a.shape == b.shape, "b", tuple(b.shape), f"it must have a's shape, {tuple(a.shape)}")
-    (a, mean, size), (b, _, _) = _normed(a, "a"), _normed(b, "b")
-    u, sigma, vh = torch.linalg.svd(a.mT @ b)
-    scale = sigma.sum().item()
-    return Aligned(b @ (u @ vh).mT * scale * size + mean, max(0.0, 1 - scale**2))
+    from scipy.spatial import procrustes
 
-
-def _normed(x: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Points, centred and of norm 1 in all; their mean and norm."""
-    x = _finite_rows(x, name).double()
-    if (x == x[0]).all():
-        raise ValueError(f"All points of {name} are the same; they have no shape.")
-    mean = x.mean(dim=0)
-    size = (x - mean).norm()
-    return (x - mean) / size, mean, size
+    a, b = (_finite_rows(x, name).numpy(force=True) for x, name in ((a, "a"), (b, "b")))
+    _, laid, disparity = procrustes(a, b)  # centred and of norm 1
+    size = ((a - a.mean(axis=0)) ** 2).sum() ** 0.5
+    return Aligned(torch.from_numpy(laid * size + a.mean(axis=0)), float(disparity))
 
 
 def seed_flicker(conditions: Conditions, seeds: Sequence[int] = (0, 1), **settings: Any) -> float:

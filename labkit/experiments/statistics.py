@@ -121,7 +121,7 @@ def holm(p: Collection[float]) -> list[float]:
     return (ordered * times).cummax().clip(upper=1).reindex(range(len(p))).tolist()
 
 
-def told(row: "pd.Series") -> str:
+def describe_row(row: "pd.Series") -> str:
     """One row of ``paired_differences`` in words, as a table's cell: difference, interval, wins."""
     if row["n"] < 2:
         return f"{row['difference']:+.3g} (n = {row['n']}: no interval)"

@@ -5,12 +5,12 @@ controls: real images against real images at the same count, and the same distan
 nothing with any network.
 """
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from labkit.checks import require
 from labkit.metrics.figures import frechet_of_moments, moments
+from labkit.ops import principal_axes
 
 
 def frechet_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
@@ -45,20 +45,7 @@ class PixelPca:
     """Projection on the first ``components`` principal axes of the pixels of given images."""
 
     def __init__(self, x: Float[Tensor, "n c h w"], components: int = 32) -> None:
-        flat = x.flatten(1).double()
-        require(
-            1 <= components <= min(flat.shape),
-            "components",
-            components,
-            f"with images of shape {tuple(x.shape)} take 1 to {min(flat.shape)}",
-        )
-        from sklearn.decomposition import PCA
-
-        # Of many axes all are computed; a few come several times faster by themselves, from a fixed start.
-        solver = "full" if components > min(flat.shape) // 8 else "arpack"
-        fitted = PCA(components, svd_solver=solver, random_state=0).fit(flat.cpu().numpy())
-        parts = (fitted.mean_, fitted.components_)
-        self.mean, self.axes = (torch.from_numpy(part.copy()).to(x.device) for part in parts)
+        self.mean, self.axes = principal_axes(x.flatten(1), components)
 
     def features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n components"]:
         return (x.flatten(1).double() - self.mean) @ self.axes.T

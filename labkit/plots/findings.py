@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
-from labkit.experiments.statistics import side, told
+from labkit.experiments.statistics import describe_row, side
 from labkit.metrics import metric
 from labkit.plots.theme import PALETTE, colour, fade, figure, scale_axis
 
@@ -62,7 +62,9 @@ def describe_findings(rows: "pd.DataFrame") -> str:
     """How many of each side, and every row with its interval and wins."""
     sides = [side(row) for _, row in rows.iterrows()]
     counts = ", ".join(f"{sides.count(name)} {name}" for name in SIDES if name in sides)
-    each = "; ".join(f"{name} {told(row)}" for name, (_, row) in zip(labels(rows), rows.iterrows(), strict=True))
+    each = "; ".join(
+        f"{name} {describe_row(row)}" for name, (_, row) in zip(labels(rows), rows.iterrows(), strict=True)
+    )
     return f"{counts}. {each}."
 
 

@@ -11,7 +11,7 @@ from traitlets import Float as FloatTrait
 
 from labkit.experiments.atlas import Atlas, Band
 from labkit.experiments.rerun import Rerun
-from labkit.experiments.statistics import side, told
+from labkit.experiments.statistics import describe_row, side
 from labkit.metrics import metric
 from labkit.widgets.runner import Runner
 
@@ -130,7 +130,7 @@ class Ablations(HasTraits):
         judged = side(row)
         if judged != "no difference shown":
             judged = ("smaller" if row["difference"] < 0 else "larger") + ", beyond what seeds alone do"
-        return words + f"Its baseline: {_band(other)}. Difference by seed {told(row)}: <b>{judged}</b>."
+        return words + f"Its baseline: {_band(other)}. Difference by seed {describe_row(row)}: <b>{judged}</b>."
 
     def _prepare(self) -> Rerun:
         out = (self.out or Path("runs")) / f"{self.condition}-seed{self.seed}"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, ttest_rel
 
 from labkit.checks import ConfigError
-from labkit.experiments.statistics import holm, paired_differences, side, told
+from labkit.experiments.statistics import describe_row, holm, paired_differences, side
 
 
 def runs(values, measure="frechet", **more):
@@ -76,7 +76,7 @@ def test_one_seed_has_a_difference_but_no_interval_and_none_has_neither():
     row = only(runs({"a": [1.0], "b": [3.0]}))
     assert (row["n"], row["difference"], row["note"]) == (1, 2.0, "one seed: no interval")
     assert np.isnan([row["low"], row["high"], row["p"], row["p_holm"]]).all()
-    assert told(pd.Series(row)) == "+2 (n = 1: no interval)"
+    assert describe_row(pd.Series(row)) == "+2 (n = 1: no interval)"
     row = only(runs({"a": [1.0, None], "b": [None, 3.0]}))
     assert row["n"] == 0 and np.isnan(row["difference"])
     assert row["note"] == "without seeds 0, 1: not in both; no seed in both: no difference"
@@ -88,7 +88,7 @@ def test_ties_and_differences_that_never_vary():
     shifted = only(runs({"a": [1.0, 2.0, 3.0], "b": [0.5, 1.5, 2.5]}))
     assert np.isnan([shifted["low"], shifted["high"], shifted["p"], shifted["p_holm"]]).all() and shifted["wins"] == 3
     assert shifted["note"] == "the same in every seed" and side(pd.Series(shifted)) == "no difference shown"
-    assert told(pd.Series(shifted)) == "-0.5 in each of 3 seeds: no interval"
+    assert describe_row(pd.Series(shifted)) == "-0.5 in each of 3 seeds: no interval"
 
 
 def test_shares_that_differ_by_one_sample_in_every_seed_are_no_certainty():
@@ -107,7 +107,7 @@ def test_a_side_is_good_or_bad_or_merely_another(measure, more, less):
     for b, expected in ((a + d, more), (a - d, less)):
         row = pd.Series(only(runs({"a": a, "b": b}, measure)))
         assert side(row) == expected
-        assert ("larger in" in told(row)) == (expected == "different")
+        assert ("larger in" in describe_row(row)) == (expected == "different")
 
 
 def test_each_place_is_compared_with_its_own_and_corrected_by_itself():
@@ -126,7 +126,9 @@ def test_each_place_is_compared_with_its_own_and_corrected_by_itself():
     assert first["p"] < second["p"] and first["p_holm"] == pytest.approx(2 * first["p"])
     (turned,) = found[(found["step"] == 5) & found["block"].isna() & (found["run"] == "b")].to_dict("records")
     assert turned["difference"] == pytest.approx(-first["difference"])
-    assert told(pd.Series(first)).startswith("+0.175 [") and told(pd.Series(first)).endswith("better in 4 of 4")
+    assert describe_row(pd.Series(first)).startswith("+0.175 [") and describe_row(pd.Series(first)).endswith(
+        "better in 4 of 4"
+    )
 
 
 def test_holm_as_published():

@@ -7,7 +7,7 @@ import pytest
 from labkit.experiments import Atlas, Measures
 from labkit.experiments.statistics import side
 from labkit.plots import picture
-from labkit.plots.findings import findings_told, labels
+from labkit.plots.findings import describe_findings, labels
 from labkit.plots.theme import PALETTE
 from labkit.sampling import Sampler
 from labkit.widgets import Ablations, Questions, ablations_panel, questions_panel
@@ -180,7 +180,7 @@ def test_every_question_is_answered_in_every_measure_it_asks(atlas, questions):
             rows = state.rows()
             assert len(rows) and questions.figure.layout.title.text == atlas.questions[question]
             assert sum(len(trace.x) for trace in questions.figure.data) == len(rows)
-            assert findings_told(rows) in questions.sentence.value and len({*labels(rows)}) == len(rows)
+            assert describe_findings(rows) in questions.sentence.value and len({*labels(rows)}) == len(rows)
 
 
 def test_a_measure_that_a_question_lacks_falls_back(questions):
