@@ -132,9 +132,8 @@ def _library() -> ModuleType:
 class UmapReference:
     """One UMAP (McInnes et al. 2018) of a union of conditions, into which further features are placed.
 
-    It sees distances in the full feature space. The usual step of 50 principal components before it would save less
-    than 0.1 s of 1 s, and lower the trustworthiness, 0.985 → 0.969 on 900×1,024 features of two trained networks: the
-    axes of a union serve its widest condition.
+    It sees distances in the full feature space: 50 principal components before it, as is usual, would save less than
+    0.1 s of 1 s, and lower the trustworthiness, since the axes of a union serve its widest condition.
     """
 
     features: Float[Tensor, "n features"]
@@ -179,10 +178,9 @@ class UmapReference:
     def transform(self, z: Features) -> Float[Tensor, "n 2"]:
         """Places of further features in the same map, which stays as it is: about 0.2 s for 300 samples.
 
-        A sample that is, bit for bit, one of those fitted on keeps its fitted place; the library itself does so only
-        when given all of them at once. Any other is put among its neighbours there, which drifts a little: fitted
-        samples put in as if they were new moved by 1 to 5 % of the map's size. New samples do not pull at each other,
-        so what the fit never saw gets no place of its own.
+        A sample that is, bit for bit, one of those fitted on keeps its fitted place. Any other is put among its
+        neighbours there, within 1 to 5 % of the map's size. New samples do not pull at each other, so what the fit
+        never saw gets no place of its own.
         """
         z = _finite_rows(z, "z", self.features.shape[1]).to(self.features.device)
         distances = _distances(z, self.features)

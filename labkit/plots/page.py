@@ -24,7 +24,6 @@ body {{ font-family: {FONT}; color: #222; max-width: 1180px; margin: 2rem auto; 
 table {{ border-collapse: collapse; margin: 1rem 0; }}
 th, td {{ padding: 4px 14px; border-bottom: 1px solid #e3e3e3; text-align: right; }}
 figure {{ margin: 2rem 0; }}
-svg {{ max-width: 100%; height: auto; }}
 summary {{ color: #8a8a8a; font-size: 12px; cursor: pointer; }}
 th:first-child {{ text-align: left; }}
 pre {{ background: #f6f6f6; padding: 10px; overflow-x: auto; font-size: 12px; }}

@@ -4,6 +4,7 @@ Importing this module takes a second for matplotlib, so figures import it when t
 """
 
 import io
+import re
 from collections.abc import Iterator
 
 import matplotlib as mpl
@@ -15,7 +16,9 @@ from labkit.metrics import metric
 from labkit.plots.theme import FONT, PALETTE
 
 WIDTH = 1080  # pixels
-GRID, EDGE, POINT = "#ECECEC", "#B8B8B8", 0.75  # a pixel in points
+POINT = 0.75  # of a pixel
+INK = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
+EDGES = ("axes.edgecolor", "xtick.color", "ytick.color")
 STYLE = {
     "svg.fonttype": "none",  # text stays text, in the font of the page
     "font.family": "sans-serif",
@@ -24,20 +27,12 @@ STYLE = {
     "figure.titlesize": 16 * POINT,
     "axes.titlesize": 13 * POINT,
     "axes.titlepad": 8 * POINT,
-    "text.color": PALETTE["ink"],
-    "axes.labelcolor": PALETTE["ink"],
-    "axes.edgecolor": EDGE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "xtick.color": EDGE,
-    "ytick.color": EDGE,
-    "xtick.labelcolor": PALETTE["ink"],
-    "ytick.labelcolor": PALETTE["ink"],
-    "lines.linewidth": 1.5,
-    "lines.markersize": 6,
+    "grid.color": "#ECECEC",
+    **dict.fromkeys(INK, PALETTE["ink"]),
+    **dict.fromkeys(EDGES, "#B8B8B8"),
 }
 
 
@@ -45,11 +40,13 @@ class StaticFigure(Figure):
     """A figure that shows itself as SVG; the backend that a reader has chosen is left as it is."""
 
     def svg(self) -> str:
-        """The figure as an ``svg`` element, to stand inside a page."""
+        """The figure as an ``svg`` element as wide as there is room, at most ``WIDTH`` pixels."""
         file = io.StringIO()
         with mpl.rc_context(STYLE):
             self.savefig(file, format="svg", metadata={"Date": None})
-        return file.getvalue().partition("<svg")[2].join(("<svg", ""))
+        text = file.getvalue()
+        size = f'width="{WIDTH}" style="max-width: 100%; height: auto" '
+        return re.sub(r'width="\S+" height="\S+" ', size, text[text.index("<svg") :], count=1)
 
     _repr_svg_ = svg
 

@@ -41,7 +41,7 @@ def buttons(panel):
     ("settings", "title", "way"),
     [
         (dict(model="DiT-Nano/4"), "noise loss", "ddim with 10 steps"),
-        (dict(model="MeanFlow-Nano/4"), "average velocity's error", "meanflow with 1 step"),
+        (dict(model="MeanFlow-Nano/4"), "average velocity's loss", "meanflow with 1 step"),
         (dict(model="SiT-Nano/4", flow=Flow(path="vp", prediction="score")), "score loss", "heun with 10 steps"),
     ],
 )

@@ -99,7 +99,7 @@ def test_the_panel_shows_and_tells_it(tmp_path):
     ("changes", "title", "floor"),
     [
         (dict(lam=None), "Dispersive Loss at block 1, not trained on", -math.log(8)),
-        (dict(model="DiT-Nano/4"), "noise loss (mean squared error)", -math.log(8)),
+        (dict(model="DiT-Nano/4"), "noise loss, mean squared error", -math.log(8)),
         (dict(variant="hinge", margin=2.0, blocks=(3,)), "feature norm, ‖z‖/√P at block 3", 0.5),
         (dict(variant="covariance", batch_size=8), "Dispersive Loss at block 1", 0.0),
         (dict(include_self=False), "Dispersive Loss at block 1", None),
