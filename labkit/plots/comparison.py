@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from labkit.experiments.compare import ComparisonResult
 from labkit.metrics import BASE_LOSSES
 from labkit.plots.digits import sheet
+from labkit.plots.spread import lines_figure
 from labkit.plots.theme import PALETTE, colour
 
 if TYPE_CHECKING:
@@ -31,11 +32,10 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: fl
     terms = [base, *(f"block{block}.{meter}" for meter in ("dispersive", "feature_norm", "effective_rank"))]
     plot, panes = static_figure("What training did: losses above, features below", 2, 2, 560)
     for term, axes in zip(terms, panes, strict=True):
-        show_metric(axes, term)
         for name, history in histories.items():
             rows = history[history["name"] == term]
             axes.plot(rows["step"], rows["value"], label=name, color=colour(name))
-        axes.set_xlabel("step")
+        show_metric(axes, term, "step")
     dispersive = plot.axes[1]
     dispersive.set_title(f"{dispersive.get_title()} at block {block}, trained on or not")
     if math.isfinite(floor):
@@ -75,20 +75,16 @@ def _quality(result: ComparisonResult, name: str, brief: bool) -> str:
 
 def spread_figure(result: ComparisonResult) -> "StaticFigure":
     """Geometry of every block's features: does what one block was told carry over to the others?"""
-    from labkit.plots.static import draw_legend, show_metric, static_figure
+    import pandas as pd
 
     title = "Do the other blocks follow? Features of held-out images at t = 0.5"
-    plot, panes = static_figure(title, 1, len(SPREAD), 340)
-    for meter, axes in zip(SPREAD, panes, strict=True):
-        show_metric(axes, meter)
-        for name, blocks in result.geometry.items():
-            axes.plot(list(blocks), [m[meter] for m in blocks.values()], "o-", label=name, color=colour(name))
-        if meter == "effective_rank":
-            axes.set_ylim(bottom=0)
-        axes.set_xlabel("block")
-        axes.set_xticks(list(blocks))
-    draw_legend(plot)
-    return plot
+    rows = [
+        (name, block, meter, metrics[meter])
+        for name, blocks in result.geometry.items()
+        for block, metrics in blocks.items()
+        for meter in SPREAD
+    ]
+    return lines_figure(pd.DataFrame(rows, columns=["run", "block", "measure", "value"]), SPREAD, "block", title)
 
 
 def cost_figure(result: ComparisonResult) -> "StaticFigure":

@@ -7,11 +7,12 @@ import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
 from labkit.experiments.statistics import describe_row, side
-from labkit.metrics import metric
-from labkit.plots.theme import PALETTE, colour, fade, figure, scale_axis
+from labkit.plots.theme import PALETTE, colour, figure
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labkit.plots.static import StaticFigure
 
 SIDES = {"better": "contrastive", "worse": "dispersive", "different": "ink", "no difference shown": "quiet"}  # → colour
 WHERE = {"against": "against {}", "step": "step {}", "block": "block {}", "sampler": "{}"}
@@ -68,43 +69,24 @@ def describe_findings(rows: "pd.DataFrame") -> str:
     return f"{counts}. {each}."
 
 
-def ages_figure(table: "pd.DataFrame", conditions: Mapping[str, str], measures: Sequence[str], title: str) -> go.Figure:
+def ages_figure(
+    table: "pd.DataFrame", conditions: Mapping[str, str], measures: Sequence[str], title: str
+) -> "StaticFigure":
     """How conditions develop: one pane a measure, along training steps a thin line a seed and a thick one their mean.
 
     Args:
         table: condition, seed, step, measure, value: one value for each of them.
         conditions: condition → name, which also gives the colour.  measures: a pane each.  title: of the figure.
     """
-    titles = [metric(measure).label for measure in measures]
-    plot = figure(title, 1, len(measures), 330, subplot_titles=titles, horizontal_spacing=0.07)
-    for col, measure in enumerate(measures, 1):
+    from labkit.plots.static import draw_legend, show_metric, static_figure
+
+    plot, panes = static_figure(title, 1, len(measures), 350)
+    for measure, axes in zip(measures, panes, strict=True):
         for condition, name in conditions.items():
             own = table[(table["condition"] == condition) & (table["measure"] == measure)]
-            wide = own.pivot(index="step", columns="seed", values="value")
-            x, ink = wide.index.tolist(), colour(name)
-            for seed in wide:
-                thin = dict(color=fade(ink, 0.35), width=1)
-                plot.add_scatter(
-                    x=x,
-                    y=wide[seed].tolist(),
-                    mode="lines",
-                    line=thin,
-                    showlegend=False,
-                    hoverinfo="skip",
-                    row=1,
-                    col=col,
-                )
-            plot.add_scatter(
-                x=x,
-                y=wide.mean(axis=1).tolist(),
-                mode="lines+markers",
-                line=dict(color=ink, width=2.5),
-                name=name,
-                showlegend=col == 1,
-                row=1,
-                col=col,
-            )
-        plot.update_xaxes(title_text="step", row=1, col=col)
-        scale_axis(plot, measure, row=1, col=col)
-    plot.update_layout(legend=dict(y=-0.28, x=0, xanchor="left", yanchor="top"))
+            seeds, ink = own.pivot(index="step", columns="seed", values="value"), colour(name)
+            axes.plot(seeds.index, seeds, color=ink, alpha=0.35, linewidth=0.75)
+            axes.plot(seeds.index, seeds.mean(axis=1), "o-", color=ink, linewidth=2, label=name)
+        show_metric(axes, measure, "step")
+    draw_legend(plot)
     return plot

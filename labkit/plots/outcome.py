@@ -9,11 +9,13 @@ from labkit.evaluation import REAL
 from labkit.experiments import Outcome
 from labkit.experiments.statistics import paired_differences
 from labkit.metrics import metric
-from labkit.plots.theme import PALETTE, colour, fade, figure, scale_axis
+from labkit.plots.theme import PALETTE, colour, fade, figure
 from labkit.regularizers import REGULARIZERS
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labkit.plots.static import StaticFigure
 
 RUNS = {
     "baseline": "baseline",
@@ -69,7 +71,7 @@ def outcome_figure(
     return plot
 
 
-def seeds_figure(outcome: Outcome, runs: Sequence[str], meters: Sequence[str], title: str) -> go.Figure:
+def seeds_figure(outcome: Outcome, runs: Sequence[str], meters: Sequence[str], title: str) -> "StaticFigure":
     """Curves over training: the mean of the seeds, and a band from the lowest to the highest.
 
     Args:
@@ -77,42 +79,18 @@ def seeds_figure(outcome: Outcome, runs: Sequence[str], meters: Sequence[str], t
             ``gradient_ratio`` those of the run's first regularizer; a full name such as ``repa.gradient_cosine`` means
             just that.
     """
-    titles = [metric(meter).title for meter in meters]
-    plot = figure(title, 1, len(meters), 330, subplot_titles=titles, horizontal_spacing=0.07)
-    named = set()
-    for col, meter in enumerate(meters, 1):
+    from labkit.plots.static import draw_legend, show_metric, static_figure
+
+    plot, panes = static_figure(title, 1, len(meters), 350)
+    for meter, axes in zip(meters, panes, strict=True):
         for run in runs:
             seeds = curves_of(outcome, run, meter)
-            if seeds.empty:
-                continue
-            steps, ink = list(seeds.index), colour(run)
-            band = dict(x=steps + steps[::-1], y=[*seeds.max(axis=1), *seeds.min(axis=1)[::-1]])
-            plot.add_scatter(
-                **band,
-                fill="toself",
-                fillcolor=fade(ink, 0.18),
-                line=dict(width=0),
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=run,
-                row=1,
-                col=col,
-            )
-            plot.add_scatter(
-                x=steps,
-                y=seeds.mean(axis=1),
-                mode="lines",
-                line=dict(color=ink, width=2),
-                name=_label(run),
-                legendgroup=run,
-                showlegend=run not in named,
-                row=1,
-                col=col,
-            )
-            named.add(run)
-        plot.update_xaxes(title_text="step", row=1, col=col)
-        scale_axis(plot, meter, row=1, col=col)
-    plot.update_layout(legend=dict(y=-0.28, x=0, xanchor="left", yanchor="top"))
+            if len(seeds):
+                ink = colour(run)
+                axes.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=ink, alpha=0.18, linewidth=0)
+                axes.plot(seeds.index, seeds.mean(axis=1), color=ink, label=_label(run))
+        show_metric(axes, meter, "step")
+    draw_legend(plot)
     return plot
 
 

@@ -4,44 +4,39 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
+import numpy as np
 import plotly.graph_objects as go
 
-from labkit.metrics import metric
-from labkit.plots.theme import DASHES, colour, figure, scale_axis
+from labkit.plots.theme import colour, figure
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.plots.static import StaticFigure
+
 AXES = {"block": "block", "t": "time t", "step": "training step"}
 
 
-def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, title: str) -> go.Figure:
+def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, title: str) -> "StaticFigure":
     """One pane a measure, one line a run, along ``block``, ``t`` or ``step``: one value of the table for each point."""
-    titles = [metric(measure).label for measure in measures]
-    plot = figure(title, 1, len(measures), 320, subplot_titles=titles, horizontal_spacing=0.07)
+    from labkit.plots.static import LINES, draw_legend, show_metric, static_figure
+
+    plot, panes = static_figure(title, 1, len(measures), 340)
     shown = table[table["measure"].isin(measures)]
-    dashes = dict(zip(dict.fromkeys(shown["run"]), cycle(DASHES), strict=False))
-    for col, measure in enumerate(measures, 1):
+    styles, places = dict(zip(dict.fromkeys(shown["run"]), cycle(LINES), strict=False)), sorted(shown[along].unique())
+    number = np.arange(len(places))
+    evenly = (lambda x: np.interp(x, places, number)), (lambda x: np.interp(x, number, places))
+    for measure, axes in zip(measures, panes, strict=True):
         for run, own in shown[shown["measure"] == measure].groupby("run", sort=False):
-            line = dict(color=colour(run), dash=dashes[run], width=2)
-            named = any(other.name == run for other in plot.data)  # not every run has every measure
-            plot.add_scatter(
-                x=own[along],
-                y=own["value"],
-                name=run,
-                legendgroup=run,
-                showlegend=not named,
-                mode="lines+markers",
-                line=line,
-                row=1,
-                col=col,
-            )
-        kind = dict(dtick=1 if along == "block" else None)
-        if along == "step":  # checkpoints lie ever further apart: as categories, the first ones do not fall together
-            kind = dict(type="category", categoryorder="array", categoryarray=sorted(shown["step"].unique()))
-        plot.update_xaxes(title_text=AXES.get(along, along), **kind, row=1, col=col)
-        scale_axis(plot, measure, row=1, col=col)
-    plot.update_layout(legend=dict(y=-0.28, x=0, xanchor="left", yanchor="top"))
+            look = dict(marker="o", linestyle=styles[run], color=colour(run), clip_on=False)
+            axes.plot(own[along], own["value"], label=run, **look)
+        show_metric(axes, measure, AXES.get(along, along))
+        if along == "step" and len(places) > 1:  # checkpoints lie ever further apart
+            axes.set_xscale("function", functions=evenly)
+        if along != "t":
+            axes.set_xticks(places, [f"{place:,}" for place in places])
+            axes.set_xticks([], minor=True)
+    draw_legend(plot)
     return plot
 
 

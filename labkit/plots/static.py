@@ -8,15 +8,17 @@ import re
 from collections.abc import Iterator
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from labkit.metrics import metric
 from labkit.plots.theme import FONT, PALETTE
 
 WIDTH = 1080  # pixels
 POINT = 0.75  # of a pixel
+LINES = ("-", "--", ":", "-.")  # of runs that cross, so that colour is not all that tells them apart
 INK = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
 EDGES = ("axes.edgecolor", "xtick.color", "ytick.color")
 STYLE = {
@@ -30,6 +32,8 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
+    "lines.markersize": 5,
     "grid.color": "#ECECEC",
     **dict.fromkeys(INK, PALETTE["ink"]),
     **dict.fromkeys(EDGES, "#B8B8B8"),
@@ -60,17 +64,26 @@ def static_figure(title: str, rows: int, columns: int, height: int) -> tuple[Sta
         return plot, iter(plot.subplots(rows, columns, squeeze=False).flat)
 
 
-def show_metric(axes: Axes, name: str) -> None:
-    """Title and scale of a pane of a metric, by the table of metrics."""
-    axes.set_title(metric(name).label)
+def show_metric(axes: Axes, name: str, along: str) -> None:
+    """Titles and scale of a pane in which a metric has been drawn, by the table of metrics."""
+    axes.set_title(metric(name).label if axes.get_gridspec().ncols < 4 else metric(name).title)
+    axes.set_xlabel(along)
     if metric(name).log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        low, high = axes.get_ylim()
+        if high < 100 * low:  # too narrow for powers of ten
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+    if metric(name).percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_ylim(bottom=0)
 
 
 def draw_legend(plot: StaticFigure) -> None:
-    """One legend for all panes, which show the same runs, on the line of the title."""
-    handles, labels = plot.axes[0].get_legend_handles_labels()
-    plot.legend(handles, labels, loc="upper right", borderaxespad=0, frameon=False, ncols=len(labels))
+    """One legend for all panes, with whatever is named in any of them."""
+    named: dict[str, Artist] = {}
+    for axes in plot.axes:
+        for artist, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, artist)
+    plot.legend(named.values(), named.keys(), loc="outside lower left", frameon=False, ncols=len(named) or 1)

@@ -24,16 +24,14 @@ def table():
 
 def test_every_seed_and_the_mean(table):
     plot = ages_figure(table, NAMES, MEASURES, "ages")
-    assert len(plot.data) == 2 * 2 * 3 and [note.text for note in plot.layout.annotations] == [
-        "loss on held-out images",
-        "near training images",
-    ]
-    first, second, mean = plot.data[:3]
-    assert first.x == mean.x == (500, 1000)
-    assert first.y == (8, 13) and second.y == (9, 14) and mean.y == (8.5, 13.5)
-    assert mean.line.color == PALETTE["baseline"] and plot.data[5].line.color == PALETTE["dispersive"]
-    assert plot.data[5].y == (18.5, 23.5) and plot.data[8].y == (108.5, 113.5)
-    assert [trace.name for trace in plot.data if trace.showlegend] == ["baseline", "dispersive"]
+    loss, copies = plot.axes
+    assert [axes.get_title() for axes in plot.axes] == ["loss on held-out images", "near training images"]
+    first, second, mean, *_, other = loss.get_lines()
+    assert list(first.get_xdata()) == list(mean.get_xdata()) == [500, 1000]
+    assert [list(line.get_ydata()) for line in (first, second, mean)] == [[8, 13], [9, 14], [8.5, 13.5]]
+    assert (mean.get_color(), other.get_color()) == (PALETTE["baseline"], PALETTE["dispersive"])
+    assert list(other.get_ydata()) == [18.5, 23.5] and list(copies.get_lines()[2].get_ydata()) == [108.5, 113.5]
+    assert [text.get_text() for text in plot.legends[0].texts] == ["baseline", "dispersive"]
 
 
 def test_the_words_are_the_means_without_the_seeds(table):

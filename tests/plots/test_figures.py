@@ -104,11 +104,7 @@ def test_figures_have_their_words(result):
         "  dispersive 320",
     ]
     words = describe(spread_figure(result)).splitlines()
-    assert words[1:4] == [
-        "feature norm, ‖z‖/√P, along block 0, 1, 2, 3:",
-        "  baseline 2, 3, 4, 5",
-        "  dispersive 5, 6, 7, 8",
-    ]
+    assert words[1:4] == ["feature norm, along block 0, 1, 2, 3:", "  baseline 2, 3, 4, 5", "  dispersive 5, 6, 7, 8"]
     assert describe(samples_figure(result)).splitlines()[1] == "baseline: 20.0% of 40 read as asked"
 
 

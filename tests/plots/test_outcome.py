@@ -70,12 +70,12 @@ def test_a_meter_is_found_under_the_name_it_was_logged_by(outcome):
 
 
 def test_a_curve_is_the_mean_in_a_band_over_its_seeds(outcome):
-    plot = seeds_figure(outcome, ["baseline", "dispersive"], ["velocity"], "title")
-    band, line = plot.data
-    assert list(line.y) == [6, 7] and line.line.color == PALETTE["dispersive"]
-    assert list(band.x) == [1, 2, 2, 1] and list(band.y) == [11, 12, 2, 1]
+    (axes,) = seeds_figure(outcome, ["baseline", "dispersive"], ["velocity"], "title").axes
+    (line,), (band,) = axes.get_lines(), axes.collections
+    assert list(line.get_ydata()) == [6, 7] and line.get_color() == PALETTE["dispersive"]
+    assert {(x, y) for x, y in band.get_paths()[0].vertices.tolist()} == {(1, 1), (1, 11), (2, 2), (2, 12)}
 
 
 def test_every_run_is_in_the_legend_once_whichever_pane_it_first_appears_in(outcome):
     plot = seeds_figure(outcome, ["baseline", "dispersive"], ["missing", "velocity", "feature_norm"], "title")
-    assert [trace.name for trace in plot.data if trace.showlegend] == ["dispersive (L2)"]
+    assert [text.get_text() for text in plot.legends[0].texts] == ["dispersive (L2)"]

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from labkit.plots import DASHES, colour, describe, lines_figure, similarity_figure
+from labkit.plots import colour, describe, lines_figure, similarity_figure
 
 MEASURES = ["feature_norm", "effective_rank", "knn"]
 
@@ -29,16 +29,12 @@ def similarity():
 
 def test_every_measure_has_a_pane_and_every_run_a_line_of_the_tables_values(table):
     plot = lines_figure(table, ["effective_rank", "knn"], "block", "title")
-    assert plot.layout.title.text == "title"
-    assert [(line.name, line.xaxis) for line in plot.data] == [
-        ("dispersive", "x"),
-        ("baseline", "x"),
-        ("dispersive", "x2"),
-        ("baseline", "x2"),
-    ]
-    assert [note.text for note in plot.layout.annotations] == ["effective rank", "k-NN accuracy"]
-    assert all(list(line.x) == [0, 2, 3] for line in plot.data)
-    assert [list(line.y) for line in plot.data] == [
+    assert plot.get_suptitle() == "title"
+    assert [axes.get_title() for axes in plot.axes] == ["effective rank", "k-NN accuracy"]
+    lines = [line for axes in plot.axes for line in axes.get_lines()]
+    assert [line.get_label() for line in lines] == ["dispersive", "baseline"] * 2
+    assert all(list(line.get_xdata()) == [0, 2, 3] for line in lines)
+    assert [list(line.get_ydata()) for line in lines] == [
         [10.25, 12.25, 13.25],
         [1010.25, 1012.25, 1013.25],
         [20.25, 22.25, 23.25],
@@ -46,40 +42,32 @@ def test_every_measure_has_a_pane_and_every_run_a_line_of_the_tables_values(tabl
     ]
 
 
-def test_runs_are_told_apart_by_colour_and_dash_and_named_once(table):
-    plot = lines_figure(table, MEASURES, "block", "title")
-    first, second = plot.data[:2]
-    assert (first.line.color, second.line.color) == (colour("dispersive"), colour("baseline"))
-    assert (first.line.dash, second.line.dash) == DASHES[:2]
-    assert [line.name for line in plot.data if line.showlegend] == ["dispersive", "baseline"]
-    assert [line.line for line in plot.data[2:4]] == [first.line, second.line]
-
-
-def test_a_run_that_lacks_the_first_measure_is_in_the_legend_all_the_same(table):
+def test_runs_differ_in_colour_and_dash_and_are_named_once_even_where_one_lacks_a_measure(table):
     some = table[(table["measure"] != "feature_norm") | (table["run"] == "baseline")]
-    plot = lines_figure(some, MEASURES, "block", "title")
-    assert sorted(line.name for line in plot.data if line.showlegend) == ["baseline", "dispersive"]
-    assert {line.line.color for line in plot.data if line.name == "dispersive"} == {colour("dispersive")}
-    assert {line.line.dash for line in plot.data if line.name == "baseline"} == {DASHES[1]}
+    for shown in (table, some):
+        plot = lines_figure(shown, MEASURES, "block", "title")
+        lines = [line for axes in plot.axes for line in axes.get_lines()]
+        looks = {(line.get_label(), line.get_color(), line.get_linestyle()) for line in lines}
+        runs = list(dict.fromkeys(shown["run"]))
+        assert looks == {(run, colour(run), dash) for run, dash in zip(runs, ("-", "--"), strict=True)}
+        assert sorted(text.get_text() for text in plot.legends[0].texts) == ["baseline", "dispersive"]
 
 
 def test_axes_are_titled_and_scaled_by_what_they_hold(table):
-    plot = lines_figure(table, MEASURES, "block", "title")
-    layout = plot.layout
-    assert [axis.title.text for axis in (layout.xaxis, layout.xaxis2, layout.xaxis3)] == ["block"] * 3
-    assert layout.xaxis.dtick == 1
-    assert layout.yaxis.type == "log" and layout.yaxis2.type is None
-    assert layout.yaxis3.tickformat == ".0%" and layout.yaxis3.rangemode == "tozero"
-    assert lines_figure(table, ["knn"], "t", "title").layout.xaxis.title.text == "time t"
+    norm, rank, knn = lines_figure(table, MEASURES, "block", "title").axes
+    assert [axes.get_xlabel() for axes in (norm, rank, knn)] == ["block"] * 3 and list(norm.get_xticks()) == [0, 2, 3]
+    assert (norm.get_yscale(), rank.get_yscale()) == ("log", "linear")
+    assert knn.yaxis.get_major_formatter()(0.25) == "25%" and knn.get_ylim()[0] == 0
+    assert lines_figure(table, ["knn"], "t", "title").axes[0].get_xlabel() == "time t"
 
 
 def test_steps_stand_in_order_and_evenly_whichever_run_has_them(table):
     table = table[table["block"] == 0]
     some = [table[table["run"] == "baseline"].assign(step=step) for step in (100, 3000)]
-    plot = lines_figure(pd.concat([*some, table.assign(step=400)]), ["knn"], "step", "title")
-    axis = plot.layout.xaxis
-    assert axis.title.text == "training step" and axis.type == "category"
-    assert list(axis.categoryarray) == [100, 400, 3000] and axis.categoryorder == "array"
+    (axes,) = lines_figure(pd.concat([*some, table.assign(step=400)]), ["knn"], "step", "title").axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["100", "400", "3,000"]
+    places = axes.transData.transform([(step, 0) for step in (100, 400, 3000)])[:, 0]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1])
 
 
 def test_the_words_hold_every_number_of_the_lines(table):
