@@ -70,7 +70,9 @@ def show_metric(axes: Axes, name: str, along: str) -> None:
     axes.set_xlabel(along)
     if metric(name).log:
         axes.set_yscale("log")
-        low, high = axes.get_ylim()
+        (low, high), most = axes.get_ylim(), axes.dataLim.ymax
+        if most > 1e4 * low:  # what has vanished would press all else together
+            axes.set_ylim(1e-4 * most, 1.5 * most)
         if high < 100 * low:  # too narrow for powers of ten
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
