@@ -26,8 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labkit.checks import check_seed, finite, require, whole
+from labkit.distances import cross_sq_distances, pairwise_sq_distances, product
 from labkit.ops import full_precision, rows
-from labkit.pairs import cross_sq_distances, pairwise_sq_distances, product
 from labkit.runtime import generator
 
 Features = Float[Tensor, "_ ..."]

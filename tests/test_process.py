@@ -15,13 +15,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from labkit import ConfigError, Trainer, build_model
 from labkit.config import Config, Optimizer
-from labkit.flows import Flow, MeanFlow, PathName, Predicted
+from labkit.losses import Contrastive, Dispersive, MeanFlow, Repa
 from labkit.models.sizes import Family
+from labkit.paths import Flow, PathName, Predicted
 from labkit.process import DiffusionProcess, FlowProcess, MeanFlowProcess, process_of
-from labkit.regularizers import Contrastive, Dispersive, Repa
 from labkit.sampling import METHODS, Method
 from labkit.sampling.settings import STEPS
-from labkit.times import near, second
+from labkit.time_sampling import near, second
 from labkit.training import sample_network
 from labkit.types import Batch, Draws, Prediction
 

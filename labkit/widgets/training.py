@@ -10,12 +10,14 @@ import plotly.graph_objects as go
 import torch
 from plotly.basedatatypes import BaseFigure
 
+from labkit.config import REGULARIZERS
 from labkit.datasets import digits
+from labkit.losses.dispersive import KNOBS
 from labkit.objective import metered_floor, regularized_blocks
 from labkit.plots import BASES, PALETTE, colour, digit_trace, figure, style_digits, tile
 from labkit.process import base_term
-from labkit.regularizers import KNOBS, REGULARIZERS, Noise
 from labkit.sampling import Sampler
+from labkit.time_sampling import Noise
 from labkit.training import few_steps
 from labkit.types import LabError
 from labkit.widgets.live import PREVIEW_SAMPLES, PREVIEW_STEPS, Curve, LiveTraining

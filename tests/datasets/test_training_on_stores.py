@@ -10,7 +10,7 @@ from labkit.checks import ConfigError
 from labkit.config import Engine
 from labkit.datasets import prepare
 from labkit.datasets.images import Chance
-from labkit.regularizers import Repa
+from labkit.losses import Repa
 from labkit.runtime import Purpose, generator
 
 

@@ -9,8 +9,7 @@ from tiny import tiny
 
 from labkit import ConfigError, build_model
 from labkit.datasets import Images
-from labkit.flows import Flow
-from labkit.paths import linear
+from labkit.paths import Flow, linear
 from labkit.runtime import Purpose, generator
 from labkit.sampling import METHODS, Sampler, guided, sde_states
 from labkit.training import film_network, sample_network, starting_noise
