@@ -144,7 +144,7 @@ def test_settings_stand_beside_the_samples(run, method, nfe):
         "weights": "ema",
         "step": max(run.checkpoints),
     }
-    assert samples.told() == f"{method}, 7 steps ({nfe} evaluations), guidance 2, seed 5"
+    assert samples.describe() == f"{method}, 7 steps ({nfe} evaluations), guidance 2, seed 5"
 
 
 @pytest.mark.parametrize(
