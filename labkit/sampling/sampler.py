@@ -26,15 +26,12 @@ class Sampler:
     """How images are sampled from noise. A setting that the method does not use is refused."""
 
     method: Method | None = None
-    """ODE solvers: heun, euler, dopri5. SDE solvers: euler_maruyama, sde_heun. DiT models: ddim, ancestral. MeanFlow
-    models: meanflow, or any of the ODE and SDE solvers. None is the usual one: heun, for DiT ddim, for MeanFlow
-    meanflow."""
+    """ODE solvers: heun, euler, dopri5. SDE solvers: euler_maruyama, sde_heun. DiT models: ddim, ancestral.
+    MeanFlow models: meanflow, or an ODE or SDE solver. None is the usual one: heun, ddim or meanflow."""
     steps: int | None = None
-    """Number of steps from noise to image. None is 50 for ODE solvers and ddim, 250 for SDE solvers and ancestral, 1
-    for meanflow. dopri5 chooses its own."""
+    """Number of steps. None is 50 (ODE solvers, ddim), 250 (SDE solvers, ancestral) or 1 (meanflow)."""
     guidance: float = 1.0
-    """Scale of classifier-free guidance: 1 is the plain conditional model, 0 the unconditional one, above 1 follows the
-    label more closely."""
+    """Scale of classifier-free guidance: 0 unconditional, 1 conditional, above 1 follows the label more closely."""
     channels: Channels = "all"
     """Which channels are guided. The released samplers of DiT and SiT guide the first three of a latent's four."""
     diffusion: Diffusion = "sigma"
@@ -46,8 +43,7 @@ class Sampler:
     eta: float = 0.0
     """Fresh noise of ddim, from 0 (none) to 1 (as much as ancestral)."""
     clip: bool = False
-    """Keep the image that a prediction of noise or score implies within [−1, 1] at every step. For pixels; latents have
-    no such bounds."""
+    """Clamp the predicted image to [−1, 1] at every step. For predictions of noise or score, and not for latents."""
     rtol: float = 1e-3
     """Relative error that dopri5 allows itself in a step."""
     atol: float = 1e-6
