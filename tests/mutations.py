@@ -208,19 +208,19 @@ MUTATIONS = [
         ),
         ("experiments/statistics.py", ".cummax().clip(upper=1)", ".clip(upper=1)", EXPERIMENTS),
         (
-            "datasets/listing.py",
-            "found = sorted(_below(root, root / name))",
-            "found = list(reversed(sorted(_below(root, root / name))))",
+            "datasets/sources.py",
+            "files = sorted(_below(root, root / name))",
+            "files = list(reversed(sorted(_below(root, root / name))))",
             DATASETS,
         ),
         (
-            "datasets/listing.py",
+            "datasets/sources.py",
             'name[0] != "." and os.path.splitext(name)[1].lower() in',
             'name[0] != "." and os.path.splitext(name)[1] in',
             DATASETS,
         ),
-        ("datasets/listing.py", "classes = sorted(entry.name", "classes = list(entry.name", DATASETS),
-        ("datasets/listing.py", '_digest("\\n".join(names), labels)', "_digest(labels)", DATASETS),
+        ("datasets/sources.py", "classes = sorted(entry.name", "classes = list(entry.name", DATASETS),
+        ("datasets/sources.py", '_digest("\\n".join(names), labels)', "_digest(labels)", DATASETS),
     )
 ]
 
