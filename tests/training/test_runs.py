@@ -158,7 +158,7 @@ def test_settings_stand_beside_the_samples(run, method, nfe):
         ({"y": []}, "y = []"),
         ({"steps": 0}, "steps = 0"),
         ({"steps": 2.5}, "steps = 2.5"),
-        ({"method": "rk4"}, "choose one of euler, heun"),
+        ({"method": "rk4"}, "choose one of meanflow, heun"),
         ({"guidance": -0.5}, "guidance = -0.5"),
         ({"guidance": float("nan")}, "guidance = nan"),
         ({"seed": -1}, "seed = -1"),
