@@ -72,7 +72,7 @@ class Solver(ABC):
     evaluations: ClassVar[int | None] = 1
     """Evaluations of the field in a step."""
     closing_steps: ClassVar[int] = 0
-    """Steps beyond those asked for, of one evaluation each."""
+    """Steps beyond ``steps``, of one evaluation each."""
     draws_noise: ClassVar[bool] = False
     """Whether it may call ``Problem.noise``."""
 
