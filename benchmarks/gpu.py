@@ -246,7 +246,7 @@ def pair(task: Task) -> dict[str, Any]:
     """Both branches step by step until the time is over, then the judge; their weights lie beside the figures."""
     from labkit.experiments import Measures
     from labkit.sampling import Sampler
-    from labkit.training.generate import write_sheet
+    from labkit.training import write_sheet
 
     held = RESULTS / card_folder()
     seed = next(n for n in itertools.count() if not (held / f"pair-seed{n}.json").exists())

@@ -39,7 +39,7 @@ import torch
 from labkit import Trainer, recipes
 from labkit.config import Config, Engine
 from labkit.datasets import Source, load
-from labkit.datasets.layout import ABOUT, FORMAT
+from labkit.datasets.store import ABOUT, FORMAT
 from labkit.flops import training_flops
 from labkit.losses import Contrastive, Dispersive
 from labkit.runtime import device, machine

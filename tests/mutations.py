@@ -126,23 +126,23 @@ MUTATIONS = [
         ),
         # samplers
         (
-            "sampling/ode.py",
-            "velocity(x + h * slope, at(then, x))) / 2",
-            "velocity(x + h * slope, at(now, x))) / 2",
+            "sampling/solvers.py",
+            "velocity(x + (then - now) * slope, at(then, x))) / 2",
+            "velocity(x + (then - now) * slope, at(now, x))) / 2",
             SAMPLING,
         ),
-        ("sampling/sde.py", "kick = (2 * h * w", "kick = (h * w", SAMPLING),
-        ("sampling/sde.py", "return v + w(t, x) * path", "return v + 0.5 * w(t, x) * path", SAMPLING),
+        ("sampling/solvers.py", "return (2 * (then - now)", "return ((then - now)", SAMPLING),
+        ("sampling/solvers.py", "return v + self.w(t, x)", "return v + 0.5 * self.w(t, x)", SAMPLING),
         (
             "sampling/guidance.py",
             "without + scale * (with_label - without)",
             "with_label + scale * (with_label - without)",
             SAMPLING,
         ),
-        ("sampling/diffusion.py", "(1 - before - kick.square())", "(1 - before)", SAMPLING),
-        ("sampling/diffusion.py", "random = step > 0 and", "random =", SAMPLING),
+        ("sampling/diffusion.py", "(1 - before - std.square())", "(1 - before)", SAMPLING),
+        ("sampling/diffusion.py", "if then > 0 and self.eta > 0", "if self.eta > 0", SAMPLING),
         (
-            "sampling/meanflow.py",
+            "sampling/solvers.py",
             "at(now, x), at(then - now, x))",
             "at(then, x), at(then - now, x))",
             SAMPLING + " tests/training/test_generate.py",
@@ -198,19 +198,19 @@ MUTATIONS = [
         ),
         ("experiments/statistics.py", ".cummax().clip(upper=1)", ".clip(upper=1)", EXPERIMENTS),
         (
-            "datasets/listing.py",
-            "found = sorted(_below(root, root / name))",
-            "found = list(reversed(sorted(_below(root, root / name))))",
+            "datasets/sources.py",
+            "files = sorted(_below(root, root / name))",
+            "files = list(reversed(sorted(_below(root, root / name))))",
             DATASETS,
         ),
         (
-            "datasets/listing.py",
+            "datasets/sources.py",
             'name[0] != "." and os.path.splitext(name)[1].lower() in',
             'name[0] != "." and os.path.splitext(name)[1] in',
             DATASETS,
         ),
-        ("datasets/listing.py", "classes = sorted(entry.name", "classes = list(entry.name", DATASETS),
-        ("datasets/listing.py", '_digest("\\n".join(names), labels)', "_digest(labels)", DATASETS),
+        ("datasets/sources.py", "classes = sorted(entry.name", "classes = list(entry.name", DATASETS),
+        ("datasets/sources.py", '_digest("\\n".join(names), labels)', "_digest(labels)", DATASETS),
     )
 ]
 

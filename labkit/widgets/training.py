@@ -93,7 +93,7 @@ def training_panel(
     base = base_term(config)
     panes = list(panes or ((base,) if len(names) == 1 else (base, *USUAL)))
     columns = 5 if len(names) == 1 else 10
-    way = Sampler(**few_steps(config, PREVIEW_STEPS)).told(config.family)
+    way = Sampler(**few_steps(config, PREVIEW_STEPS)).describe(config.family)
     plot, lines, sheets = _lay_out(names, panes, title, columns, way)
     buttons = {
         "start": widgets.Button(description="Start", icon="play", button_style="primary"),
