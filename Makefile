@@ -58,7 +58,7 @@ constraints: .venv/test-ready  ## write the versions installed in .venv into con
 # accepts a CPU build that pip knows of (torch==2.13.0+cpu); on Linux the index's own build carries CUDA.
 .venv/lab-ready: pyproject.toml constraints.txt | .venv/bin/pip
 	@echo "Installing labkit and what it needs into .venv: a few minutes, once."
-	$(PIP) -e .
+	$(PIP) -e ".[lab]"
 	@touch $@
 
 .venv/test-ready: .venv/lab-ready

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from labkit import Trainer, recipes
 from labkit.config import Config
 from labkit.datasets import Images, digits
-from labkit.flows import MeanFlow
+from labkit.losses import MeanFlow
 from labkit.models import parse_name
 from labkit.runtime import machine
 from labkit.training import sample_network

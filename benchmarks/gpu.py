@@ -46,7 +46,7 @@ from labkit import Run, Trainer, recipes
 from labkit.config import Config, Engine
 from labkit.datasets import load
 from labkit.flops import training_flops
-from labkit.regularizers import Dispersive
+from labkit.losses import Dispersive
 from labkit.runtime import device, machine
 from labkit.scale import cost, measured_flops, memory
 from labkit.training.trainer import build_network
@@ -232,6 +232,13 @@ def models(task: Task) -> Rows:
             together = batched.rate(batched.train_batched(runs), number, count, config.batch_size)
             rows.append({"models": count, "way": "as one", "samples/s": together, "ratio": together / alone})
             task.keep(rows)
+        if task.left > 90 and not task.rehearsal:  # compiling all models' gradients as one graph takes about a minute
+            count, engine = counts[-1], Engine(compile=True)
+            quick = config.replace(engine=engine)
+            runs = {Path(folder) / f"quick-{seed}": quick.replace(seed=seed) for seed in range(count)}
+            together = batched.rate(batched.train_batched(runs), number, count, config.batch_size)
+            rows.append({"models": count, "way": "as one, compiled", "samples/s": together, "ratio": together / alone})
+            task.keep(rows)
     return rows
 
 
@@ -239,7 +246,7 @@ def pair(task: Task) -> dict[str, Any]:
     """Both branches step by step until the time is over, then the judge; their weights lie beside the figures."""
     from labkit.experiments import Measures
     from labkit.sampling import Sampler
-    from labkit.training.generate import write_sheet
+    from labkit.training import write_sheet
 
     held = RESULTS / card_folder()
     seed = next(n for n in itertools.count() if not (held / f"pair-seed{n}.json").exists())

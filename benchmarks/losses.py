@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from labkit import build_model
 from labkit.config import Config
-from labkit.losses import contrastive_loss, dispersive_loss
+from labkit.losses import Dispersive, Variant, contrastive_loss, dispersive_loss
 from labkit.objective import Objective
-from labkit.regularizers import Dispersive, Variant
 from labkit.runtime import device, machine
 from labkit.types import Batch, Draws
 

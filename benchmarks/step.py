@@ -39,9 +39,9 @@ import torch
 from labkit import Trainer, recipes
 from labkit.config import Config, Engine
 from labkit.datasets import Source, load
-from labkit.datasets.layout import ABOUT, FORMAT
+from labkit.datasets.store import ABOUT, FORMAT
 from labkit.flops import training_flops
-from labkit.regularizers import Contrastive, Dispersive
+from labkit.losses import Contrastive, Dispersive
 from labkit.runtime import device, machine
 from labkit.scale import measured_flops
 from labkit.training.trainer import build_network

@@ -11,7 +11,7 @@ from pathlib import Path
 from labkit import recipes
 from labkit.evaluation import EvaluationConfig
 from labkit.experiments import over_seeds, ship, ship_run
-from labkit.regularizers import Contrastive, Repa
+from labkit.losses import Contrastive, Repa
 from labkit.training import Run, Trainer
 
 LAM = 0.5

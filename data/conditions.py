@@ -11,7 +11,7 @@ from typing import Any
 
 from labkit import recipes
 from labkit.config import Config, Optimizer
-from labkit.regularizers import Contrastive, Repa
+from labkit.losses import Contrastive, Repa, warm_up
 
 STEPS, LONG = 1500, 6000
 ON = {"lam": 0.5, "tau": 0.5}  # the paper's, at a quarter of the depth
@@ -99,6 +99,6 @@ CONDITIONS = {
     "chunk32": digits(chunk=32, **ON),
     "batch32-baseline": digits(batch_size=32),
     "batch32-dispersive": digits(batch_size=32, **ON),
-    "warmup": digits(warmup=1000, **ON),
+    "warmup": digits(schedule=warm_up(1000), **ON),
     "cosine-weak": digits(lam=0.05, variant="infonce_cosine"),
 }

@@ -16,9 +16,8 @@ from labkit import openmp  # noqa: F401  first, before anything loads torch
 from labkit import recipes
 from labkit.checks import ConfigError
 from labkit.config import Config
-from labkit.losses import contrastive_loss, dispersive_loss
+from labkit.losses import Contrastive, Dispersive, Repa, contrastive_loss, dispersive_loss
 from labkit.models import build_model, load_official, tap
-from labkit.regularizers import Contrastive, Dispersive, Repa
 from labkit.training import Job, Run, Trainer, sample
 
 __all__ = [

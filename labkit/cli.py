@@ -192,7 +192,7 @@ def sample(argv: Sequence[str]) -> int:
     x, s = codec.decode(samples.x) if codec else samples.x, samples.settings
     name = f"step-{s['step']:08d}-{s['method']}{s['steps'] or ''}-guidance{s['guidance']:g}-seed{s['seed']}.png"
     path = write_sheet(x, asked.out or run.folder.samples / name)
-    print(f"{asked.n} samples ({samples.told()}) written to {path}")
+    print(f"{asked.n} samples ({samples.describe()}) written to {path}")
     return 0
 
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
 from labkit.checks import ConfigError, as_tuple, check_seed, choose, finite, require, whole
-from labkit.flows import Flow, MeanFlow
+from labkit.losses import Contrastive, Dispersive, MeanFlow, Repa
+from labkit.losses.weight import warm_up
 from labkit.models.sizes import Family, parse_name
-from labkit.regularizers import REGULARIZERS, Contrastive, Dispersive, Repa
+from labkit.paths import Flow
 
+REGULARIZERS = ("dispersive", "contrastive", "repa")
+"""Their names in a config."""
 LATER = {"flow", "meanflow", "engine", "keep_every"}  # what the configs of the first versions do not have
 FREE = (
     "steps",
@@ -59,7 +62,7 @@ class Engine:
     """How a step is computed: what matters on a GPU, and to a model that is large for it."""
 
     precision: Precision = "float32"
-    """Of matrix products. Weights, their moments and averages, and the regularizers stay float32 with either."""
+    """Precision of matrix products. Weights, their moments and averages, and the regularizers stay float32."""
     compile: bool = False
     """Compile the objective: minutes at the start, then faster steps. It pays on a GPU."""
     accumulate: int = 1
@@ -95,9 +98,9 @@ class Config:
     model: str = "SiT-Nano/2"
     """Family, size and patch, as in ``SiT-B/2``; see ``labkit.models.SIZES``. The family says what is trained."""
     flow: Flow = field(default_factory=Flow)
-    """Of SiT."""
+    """Flow-matching settings (SiT models)."""
     meanflow: MeanFlow = field(default_factory=MeanFlow)
-    """Of MeanFlow."""
+    """MeanFlow settings (MeanFlow models)."""
     dispersive: Dispersive = field(default_factory=Dispersive)
     contrastive: Contrastive = field(default_factory=Contrastive)
     repa: Repa = field(default_factory=Repa)
@@ -234,6 +237,10 @@ _FREELY = tuple(f"{name}: " for name in FREE)
 
 def _build(cls: type, values: Any, prefix: str) -> Any:
     require(isinstance(values, dict), prefix.rstrip(".") or "config", values, "a group of settings is expected")
+    if prefix.rstrip(".") in REGULARIZERS and "schedule" not in values:  # of a version that knew a warm-up only
+        steps = values.get("warmup", 0)
+        values = {name: value for name, value in values.items() if name != "warmup"}
+        values["schedule"] = warm_up(steps) if steps else ()
     names = {f.name for f in dataclasses.fields(cls)}
     for name in values.keys() ^ (names - (LATER - values.keys() if cls is Config else set())):
         fault = "is missing" if name in names else f"is not a setting of this version ({', '.join(sorted(names))})"

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labkit import times
+from labkit import time_sampling
 from labkit.checks import require
-from labkit.config import Config
+from labkit.config import REGULARIZERS, Config
 from labkit.distributed import gather
-from labkit.losses import contrastive_parts, dispersive_floor, dispersive_loss, repa_loss
+from labkit.losses import Dispersive, Repa, dispersive_floor, repa_loss
+from labkit.losses.weight import Weight
 from labkit.models import Projector, Teacher, Transformer, features_per_sample, load_teacher, parse_name
 from labkit.process import process_of
-from labkit.regularizers import REGULARIZERS, Dispersive, Repa
 from labkit.types import Batch, Draws, Losses
 
 Features = dict[int, Tensor]
@@ -45,7 +45,7 @@ def regularized_blocks(config: Config) -> tuple[int, ...]:
 def metered_floor(config: Config, input_size: int) -> float:
     """The floor of the Dispersive Loss as it is metered: over a whole batch of images of this side; may be −inf."""
     features = features_per_sample(config.model, input_size)
-    return dispersive_floor(config.batch_size, **config.repelling.arguments(), features=features)
+    return dispersive_floor(config.batch_size, **config.repelling.arguments, features=features)
 
 
 class Objective(nn.Module):
@@ -66,6 +66,8 @@ class Objective(nn.Module):
             network.check_blocks(blocks, f"{name}.{'block' if name == 'repa' else 'blocks'}")
         on = config.regularizers
         self.taps = sorted({*regularized_blocks(config), *(block for name in on for block in self.blocks[name])})
+        groups = {name: getattr(config, name) for name in on}
+        self.weights = nn.ModuleDict({name: Weight(group.lam, group.schedule) for name, group in groups.items()})
         self.teacher = self.projector = None
         if "repa" in on:
             self.teacher = teacher or load_teacher(config.repa.teacher, network.side)
@@ -90,62 +92,43 @@ class Objective(nn.Module):
     def _losses(self, batch: Batch, draws: Draws) -> Losses:
         labels = torch.where(draws.uniforms[:, 1] < self.config.label_drop, self.network.num_classes, batch.y)
         base = self.process.base(self.network, batch, draws, labels, self.taps)
-        terms, weighted = dict(base.terms), {}
-        if self.config.dispersive.lam is not None:
-            terms["dispersive"] = self._dispersive(base.features)
-            weighted["dispersive"] = _weight(self.config.dispersive, draws.step) * terms["dispersive"]
-        if self.config.contrastive.lam is not None:
-            second = self._second_view(batch, draws, labels, base.times)
-            terms["alignment"], repulsion = self._contrastive(base.features, second)
-            terms["contrastive"] = self.config.contrastive.alignment_weight * terms["alignment"] + repulsion
-            weighted["contrastive"] = _weight(self.config.contrastive, draws.step) * terms["contrastive"]
-        if self.config.repa.lam is not None:
+        terms = dict(base.terms)
+        if "dispersive" in self.weights:
+            settings = self.config.dispersive
+            terms["dispersive"] = _over_blocks(settings.loss, settings, self.blocks["dispersive"], base.features)
+        if "contrastive" in self.weights:
+            settings, second = self.config.contrastive, self._second_view(batch, draws, labels, base.times)
+            blocks, views = self.blocks["contrastive"], (base.features, second)
+            both = _over_blocks(lambda *z: torch.stack(settings.parts(*z)), settings, blocks, *views)
+            terms["alignment"], repulsion = both
+            terms["contrastive"] = settings.alignment_weight * terms["alignment"] + repulsion
+        if "repa" in self.weights:
             tokens = base.features[self.blocks["repa"][0]]
-            seen = batch.x if batch.pixels is None else batch.pixels
-            terms["repa"] = repa_loss(self.projector(tokens), self.teacher(seen))
-            weighted["repa"] = _weight(self.config.repa, draws.step) * terms["repa"]
+            images = batch.x if batch.pixels is None else batch.pixels
+            terms["repa"] = repa_loss(self.projector(tokens), self.teacher(images))
+        weighted = {
+            name: weight(draws.step).to(terms[name].dtype) * terms[name] for name, weight in self.weights.items()
+        }
         total = sum(weighted.values(), start=base.loss)
         terms = {name: term.detach() for name, term in terms.items()}
         return Losses(total, terms, weighted, base.features, base.errors.detach(), base.times)
 
-    def _dispersive(self, features: Features) -> Tensor:
-        settings = self.config.dispersive
-        known = settings.arguments()
-        return _over_blocks(lambda z: dispersive_loss(z, **known), settings, self.blocks["dispersive"], features)
-
-    def _contrastive(self, features: Features, second: Features) -> Tensor:
-        """(alignment, repulsion), the two terms of the contrastive loss."""
-        settings = self.config.contrastive
-        known = settings.parent_arguments()
-
-        def parts(z: Tensor, z_positive: Tensor) -> Tensor:
-            return torch.stack(contrastive_parts(z, z_positive, **known))
-
-        return _over_blocks(parts, settings, self.blocks["contrastive"], features, second)
-
     def _second_view(self, batch: Batch, draws: Draws, labels: Tensor, t: Tensor) -> Features:
         """Features of the same images and labels under other noise, at another time; its denoising is not trained."""
         view, settings, process = draws.second, self.config.contrastive, self.process
-        t = times.second(t, view.uniforms, settings.noise, settings.max_gap, process.time)
+        t = time_sampling.second(t, view.uniforms, settings.noise, settings.max_gap, process.time)
         x = process.noised(batch.x, view.noise, t)
         return self.network.features(x, process.told(t), labels, taps=self.blocks["contrastive"])
 
 
-def _weight(settings: Dispersive | Repa, step: Tensor) -> Tensor | float:
-    """λ at a step, warmed up."""
-    if not settings.warmup:
-        return settings.lam
-    return settings.lam * ((step + 1) / settings.warmup).clamp_max(1)
-
-
 def _over_blocks(loss: Callable[..., Tensor], settings: Dispersive, blocks: Sequence[int], *views: Features) -> Tensor:
     """The loss of each block over the samples that repel each other, made one over chunks and blocks."""
-    found = []
+    losses = []
     for block in blocks:
         scope = [view[block] for view in views]
         if settings.negatives == "global":
             scope = [gather(z) for z in scope]
         chunks = zip(*(z.split(settings.chunk or len(z)) for z in scope), strict=True)
-        found.append(torch.stack([loss(*chunk) for chunk in chunks]).mean(dim=0))
-    losses = torch.stack(found)
+        losses.append(torch.stack([loss(*chunk) for chunk in chunks]).mean(dim=0))
+    losses = torch.stack(losses)
     return losses.mean(dim=0) if settings.reduce == "mean" else losses.sum(dim=0)

@@ -21,11 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import choose
-from labkit.flows import PathName
+from labkit.checks import choose, require
 from labkit.ops import expand_like
 from labkit.types import PathSample
 
+PathName = Literal["linear", "gvp", "vp"]
+Predicted = Literal["velocity", "noise", "score"]
+Weighting = Literal["none", "velocity", "likelihood"]
 Quantity = Literal["velocity", "noise", "score", "data"]
 BETA_0, BETA_1 = 0.1, 20.0
 EDGE = 1e-3
@@ -130,3 +132,24 @@ def _vp(t: Tensor) -> Coefficients:
 
 linear, gvp, vp = Path("linear", _linear), Path("gvp", _gvp), Path("vp", _vp)
 PATHS: dict[str, Path] = {path.name: path for path in (linear, gvp, vp)}
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Settings of flow matching (SiT models); the paper of the Dispersive Loss takes the defaults."""
+
+    path: PathName = "linear"
+    prediction: Predicted = "velocity"
+    weighting: Weighting = "none"
+    """Weight of the squared error of noise or score: what makes it the velocity's, or a bound on the likelihood."""
+
+    def __post_init__(self) -> None:
+        choose(self.path, PathName, "flow.path")
+        choose(self.prediction, Predicted, "flow.prediction")
+        choose(self.weighting, Weighting, "flow.weighting")
+        require(
+            self.weighting == "none" or self.prediction != "velocity",
+            "flow.weighting",
+            self.weighting,
+            "the error of a velocity needs none; it is for prediction = noise or score",
+        )

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labkit import paths, times
+from labkit import paths, time_sampling
 from labkit.config import Config
 from labkit.losses import adaptive_loss, average_velocity_target, diffusion_errors, squared_errors
 from labkit.ops import expand_like
@@ -147,7 +147,7 @@ class MeanFlowProcess(_OnPath):
         self.settings, self.batch_size = config.meanflow, config.batch_size
 
     def time(self, u: Tensor) -> Tensor:
-        return times.logit_normal(u, self.settings.mean, self.settings.deviation)
+        return time_sampling.logit_normal(u, self.settings.mean, self.settings.deviation)
 
     def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
         """The first rows train over a span: a batch comes in random order, and its parts keep their shapes."""

@@ -26,8 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labkit.checks import finite, require, whole
+from labkit.distances import cross_sq_distances, pairwise_sq_distances
 from labkit.ops import principal_axes, rows
-from labkit.pairs import cross_sq_distances, pairwise_sq_distances
 from labkit.runtime import generator
 
 Features = Float[Tensor, "_ ..."]

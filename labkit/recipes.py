@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from labkit.checks import choose
 from labkit.config import Config, Engine, Optimizer
-from labkit.regularizers import Dispersive, Repa
+from labkit.losses import Dispersive, Repa
 
 Preset = Literal["baseline", "paper", "release", "repa", "repa_dispersive", "meanflow", "meanflow_dispersive"]
 ON_GPU = Engine(precision="bfloat16", compile=True, resident=True)

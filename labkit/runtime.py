@@ -184,7 +184,7 @@ def doctor() -> list[Finding]:
         remedy = "Install ipykernel 6.31 or newer, but not 7.0 to 7.3: those run slider callbacks at the same time."
         found.append(Finding(not broken, f"ipykernel {kernel}", remedy))
     except PackageNotFoundError:
-        found.append(Finding(False, "ipykernel is missing", "Install the lab with `make lab`, or `pip install -e .`"))
+        found.append(Finding(True, 'No ipykernel: for notebooks, `make lab`, or `pip install "labkit[lab]"`'))
     if device().type == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         found.append(Finding(True, f"GPU: {torch.cuda.get_device_name()} with {memory:.0f} GiB"))

@@ -24,7 +24,7 @@ import torch
 
 from labkit.checks import choose, finite, require, whole
 from labkit.flops import macs, training_flops
-from labkit.flows import MeanFlow
+from labkit.losses import MeanFlow
 from labkit.models import Transformer, build_model, parse_name
 
 if TYPE_CHECKING:

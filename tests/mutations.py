@@ -44,14 +44,9 @@ MUTATIONS = [
     Mutation(*mutation)
     for mutation in (
         # losses: a sign, a factor, a missing division, a dropped detach
-        ("losses/dispersive.py", 'per=features * known["tau"]', 'per=known["tau"]', LOSSES),
+        ("losses/dispersive.py", "per=features * tau", "per=tau", LOSSES),
         ("losses/dispersive.py", "return log_mean_exp(-pairs(", "return log_mean_exp(pairs(", LOSSES),
-        (
-            "losses/dispersive.py",
-            '/ known["tau"])\n        return (known',
-            '* known["tau"])\n        return (known',
-            LOSSES,
-        ),
+        ("losses/dispersive.py", "/ tau)\n        return (margin", "* tau)\n        return (margin", LOSSES),
         ("losses/dispersive.py", ".relu().square().mean()", ".square().mean()", LOSSES),
         ("losses/dispersive.py", "/ batch**2\n", "/ (batch - 1) ** 2\n", LOSSES),
         ("losses/dispersive.py", "return -math.log(batch) if own", "return -math.log(batch - 1) if own", LOSSES),
@@ -59,15 +54,15 @@ MUTATIONS = [
         ("ops.py", "- math.log(x.numel())", "- math.log(len(x))", LOSSES),
         ("ops.py", "[:, 1:].flatten()", "[:, :-1].flatten()", "tests/test_ops.py " + LOSSES),
         ("ops.py", "+ SUBNORMAL_MARGIN", "+ 9 * SUBNORMAL_MARGIN", "tests/test_ops.py " + LOSSES),
-        ("pairs.py", "return (grad + grad.mT) @ z", "return grad @ z", "tests/test_pairs.py " + LOSSES),
-        ("pairs.py", "pull = (grad + grad.mT) * factor", "pull = (grad + grad.mT)", "tests/test_pairs.py " + LOSSES),
+        ("distances.py", "distances.masked_fill(_diagonal(z), 0.0)", "distances", "tests/test_gram.py " + LOSSES),
+        ("distances.py", "b - centre", "b", "tests/test_gram.py " + LOSSES),
         (
-            "pairs.py",
+            "distances.py",
             "distances + (-distances).clamp_min(0).detach()",
             "distances.clamp_min(0)",
-            "tests/test_pairs.py " + LOSSES,
+            "tests/test_gram.py " + LOSSES,
         ),
-        ("pairs.py", "sub_(grad.mean(dim=0))", "sub_(0 * grad.mean(dim=0))", "tests/test_pairs.py " + LOSSES),
+        ("distances.py", "weight=varies.to(z.dtype), ", "", "tests/test_gram.py " + LOSSES),
         (
             "losses/contrastive.py",
             "return alignment_weight * alignment + repulsion",
@@ -75,7 +70,7 @@ MUTATIONS = [
             LOSSES,
         ),
         ("losses/contrastive.py", "log_sum_exp(logits, dim=1).mean()", "log_sum_exp(logits, dim=0).mean()", LOSSES),
-        ("losses/contrastive.py", "repulsion = dispersive_loss(a,", "repulsion = dispersive_loss(b,", LOSSES),
+        ("losses/contrastive.py", "repelled = repulsion(a,", "repelled = repulsion(b,", LOSSES),
         ("losses/alignment.py", "target.detach().flatten(0, 1)", "target.flatten(0, 1)", LOSSES),
         (
             "losses/meanflow.py",
@@ -99,18 +94,13 @@ MUTATIONS = [
         # objective: wrong view, wrong block, a warm-up off by one, chunks forgotten
         ("objective.py", "draws.uniforms[:, 1] < self", "draws.uniforms[:, 0] < self", OBJECTIVE),
         (
-            "objective.py",
-            "((step + 1) / settings.warmup)",
-            "(step / settings.warmup)",
+            "losses/weight.py",
+            "(step - self.steps[:-1])",
+            "(step - 1 - self.steps[:-1])",
             OBJECTIVE + " tests/training/test_regularized.py",
         ),
         ("objective.py", "z.split(settings.chunk or len(z))", "z.split(len(z))", OBJECTIVE),
-        (
-            "objective.py",
-            "contrastive_parts(z, z_positive, **known)",
-            "contrastive_parts(z_positive, z, **known)",
-            OBJECTIVE,
-        ),
+        ("objective.py", "(base.features, second)", "(second, base.features)", OBJECTIVE),
         (
             "objective.py",
             "scope = [gather(z) for z in scope]",
@@ -127,7 +117,7 @@ MUTATIONS = [
             "tests/test_paths.py",
         ),
         ("paths.py", "-c.sigma * value\n", "c.sigma * value\n", "tests/test_paths.py"),
-        ("times.py", "return 1 - (1 - moved).abs()", "return moved.clamp_max(1)", "tests/test_times.py"),
+        ("time_sampling.py", "return 1 - (1 - moved).abs()", "return moved.clamp_max(1)", "tests/test_times.py"),
         (
             "schedule.py",
             '"posterior_log_variance": torch.cat([variance[1:2]',
@@ -136,23 +126,23 @@ MUTATIONS = [
         ),
         # samplers
         (
-            "sampling/ode.py",
-            "velocity(x + h * slope, at(then, x))) / 2",
-            "velocity(x + h * slope, at(now, x))) / 2",
+            "sampling/solvers.py",
+            "velocity(x + (then - now) * slope, at(then, x))) / 2",
+            "velocity(x + (then - now) * slope, at(now, x))) / 2",
             SAMPLING,
         ),
-        ("sampling/sde.py", "kick = (2 * h * w", "kick = (h * w", SAMPLING),
-        ("sampling/sde.py", "return v + w(t, x) * path", "return v + 0.5 * w(t, x) * path", SAMPLING),
+        ("sampling/solvers.py", "return (2 * (then - now)", "return ((then - now)", SAMPLING),
+        ("sampling/solvers.py", "return v + self.w(t, x)", "return v + 0.5 * self.w(t, x)", SAMPLING),
         (
             "sampling/guidance.py",
             "without + scale * (with_label - without)",
             "with_label + scale * (with_label - without)",
             SAMPLING,
         ),
-        ("sampling/diffusion.py", "(1 - before - kick.square())", "(1 - before)", SAMPLING),
-        ("sampling/diffusion.py", "random = step > 0 and", "random =", SAMPLING),
+        ("sampling/diffusion.py", "(1 - before - std.square())", "(1 - before)", SAMPLING),
+        ("sampling/diffusion.py", "if then > 0 and self.eta > 0", "if self.eta > 0", SAMPLING),
         (
-            "sampling/meanflow.py",
+            "sampling/solvers.py",
             "at(now, x), at(then - now, x))",
             "at(then, x), at(then - now, x))",
             SAMPLING + " tests/training/test_generate.py",
@@ -208,19 +198,19 @@ MUTATIONS = [
         ),
         ("experiments/statistics.py", ".cummax().clip(upper=1)", ".clip(upper=1)", EXPERIMENTS),
         (
-            "datasets/listing.py",
-            "found = sorted(_below(root, root / name))",
-            "found = list(reversed(sorted(_below(root, root / name))))",
+            "datasets/sources.py",
+            "files = sorted(_below(root, root / name))",
+            "files = list(reversed(sorted(_below(root, root / name))))",
             DATASETS,
         ),
         (
-            "datasets/listing.py",
+            "datasets/sources.py",
             'name[0] != "." and os.path.splitext(name)[1].lower() in',
             'name[0] != "." and os.path.splitext(name)[1] in',
             DATASETS,
         ),
-        ("datasets/listing.py", "classes = sorted(entry.name", "classes = list(entry.name", DATASETS),
-        ("datasets/listing.py", '_digest("\\n".join(names), labels)', "_digest(labels)", DATASETS),
+        ("datasets/sources.py", "classes = sorted(entry.name", "classes = list(entry.name", DATASETS),
+        ("datasets/sources.py", '_digest("\\n".join(names), labels)', "_digest(labels)", DATASETS),
     )
 ]
 

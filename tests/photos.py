@@ -1,5 +1,6 @@
 """Images, folders of them and a VAE, all small and of chance; stores made by processes that may be killed."""
 
+import importlib
 import json
 import os
 import signal
@@ -76,7 +77,9 @@ def prepared_by_ranks(ranks: int, *args: Any, **settings: Any) -> None:
 
 
 def _prepare(call: int | None, moment: str, args: tuple[Any, ...], settings: dict[str, Any]) -> None:
-    from labkit.datasets import making, prepare
+    from labkit.datasets import prepare
+
+    making = importlib.import_module("labkit.datasets.prepare")  # the package's attribute is the function
 
     torch.set_num_threads(1)  # as in the tests: bits may depend on it
     write, calls = making.replace_file, []

@@ -5,11 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labkit.config import Config
-from labkit.flows import MeanFlow
+from labkit.losses import Contrastive, Dispersive, MeanFlow, Repa
 from labkit.models import build_model
 from labkit.models.teachers import Teacher
 from labkit.objective import Objective
-from labkit.regularizers import Contrastive, Dispersive, Repa
 from labkit.types import Batch, Draws, SecondView
 
 DEPTH = 4

@@ -12,7 +12,7 @@ from labkit import Run, recipes
 from labkit.cli import main
 from labkit.evaluation import EvaluationConfig
 from labkit.experiments import Comparison
-from labkit.regularizers import Contrastive, Dispersive, Repa
+from labkit.losses import Contrastive, Dispersive, Repa, burst
 from labkit.sampling import Sampler
 
 SMALL = ["--batch-size", "8", "--steps", "4", "--log-every", "2"]
@@ -80,10 +80,11 @@ def two_steps(tmp_path):
 def test_every_setting_of_the_regularizers_can_be_typed(two_steps):
     run = two_steps(
         "--dispersive.lam 0.25 --dispersive.variant hinge --dispersive.margin 2 --dispersive.blocks all "
-        "--dispersive.reduce sum --dispersive.negatives global --dispersive.include-self False --dispersive.warmup 3 "
+        "--dispersive.reduce sum --dispersive.negatives global --dispersive.include-self False "
+        "--dispersive.schedule 0 0.5 3 1 "
         "--contrastive.lam 0.5 --contrastive.tau 0.1 --contrastive.blocks 0 3 --contrastive.chunk 4 "
         "--contrastive.noise restricted --contrastive.max-gap 0.2 --contrastive.alignment-weight 0.5 "
-        "--repa.lam 0.5 --repa.block 2 --repa.hidden 16 --repa.warmup 10 --repa.teacher digits"
+        "--repa.lam 0.5 --repa.block 2 --repa.hidden 16 --repa.schedule 9 1 10 0 --repa.teacher digits"
     )
     wanted = recipes.digits(
         batch_size=8,
@@ -97,12 +98,12 @@ def test_every_setting_of_the_regularizers_can_be_typed(two_steps):
             reduce="sum",
             negatives="global",
             include_self=False,
-            warmup=3,
+            schedule=((0, 0.5), (3, 1.0)),
         ),
         contrastive=Contrastive(
             0.5, tau=0.1, blocks=(0, 3), chunk=4, noise="restricted", max_gap=0.2, alignment_weight=0.5
         ),
-        repa=Repa(0.5, block=2, hidden=16, warmup=10),
+        repa=Repa(0.5, block=2, hidden=16, schedule=burst(10)),
     )
     assert run.config.differences(wanted) == []
     assert {"dispersive", "contrastive", "alignment", "repa"} < set(run.metrics().name)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from labkit.checks import ConfigError
 from labkit.config import FREE, LATER, Config, Engine, Optimizer
-from labkit.flows import Flow, MeanFlow
-from labkit.regularizers import KNOBS, Contrastive, Dispersive, Repa
+from labkit.losses import Contrastive, Dispersive, MeanFlow, Repa, burst, warm_up
+from labkit.losses.dispersive import KNOBS
+from labkit.paths import Flow
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # a reader's wrong types meet our sentences, not a type checker
 
@@ -20,7 +21,9 @@ COUNT = st.integers(1, 10**9)
 SHARE = st.floats(0, 1, exclude_max=True)
 SIZE = st.floats(0, 1e300)
 POSITIVE = st.floats(0, 1e300, exclude_min=True)
-WARMUP = st.integers(0, 10**9)
+SCHEDULE = st.lists(st.tuples(st.integers(0, 10**6), SIZE), max_size=4, unique_by=lambda knot: knot[0]).map(
+    lambda knots: tuple(sorted(knots))
+)
 WEIGHT = st.none() | SIZE | st.integers(0, 9)
 KNOB = {"tau": POSITIVE, "margin": POSITIVE, "include_self": st.booleans()}
 
@@ -39,7 +42,7 @@ def dispersive_settings(draw, variants=tuple(KNOBS)) -> dict:
         "reduce": draw(st.sampled_from(["mean", "sum"])),
         "negatives": draw(st.sampled_from(["local", "global"] if chunk is None else ["local"])),
         "chunk": chunk,
-        "warmup": draw(WARMUP),
+        "schedule": draw(SCHEDULE),
     }
 
 
@@ -63,7 +66,7 @@ REPA = {
     "block": st.none() | st.integers(0, 99),
     "teacher": st.text(min_size=1),
     "hidden": COUNT,
-    "warmup": WARMUP,
+    "schedule": SCHEDULE,
 }
 OPTIMIZER = {"lr": POSITIVE, "betas": st.tuples(SHARE, SHARE), "weight_decay": SIZE}
 FLOW = st.one_of(
@@ -163,7 +166,19 @@ INF, NAN = math.inf, math.nan
 COUNTS = [0, -1, 2.5, True, "9", None, NAN]
 SHARES = [1, 1.5, -0.1, NAN, INF, "0.5", None, True]
 WEIGHTS = [-0.5, -1e-300, NAN, INF, "0.5", True]
-WARMUPS = [-1, 0.5, True, "9", None, NAN]
+SCHEDULES = [
+    9,
+    None,
+    "ab",
+    (1, 2),
+    ((1,),),
+    ((-1, 1),),
+    ((0.5, 1),),
+    ((True, 1),),
+    ((0, -1),),
+    ((0, NAN),),
+    ((3, 1), (3, 0)),
+]
 KNOB_SIZES = [0, 0.0, -0.5, NAN, INF, "0.5", True]
 OF_BOTH = {  # settings of Dispersive, which its parent shares
     "lam": WEIGHTS,
@@ -175,7 +190,7 @@ OF_BOTH = {  # settings of Dispersive, which its parent shares
     "reduce": ["max", "", None, 1],
     "negatives": ["ranks", "", None, 2],
     "chunk": [1, 0, -4, 2.0, True, "4", NAN],
-    "warmup": WARMUPS,
+    "schedule": SCHEDULES,
 }
 BAD = {
     **{f"{group}.{name}": values for group in ("dispersive", "contrastive") for name, values in OF_BOTH.items()},
@@ -187,7 +202,7 @@ BAD = {
     "repa.block": [-1, 1.0, True, "7", (7,), NAN],
     "repa.teacher": ["", None, 3],
     "repa.hidden": COUNTS,
-    "repa.warmup": WARMUPS,
+    "repa.schedule": SCHEDULES,
     "optimizer.lr": [0, 0.0, -1e-3, NAN, INF, "1e-3", None, True],
     "optimizer.betas": [(0.9,), (0.9, 0.95, 0.99), (1, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, NAN), 0.9, None, "ab"],
     "optimizer.weight_decay": [-0.1, NAN, INF, "0", None],
@@ -329,7 +344,7 @@ def test_a_covariance_that_is_off_wants_three_samples_if_it_is_metered():
 @pytest.mark.parametrize("group", ["", *GROUPS])
 def test_unknown_and_missing_fields_are_refused_by_name(group):
     whole = json.loads(Config().to_json())
-    for name in whole[group] if group else whole.keys() - LATER:
+    for name in whole[group].keys() - {"schedule"} if group else whole.keys() - LATER:
         values = json.loads(Config().to_json())
         del (values[group] if group else values)[name]
         with pytest.raises(ConfigError, match=rf"^{re.escape(f'{group}.{name}'.lstrip('.'))} is missing"):
@@ -413,8 +428,8 @@ def test_replace_reaches_into_the_dispersive_loss():
     assert config == Config(seed=4, steps=9, dispersive=Dispersive(0.25, 2.0, "infonce_l2", (0, 3)))
     assert config.replace(tau=1.0).dispersive == Dispersive(0.25, 1.0, "infonce_l2", (0, 3))
     assert config.replace(dispersive=Dispersive(tau=3.0), lam=1.0).dispersive == Dispersive(1.0, 3.0)
-    hinge = Config().replace(lam=0.5, variant="hinge", margin=2.0, chunk=4, warmup=3)
-    assert hinge.dispersive == Dispersive(0.5, variant="hinge", margin=2.0, chunk=4, warmup=3)
+    hinge = Config().replace(lam=0.5, variant="hinge", margin=2.0, chunk=4, schedule=warm_up(3))
+    assert hinge.dispersive == Dispersive(0.5, variant="hinge", margin=2.0, chunk=4, schedule=warm_up(3))
     assert hinge.contrastive == Contrastive()
     with pytest.raises(ConfigError, match=r"dispersive\.lam = -1"):
         config.replace(lam=-1)
@@ -429,14 +444,17 @@ def test_one_block_may_be_given_as_a_number():
 @pytest.mark.parametrize("group", ["dispersive", "contrastive", "repa"])
 def test_each_regularizer_has_fields_of_its_own(group):
     """What is set in one is set in no other, and comes back from the file where it was."""
-    config = Config(**{group: GROUPS[group][0](lam=0.25, warmup=7)})
-    assert set(config.differences(Config())) == {f"{group}.lam: 0.25 → None", f"{group}.warmup: 7 → 0"}
+    config = Config(**{group: GROUPS[group][0](lam=0.25, schedule=burst(7))})
+    assert set(config.differences(Config())) == {
+        f"{group}.lam: 0.25 → None",
+        f"{group}.schedule: ((6, 1.0), (7, 0.0)) → ()",
+    }
     assert Config.from_json(config.to_json()) == config
 
 
 def test_none_stands_for_what_the_variant_takes():
     """The defaults of ``dispersive_loss``, by variant; the config itself keeps None."""
-    taken = {variant: Dispersive(variant=variant).arguments() for variant in KNOBS}
+    taken = {variant: Dispersive(variant=variant).arguments for variant in KNOBS}
     nothing = {"tau": None, "margin": None, "include_self": None}
     assert taken == {
         "infonce_l2": nothing | {"variant": "infonce_l2", "tau": 0.5, "include_self": True},
@@ -445,11 +463,18 @@ def test_none_stands_for_what_the_variant_takes():
         "covariance": nothing | {"variant": "covariance"},
     }
     assert (Dispersive().tau, Dispersive().include_self, Dispersive(variant="hinge").margin) == (None, None, None)
-    asked = Dispersive(variant="hinge", margin=2, include_self=False).arguments()
+    asked = Dispersive(variant="hinge", margin=2, include_self=False).arguments
     assert asked == nothing | {"variant": "hinge", "margin": 2, "include_self": False}
-    parent = Contrastive(tau=0.1, alignment_weight=0.25).parent_arguments()
-    own = {"include_self": None, "alignment_weight": 0.25, "form": "additive"}
-    assert parent == taken["infonce_l2"] | {"tau": 0.1} | own
+    assert Contrastive(tau=0.1, alignment_weight=0.25).arguments == taken["infonce_l2"] | {"tau": 0.1}
+
+
+def test_configs_that_know_a_warm_up_alone_read_as_what_they_were():
+    config = Config(dispersive=Dispersive(0.5, schedule=warm_up(7)), repa=Repa(schedule=warm_up(1)))
+    old = json.loads(config.to_json())
+    for group, steps in {"dispersive": 7, "contrastive": 0, "repa": 1}.items():
+        del old[group]["schedule"]
+        old[group]["warmup"] = steps
+    assert Config.from_json(json.dumps(old)) == config
 
 
 def test_dispersion_is_metered_by_the_settings_of_what_repels():
@@ -477,7 +502,7 @@ def test_the_baseline_is_metered_as_the_run_that_it_stands_beside():
     for config in (Config(dispersive=Dispersive(0.5, **settings)), Config(contrastive=Contrastive(0.5, **settings))):
         plain = config.baseline()
         assert plain.regularizers == ()
-        assert plain.repelling.arguments() == config.repelling.arguments()
+        assert plain.repelling.arguments == config.repelling.arguments
         assert plain.repelling.blocks == (3,)
     assert Config(repa=Repa(0.5, block=2)).baseline().repelling.blocks == (2,)
     assert Config(seed=3, steps=7).baseline() == Config(seed=3, steps=7)

@@ -1,5 +1,7 @@
 """pyproject.toml, environment.yml and constraints.txt say the same."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -40,7 +42,7 @@ def test_conda_ranges_equal_pyprojects(project, environment):
     assert conda.pop("python") == SpecifierSet(project["requires-python"])
     from_pip = ranges(line for line in pip["pip"] if line != "-e .")
     assert not conda.keys() & from_pip.keys()
-    assert conda | from_pip == ranges(project["dependencies"])
+    assert conda | from_pip == ranges(project["dependencies"] + project["optional-dependencies"]["lab"])
 
 
 def test_conda_installs_this_checkout_from_conda_forge_alone(environment):
@@ -51,7 +53,8 @@ def test_conda_installs_this_checkout_from_conda_forge_alone(environment):
 def test_every_pin_lies_in_its_range(project, pins):
     pins = {canonicalize_name(name): version for name, version in pins.items()}
     extras = project["optional-dependencies"]
-    wanted = ranges(project["dependencies"] + [r for r in extras["full"] + extras["test"] if r != "labkit[full]"])
+    optional = [r for name in ("lab", "full", "test") for r in extras[name] if not r.startswith("labkit[")]
+    wanted = ranges(project["dependencies"] + optional)
     assert not wanted.keys() - pins.keys()
     assert not [f"{n}=={pins[n]} is not {s}" for n, s in wanted.items() if not s.contains(pins[n])]
 
@@ -63,7 +66,30 @@ def test_pins_fit_cpu_and_gpu_builds(pins):
 
 @pytest.mark.parametrize("version", ["7.0.1", "7.1.0", "7.2.0", "7.3.9"])
 def test_ipykernels_with_concurrent_callbacks_are_excluded(project, version):
-    ipykernel = ranges(project["dependencies"])["ipykernel"]
+    ipykernel = ranges(project["optional-dependencies"]["lab"])["ipykernel"]
     assert not ipykernel.contains(version)
     assert ipykernel.contains("6.31.0")
     assert ipykernel.contains("7.4.0")
+
+
+LAB = ("jupyterlab", "ipywidgets", "anywidget", "plotly", "matplotlib", "umap", "nbconvert", "ipykernel", "IPython")
+BLOCKED = """
+import sys
+for name in {names}:
+    sys.modules[name] = None
+from labkit.cli import main
+small = ["--model", "SiT-Nano/4", "--batch-size", "8", "--steps", "2", "--out", {out!r}]
+assert main(["train", "digits", *small, "--dispersive.lam", "0.5"]) == 0
+assert main(["sample", {out!r}, "--n", "2", "--steps", "1"]) == 0
+assert main(["evaluate", {out!r}, "--count", "8", "--steps", "1"]) == 0
+assert main(["doctor"]) == 0
+assert main(["compare", "digits", *small[:-1], {out!r} + "-c"]) == 2
+"""
+
+
+def test_without_the_packages_of_the_lab_one_trains_samples_and_evaluates(tmp_path):
+    code = BLOCKED.format(names=LAB, out=str(tmp_path / "run"))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert ended.returncode == 0, ended.stderr
+    assert list((tmp_path / "run" / "samples").glob("*.png")) and list((tmp_path / "run").glob("evaluations/*.json"))
+    assert 'pip install "labkit[lab]"' in ended.stderr, "what compare lacks, and how to get it"

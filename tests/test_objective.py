@@ -15,10 +15,9 @@ from small import (
 
 from labkit.checks import ConfigError
 from labkit.config import Config
-from labkit.losses import dispersive_loss
+from labkit.losses import Contrastive, Dispersive, dispersive_loss
 from labkit.models import build_model
 from labkit.objective import Objective, regularized_blocks
-from labkit.regularizers import Contrastive, Dispersive
 
 
 @pytest.fixture

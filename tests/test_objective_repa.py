@@ -16,9 +16,9 @@ from small import (
 
 from labkit.checks import ConfigError
 from labkit.config import Config
+from labkit.losses import Contrastive, Dispersive, Repa, warm_up
 from labkit.models import build_model
 from labkit.objective import Objective, blocks_of
-from labkit.regularizers import Contrastive, Dispersive, Repa
 
 
 @pytest.fixture
@@ -197,7 +197,9 @@ def test_lambda_warms_up_linearly(network, teacher, batch, name, warmup, step, s
     """λ · min((step + 1)/warmup, 1), of its own regularizer only; the term that is logged is unweighted."""
     draws = some_draws(step)
     steady = {n: settings for n, settings in ALL.items() if n != name}
-    module = objective(network, teacher, **steady, **{name: plain(name, 0.8, warmup=warmup)})
+    module = objective(
+        network, teacher, **steady, **{name: plain(name, 0.8, schedule=warm_up(warmup) if warmup else ())}
+    )
     losses = module(batch, draws)
     for n, weighted in losses.weighted.items():
         lam = 0.8 * share if n == name else ALL[n].lam

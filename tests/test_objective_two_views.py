@@ -15,9 +15,8 @@ from small import (
 )
 
 from labkit.checks import ConfigError
-from labkit.losses import contrastive_parts, dispersive_loss
+from labkit.losses import Contrastive, Dispersive, contrastive_parts, dispersive_loss
 from labkit.models import build_model
-from labkit.regularizers import Contrastive, Dispersive
 
 
 @pytest.fixture

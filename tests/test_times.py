@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from labkit.times import near
+from labkit.time_sampling import near
 
 UNIT = st.floats(0, 1, width=32)
 

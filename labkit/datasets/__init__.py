@@ -1,34 +1,21 @@
 """Data sets: embedded ones by name, others by the folder of a store that ``labkit prepare`` wrote."""
 
 from pathlib import Path
-from typing import Literal
 
 from labkit.checks import choose, require
-from labkit.datasets.codec import Codec
-from labkit.datasets.digits import digits, few_digits, unlabelled_digits
-from labkit.datasets.emoji import EMOJI_CLASSES, EMOJI_STYLES, emoji, small_emoji
-from labkit.datasets.images import Chance, Images, Source
-from labkit.datasets.layout import StoreError, describe, verify
-from labkit.datasets.preparation import Preparation
-from labkit.datasets.prepare import prepare
-from labkit.datasets.store import open_store
-
-Split = Literal["train", "held_out"]
-EMBEDDED = {
-    "digits": digits,
-    "digits-few": few_digits,
-    "digits-unlabelled": unlabelled_digits,
-    "emoji": emoji,
-    "emoji-16": small_emoji,
-}
+from labkit.datasets.base import Chance, Images, Source, Split
+from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji
+from labkit.datasets.prepare import Preparation, prepare
+from labkit.datasets.store import StoreError, describe, open_store, verify
+from labkit.datasets.vae import Codec
 
 
 def load(name: str, split: Split = "train", resident: bool = False) -> Source:
-    """A data set by the name that a config has for it.
+    """A data set by its name in a config.
 
     Args:
         name: of an embedded set, or the folder of a store.
-        split: what a network may be trained on, or what it is measured against.
+        split: ``train``, or ``held_out``, which models are evaluated against.
         resident: hold the whole of a store where its batches are wanted.
 
     Raises:

@@ -1,6 +1,17 @@
-"""What training reads of a store: batches of pixels or latents, by memory map or resident on the device."""
+"""A store: a folder of prepared images or latents, and how training reads it, by memory map or resident on the device.
+
+store.json        what it holds and how it came about; ``complete`` once all of it is there
+shard-00000.npy   rows of the first images that were listed: uint8 pixels, (n, c, h, w), or the mean and deviation of
+                  latents as float16, (n, views, 2, c, h, w), of the image as it is and, the second view, flipped
+shard-00000.json  count, size and sha256 of the shard, and the images that were skipped on the way
+labels.npy        int64, a class a row
+files.txt         path of each row's image below ``root`` of store.json, if they came from a folder
+"""
 
 import copy
+import hashlib
+import io
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
@@ -11,18 +22,147 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from labkit.datasets.images import Chance, Source
-from labkit.datasets.layout import ABOUT, StoreError, complete, load_array, mapped
-from labkit.datasets.pictures import BrokenImage, decode
+from labkit.datasets.base import Chance, Source, Split
+from labkit.datasets.decode import BrokenImage, decode
 from labkit.runtime import cores
-from labkit.types import Batch
+from labkit.types import Batch, LabError
+
+FORMAT = "labkit-store-1"
+ABOUT = "store.json"
+SHOWN = 5  # skipped images
+AGAIN = "run the `labkit prepare` command that began it again"
+
+
+class StoreError(LabError, RuntimeError):
+    """A folder that is not the store that is wanted; the message says what it is and what to do."""
+
+
+def npy(parts: list[np.ndarray]) -> list[bytes | np.ndarray]:
+    """An .npy file of arrays that follow one another, in pieces."""
+    head, kind = io.BytesIO(), np.lib.format.header_data_from_array_1_0(parts[0])
+    np.lib.format.write_array_header_1_0(head, kind | {"shape": (sum(map(len, parts)), *parts[0].shape[1:])})
+    return [head.getvalue(), *(np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts)]
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """The contents of store.json.
+
+    Raises:
+        StoreError: the folder holds no store, or one of another version.
+    """
+    path = folder / ABOUT
+    if not path.is_file():
+        raise StoreError(f"{folder} is not a store (it has no {ABOUT}); make one with `labkit prepare SOURCE`.")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        version = about["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is cut or was not written by labkit ({error}).") from error
+    if version != FORMAT:
+        raise StoreError(
+            f"{folder} has format {version!r} and this version of labkit reads {FORMAT!r}: prepare it anew."
+        )
+    return about
+
+
+def complete(folder: Path) -> dict[str, Any]:
+    """The contents of store.json, of a store whose every file is there and has its size."""
+    about = read_about(folder)
+    if not about["complete"]:
+        raise StoreError(f"{folder} is not complete; {AGAIN}, and it goes on where it stopped.")
+    for entry in (*about["shards"], *about["tables"]):
+        path = folder / entry["file"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry["bytes"]:
+            fault = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
+            raise StoreError(f"{path} {fault}; copy the store again, or {AGAIN}.")
+    return about
+
+
+def shard_record(folder: Path, number: int) -> dict[str, Any] | None:
+    """A shard's record; None if the shard is not there, or not whole."""
+    try:
+        record = json.loads((folder / f"shard-{number:05d}.json").read_text())
+        whole = not record["count"] or (folder / record["file"]).stat().st_size == record["bytes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if whole else None
+
+
+def load_array(path: Path, **options: Any) -> np.ndarray:
+    """The array of an .npy file.
+
+    Raises:
+        StoreError: it is no such file.
+    """
+    try:
+        return np.load(path, **options)
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); copy the store again, or {AGAIN}.") from error
+
+
+def mapped(folder: Path, shard: dict[str, Any], about: dict[str, Any]) -> np.ndarray:
+    """A shard as items: one a row, or one for each view of it."""
+    data = load_array(folder / shard["file"], mmap_mode="r")
+    latents = about["kind"] == "latents"
+    item = ((2,) if latents else ()) + tuple(about["shape"])
+    views = ((1 + about["flips"]),) if latents else ()
+    if data.shape != (shard["count"], *views, *item) or data.dtype != (np.float16 if latents else np.uint8):
+        raise StoreError(f"{folder / shard['file']} is no shard of this store: it holds {data.dtype} {data.shape}.")
+    return data.reshape(-1, *item)
+
+
+def describe(folder: Path) -> str:
+    """Contents of a store in words, with the images that were skipped."""
+    about = read_about(folder)
+    if not about["complete"]:
+        return f"This share of {folder} is made; the store is complete when the other processes have made theirs."
+    shape = "×".join(map(str, about["shape"]))
+    kind = {"pixels": f"images of {shape}", "latents": f"latents of {shape}, of images of {about['size']} pixels"}
+    text = f"{folder} holds {about['count']} {kind[about['kind']]}, in {_number(about['num_classes'], 'class')}"
+    text += f", {len(about['held_out'])} of them held out." if about["held_out"] else "."
+    if about["enlarged"]:
+        text += f"\n{_number(about['enlarged'], 'image')} had to be enlarged to {about['size']} pixels."
+    if about["skipped"]:
+        first = "\n".join(f"    {entry['path']}: {entry['why']}" for entry in about["skipped"][:SHOWN])
+        many = _number(len(about["skipped"]), "image")
+        text += f'\n{many} could not be used; {folder / ABOUT} lists all under "skipped":\n{first}'
+    return text.encode(errors="backslashreplace").decode()  # names of files may be no text
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
+
+
+def verify(folder: str | Path, progress: bool = False) -> int:
+    """Read all of a store and compare it with its checksums; gives the number of its images.
+
+    Raises:
+        StoreError: as ``open_store``, or files are not what was written; all of these are named.
+    """
+    folder = Path(folder)
+    about = complete(folder)
+    entries = [*about["shards"], *about["tables"]]
+    bad = []
+    for entry in tqdm(entries, desc="verifying", unit="file", disable=not progress):
+        with open(folder / entry["file"], "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                bad.append(entry["file"])
+    if bad:
+        raise StoreError(
+            f"{folder} is corrupted: {', '.join(bad)} {'does' if len(bad) == 1 else 'do'} not match the checksum. "
+            f"Remove {'it' if len(bad) == 1 else 'them'} and {AGAIN}, or copy the store again."
+        )
+    return about["count"]
+
 
 AT_ONCE = 4096  # rows, where all of them are copied
 
 
 class Files(Sequence[Path]):
-    """Paths below a folder, made as they are asked for: a million of them would fill the memory."""
+    """Paths below a folder, each built when it is read: a million of them would fill the memory."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.root, self.names = root, names
@@ -39,14 +179,14 @@ class Files(Sequence[Path]):
 
 
 class Store(Source):
-    """What both kinds share: rows of one split, gathered from the shards. ``open_store`` makes them."""
+    """Rows of one split, gathered from the shards; ``open_store`` gives one of the two kinds."""
 
     def __init__(self, folder: Path, about: dict[str, Any], rows: Int64[np.ndarray, " n"], resident: bool) -> None:
         self.folder, self.about = folder, about
         self.shape: tuple[int, int, int] = tuple(about["shape"])
         self.num_classes: int = about["num_classes"]
         self.views = 2 if about["kind"] == "latents" and about["flips"] else 1
-        """Items that a row has in the shards."""
+        """Items of a row in the shards."""
         self._rows, self.resident, self._device = rows, resident, torch.device("cpu")
         self._labels = torch.from_numpy(load_array(folder / "labels.npy")[rows])
         self._shards = [mapped(folder, shard, about) for shard in about["shards"]]
@@ -73,7 +213,7 @@ class Store(Source):
         return Files(Path(self.about["root"]), [names[row] for row in self._rows])
 
     def _items(self, rows: Int[Tensor, " b"], view: Int[Tensor, " b"] | None = None) -> Tensor:
-        """What the shards hold for these rows, on the device and as compact as there."""
+        """Items of these rows, on the device and as compact as in the shards."""
         if self._held is not None:
             items = rows.to(self._device) * self.views
             return self._held[items if view is None else items + view]
@@ -86,9 +226,9 @@ class Store(Source):
         first = self._shards[0]
         out = np.empty((len(items), *first.shape[1:]), dtype=first.dtype)
         order = np.argsort(items)
-        of = np.searchsorted(self._starts, items[order], side="right") - 1
-        for number in np.unique(of):
-            where = order[of == number]
+        shards = np.searchsorted(self._starts, items[order], side="right") - 1
+        for number in np.unique(shards):
+            where = order[shards == number]
             out[where] = self._shards[number][items[where] - self._starts[number]]
         return out
 
@@ -174,7 +314,7 @@ def _readers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), "labkit-images")
 
 
-def open_store(folder: str | Path, split: str = "train", resident: bool = False) -> PixelStore | LatentStore:
+def open_store(folder: str | Path, split: Split = "train", resident: bool = False) -> PixelStore | LatentStore:
     """A store as training reads it.
 
     Args:

@@ -22,7 +22,7 @@ from labkit import datasets
 from labkit.checks import require, whole
 from labkit.config import Config
 from labkit.datasets import Codec
-from labkit.datasets.layout import ABOUT, read_about
+from labkit.datasets.store import ABOUT, read_about
 from labkit.disk import replace_file
 from labkit.evaluation.evaluator import FEW, REAL, Evaluator, Metric, evaluator_of, images_of, memorisation
 from labkit.evaluation.references import Shape

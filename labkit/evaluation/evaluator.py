@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from labkit import datasets
 from labkit.checks import require
+from labkit.distances import cross_sq_distances
 from labkit.evaluation.references import Reference, Shape, open_reference, pixels
 from labkit.evaluation.settings import EvaluationConfig
 from labkit.metrics import (
@@ -42,7 +43,6 @@ from labkit.metrics import (
 )
 from labkit.metrics.extractors import PIXEL_IMAGES, to_floats
 from labkit.metrics.figures import NEIGHBOURS, SPLITS, SUBSETS, subset_of
-from labkit.pairs import cross_sq_distances
 from labkit.runtime import Purpose, device, generator
 from labkit.sampling import Sampler
 

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from labkit import datasets
 from labkit.checks import ConfigError, require
-from labkit.datasets.layout import ABOUT
-from labkit.datasets.listing import SUFFIXES
-from labkit.datasets.pictures import BrokenImage, decode
-from labkit.datasets.store import LatentStore, Store
+from labkit.datasets.decode import BrokenImage, decode
+from labkit.datasets.sources import SUFFIXES
+from labkit.datasets.store import ABOUT, LatentStore, Store
 from labkit.metrics.extractors import to_bytes
 from labkit.runtime import cores
 

@@ -70,7 +70,7 @@ class EvaluationConfig:
             self,
             reference=reference,
             features=features,
-            sampler=self.sampler.of(config.family),
+            sampler=self.sampler.filled(config.family),
             count=self.count or (SMALL if embedded else PUBLISHED),
             seed=config.seed if self.seed is None else self.seed,
         )
@@ -78,6 +78,6 @@ class EvaluationConfig:
     def describe(self, *families: Family) -> str:
         """The protocol in words, for models of these families."""
         count = f"{self.count} samples" if self.count else f"{SMALL} samples"
-        ways = dict.fromkeys(self.sampler.told(family) for family in families or ("SiT",))
+        ways = dict.fromkeys(self.sampler.describe(family) for family in families or ("SiT",))
         seed = "each run's own seed" if self.seed is None else f"seed {self.seed}"
         return f"{count}, {' or '.join(ways)}, {seed}, averaged weights"

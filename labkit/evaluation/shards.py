@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.datasets.layout import npy
+from labkit.datasets.store import npy
 from labkit.disk import DiskError, replace_file, unwritten
 from labkit.metrics.extractors import to_bytes
 from labkit.training import Samples

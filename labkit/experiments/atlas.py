@@ -33,6 +33,7 @@ from labkit.config import Config
 from labkit.evaluation import REAL
 from labkit.evaluation.settings import WHOLE
 from labkit.experiments.statistics import LEVEL, paired_differences
+from labkit.losses.weight import describe_schedule
 from labkit.objective import blocks_of
 from labkit.runtime import data_dir
 from labkit.types import LabError
@@ -101,7 +102,7 @@ def point(config: Config) -> dict[str, Any]:
     also = {
         "REPA": config.repa.lam is not None,
         f"chunks of {on.chunk}": on.chunk is not None,
-        f"λ warmed up over {on.warmup} steps": on.warmup > 0,
+        describe_schedule(on.schedule): on.schedule != (),
         f"batches of {config.batch_size}": config.batch_size != 128,
     }
     where = "all" if len(blocks) == depth > 1 else ", ".join(map(str, blocks))
@@ -110,7 +111,7 @@ def point(config: Config) -> dict[str, Any]:
         "model": config.model,
         "variant": on.variant,
         "lam": float(on.lam or 0.0),
-        "tau": on.arguments()["tau"] or 0.0,
+        "tau": on.arguments["tau"] or 0.0,
         "block": where,
         "alpha": on.alignment_weight if parent else 0.0,
         "noise": on.noise if parent else "one view",

@@ -53,7 +53,7 @@ class Measures:
         return rows
 
     def _sampled(self, network: Transformer, config: Config, sampler: Sampler) -> list[Row]:
-        way = sampler.of(config.family).told(config.family)
+        way = sampler.describe(config.family)
         found = evaluate(network, config, self._settings(config.dataset, sampler))
         return [{"sampler": way, "measure": name, "value": value} for name, value in found.values.items()]
 

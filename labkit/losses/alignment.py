@@ -7,13 +7,16 @@ clean image.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from labkit.checks import finite, require, whole
+from labkit.distances import NO_DIRECTION, paired_cosines
+from labkit.losses.weight import Schedule, checked_schedule
 from labkit.ops import full_precision, rows
-from labkit.pairs import NO_DIRECTION, paired_cosines
 
 
 def repa_loss(
@@ -57,3 +60,32 @@ def _check(projected: Tensor, target: Tensor) -> None:
         )
     if width != theirs_width:
         raise ValueError(f"{told}: the widths differ; give the projector the teacher's width, {theirs_width}.")
+
+
+@dataclass(frozen=True)
+class Repa:
+    """Settings of representation alignment (Yu et al. 2024), of a block's projected tokens with a teacher's."""
+
+    lam: float | None = None
+    """Weight ≥ 0, the paper's is 0.5. None is off."""
+    block: int | None = None
+    """The block, numbered from 0. None: depth // 4, which is 7 for XL and 3 for B, as in its paper."""
+    teacher: str = "digits"
+    """``digits``: the lab's own; else the hub id or the folder of a DINOv2, such as facebook/dinov2-base."""
+    hidden: int = 2048
+    """Width of the projector, which has three layers and is trained along."""
+    schedule: Schedule = ()
+    """Factor of the weight over training: knots (step, factor), on a line between them."""
+
+    def __post_init__(self) -> None:
+        lam = self.lam
+        require(lam is None or (finite(lam) and lam >= 0), "repa.lam", lam, "take a finite number ≥ 0, or None for off")
+        require(self.block is None or whole(self.block, 0), "repa.block", self.block, "take a whole number from 0")
+        require(
+            isinstance(self.teacher, str) and self.teacher != "",
+            "repa.teacher",
+            self.teacher,
+            "say digits, or a hub id or folder",
+        )
+        object.__setattr__(self, "schedule", checked_schedule(self.schedule, "repa.schedule"))
+        require(whole(self.hidden, 1), "repa.hidden", self.hidden, "take a whole number of at least 1")

@@ -17,16 +17,20 @@ The additive family is this lab's, built from the paper's table; divisors and th
 both forms are of order 1 at any P. No P×P matrix is made: ‖Z₁ᵀZ₂‖² = ⟨Z₁Z₁ᵀ, Z₂Z₂ᵀ⟩.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.losses.dispersive import check_size, dispersive_loss
+from labkit.checks import choose, finite, require
+from labkit.distances import cross_cosines, cross_sq_distances, gram, paired_cosines, paired_sq_distances, standardized
+from labkit.losses.dispersive import Dispersive, Variant, check_size, loss_arguments, repulsion
 from labkit.ops import full_precision, log_sum_exp, rows
-from labkit.pairs import cross_cosines, cross_sq_distances, gram, paired_cosines, paired_sq_distances, standardized
-from labkit.regularizers import Form, Variant, check_parent, loss_arguments
+from labkit.time_sampling import Noise
+
+Form = Literal["additive", "original"]
 
 
 class Parts(NamedTuple):
@@ -75,7 +79,19 @@ def contrastive_parts(
 ) -> Parts:
     """The same in its two terms, not yet weighted by α."""
     check_parent(variant, alignment_weight, form, include_self)
-    known = loss_arguments(variant, tau, margin, include_self)
+    return _parts(z, z_positive, form, variant, **loss_arguments(variant, tau, margin, include_self))
+
+
+def _parts(
+    z: Tensor,
+    z_positive: Tensor,
+    form: Form,
+    variant: Variant,
+    tau: float | None,
+    margin: float | None,
+    include_self: bool | None,
+) -> Parts:
+    """Both terms, of arguments that are checked and filled in."""
     a, b = rows(z), rows(z_positive, "z_positive")
     if a.shape != b.shape:
         raise ValueError(
@@ -83,12 +99,12 @@ def contrastive_parts(
             "with as many features each."
         )
     if form == "additive":
-        repulsion = dispersive_loss(a, variant, tau, margin, include_self)  # of a: half features are raised once
+        repelled = repulsion(a, variant, tau, margin, include_self)  # of a: half features are raised once
         with full_precision(z.device):
-            return Parts(_alignment(a, b, variant, known["tau"]), repulsion)
+            return Parts(_alignment(a, b, variant, tau), repelled)
     check_size(*a.shape, variant)
     with full_precision(z.device):
-        return _cross_correlations(a, b) if variant == "covariance" else _two_view_infonce(a, b, variant, known["tau"])
+        return _cross_correlations(a, b) if variant == "covariance" else _two_view_infonce(a, b, variant, tau)
 
 
 def _alignment(a: Tensor, b: Tensor, variant: Variant, tau: float | None) -> Float[Tensor, ""]:
@@ -99,7 +115,7 @@ def _alignment(a: Tensor, b: Tensor, variant: Variant, tau: float | None) -> Flo
     if variant == "infonce_cosine":
         return -paired_cosines(a, b).mean() / tau
     if variant == "hinge":
-        return paired_sq_distances(a, b, per=features, power=2).mean()
+        return paired_sq_distances(a, b, per=features).square().mean()
     return _unlike(torch.linalg.vecdot(standardized(a), standardized(b), dim=0) / len(a))
 
 
@@ -122,3 +138,58 @@ def _cross_correlations(a: Tensor, b: Tensor) -> Parts:
     diagonal = torch.linalg.vecdot(a, b, dim=0) / batch
     squares = (gram(a) * gram(b)).sum() / batch**2
     return Parts(_unlike(diagonal), (squares - diagonal.square().sum()) / (features * (features - 1)))
+
+
+@dataclass(frozen=True)
+class Contrastive(Dispersive):
+    """Settings of the contrastive parent: a second noised view of each image, to which its features are drawn.
+
+    L = α·A(z, z⁺) + dispersive_loss(z): α = 1 is contrastive, α = 0 the Dispersive Loss. The denoising loss sees the
+    first view only.
+    """
+
+    alignment_weight: float = 1.0
+    """Weight α ≥ 0 of the alignment of the two views."""
+    form: Form = "additive"
+    """``original`` is the two-view InfoNCE or the cross-covariance (Barlow Twins) loss, at α = 1 only."""
+    noise: Noise = "independent"
+    """Noise and time of the second view: its own noise and time, or its own noise at a time near the first's."""
+    max_gap: float = 0.1
+    """Largest distance between the times of the two views, if ``restricted``; in [0, 1] (the paper's bound is not
+    known)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose(self.noise, Noise, "contrastive.noise")
+        check_parent(self.variant, self.alignment_weight, self.form, self.include_self, "contrastive.")
+        gap = self.max_gap
+        require(finite(gap) and 0 <= gap <= 1, "contrastive.max_gap", gap, "take a distance between times in [0, 1]")
+
+    def loss(self, z: Float[Tensor, "batch ..."], z_positive: Float[Tensor, "batch ..."]) -> Float[Tensor, ""]:
+        """``contrastive_loss`` by these settings."""
+        alignment, repelled = self.parts(z, z_positive)
+        return self.alignment_weight * alignment + repelled
+
+    def parts(self, z: Float[Tensor, "batch ..."], z_positive: Float[Tensor, "batch ..."]) -> Parts:
+        """``contrastive_parts`` by these settings."""
+        return _parts(z, z_positive, self.form, **self.arguments)
+
+
+def check_parent(variant: str, alignment_weight: float, form: str, include_self: bool | None, prefix: str = "") -> None:
+    """Refuse what a contrastive parent cannot be."""
+    choose(form, Form, f"{prefix}form")
+    weight = alignment_weight
+    require(
+        finite(weight) and weight >= 0, f"{prefix}alignment_weight", weight, "α must be a finite number of at least 0"
+    )
+    if form == "original":
+        require(
+            variant != "hinge", f"{prefix}form", form, "the hinge's parent is the additive one, it has no other form"
+        )
+        require(weight == 1, f"{prefix}alignment_weight", weight, "the original forms are whole, with α = 1 only")
+        require(
+            include_self is None,
+            f"{prefix}include_self",
+            include_self,
+            "in the original forms the pair (i, i) is the positive; leave it out",
+        )

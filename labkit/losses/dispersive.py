@@ -19,13 +19,56 @@ comes from B×B Gram matrices: for standardised Z, Σ_mn C_mn² = ‖ZᵀZ‖²/
 """
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
+from labkit.checks import as_tuple, choose, finite, require, whole
+from labkit.distances import gram, pairwise_cosines, pairwise_sq_distances, standardized
+from labkit.losses.weight import Schedule, checked_schedule
 from labkit.ops import full_precision, log_mean_exp, off_diagonal, rows
-from labkit.pairs import gram, pairwise_cosines, pairwise_sq_distances, standardized
-from labkit.regularizers import Variant, loss_arguments
+
+Variant = Literal["infonce_l2", "infonce_cosine", "hinge", "covariance"]
+Reduce = Literal["mean", "sum"]
+Negatives = Literal["local", "global"]
+KNOBS: dict[str, dict[str, float | bool]] = {
+    "infonce_l2": {"tau": 0.5, "include_self": True},
+    "infonce_cosine": {"tau": 0.5, "include_self": True},
+    "hinge": {"margin": 1.0, "include_self": True},
+    "covariance": {},
+}
+"""Variant → its settings, and their defaults."""
+
+
+def loss_arguments(
+    variant: str, tau: float | None, margin: float | None, include_self: bool | None, prefix: str = ""
+) -> dict[str, Any]:
+    """The settings that a variant works with: defaults for None, and what it has no use for is refused.
+
+    Returns:
+        tau, margin and include_self by name; None where the variant has none.
+    """
+    choose(variant, Variant, f"{prefix}variant")
+    knobs, arguments = KNOBS[variant], {}
+    for name, value in {"tau": tau, "margin": margin, "include_self": include_self}.items():
+        has = f"it takes {' and '.join(knobs)}" if knobs else "it takes none"
+        require(value is None or name in knobs, f"{prefix}{name}", value, f"{variant} has no such setting, {has}")
+        arguments[name] = knobs.get(name) if value is None else value
+    for name, meaning in {"tau": "the temperature", "margin": "the margin ε"}.items():
+        value, default = arguments[name], knobs.get(name)
+        allowed = f"{meaning} must be a finite number above 0 (by default {default})"
+        require(name not in knobs or (finite(value) and value > 0), f"{prefix}{name}", value, allowed)
+    own = arguments["include_self"]
+    require(own is None or isinstance(own, bool), f"{prefix}include_self", own, "say True or False")
+    return arguments
+
+
+def own_knobs(variant: str, holder: Any) -> dict[str, float]:
+    """Those of τ and ε that a variant has, with the values that ``holder`` has under these names."""
+    return {name: getattr(holder, name) for name in ("tau", "margin") if name in KNOBS[variant]}
 
 
 def dispersive_loss(
@@ -57,19 +100,25 @@ def dispersive_loss(
         ValueError: too few samples or features.
         TypeError: features that are no floating-point numbers.
     """
-    known = loss_arguments(variant, tau, margin, include_self)
+    return repulsion(z, variant, **loss_arguments(variant, tau, margin, include_self))
+
+
+def repulsion(
+    z: Float[Tensor, "batch ..."], variant: Variant, tau: float | None, margin: float | None, include_self: bool | None
+) -> Float[Tensor, ""]:
+    """The same of arguments that ``loss_arguments`` has checked and filled in."""
     flat = rows(z)
     batch, features = flat.shape
     check_size(batch, features, variant)
     with full_precision(z.device):
         if variant == "covariance":
             return _off_diagonal_correlations(flat)
-        pairs = (lambda x: x) if known["include_self"] else off_diagonal
+        pairs = (lambda x: x) if include_self else off_diagonal
         if variant == "infonce_l2":
-            return log_mean_exp(-pairs(pairwise_sq_distances(flat, per=features * known["tau"])))
+            return log_mean_exp(-pairs(pairwise_sq_distances(flat, per=features * tau)))
         if variant == "infonce_cosine":
-            return log_mean_exp(pairs(pairwise_cosines(flat)) / known["tau"])
-        return (known["margin"] - pairs(pairwise_sq_distances(flat, per=features))).relu().square().mean()
+            return log_mean_exp(pairs(pairwise_cosines(flat)) / tau)
+        return (margin - pairs(pairwise_sq_distances(flat, per=features))).relu().square().mean()
 
 
 def _off_diagonal_correlations(flat: Float[Tensor, "batch features"]) -> Float[Tensor, ""]:
@@ -123,3 +172,81 @@ def check_size(batch: int, features: int, variant: Variant) -> None:
             f"z has {batch} samples of {features} features; the covariance of 2 samples is constant and that of one "
             "feature empty: give at least 3 samples of 2 features."
         )
+
+
+@dataclass(frozen=True)
+class Dispersive:
+    """Settings of the Dispersive Loss: its arguments, the blocks that it reads, and its weight λ."""
+
+    lam: float | None = None
+    """Weight λ ≥ 0. None is off; 0 is computed, logged and multiplied by 0, so it trains the same bits as off."""
+    tau: float | None = None
+    """Temperature τ > 0 of the InfoNCE variants, by default the paper's 0.5; D = ‖·‖²/P or −cos is divided by it."""
+    variant: Variant = "infonce_l2"
+    blocks: tuple[int, ...] | Literal["all", "last"] | None = None
+    """Blocks, numbered from 0, whose output is regularized (and metered, even when λ is off). None: depth // 4."""
+    margin: float | None = None
+    """ε > 0 of the hinge, by default 1 (the paper's value is not known)."""
+    include_self: bool | None = None
+    """Whether the pairs (i, i) count, by default yes, as in the released code; the covariance has none."""
+    reduce: Reduce = "mean"
+    """How the losses of several blocks become one (the authors' way is not known)."""
+    negatives: Negatives = "local"
+    """Samples that repel each other: those of one device, as in the authors' runs, or those of all."""
+    chunk: int | None = None
+    """Part the batch into chunks of so many samples that repel only among themselves, as many devices with a small
+    batch each would; it must divide the batch."""
+    schedule: Schedule = ()
+    """Factor of λ over training: knots (step, factor), on a line between them; see ``labkit.losses.weight``."""
+
+    def __post_init__(self) -> None:
+        group = type(self).__name__.lower()
+        require(
+            self.lam is None or (finite(self.lam) and self.lam >= 0),
+            f"{group}.lam",
+            self.lam,
+            "λ must be a finite number of at least 0, or None for off",
+        )
+        _ = self.arguments  # refuses what cannot be
+        self._check_blocks(f"{group}.blocks")
+        choose(self.reduce, Reduce, f"{group}.reduce")
+        choose(self.negatives, Negatives, f"{group}.negatives")
+        least = 3 if self.variant == "covariance" else 2
+        require(
+            self.chunk is None or whole(self.chunk, least),
+            f"{group}.chunk",
+            self.chunk,
+            f"take a whole number of at least {least}",
+        )
+        require(
+            self.chunk is None or self.negatives == "local",
+            f"{group}.chunk",
+            self.chunk,
+            "chunks part the batch of one device; take negatives = local",
+        )
+        object.__setattr__(self, "schedule", checked_schedule(self.schedule, f"{group}.schedule"))
+
+    def _check_blocks(self, name: str) -> None:
+        if self.blocks is None or self.blocks in ("all", "last"):
+            return
+        object.__setattr__(self, "blocks", as_tuple(self.blocks))
+        require(
+            len(self.blocks) > 0 and all(whole(b, 0) for b in self.blocks),
+            name,
+            self.blocks,
+            "name one or several blocks by whole numbers from 0, or say 'all' or 'last'",
+        )
+        require(len(set(self.blocks)) == len(self.blocks), name, self.blocks, "name each block once")
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of ``dispersive_loss`` beside the features, checked and filled in."""
+        prefix = f"{type(self).__name__.lower()}."
+        return {
+            "variant": self.variant,
+            **loss_arguments(self.variant, self.tau, self.margin, self.include_self, prefix),
+        }
+
+    def loss(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, ""]:
+        """``dispersive_loss`` by these settings."""
+        return repulsion(z, **self.arguments)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labkit.checks import require
-from labkit.pairs import cross_sq_distances
+from labkit.distances import cross_sq_distances
 from labkit.runtime import Purpose, generator, one_thread
 
 SPLITS, NEIGHBOURS, SUBSETS, SUBSET = 10, 3, 100, 1000

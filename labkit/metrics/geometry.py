@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from labkit.distances import NO_DIRECTION, gram, paired_sq_distances, pairwise_cosines, pairwise_sq_distances
 from labkit.ops import full_precision, log_mean_exp, off_diagonal, rows
-from labkit.pairs import NO_DIRECTION, gram, paired_sq_distances, pairwise_cosines, pairwise_sq_distances
 from labkit.runtime import one_thread
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from labkit.checks import require, whole
+from labkit.distances import cross_cosines, pairwise_cosines
 from labkit.ops import full_precision, rows
-from labkit.pairs import cross_cosines, pairwise_cosines
 
 
 @torch.no_grad()

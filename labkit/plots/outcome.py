@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
+from labkit.config import REGULARIZERS
 from labkit.evaluation import REAL
 from labkit.experiments import Outcome
 from labkit.experiments.statistics import paired_differences
 from labkit.metrics import metric
 from labkit.plots.theme import PALETTE, colour, fade, figure
-from labkit.regularizers import REGULARIZERS
 
 if TYPE_CHECKING:
     import pandas as pd

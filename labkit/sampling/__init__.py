@@ -1,28 +1,26 @@
-"""From a network's prediction and noise to images; nothing here knows a model."""
+"""From a network's prediction and noise to images."""
 
-from labkit.sampling.diffusion import DiffusionMethod, diffusion_states
 from labkit.sampling.guidance import Channels, guided
-from labkit.sampling.meanflow import jump_states
-from labkit.sampling.ode import EVALUATIONS, OdeMethod, adaptive, integrate, states
-from labkit.sampling.sde import SDE_EVALUATIONS, Diffusion, SdeMethod, sde_states
-from labkit.sampling.settings import METHODS, Method, Sampler
+from labkit.sampling.sample import Frame, Samples, few_steps, film_network, sample_network, starting_noise
+from labkit.sampling.sampler import METHODS, SOLVERS, Method, Sampler
+from labkit.sampling.solvers import Diffusion, Problem, Solver, integrate, states
 
 __all__ = [
-    "EVALUATIONS",
     "METHODS",
-    "SDE_EVALUATIONS",
+    "SOLVERS",
     "Channels",
     "Diffusion",
-    "DiffusionMethod",
+    "Frame",
     "Method",
-    "OdeMethod",
+    "Problem",
     "Sampler",
-    "SdeMethod",
-    "adaptive",
-    "diffusion_states",
+    "Samples",
+    "Solver",
+    "few_steps",
+    "film_network",
     "guided",
     "integrate",
-    "jump_states",
-    "sde_states",
+    "sample_network",
+    "starting_noise",
     "states",
 ]

@@ -6,67 +6,61 @@ ddim        x_{k−1} = √ᾱ_{k−1}·x̂₁ + √(1 − ᾱ_{k−1} − s²)�
 One evaluation of the network a step; the last step adds no noise.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import choose, finite, require
 from labkit.ops import expand_like
-from labkit.schedule import Schedule
-
-DiffusionMethod = Literal["ancestral", "ddim"]
+from labkit.sampling.solvers import Solver
 
 
-def diffusion_states(
-    network: Callable[[Tensor, Tensor], Tensor],
-    x: Float[Tensor, "batch channels ..."],
-    noise: Callable[[], Float[Tensor, "batch channels ..."]],
-    schedule: Schedule,
-    method: DiffusionMethod = "ancestral",
-    eta: float = 0.0,
-    clip: bool = False,
-) -> Iterator[tuple[int, Float[Tensor, "batch channels ..."]]]:
-    """Yield (steps left, x) from the noise to the sample: len(schedule) + 1 states.
+class Ancestral(Solver):
+    families, default_steps, draws_noise = ("DiT",), 250, True
 
-    Args:
-        network: (x, what it is told of the time, (B,)) → noise and variance, (B, 2C, …).  x: noise to start from.
-        noise: gives fresh N(0, 1) of the shape of x; called once a step by ``ancestral``, and by ``ddim`` if η > 0.
-        schedule: all its steps are taken; ``Schedule.respaced`` gives fewer.  eta: η of ``ddim``, 0 to 1.
-        clip: keep x̂₁ within [−1, 1], as for images in pixels: at the first steps it is the network's error times 157.
-    """
-    choose(method, DiffusionMethod, "method")
-    require(finite(eta) and 0 <= eta <= 1, "eta", eta, "take a number from 0 to 1")
-    return _states(network, x, noise, schedule, method, eta, clip)
+    def times(self) -> Sequence[int]:
+        """Steps left."""
+        return range(len(self.problem.schedule), -1, -1)
 
+    def states(self, x: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """Yield (share of the steps taken, x), the noise x first and the sample last."""
+        for left, state in super().states(x):
+            yield 1 - left / len(self.problem.schedule), state
 
-def _states(
-    network: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    noise: Callable[[], Tensor],
-    schedule: Schedule,
-    method: DiffusionMethod,
-    eta: float,
-    clip: bool,
-) -> Iterator[tuple[int, Tensor]]:
-    yield len(schedule), x
-    for step in reversed(range(len(schedule))):
+    def step(self, x: Tensor, now: int, then: int) -> Tensor:
+        k, x1, _, var_logit = self.predict(x, then)
+        schedule = self.problem.schedule
+        mean = schedule.posterior_mean(x1, x, k)
+        if then == 0:
+            return mean
+        return mean + torch.exp(schedule.log_variance(var_logit, k) / 2) * self.problem.noise()
+
+    def predict(self, x: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """k of each sample, data x̂₁, noise ε and the logit v of the variance."""
+        schedule = self.problem.schedule
         k = torch.full((len(x),), step, device=x.device)
-        told = schedule.timesteps[k].to(x.dtype)
-        said, v = network(x, told).chunk(2, dim=1)
-        x1 = schedule.data(x, said, k)
-        if clip:  # and the noise is what leads from there to x
+        eps_pred, var_logit = self.problem.field(x, schedule.timesteps[k].to(x.dtype)).chunk(2, dim=1)
+        x1 = schedule.data(x, eps_pred, k)
+        if self.problem.clip:  # and the noise is what leads from there to x
             x1 = x1.clamp(-1, 1)
-            said = schedule.noise(x, x1, k)
-        if method == "ancestral":
-            mean = schedule.posterior_mean(x1, x, k)
-            kick = torch.exp(schedule.log_variance(v, k) / 2)
-        else:
-            before = expand_like(schedule.alpha_bar_before[k].to(x.dtype), x)
-            kick = eta * torch.exp(schedule.log_variance(-torch.ones_like(x), k) / 2) * (step > 0)
-            mean = before.sqrt() * x1 + (1 - before - kick.square()).clamp_min(0).sqrt() * said
-        random = step > 0 and (method == "ancestral" or eta > 0)
-        x = mean + kick * noise() if random else mean
-        yield step, x
+            eps_pred = schedule.noise(x, x1, k)
+        return k, x1, eps_pred, var_logit
+
+
+@dataclass
+class Ddim(Ancestral):
+    default_steps = 50
+    eta: float
+
+    def step(self, x: Tensor, now: int, then: int) -> Tensor:
+        k, x1, eps_pred, _ = self.predict(x, then)
+        schedule = self.problem.schedule
+        before = expand_like(schedule.alpha_bar_before[k].to(x.dtype), x)
+        std = self.eta * torch.exp(schedule.log_variance(-torch.ones_like(x), k) / 2) * (then > 0)
+        mean = before.sqrt() * x1 + (1 - before - std.square()).clamp_min(0).sqrt() * eps_pred
+        return mean + std * self.problem.noise() if then > 0 and self.eta > 0 else mean
+
+
+DIFFUSION_SOLVERS: dict[str, type[Solver]] = {"ddim": Ddim, "ancestral": Ancestral}
+"""By name, DiT's usual one first."""

@@ -18,7 +18,7 @@ ROUNDING = {"float32": 1e-5, "bfloat16": 1e-2}  # what subtracting gradients lea
 
 def measure(losses: Losses, config: Config) -> dict[str, float]:
     """Geometry and Dispersive Loss of each tapped block, regularized or not, and the base loss in parts of [0, 1]."""
-    known, meters, base = config.repelling.arguments(), {}, next(iter(losses.terms))
+    known, meters, base = config.repelling.arguments, {}, next(iter(losses.terms))
     for block, z in losses.features.items():
         values = geometry(z) | {"dispersive": dispersive_loss(z.detach(), **known).item()}
         meters |= {f"block{block}.{name}": value for name, value in values.items()}

@@ -13,10 +13,10 @@ from labkit.config import Config
 from labkit.models import Transformer
 from labkit.models.sizes import parse_name
 from labkit.runtime import device
+from labkit.sampling import Frame, Samples, film_network, sample_network
 from labkit.training import checkpoint as ckpt
 from labkit.training.features import Look, Seen, Shelf, inputs, see
 from labkit.training.folder import RunError, RunFolder
-from labkit.training.generate import Frame, Samples, film_network, sample_network
 from labkit.training.trainer import Trainer, build_network
 
 if TYPE_CHECKING:

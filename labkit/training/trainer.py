@@ -19,12 +19,13 @@ from labkit.distributed import any_rank
 from labkit.models import Transformer, build_model
 from labkit.objective import Objective
 from labkit.runtime import Purpose, generator, seeded
+from labkit.sampling import few_steps, sample_network
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
 from labkit.training.engine import compile_in_place, fabric_of, micro_batch, negatives, together, uninterrupted
 from labkit.training.folder import RunError, RunFolder
-from labkit.training.generate import few_steps, sample_network, write_sheet
 from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, measure, regularizer_gradients
+from labkit.training.sheet import write_sheet
 from labkit.training.stream import Stream, parts
 from labkit.types import LabError, Losses
 

@@ -13,7 +13,7 @@ from labkit.config import Config
 from labkit.metrics import DigitsClassifier, class_agreement
 from labkit.plots import DASHES, PALETTE, digit_trace, figure, style_digits, tile
 from labkit.runtime import generator
-from labkit.sampling import EVALUATIONS, guided, states
+from labkit.sampling import SOLVERS, guided, states
 from labkit.training import starting_noise
 from labkit.types import PathSample
 from labkit.widgets.panel import Panel, choice, slider
@@ -124,7 +124,7 @@ class Sampler(HasTraits):
             return torch.stack([x.cpu() for _, x in states(field, noise.to(on), steps, method)])
 
         with torch.no_grad():
-            self.paths = {(method, n): path(method, n) for method in EVALUATIONS for n in self.STEPS}
+            self.paths = {(method, n): path(method, n) for method in ("euler", "heun") for n in self.STEPS}
             self.exact = path("heun", 2 * self.STEPS[-1])[-1]
 
     def at(self, method: str) -> Tensor:
@@ -154,7 +154,7 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
         plot.add_trace(digit_trace(tile(state.at(method), 5)), 1, col)
         style_digits(plot, 1, col)
     for method, ink in kinds.items():
-        cost = [EVALUATIONS[method] * n for n in state.STEPS]
+        cost = [SOLVERS[method].evaluations * n for n in state.STEPS]
         plot.add_trace(
             go.Scatter(
                 x=cost,
@@ -185,7 +185,7 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
         told = []
         for i, method in enumerate(kinds):
             plot.data[i].z = tile(state.at(method), 5)
-            cost, error = EVALUATIONS[method] * state.steps, state.error(method, state.steps)
+            cost, error = SOLVERS[method].evaluations * state.steps, state.error(method, state.steps)
             plot.data[4 + i].x, plot.data[4 + i].y = [cost], [error]
             told.append(f"{method.capitalize()} spends {cost} evaluations and ends {error:.3f} away")
         ends = "; ".join(told)

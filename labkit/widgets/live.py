@@ -20,8 +20,9 @@ from traitlets import Enum, Float, HasTraits, Int
 
 from labkit.config import Config
 from labkit.experiments import Comparison
+from labkit.losses.dispersive import KNOBS, own_knobs
 from labkit.objective import regularized_blocks
-from labkit.regularizers import KNOBS, Noise, own_knobs
+from labkit.time_sampling import Noise
 from labkit.training import Report, few_steps, sample_network
 from labkit.widgets.runner import Runner, Status
 

@@ -18,7 +18,7 @@ from traitlets import Float as FloatTrait
 from traitlets import HasTraits, Int
 
 from labkit.plots import PALETTE, figure
-from labkit.sampling import jump_states, states
+from labkit.sampling import states
 from labkit.widgets.panel import Panel, choice, slider
 
 MEANS, WIDTH = (-1.0, 1.0), 0.15
@@ -137,7 +137,7 @@ def secant_panel(state: Secant | None = None, name: str = "secant") -> Panel:
         lines = [(times, path.numpy()), _line(t, s, x, tangent), _line(t, s, x, secant)]
         if (t, s) == (0.0, 1.0) and state.jumps > 1:  # the whole way in several steps
             by = np.linspace(0, 1, state.jumps + 1)
-            jumps = [x[state.start].item() for _, x in jump_states(state.average, state.starts, state.jumps)]
+            jumps = [x[state.start].item() for _, x in states(state.average, state.starts, state.jumps, "meanflow")]
             lines[1:] = [(by, state.ends[state.jumps][:, state.start].numpy()), (by, np.array(jumps))]
         for trace, (xs, ys) in zip(plot.data[first : first + 3], lines, strict=True):
             trace.x, trace.y = xs, ys

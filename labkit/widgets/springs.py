@@ -8,6 +8,7 @@ has two views of each point, and its contrastive parent for a loss.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -18,12 +19,12 @@ from torch import Tensor
 from traitlets import Enum, HasTraits
 from traitlets import Float as FloatTrait
 
-from labkit.losses import contrastive_loss, contrastive_parts, dispersive_floor, dispersive_loss
+from labkit.distances import cross_sq_distances
+from labkit.losses import Contrastive, Dispersive, dispersive_floor
+from labkit.losses.dispersive import own_knobs
 from labkit.metrics import mean_pairwise_distance
 from labkit.ops import off_diagonal
-from labkit.pairs import cross_sq_distances
 from labkit.plots import PALETTE, draw_floor, fade, figure
-from labkit.regularizers import own_knobs
 from labkit.runtime import generator
 from labkit.widgets.panel import Panel, log_slider, slider
 
@@ -68,16 +69,17 @@ class Springs(HasTraits):
     def rest(self) -> Rest:
         """Descend from the start by a fixed number of steps with momentum."""
         # The curvature of the spring is 1/POINTS a coordinate; repulsion adds at most 4λ/(τP) of that order.
-        points = descend(self._energy, self.start, POINTS / (1 + 2 * self.lam / self.tau))
-        spring, dispersion = self._terms(points)
+        loss = Dispersive(tau=self.tau).loss
+
+        def energy(points: Tensor) -> Tensor:
+            return self._spring(points) + self.lam * loss(points)
+
+        points = descend(energy, self.start, POINTS / (1 + 2 * self.lam / self.tau))
+        spring, dispersion = self._spring(points), loss(points)
         return Rest(points, spring.item(), dispersion.item(), mean_pairwise_distance(points))
 
-    def _energy(self, points: Tensor) -> Tensor:
-        spring, dispersion = self._terms(points)
-        return spring + self.lam * dispersion
-
-    def _terms(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        return (points - self.start).square().mean(), dispersive_loss(points, tau=self.tau)
+    def _spring(self, points: Tensor) -> Tensor:
+        return (points - self.start).square().mean()
 
 
 class PartnersAtRest(NamedTuple):
@@ -105,21 +107,22 @@ class Partners(HasTraits):
         samples, apart = torch.randn(2, SAMPLES, 2, generator=generator(23))
         self.start = torch.stack([0.55 * samples, 0.55 * samples + 0.3 * apart])
 
-    def settings(self) -> dict[str, float | str]:
-        """What ``contrastive_loss`` is told."""
-        return {"variant": self.variant, **own_knobs(self.variant, self), "alignment_weight": self.alpha}
+    def settings(self) -> Contrastive:
+        """Settings of the contrastive loss, checked."""
+        return Contrastive(variant=self.variant, **own_knobs(self.variant, self), alignment_weight=self.alpha)
 
     def rest(self) -> PartnersAtRest:
         """Descend from the start as ``Springs`` does."""
         # Curvatures of L in units of 1/SAMPLES a coordinate, like the 1 of the springs; 6α is for gaps below 1.
         stiff = 2 * (1 + self.alpha) / self.tau if self.variant == "infonce_l2" else 4 * self.margin + 6 * self.alpha
-        views = descend(self.energy, self.start, SAMPLES / (1 + self.lam * stiff), steps=50)
-        terms = self._spring(views), *contrastive_parts(*views, **self.settings())
+        settings = self.settings()
+        views = descend(partial(self.energy, settings), self.start, SAMPLES / (1 + self.lam * stiff), steps=50)
+        terms = self._spring(views), *settings.parts(*views)
         return PartnersAtRest(views, *(term.item() for term in terms), self.distances(views))
 
-    def energy(self, views: Float[Tensor, "2 n 2"]) -> Float[Tensor, ""]:
+    def energy(self, settings: Contrastive, views: Float[Tensor, "2 n 2"]) -> Float[Tensor, ""]:
         """E with the points at any place."""
-        return self._spring(views) + self.lam * contrastive_loss(*views, **self.settings())
+        return self._spring(views) + self.lam * settings.loss(*views)
 
     def _spring(self, views: Tensor) -> Tensor:
         return (views - self.start).square().mean(dim=(1, 2)).sum()

@@ -10,13 +10,15 @@ import plotly.graph_objects as go
 import torch
 from plotly.basedatatypes import BaseFigure
 
+from labkit.config import REGULARIZERS
 from labkit.datasets import digits
+from labkit.losses.dispersive import KNOBS
 from labkit.metrics import metric
 from labkit.objective import metered_floor, regularized_blocks
 from labkit.plots import PALETTE, colour, digit_trace, figure, scale_axis, style_digits, tile
 from labkit.process import base_term
-from labkit.regularizers import KNOBS, REGULARIZERS, Noise
 from labkit.sampling import Sampler
+from labkit.time_sampling import Noise
 from labkit.training import few_steps
 from labkit.types import LabError
 from labkit.widgets.live import PREVIEW_SAMPLES, PREVIEW_STEPS, Curve, LiveTraining
@@ -71,7 +73,7 @@ def training_panel(
     base = base_term(config)
     panes = list(panes or ((base,) if len(names) == 1 else (base, *USUAL)))
     columns = 5 if len(names) == 1 else 10
-    way = Sampler(**few_steps(config, PREVIEW_STEPS)).told(config.family)
+    way = Sampler(**few_steps(config, PREVIEW_STEPS)).describe(config.family)
     plot, lines, sheets = _lay_out(names, panes, title, columns, way)
     buttons = {
         "start": widgets.Button(description="Start", icon="play", button_style="primary"),

@@ -9,9 +9,9 @@ from traitlets import Float as FloatTrait
 from traitlets import HasTraits
 
 from labkit.losses import dispersive_floor, dispersive_loss
+from labkit.losses.dispersive import own_knobs
 from labkit.metrics import effective_rank
 from labkit.plots import PALETTE, figure
-from labkit.regularizers import own_knobs
 from labkit.runtime import generator
 from labkit.widgets.panel import Panel, log_slider, slider
 

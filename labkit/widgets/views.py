@@ -9,7 +9,7 @@ from torch import Tensor
 from traitlets import Enum, HasTraits
 from traitlets import Float as FloatTrait
 
-from labkit import datasets, paths, times
+from labkit import datasets, paths, time_sampling
 from labkit.losses import dispersive_floor
 from labkit.metrics import DigitsClassifier, class_agreement
 from labkit.plots import PALETTE, digit_trace, fade, figure, style_digits, tile
@@ -26,7 +26,7 @@ class TwoViews(HasTraits):
     """Noise policy, largest gap and the first view's time t in; both views of every held-out digit out.
 
     Each view has its own noise. The second view's time follows from one uniform number a digit, as in training, by
-    ``times.second``.
+    ``time_sampling.second``.
     """
 
     noise = Enum(("independent", "restricted"), "independent")
@@ -45,7 +45,7 @@ class TwoViews(HasTraits):
 
     def second_times(self, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """t⁺ of the first n digits."""
-        return times.second(t, self.uniforms[: len(t)], self.noise, self.max_gap)
+        return time_sampling.second(t, self.uniforms[: len(t)], self.noise, self.max_gap)
 
     def views(self) -> tuple[Tensor, Tensor, Float[Tensor, " n"]]:
         """All digits as first view, as second view, and the times of the second."""
@@ -164,13 +164,13 @@ def _draw_partners(state: Partners, plot: BaseFigure) -> str:
     bonds.x, bonds.y = lines_between(*rest.views)
     for dots, view in zip(views, rest.views, strict=True):
         dots.x, dots.y = view.T.tolist()
-    knobs = {k: v for k, v in state.settings().items() if k != "alignment_weight"}
+    knobs = state.settings().arguments
     floor = dispersive_floor(SAMPLES, **knobs)
     bars.y, mark.y = [rest.spring, state.alpha * rest.alignment, rest.repulsion], [floor]
     low, high = min(*bars.y, floor, 0), max(*bars.y, 0.5)
     plot.update_yaxes(range=[low - 0.15 * (high - low), high + 0.15 * (high - low)], row=1, col=2)
     (partners, others), (near, far) = rest.distances, state.distances(state.start)
-    knob = f"τ = {state.tau:.2g}" if "tau" in knobs else f"ε = {state.margin:.2g}"
+    knob = f"τ = {state.tau:.2g}" if knobs["tau"] else f"ε = {state.margin:.2g}"
     return (
         f"α = {state.alpha:.2f}, λ = {state.lam:.2f}, {knob}: the two views of a sample lie {partners:.2f} apart, "
         f"{partners / near:.2f} times as far as at the start; views of two samples {others:.2f}, {others / far:.2f} "

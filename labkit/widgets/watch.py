@@ -147,7 +147,7 @@ class Watch(HasTraits):
 def _floor(config: Config) -> float:
     """The least value of the Dispersive Loss as it is metered, over a whole batch; −inf if there is none."""
     if config.repelling.variant != "covariance":
-        return dispersive_floor(config.batch_size, **config.repelling.arguments())
+        return dispersive_floor(config.batch_size, **config.repelling.arguments)
     try:
         return metered_floor(config, datasets.load(config.dataset).dimensions[0])
     except (LabError, OSError):  # the data are on another machine

@@ -156,12 +156,12 @@ def test_licences_lie_beside_it():
 def test_bad_requests(unchecked, monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match="split = 'test'"):
         emoji_function("test")
-    module = importlib.import_module("labkit.datasets.emoji")
+    module = importlib.import_module("labkit.datasets.embedded")
     monkeypatch.setattr(module, "data_dir", lambda: tmp_path)
-    module._load.cache_clear()
+    module._emoji.cache_clear()
     with pytest.raises(FileNotFoundError, match=re.escape("python data/build_emoji.py")):
         emoji()
-    module._load.cache_clear()
+    module._emoji.cache_clear()
 
 
 def test_the_recipe():

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import re
@@ -18,11 +19,13 @@ from photos import contents, image_folder, killed_at, noise, prepared_by_ranks, 
 from PIL import Image
 
 from labkit.checks import ConfigError
-from labkit.datasets import Codec, StoreError, describe, making, open_store, prepare
-from labkit.datasets.making import held_out_rows
-from labkit.datasets.pictures import decode
+from labkit.datasets import Codec, StoreError, describe, open_store, prepare
+from labkit.datasets.decode import decode
+from labkit.datasets.prepare import held_out_rows
 
 needs_vae = pytest.mark.skipif(not __import__("importlib").util.find_spec("diffusers"), reason="needs diffusers")
+
+MODULE = importlib.import_module("labkit.datasets.prepare")  # the package's attribute of that name is the function
 
 
 @pytest.fixture
@@ -129,7 +132,7 @@ def test_finished_shards_are_not_made_again(source, tmp_path, monkeypatch):
     out = tmp_path / "store"
     killed_at(5, "after", source, out, **SMALL)
     seen = []
-    monkeypatch.setattr(making, "decode", lambda file, *size: seen.append(file.name) or decode(file, *size))
+    monkeypatch.setattr(MODULE, "decode", lambda file, *size: seen.append(file.name) or decode(file, *size))
     made(source, out)
     assert sorted(seen) == ["002.png", "003.png", "004.png"]  # the third shard's
     seen.clear()
@@ -314,7 +317,7 @@ def test_a_failing_disk_is_no_broken_image(source, tmp_path, monkeypatch, whole)
         return decode(file, *size)
 
     with monkeypatch.context() as patched:
-        patched.setattr(making, "decode", failing)
+        patched.setattr(MODULE, "decode", failing)
         with pytest.raises(StoreError, match=r"b/001.png could not be read, and not by its own fault.*goes on"):
             made(source, tmp_path / "store")
     assert contents(made(source, tmp_path / "store")) == whole

@@ -13,9 +13,8 @@ from photos import image_folder, noise, tiny_vae
 from PIL import Image
 
 from labkit.checks import ConfigError
-from labkit.datasets import StoreError, load, open_store, prepare, verify
-from labkit.datasets.images import Chance
-from labkit.datasets.pictures import decode
+from labkit.datasets import Chance, StoreError, load, open_store, prepare, verify
+from labkit.datasets.decode import decode
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,8 @@ from photos import image_folder, noise, tiny_vae
 from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
 from labkit.config import Engine
-from labkit.datasets import prepare
-from labkit.datasets.images import Chance
-from labkit.regularizers import Repa
+from labkit.datasets import Chance, prepare
+from labkit.losses import Repa
 from labkit.runtime import Purpose, generator
 
 

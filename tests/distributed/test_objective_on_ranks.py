@@ -6,15 +6,15 @@ from forked import on_ranks
 from small import SIZE, Patches, objective, some_batch, some_draws
 from torch.nn.parallel import DistributedDataParallel
 
+from labkit.losses import Contrastive, Dispersive, Repa, warm_up
 from labkit.models import build_model
-from labkit.regularizers import Contrastive, Dispersive, Repa
 from labkit.types import SecondView
 
 RANKS = 2
 HALF = SIZE // RANKS
 CASES = {  # what is on, its scope left open
     "dispersive": {"dispersive": (Dispersive, {"lam": 0.5})},
-    "several blocks": {"dispersive": (Dispersive, {"lam": 0.5, "blocks": "all", "warmup": 4})},
+    "several blocks": {"dispersive": (Dispersive, {"lam": 0.5, "blocks": "all", "schedule": warm_up(4)})},
     "covariance": {"dispersive": (Dispersive, {"lam": 5.0, "variant": "covariance"})},
     "contrastive": {"contrastive": (Contrastive, {"lam": 0.5, "tau": 0.1, "noise": "restricted", "max_gap": 0.3})},
     "original": {"contrastive": (Contrastive, {"lam": 0.5, "form": "original", "blocks": (0, 2)})},

@@ -7,8 +7,9 @@ import torch
 
 from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
+from labkit.config import Engine
 from labkit.experiments.batched import groups, train_batched
-from labkit.regularizers import Contrastive, Repa
+from labkit.losses import Contrastive, Repa, warm_up
 from labkit.training import checkpoint
 from labkit.training.folder import RunError
 from labkit.training.trainer import NonFiniteLoss
@@ -34,13 +35,25 @@ def rarely(**changes):
     return pytest.param(changes, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_compiled_it_is_the_same_but_for_rounding(tmp_path):
+    for way in (False, True):
+        config = TINY.replace(engine=Engine(compile=way))
+        runs = {tmp_path / str(way) / f"run{i}": config.replace(**dials) for i, dials in enumerate(DIALS)}
+        list(train_batched(runs))
+    for i in range(len(DIALS)):
+        ours, theirs = (tensors(tmp_path / str(way) / f"run{i}", 6) for way in (True, False))
+        assert apart(ours, theirs, "optimizer.exp_avg.") < 4e-4 and apart(ours, theirs, "model.") < 1e-3
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         rarely(variant="infonce_cosine", tau=0.3),
-        dict(variant="covariance", chunk=4, warmup=4),
+        dict(variant="covariance", chunk=4, schedule=warm_up(4)),
         rarely(variant="hinge", blocks="all"),
         rarely(model="DiT-Nano/4"),
         rarely(model="MeanFlow-Nano/4"),

@@ -119,7 +119,7 @@ def test_a_zero_token_has_cosine_zero_and_gradient_zero(side):
     assert (found.flatten(0, 1).abs().amax(dim=1) > 0).sum() == 5
 
 
-@pytest.mark.parametrize("scale", [1e-45, 1e-30, 1e-18, 1e-6, 1e6, 1e18, 1e37])
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-12, 1e-6, 1e6, 1e12])
 @pytest.mark.parametrize("side", ["projected", "target"])
 def test_no_norm_gives_nan_or_infinity(side, scale):
     projected, target = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
@@ -128,7 +128,7 @@ def test_no_norm_gives_nan_or_infinity(side, scale):
     loss = repa_loss(scaled["projected"], scaled["target"])
     assert -1 <= loss.item() <= 1
     assert gradient(scaled["projected"], scaled["target"]).isfinite().all()
-    if 1e-18 <= scale <= 1e18:
+    if scale >= 1e-12:
         again = {"projected": projected, "target": target}
         again[side] = again[side] * scale
         assert repa_loss(**again).item() == pytest.approx(expected, rel=1e-4, abs=1e-6)

@@ -40,7 +40,8 @@ def test_the_meter_of_memory_reads_what_is_allocated():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_loss_and_gradient_take_three_times_the_features(variant, dtype):
     z = torch.randn(64, 20_000).to(dtype).requires_grad_()
-    assert peak(lambda: derive(lambda z: dispersive_loss(z, variant), z)) <= 3.1 * 4 * z.numel()
+    raised = variant == "covariance" and dtype == torch.bfloat16  # the features in float32 are kept for their deviation
+    assert peak(lambda: derive(lambda z: dispersive_loss(z, variant), z)) <= (3.1 + raised) * 4 * z.numel()
 
 
 @pytest.mark.parametrize(("variant", "form"), PARENTS)

@@ -158,7 +158,7 @@ def test_alignment_of_known_views():
     assert alignment(z[:1], z[:1] * torch.rand(1) + 1e-3 * z[:1]) == pytest.approx(0, abs=1e-12)  # one sample is enough
 
 
-@given(SEEDS, st.integers(1, 8), st.integers(1, 9), st.sampled_from([1e-15, 1.0, 1e30]))
+@given(SEEDS, st.integers(1, 8), st.integers(1, 9), st.sampled_from([1e-12, 1.0, 1e12]))
 def test_alignment_equals_a_loop_in_numpy(seed, batch, width, size):
     a, b = size * drawn(seed, batch, width), drawn(seed + 1, batch, width)
     pairs = zip(a.double().numpy() / size, b.double().numpy(), strict=True)

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from labkit.checks import ConfigError
-from labkit.sampling import integrate, jump_states
+from labkit.sampling import integrate, states
 
 MEAN, DEVIATION = 1.5, 0.3
 
@@ -31,7 +30,7 @@ def noise():
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10])
 def test_the_exact_average_leads_to_the_data_in_any_number_of_steps(noise, steps):
-    seen = list(jump_states(ideal, noise, steps))
+    seen = list(states(ideal, noise, steps, "meanflow"))
     assert len(seen) == steps + 1
     assert [t for t, _ in seen] == pytest.approx([k / steps for k in range(steps + 1)])
     assert (seen[0][0], seen[-1][0]) == (0, 1)
@@ -41,8 +40,8 @@ def test_the_exact_average_leads_to_the_data_in_any_number_of_steps(noise, steps
     torch.testing.assert_close(seen[-1][1], MEAN + DEVIATION * noise, rtol=1e-10, atol=1e-10)
 
 
-def test_one_step_is_the_default_and_the_formula_of_the_paper(noise):
-    (_, start), (t, x) = jump_states(ideal, noise)
+def test_one_step_is_the_formula_of_the_paper(noise):
+    (_, start), (t, x) = states(ideal, noise, 1, "meanflow")
     assert t == 1
     torch.testing.assert_close(x, start + ideal(start, torch.zeros(64).double(), torch.ones(64).double()))
 
@@ -55,9 +54,9 @@ def test_a_velocity_that_knows_no_span_is_followed_as_by_euler(noise):
         return MEAN + (x - t * MEAN) * (t * DEVIATION**2 - (1 - t)) / deviation(t) ** 2
 
     for steps in (1, 5):
-        *_, (_, x) = jump_states(lambda x, t, span: velocity(x, t), noise, steps)
+        *_, (_, x) = states(lambda x, t, span: velocity(x, t), noise, steps, "meanflow")
         torch.testing.assert_close(x, integrate(velocity, noise, steps, "euler"), rtol=1e-12, atol=1e-12)
-    *_, (_, x) = jump_states(lambda x, t, span: velocity(x, t), noise)
+    *_, (_, x) = states(lambda x, t, span: velocity(x, t), noise, 1, "meanflow")
     assert x.std() < 1e-6  # it lands on the mean
 
 
@@ -70,7 +69,7 @@ def test_each_call_is_told_where_it_is_and_how_far_it_goes(noise, steps, dtype):
         asked.append((x, t, span))
         return ideal(x, t, span)
 
-    seen = list(jump_states(counted, noise.to(dtype), steps))
+    seen = list(states(counted, noise.to(dtype), steps, "meanflow"))
     assert len(asked) == steps
     for k, (x, t, span) in enumerate(asked):
         assert torch.equal(x, seen[k][1])
@@ -80,23 +79,7 @@ def test_each_call_is_told_where_it_is_and_how_far_it_goes(noise, steps, dtype):
         assert span.unique().tolist() == pytest.approx([1 / steps])
 
 
-def test_states_come_one_by_one_and_a_reader_may_stop(noise):
-    asked = []
-    walk = jump_states(lambda x, t, span: asked.append(t) or x, noise, 100)
-    assert not asked
-    for _ in range(4):
-        next(walk)
-    assert len(asked) == 3
-
-
 def test_images_keep_their_shape():
     x0 = torch.randn(5, 1, 8, 8)
-    *_, (_, x) = jump_states(lambda x, t, span: 2 * span.reshape(-1, 1, 1, 1) * x, x0, 2)
+    *_, (_, x) = states(lambda x, t, span: 2 * span.reshape(-1, 1, 1, 1) * x, x0, 2, "meanflow")
     torch.testing.assert_close(x, x0 * 1.5**2)
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("steps", [0, -1, 2.5, "3", None, True])
-def test_steps_that_are_none_are_refused_at_the_call(noise, steps):
-    with pytest.raises(ConfigError, match=r"^steps = .*whole number of at least 1"):
-        jump_states(ideal, noise, steps)

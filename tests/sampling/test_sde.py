@@ -5,14 +5,13 @@ from typing import get_args
 import pytest
 import torch
 
-from labkit import paths
-from labkit.checks import ConfigError
-from labkit.paths import PATHS
-from labkit.sampling import SDE_EVALUATIONS, Diffusion, integrate, sde_states
-from labkit.sampling.sde import diffusion
+from labkit import ConfigError, paths
+from labkit.sampling import METHODS, SOLVERS, Diffusion, Problem, Sampler, integrate
+from labkit.sampling.solvers import diffusion
 
 MEAN, DEVIATION = 1.5, 0.3
 FORMS = get_args(Diffusion)
+SDE_METHODS = [method for method in METHODS["SiT"] if SOLVERS[method].draws_noise]
 
 
 def ideal(path):
@@ -32,32 +31,36 @@ def normals(shape, seed=0):
     return lambda: torch.randn(shape, generator=draw, dtype=torch.float64)
 
 
+def walk(field, start, noise, path, steps, method="euler_maruyama", **settings):
+    return Sampler(method, steps, **settings).solver(Problem(field, noise=noise, path=path)).states(start)
+
+
 def sample(path, count=4000, **settings):
     noise = normals((count, 1))
-    *_, (t, x) = sde_states(ideal(path), noise(), noise, path, **settings)
+    *_, (t, x) = walk(ideal(path), noise(), noise, path, **settings)
     assert t == 1
     return x
 
 
 @pytest.mark.parametrize("path", [paths.linear, paths.gvp])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("method", SDE_EVALUATIONS)
+@pytest.mark.parametrize("method", SDE_METHODS)
 def test_whatever_the_form_of_noise_the_samples_have_the_data_s_mean_and_deviation(path, form, method):
-    x = sample(path, steps=200, method=method, form=form, last=0.01)
+    x = sample(path, steps=200, method=method, diffusion=form, last=0.01)
     assert x.mean().item() == pytest.approx(MEAN, abs=0.03)
     # The last step takes w·s·last off without putting noise back: where w has not faded by then, that is too much.
     assert x.std().item() == pytest.approx(DEVIATION, rel=0.2 if form == "constant" else 0.06)
 
 
 def test_vp_gives_the_data_too():
-    x = sample(paths.vp, steps=600, form="sbdm", last=0.005)
+    x = sample(paths.vp, steps=600, diffusion="sbdm", last=0.005)
     assert x.mean().item() == pytest.approx(MEAN, abs=0.05)
     assert x.std().item() == pytest.approx(DEVIATION, rel=0.1)
 
 
 def test_the_densities_on_the_way_are_those_of_the_path():
     noise = normals((4000, 1))
-    for t, x in sde_states(ideal(paths.linear), noise(), noise, paths.linear, 100, form="linear"):
+    for t, x in walk(ideal(paths.linear), noise(), noise, paths.linear, 100, diffusion="linear"):
         assert x.mean().item() == pytest.approx(t * MEAN, abs=0.07)
         assert x.std().item() == pytest.approx(((t * DEVIATION) ** 2 + (1 - t) ** 2) ** 0.5, rel=0.08, abs=0.02)
 
@@ -66,7 +69,7 @@ def test_the_densities_on_the_way_are_those_of_the_path():
 def test_without_noise_it_is_the_solver_of_the_flow(method, ode):
     field, noise = ideal(paths.gvp), normals((9, 1))
     start = noise()
-    *_, (_, before), (_, last) = sde_states(field, start, noise, paths.gvp, 24, method, strength=0.0, last=0.04)
+    *_, (_, before), (_, last) = walk(field, start, noise, paths.gvp, 24, method, strength=0.0, last=0.04)
     expected = integrate(field, start, 24, ode, interval=(0.0, 0.96))
     torch.testing.assert_close(before, expected, rtol=1e-12, atol=1e-12)
     t = torch.full((9,), 0.96, dtype=torch.float64)
@@ -82,14 +85,14 @@ def test_noise_matters_is_asked_for_once_a_step_and_never_in_the_last():
 
     torch.manual_seed(0)
     start = torch.randn(5, 1, dtype=torch.float64)
-    a = list(sde_states(ideal(paths.linear), start, noise, paths.linear, 7))
+    a = list(walk(ideal(paths.linear), start, noise, paths.linear, 7))
     assert len(asked) == 7
     assert [t for t, _ in a] == pytest.approx([*(0.96 * k / 7 for k in range(8)), 1.0])
-    b = list(sde_states(ideal(paths.linear), start, noise, paths.linear, 7))
+    b = list(walk(ideal(paths.linear), start, noise, paths.linear, 7))
     assert (a[-1][1] != b[-1][1]).all()
 
 
-@pytest.mark.parametrize("method", SDE_EVALUATIONS)
+@pytest.mark.parametrize("method", SDE_METHODS)
 def test_the_evaluations_are_those_that_are_stated(method):
     seen = []
     field = ideal(paths.linear)
@@ -98,8 +101,8 @@ def test_the_evaluations_are_those_that_are_stated(method):
         seen.append(t)
         return field(x, t)
 
-    list(sde_states(counted, torch.randn(2, 1), lambda: torch.randn(2, 1), paths.linear, 6, method))
-    assert len(seen) == 6 * SDE_EVALUATIONS[method] + 1
+    list(walk(counted, torch.randn(2, 1), lambda: torch.randn(2, 1), paths.linear, 6, method))
+    assert len(seen) == 6 * SOLVERS[method].evaluations + SOLVERS[method].closing_steps
 
 
 def test_forms_have_the_published_values():
@@ -120,26 +123,23 @@ def test_vp_s_own_noise_is_half_of_beta():
     torch.testing.assert_close(diffusion("sbdm", paths.vp, t), beta / 2)
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("steps", 0),
-        ("steps", 2.5),
-        ("method", "euler"),
-        ("strength", -1.0),
-        ("strength", float("nan")),
-        ("last", 0.0),
-        ("last", 1.0),
-    ],
-)
-def test_settings_that_cannot_work_are_refused_by_name(field, value):
-    settings = dict(steps=4) | {field: value}
-    with pytest.raises(ConfigError, match=f"^{field} = "):
-        sde_states(ideal(paths.linear), torch.randn(2, 1), torch.randn, PATHS["linear"], **settings)
+def test_it_may_begin_where_the_velocity_is_finite():
+    """Steps of one length from there to the last one; a last step that reaches beyond the start is refused."""
+    evaluated, noise = [], torch.randn(2, 3)
+
+    def solver(first):
+        problem = Problem(lambda x, t: evaluated.append(t) or -x, (first, 1.0), lambda: torch.randn(2, 3), paths.linear)
+        return Sampler("euler_maruyama", 4).solver(problem)
+
+    times = [0.2, 0.39, 0.58, 0.77, 0.96]
+    assert [t for t, _ in solver(0.2).states(noise)] == pytest.approx([*times, 1])
+    assert [t.unique().item() for t in evaluated] == pytest.approx(times)
+    with pytest.raises(ConfigError, match=r"^last = 0\.04 .*below"):
+        list(solver(0.96).states(noise))
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_an_unknown_form_is_refused():
-    with pytest.raises(ConfigError, match=r"diffusion = 'none' .*sigma, sbdm"):
-        sde_states(ideal(paths.linear), torch.randn(2, 1), torch.randn, paths.linear, 4, form="none")
+def test_where_the_score_is_infinite_sbdm_begins_later():
+    for path, first in ((paths.linear, paths.EDGE), (paths.vp, 0)):
+        noise = normals((2, 1))
+        (t, _), *_ = walk(ideal(path), noise(), noise, path, 3, diffusion="sbdm")
+        assert t == first

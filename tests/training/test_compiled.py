@@ -16,7 +16,7 @@ from torch import nn
 
 from labkit import Trainer
 from labkit.config import Engine
-from labkit.losses import contrastive_loss, dispersive_loss
+from labkit.losses import contrastive_loss, dispersive_loss, warm_up
 from labkit.models.taps import TapError, tap
 from labkit.training import engine, trainer
 
@@ -112,7 +112,7 @@ def a_tapped_model() -> None:
 def a_run(count: int, backend: str = "aot_eager") -> None:
     """Also the gradients' angles, for which the graph is walked twice. One graph, whole, serves every step."""
     trainer.compile_in_place = functools.partial(engine.compile_in_place, backend=backend)
-    config = tiny(steps=20, chunk=4, warmup=10, log_every=1)
+    config = tiny(steps=20, chunk=4, schedule=warm_up(10), log_every=1)
     ours, theirs = (
         [report.values() for report in Trainer(config.replace(engine=Engine(accumulate=count, compile=on)))]
         for on in (True, False)

@@ -6,7 +6,7 @@ from tiny import everything, finished, tiny, trained
 
 from labkit import ConfigError, Run, Trainer, recipes
 from labkit.config import Engine
-from labkit.regularizers import Contrastive, Repa
+from labkit.losses import Contrastive, Repa
 from labkit.scale import paper_steps
 
 CHUNKED = {
@@ -174,8 +174,8 @@ def test_recipes_for_a_gpu_say_what_the_papers_do(unchecked):
 
 
 def test_the_last_block():
+    from labkit.losses import Dispersive
     from labkit.objective import blocks_of
-    from labkit.regularizers import Dispersive
 
     assert blocks_of(Dispersive(blocks="last"), "SiT-B/2") == (11,)
     assert Trainer(tiny(blocks="last", steps=1)).objective.taps == [3]

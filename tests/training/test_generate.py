@@ -9,10 +9,9 @@ from tiny import tiny
 
 from labkit import ConfigError, build_model
 from labkit.datasets import Images
-from labkit.flows import Flow
-from labkit.paths import linear
+from labkit.paths import Flow
 from labkit.runtime import Purpose, generator
-from labkit.sampling import METHODS, Sampler, guided, sde_states
+from labkit.sampling import METHODS, Sampler, guided
 from labkit.training import film_network, sample_network, starting_noise
 from labkit.training.stream import Stream
 
@@ -97,7 +96,7 @@ def test_what_is_added_on_the_way_follows_from_the_seed_too(network, monkeypatch
     """From one starting noise every seed and number leads to another image; without fresh noise all lead to one."""
     net, known = network(family), config(family)
     start = starting_noise((1, 8, 8), [0, 0, 0], seed=0)
-    monkeypatch.setattr("labkit.training.generate.starting_noise", lambda *_: start)
+    monkeypatch.setattr("labkit.sampling.sample.starting_noise", lambda *_: start)
 
     def drawn(seed, **changes):
         return sample_network(net, known, 3, y=[5, 5, 5], seed=seed, **settings | changes).x
@@ -190,14 +189,16 @@ def test_the_evaluations_that_are_stated_are_the_calls_of_the_network(network, f
     assert set(calls) == {2 if guidance == 1 else 4}
     assert samples.settings["steps"] == quick(method).get("steps")
     evaluations = f"({len(calls)} evaluation{'' if len(calls) == 1 else 's'}), guidance {guidance:g}, seed 0"
-    assert samples.told() == f"{method}, {'' if method == 'dopri5' else f'{STEPS} steps '}{evaluations}"
+    assert samples.describe() == f"{method}, {'' if method == 'dopri5' else f'{STEPS} steps '}{evaluations}"
 
 
 def test_evaluations_are_those_of_one_batch_however_many_there_are(network):
     net = network("MeanFlow")
     for batch_size in (1, 2, 5):
         assert sample_network(net, config("MeanFlow"), 5, batch_size=batch_size).settings["nfe"] == 1
-    assert sample_network(net, config("MeanFlow"), 5).told() == "meanflow, 1 step (1 evaluation), guidance 1, seed 0"
+    assert (
+        sample_network(net, config("MeanFlow"), 5).describe() == "meanflow, 1 step (1 evaluation), guidance 1, seed 0"
+    )
 
 
 @pytest.mark.parametrize(("family", "own"), [("SiT", {"method": "sde_heun"}), ("DiT", {}), ("MeanFlow", {})])
@@ -229,7 +230,7 @@ def test_the_bar_is_full_when_the_samples_are_there(network, monkeypatch, family
         def update(self):
             self.n += 1
 
-    monkeypatch.setattr("labkit.training.generate.tqdm", Bar)
+    monkeypatch.setattr("labkit.sampling.sample.tqdm", Bar)
     sample_network(network(family), config(family), 5, batch_size=2, method=method, progress=True, **quick(method))
     assert bars[0].n == bars[0].total
 
@@ -329,18 +330,6 @@ def test_a_flow_is_asked_only_where_it_was_trained(network, path, prediction, fi
     asked.clear()
     sample_network(net, known, 2, method="heun", steps=STEPS)
     assert max(asked) == pytest.approx(last, abs=1e-6)
-
-
-def test_a_stochastic_equation_may_begin_where_its_velocity_is_finite():
-    """Steps of one length from there to the last one; a start within the last step is none."""
-    asked, noise = [], torch.randn(2, 3)
-    walk = sde_states(lambda x, t: asked.append(t) or -x, noise, lambda: torch.randn(2, 3), linear, 4, first=0.2)
-    times = [0.2, 0.39, 0.58, 0.77, 0.96]
-    assert [t for t, _ in walk] == pytest.approx([*times, 1])
-    assert [t.unique().item() for t in asked] == pytest.approx(times)
-    for first in (-0.1, 0.96, float("nan")):
-        with pytest.raises(ConfigError, match=r"^first = "):
-            sde_states(lambda x, t: x, noise, lambda: noise, linear, 4, first=first)
 
 
 # --- pairs of times in the stream

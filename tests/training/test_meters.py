@@ -9,9 +9,9 @@ from tiny import assert_same, everything, finished, tiny, trained
 
 from labkit import Run, Trainer, dispersive_loss
 from labkit.config import Config
+from labkit.losses import Contrastive, Repa, warm_up
 from labkit.metrics import geometry
 from labkit.objective import Objective
-from labkit.regularizers import Contrastive, Repa
 
 GEOMETRY = ("dispersive", "feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity", "anisotropy")
 PARTS = [f"velocity.t{part}" for part in range(5)]
@@ -65,9 +65,9 @@ def test_behind_closed_gates_there_is_no_conflict(config):
 
 @pytest.mark.parametrize(("name", "kind"), [("dispersive", None), ("contrastive", Contrastive), ("repa", Repa)])
 def test_lambda_scales_the_ratio_and_not_the_cosine(open_gates, name, kind):
-    def first_meters(lam, warmup=0):
+    def first_meters(lam, schedule=()):
         more = {"hidden": 16} if kind is Repa else {}
-        own = {name: kind(lam, warmup=warmup, **more)} if kind else {"lam": lam, "warmup": warmup}
+        own = {name: kind(lam, schedule=schedule, **more)} if kind else {"lam": lam, "schedule": schedule}
         trainer = Trainer(tiny(**{"model": "SiT-Nano/2", "lam": None} | own))
         torch.manual_seed(1)
         open_gates(trainer.network)
@@ -77,7 +77,7 @@ def test_lambda_scales_the_ratio_and_not_the_cosine(open_gates, name, kind):
     cosine, ratio = first_meters(0.5)
     assert abs(cosine) > 1e-4
     assert first_meters(1.0) == pytest.approx((cosine, 2 * ratio), rel=1e-3, abs=1e-5)
-    assert first_meters(0.5, warmup=4) == pytest.approx((cosine, ratio / 4), rel=1e-3, abs=1e-5)
+    assert first_meters(0.5, warm_up(4)) == pytest.approx((cosine, ratio / 4), rel=1e-3, abs=1e-5)
     assert first_meters(0.0) == (None, 0)  # a gradient of zero has no direction
 
 

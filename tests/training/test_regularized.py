@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 from tiny import assert_same, everything, finished, outcome, tiny, trained, training_elsewhere, wait_for
 
 from labkit import ConfigError, Run, Trainer, build_model
+from labkit.losses import Contrastive, Repa, warm_up
 from labkit.models import Transformer
-from labkit.regularizers import Contrastive, Repa
 from labkit.training import NonFiniteLoss
 
 
@@ -42,7 +42,7 @@ def test_killed_and_resumed_equals_straight(tmp_path, folder):
 
 
 def test_warm_up_goes_on_where_it_stopped(tmp_path):
-    config = tiny(lam=0.5, warmup=7, contrastive=Contrastive(0.25, warmup=3))
+    config = tiny(lam=0.5, schedule=warm_up(7), contrastive=Contrastive(0.25, schedule=warm_up(3)))
     seen = []
     for _ in range(3):
         for report in Trainer(config, tmp_path):
@@ -121,7 +121,7 @@ def test_zero_lambda_trains_the_same_bits_as_off(on):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"variant": "covariance"}, {"blocks": "all", "chunk": 4, "warmup": 5}], ids=str
+    "settings", [{}, {"variant": "covariance"}, {"blocks": "all", "chunk": 4, "schedule": warm_up(5)}], ids=str
 )
 def test_alpha_0_is_the_dispersive_run(settings):
     """Bit for bit; any other α is another run."""

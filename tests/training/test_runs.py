@@ -144,7 +144,7 @@ def test_settings_stand_beside_the_samples(run, method, nfe):
         "weights": "ema",
         "step": max(run.checkpoints),
     }
-    assert samples.told() == f"{method}, 7 steps ({nfe} evaluations), guidance 2, seed 5"
+    assert samples.describe() == f"{method}, 7 steps ({nfe} evaluations), guidance 2, seed 5"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_settings_stand_beside_the_samples(run, method, nfe):
         ({"y": []}, "y = []"),
         ({"steps": 0}, "steps = 0"),
         ({"steps": 2.5}, "steps = 2.5"),
-        ({"method": "rk4"}, "choose one of euler, heun"),
+        ({"method": "rk4"}, "choose one of meanflow, heun"),
         ({"guidance": -0.5}, "guidance = -0.5"),
         ({"guidance": float("nan")}, "guidance = nan"),
         ({"seed": -1}, "seed = -1"),

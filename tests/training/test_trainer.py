@@ -14,9 +14,9 @@ from tiny import assert_same, finished, outcome, tiny, trained, weights
 
 from labkit import ConfigError, Run, Trainer, build_model, datasets, dispersive_loss, training
 from labkit.datasets import Images
-from labkit.flows import Flow
 from labkit.metrics import DigitsClassifier
 from labkit.models import DigitsTeacher
+from labkit.paths import Flow
 from labkit.training import NonFiniteLoss
 from labkit.training.stream import Stream
 from labkit.training.trainer import build_network

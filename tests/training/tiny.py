@@ -17,7 +17,7 @@ from torch import Tensor
 
 from labkit import Config, Run, Trainer, disk
 from labkit.config import Optimizer
-from labkit.regularizers import Contrastive, Repa
+from labkit.losses import Contrastive, Repa, warm_up
 from labkit.training.checkpoint import optimizer_tensors
 
 
@@ -30,9 +30,9 @@ def tiny(**changes: Any) -> Config:
 
 def everything(**changes: Any) -> Config:
     """All regularizers at once, each at blocks of its own and warming up at its own pace."""
-    contrastive = Contrastive(0.25, tau=0.3, blocks=(1,), warmup=9, noise="restricted", alignment_weight=0.5)
-    on = dict(contrastive=contrastive, repa=Repa(0.5, block=2, hidden=16, warmup=3))
-    return tiny(**dict(model="SiT-Nano/2", blocks=(0, 3), warmup=7) | on | changes)
+    contrastive = Contrastive(0.25, tau=0.3, blocks=(1,), schedule=warm_up(9), noise="restricted", alignment_weight=0.5)
+    on = dict(contrastive=contrastive, repa=Repa(0.5, block=2, hidden=16, schedule=warm_up(3)))
+    return tiny(**dict(model="SiT-Nano/2", blocks=(0, 3), schedule=warm_up(7)) | on | changes)
 
 
 def trained(config: Config, folder: Path) -> Path:

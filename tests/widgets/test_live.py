@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from labkit import Contrastive, Repa, Run, recipes
-from labkit.flows import Flow
+from labkit.paths import Flow
 from labkit.widgets import LiveTraining, Runner, training_panel
 
 SLIDERS = ("lam", "tau", "block", "steps", "seed")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ipywidgets.widgets.widget import _instances
 
-from labkit import paths, times
+from labkit import paths, time_sampling
 from labkit.datasets import digits
 from labkit.losses import contrastive_loss, dispersive_floor, dispersive_loss
 from labkit.metrics import DigitsClassifier
@@ -45,7 +45,7 @@ def test_restricted_times_are_near(gap):
     state = TwoViews(noise="restricted", max_gap=gap)
     t = state.first_times
     second = state.second_times(t)
-    assert torch.equal(second, times.near(t, state.uniforms[: len(t)], gap))
+    assert torch.equal(second, time_sampling.near(t, state.uniforms[: len(t)], gap))
     assert ((second - t).abs() <= gap + 1e-6).all() and ((second >= 0) & (second <= 1)).all()
 
 
@@ -93,7 +93,7 @@ def test_the_energy_is_springs_plus_the_librarys_contrastive_loss():
     spring = sum((view - start).square().mean().item() for view, start in zip(rest.views, state.start, strict=True))
     assert rest.spring == pytest.approx(spring, rel=1e-5)
     assert 0.7 * rest.alignment + rest.repulsion == pytest.approx(loss, rel=1e-5)
-    assert state.energy(rest.views).item() == pytest.approx(spring + 0.3 * loss, rel=1e-5)
+    assert state.energy(state.settings(), rest.views).item() == pytest.approx(spring + 0.3 * loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"variant": "hinge", "margin": 10**0.3}, {"tau": 10**-1.3}])
@@ -101,7 +101,7 @@ def test_the_energy_is_springs_plus_the_librarys_contrastive_loss():
 def test_partners_rest_where_little_force_is_left(settings, alpha):
     state = Partners(alpha=alpha, lam=1.0, **settings)
     views = state.rest().views.requires_grad_()
-    (force,) = torch.autograd.grad(state.energy(views), views)
+    (force,) = torch.autograd.grad(state.energy(state.settings(), views), views)
     assert SAMPLES * force.norm(dim=-1).max() < 0.08  # against springs of 1 a unit of length
 
 

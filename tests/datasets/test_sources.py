@@ -13,13 +13,12 @@ from photos import image_folder, noise
 from PIL import Image
 
 from labkit.checks import ConfigError
-from labkit.datasets import Preparation
-from labkit.datasets.listing import find
-from labkit.datasets.pictures import BrokenImage, decode
+from labkit.datasets.decode import BrokenImage, decode
+from labkit.datasets.sources import list_images
 
 
 def listed(source, **settings):
-    return find(str(source), Preparation(size=8, **settings))
+    return list_images(str(source), **settings)
 
 
 def refused(source, told, **settings):
@@ -62,7 +61,7 @@ def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
             yield where, folders, files[::-1]
 
     reversed_os = SimpleNamespace(path=os.path, walk=backwards, scandir=lambda top: list(os.scandir(top))[::-1])
-    monkeypatch.setattr("labkit.datasets.listing.os", reversed_os)
+    monkeypatch.setattr("labkit.datasets.sources.os", reversed_os)
     assert listed(tmp_path).names == expected
 
 

@@ -17,7 +17,7 @@ from labkit.runtime import device as usual_device
 from labkit.runtime import seeded
 
 SD_VAE = "stabilityai/sd-vae-ft-ema"
-"""What DiT, SiT and this paper train on."""
+"""The VAE whose latents DiT, SiT and the paper train on."""
 
 
 class Codec:
@@ -40,7 +40,7 @@ class Codec:
         self.config: dict[str, Any] = {k: v for k, v in sorted(self.vae.config.items()) if not k.startswith("_")}
         for name in ("shift_factor", "latents_mean", "latents_std"):
             value = self.config.get(name)
-            require(value is None, "latents", source, f"its {name} is {value}, and only a scale is known here")
+            require(value is None, "latents", source, f"its {name} is {value}, and only a scale can be used here")
         require(self.config["in_channels"] == 3, "latents", source, "it does not encode images of 3 channels")
         self.scale: float = self.config["scaling_factor"]
         self.channels: int = self.config["latent_channels"]
@@ -49,7 +49,7 @@ class Codec:
         self.vae.to(self.device)
 
     def shape(self, size: int) -> tuple[int, int, int]:
-        """That of the latent of an image of this side.
+        """Shape of the latent of an image of this side.
 
         Raises:
             ConfigError: the side cannot be divided so often.
@@ -67,7 +67,7 @@ class Codec:
 
     @torch.no_grad()
     def decode(self, x: Float[Tensor, "b c h_small w_small"]) -> Float[Tensor, "b 3 h w"]:
-        """The images, in [-1, 1] and on the CPU, of latents as a network makes them: scaled."""
+        """The images, in [-1, 1] and on the CPU, of scaled latents, as a network samples them."""
         parts = [self.vae.decode(part.to(self.device) / self.scale).sample for part in x.split(self.batch)]
         return torch.cat([part.clamp(-1, 1).cpu() for part in parts])
 
@@ -80,7 +80,7 @@ def _load(source: str) -> nn.Module:
             f"latents = {source!r} needs the package diffusers, which is not installed: `pip install diffusers`."
         ) from None
     try:
-        vae, found = AutoencoderKL.from_pretrained(
+        vae, info = AutoencoderKL.from_pretrained(
             source,
             local_files_only=Path(source).is_dir(),
             use_safetensors=True,
@@ -95,14 +95,14 @@ def _load(source: str) -> nn.Module:
             "folder of downloaded weights (config.json, diffusion_pytorch_model.safetensors). "
             f"{type(error).__name__}: {why}"
         ) from None
-    missing = sorted(found["missing_keys"])
-    told = f"{len(missing)} of its weights are missing in the file ({', '.join(missing[:3])}) and would stay random"
-    require(not missing, "latents", source, told)
+    missing = sorted(info["missing_keys"])
+    allowed = f"{len(missing)} of its weights are missing in the file ({', '.join(missing[:3])}) and would stay random"
+    require(not missing, "latents", source, allowed)
     return vae.eval().requires_grad_(False)
 
 
 def _digest(scale: float, vae: nn.Module) -> str:
-    """Of the weights and of what their latents are multiplied by."""
+    """Digest of the weights and of the factor of their latents."""
     digest = hashlib.sha256(repr(scale).encode())
     for name, tensor in sorted(vae.state_dict().items()):
         digest.update(name.encode())

@@ -1,10 +1,10 @@
-"""What training reads: labelled images, or latents of them, by row number."""
+"""Labelled images, or latents of them, by row number: a ``Source`` is what training reads."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from labkit.types import Batch
 
+Split = Literal["train", "held_out"]
+
 
 class Chance(NamedTuple):
-    """The random numbers that a source may turn into an augmentation, drawn by whoever asks for the batch."""
+    """The random numbers that a source may turn into an augmentation, drawn by the caller of ``batch``."""
 
     noise: Float[Tensor, "batch channels height width"]
     """Normal, of the data's shape."""
@@ -23,7 +25,7 @@ class Chance(NamedTuple):
 
 
 class Source(ABC):
-    """A set of labelled images of one size, in about [-1, 1]. Subclasses say where they lie and how a batch is made."""
+    """Labelled images of one size, in about [-1, 1]. Subclasses say where they lie and how a batch is made."""
 
     shape: tuple[int, int, int]
     """Channels, height and width of what the network sees."""

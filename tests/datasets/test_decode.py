@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from photos import noise, smooth
 from PIL import Image
 
-from labkit.datasets.pictures import BrokenImage, decode
+from labkit.datasets.decode import BrokenImage, decode
 
 
 def as_file(picture: Image.Image, kind: str = "PNG", **options) -> io.BytesIO:

@@ -22,11 +22,11 @@ class BrokenImage(Exception):
 
 
 class Square(NamedTuple):
-    """What becomes of an image."""
+    """The pixels cut out of an image."""
 
     pixels: UInt8[np.ndarray, "channels size size"]
     enlarged: bool
-    """Whether it was smaller than this."""
+    """Whether the image was smaller than the square."""
 
 
 def decode(file: Any, size: int, channels: int = 3) -> Square:

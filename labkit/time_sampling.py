@@ -1,12 +1,14 @@
 """Times: where on the path from noise (t = 0) to data (t = 1) a sample is looked at."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.regularizers import Noise
+Noise = Literal["independent", "restricted"]
+"""Noise and time of a second view: of its own, or its own noise at a time near the first's."""
 
 
 def logit_normal(u: Float[Tensor, " b"], mean: float, deviation: float) -> Float[Tensor, " b"]:

@@ -10,17 +10,17 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
 
 from labkit.checks import ConfigError, require
-from labkit.datasets.pictures import BrokenImage
-from labkit.datasets.preparation import Preparation
+from labkit.datasets.decode import BrokenImage
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
+Layout = Literal["NHWC", "NCHW"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Listing:
     labels: Int64[np.ndarray, " n"]
     classes: Sequence[str]
     file: Callable[[int], Any]
-    """What ``labkit.datasets.pictures.decode`` takes, by number."""
+    """Number → the argument of ``labkit.datasets.decode.decode``."""
     digest: str
     """Changes when other images are listed."""
     names: Sequence[str] | None = None
@@ -41,7 +41,14 @@ class Listing:
         return f"row {number}" if self.names is None else self.names[number]
 
 
-def find(source: str, asked: Preparation) -> Listing:
+def list_images(
+    source: str,
+    layout: Layout = "NHWC",
+    split: str = "train",
+    subset: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Listing:
     """The images of a source.
 
     Args:
@@ -49,6 +56,8 @@ def find(source: str, asked: Preparation) -> Listing:
             class; an .npz file with uint8 images under ``x``, ``images`` or ``arr_0`` and, unless they are of one
             class, labels under ``y``, ``labels`` or ``arr_1``; a Hugging Face data set by its id, or the folder that
             its ``save_to_disk`` wrote.
+        layout: order of the axes of an .npz file's images.
+        split, subset, image_column, label_column: those of a Hugging Face data set.
 
     Raises:
         ConfigError: there is no such source, or its images and labels do not fit each other.
@@ -56,13 +65,13 @@ def find(source: str, asked: Preparation) -> Listing:
     path = Path(source)
     if path.is_file():
         require(path.suffix == ".npz", "source", source, "a file must be an .npz; name the folder for images in files")
-        listing = _npz(path, asked)
+        listing = _npz(path, layout)
     elif path.is_dir() and not any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         listing = _folder(path.resolve())
     else:
         id_like = path.is_dir() or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)
         require(bool(id_like), "source", source, "there is no such file or folder")
-        listing = _hugging_face(source, asked)
+        listing = _hugging_face(source, split, subset, image_column, label_column)
     _check_labels(source, listing)
     return listing
 
@@ -70,11 +79,11 @@ def find(source: str, asked: Preparation) -> Listing:
 def _check_labels(source: str, listing: Listing) -> None:
     require(len(listing.labels) > 0, "source", source, "it holds no images")
     low, high = int(listing.labels.min()), int(listing.labels.max())
-    told = f"its labels go from {low} to {high}; number the classes from 0"
-    require(low >= 0 and high < len(listing.classes), "source", source, told)
-    without = np.flatnonzero(np.bincount(listing.labels, minlength=len(listing.classes)) == 0)
-    told = ", ".join(str(listing.classes[c]) for c in without[:5])
-    require(len(without) == 0, "source", source, f"{len(without)} of its classes have no images ({told})")
+    numbered = f"its labels go from {low} to {high}; number the classes from 0"
+    require(low >= 0 and high < len(listing.classes), "source", source, numbered)
+    empty = np.flatnonzero(np.bincount(listing.labels, minlength=len(listing.classes)) == 0)
+    first = ", ".join(str(listing.classes[c]) for c in empty[:5])
+    require(len(empty) == 0, "source", source, f"{len(empty)} of its classes have no images ({first})")
 
 
 def _digest(*parts: str | bytes | np.ndarray) -> str:
@@ -89,7 +98,7 @@ def _folder(root: Path) -> Listing:
     loose = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name))
     source = str(root)
     if not classes:
-        return _of_files(root, loose, np.zeros(len(loose), dtype=np.int64), [root.name])
+        return _files_listing(root, loose, np.zeros(len(loose), dtype=np.int64), [root.name])
     require(
         not loose,
         "source",
@@ -100,10 +109,10 @@ def _folder(root: Path) -> Listing:
     require(not splits, "source", source, f"its folders are no classes; name one of them, such as {root / classes[0]}")
     names, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(_below(root, root / name))
-        names += found
-        labels += [label] * len(found)
-    return _of_files(root, names, np.array(labels, dtype=np.int64), classes)
+        files = sorted(_below(root, root / name))
+        names += files
+        labels += [label] * len(files)
+    return _files_listing(root, names, np.array(labels, dtype=np.int64), classes)
 
 
 def _is_image(name: str) -> bool:
@@ -118,13 +127,13 @@ def _below(root: Path, folder: Path) -> Iterator[str]:
         yield from (f"{place}/{name}" for name in files if _is_image(name))
 
 
-def _of_files(root: Path, names: list[str], labels: Int64[np.ndarray, " n"], classes: list[str]) -> Listing:
+def _files_listing(root: Path, names: list[str], labels: Int64[np.ndarray, " n"], classes: list[str]) -> Listing:
     broken = [name for name in names if "\n" in name]
     require(not broken, "source", str(root), f"the name of a file has a line break in it: {broken[:1]}")
     return Listing(labels, classes, lambda i: root / names[i], _digest("\n".join(names), labels), names, root)
 
 
-def _npz(path: Path, asked: Preparation) -> Listing:
+def _npz(path: Path, layout: Layout) -> Listing:
     source = str(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -138,7 +147,7 @@ def _npz(path: Path, asked: Preparation) -> Listing:
         source,
         f"its images are {images.dtype}; save them as uint8, 0 to 255, so that their range is no guess",
     )
-    if images.ndim == 4 and asked.layout == "NCHW":
+    if images.ndim == 4 and layout == "NCHW":
         images = images.transpose(0, 2, 3, 1)
     fits = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
     require(fits, "source", source, f"its images have shape {images.shape}; give (n, h, w, 3), or say layout NCHW")
@@ -151,10 +160,10 @@ def _npz(path: Path, asked: Preparation) -> Listing:
 
 
 def _member(archive: Any, keys: Sequence[str]) -> np.ndarray | None:
-    found = next((archive[key] for key in keys if key in archive), None)
-    if isinstance(found, bytes):
+    member = next((archive[key] for key in keys if key in archive), None)
+    if isinstance(member, bytes):
         raise ValueError(f"one of {', '.join(keys)} is no array")
-    return found
+    return member
 
 
 def _whole_numbers(source: str, labels: np.ndarray) -> Int64[np.ndarray, " n"]:
@@ -164,11 +173,13 @@ def _whole_numbers(source: str, labels: np.ndarray) -> Int64[np.ndarray, " n"]:
 
 
 def _numbered(labels: Int64[np.ndarray, " n"]) -> list[str]:
-    """Names of classes that have none; of no more of them than there are images."""
+    """Numbers as names of classes without names; no more of them than there are images."""
     return [str(c) for c in range(min(labels.max(initial=-1) + 1, len(labels)))]
 
 
-def _hugging_face(source: str, asked: Preparation) -> Listing:
+def _hugging_face(
+    source: str, split: str, subset: str | None, image_column: str | None, label_column: str | None
+) -> Listing:
     try:
         import datasets
     except ImportError:
@@ -176,19 +187,19 @@ def _hugging_face(source: str, asked: Preparation) -> Listing:
             f"source = {source!r} is no folder of images and no .npz file here; as a Hugging Face data set it needs "
             "the package datasets, which is not installed: `pip install datasets`."
         ) from None
-    found = _load(datasets, source, asked)
-    features = found.features
+    rows = _load(datasets, source, split, subset)
+    features = rows.features
     pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    image = _column(source, "image_column", asked.image_column, pictures, pictures)
+    image = _column(source, "image_column", image_column, pictures, pictures)
     require(image is not None, "source", source, f"none of its columns holds images: {', '.join(features)}")
     named = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    label = _column(source, "label_column", asked.label_column, list(features), named)
-    labels = np.zeros(len(found), dtype=np.int64)
+    label = _column(source, "label_column", label_column, list(features), named)
+    labels = np.zeros(len(rows), dtype=np.int64)
     classes: Sequence[str] = ["all"]
     if label is not None:
-        labels = _whole_numbers(source, np.asarray(found[label][:]))
+        labels = _whole_numbers(source, np.asarray(rows[label][:]))
         classes = getattr(features[label], "names", None) or _numbered(labels)
-    raw = found.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    raw = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     taking = threading.Lock()
 
     def file(number: int) -> Any:
@@ -201,26 +212,26 @@ def _hugging_face(source: str, asked: Preparation) -> Listing:
     return Listing(labels, classes, file, _digest(image, str(label), labels))
 
 
-def _load(datasets: Any, source: str, asked: Preparation) -> Any:
+def _load(datasets: Any, source: str, split: str, subset: str | None) -> Any:
     """One split of a data set from disk or hub."""
     try:
         if not Path(source).is_dir():
-            return datasets.load_dataset(source, asked.subset, split=asked.split)
-        found = datasets.load_from_disk(source)
+            return datasets.load_dataset(source, subset, split=split)
+        loaded = datasets.load_from_disk(source)
     except Exception as error:  # loading raises of all kinds: no network, no such set, a torn file
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"source = {source!r} is no folder of images and no .npz file here, and cannot be had as a Hugging Face "
             f"data set. {type(error).__name__}: {why}"
         ) from error
-    if isinstance(found, dict):
-        require(asked.split in found, "split", asked.split, f"{source} has {', '.join(found)}")
-        found = found[asked.split]
-    return found
+    if isinstance(loaded, dict):
+        require(split in loaded, "split", split, f"{source} has {', '.join(loaded)}")
+        loaded = loaded[split]
+    return loaded
 
 
-def _column(source: str, option: str, wanted: str | None, known: list[str], usual: list[str]) -> str | None:
-    """The column that is asked for, or the only one there is."""
-    require(wanted is None or wanted in known, option, wanted, f"{source} has {', '.join(known) or 'none'}")
+def _column(source: str, option: str, wanted: str | None, columns: list[str], usual: list[str]) -> str | None:
+    """The column that is named, or the only usual one."""
+    require(wanted is None or wanted in columns, option, wanted, f"{source} has {', '.join(columns) or 'none'}")
     require(wanted is not None or len(usual) < 2, option, wanted, f"{source} has {', '.join(usual)}; name one")
     return wanted or next(iter(usual), None)

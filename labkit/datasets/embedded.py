@@ -1,0 +1,122 @@
+"""Two embedded data sets, which need no network: handwritten digits and emoji.
+
+Digits: 1,797 real 8×8 images from 43 writers, the test part of UCI's *Optical Recognition of Handwritten Digits* as
+scikit-learn ships it (CC BY 4.0). 500 of them, about 50 of each class, are held out by a fixed stratified draw.
+
+Emoji: 3,812 colour images of 32×32 on white in two drawing styles, Noto Color Emoji (Google, Apache License 2.0) and
+Twemoji (Twitter and contributors, CC BY 4.0), scaled down from two npm packages by ``data/build_emoji.py``. That also
+says how a fifth was held out so that nothing on one side has a near-duplicate on the other.
+
+No generator and no classifier of the lab trains on held-out images; quality is measured against them.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from labkit.checks import choose
+from labkit.datasets.base import Images, Split
+from labkit.runtime import data_dir
+
+HELD_OUT, FEW = 500, 200
+FILE = "emoji.npz"
+EMOJI_CLASSES = (
+    "Activities",
+    "Animals & Nature",
+    "Flags",
+    "Food & Drink",
+    "Objects",
+    "People & Body",
+    "Smileys & Emotion",
+    "Symbols",
+    "Travel & Places",
+)
+"""Unicode's groups, in the order of the labels."""
+EMOJI_STYLES = ("google", "twitter")
+
+
+def digits(split: Split = "train") -> Images:
+    """1,297 training or 500 held-out digits, (N, 1, 8, 8) in [-1, 1], classes 0 to 9."""
+    choose(split, Split, "split")
+    return _digits(split)
+
+
+def few_digits(split: Split = "train") -> Images:
+    """The first 200 training digits alone, about 20 of each class; the held-out ones are those of ``digits``."""
+    images = digits(split)
+    return images if split == "held_out" else Images(images.x[:FEW], images.y[:FEW], images.num_classes)
+
+
+def unlabelled_digits(split: Split = "train") -> Images:
+    """The digits as a single class: no label says which digit an image shows."""
+    images = digits(split)
+    return Images(images.x, torch.zeros_like(images.y), num_classes=1)
+
+
+@cache
+def _digits(split: str) -> Images:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    rows = range(len(labels))
+    chosen = train_test_split(rows, test_size=HELD_OUT, stratify=labels, random_state=0)[split == "held_out"]
+    x = torch.from_numpy(images[chosen]).float().reshape(-1, 1, 8, 8) / 8 - 1  # 0 … 16 → −1 … 1
+    return Images(x, torch.from_numpy(labels[chosen]).long(), num_classes=10)
+
+
+@dataclass(frozen=True)
+class Emoji(Images):
+    """Images with a second label."""
+
+    style: Int[Tensor, " n"]
+    """Number of the style in ``EMOJI_STYLES``. The same emoji occurs in both, always in the same split."""
+
+
+def emoji(split: Split = "train") -> Emoji:
+    """3,056 training or 756 held-out emoji, (N, 3, 32, 32) in [-1, 1], labelled with their group, 0 to 8.
+
+    Raises:
+        FileNotFoundError: the file is missing; the message has two remedies.
+    """
+    choose(split, Split, "split")
+    return _emoji()[split == "held_out"]
+
+
+@cache
+def small_emoji(split: Split = "train") -> Emoji:
+    """Emoji at half the side, (N, 3, 16, 16): each pixel the mean of four. A laptop learns them in minutes."""
+    images = emoji(split)
+    return Emoji(avg_pool2d(images.x, 2), images.y, images.num_classes, images.style)
+
+
+@cache
+def _emoji() -> tuple[Emoji, Emoji]:
+    path = data_dir() / FILE
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing; restore it with `git checkout data`, or make it again with "
+            "`python data/build_emoji.py`."
+        )
+    with np.load(path, allow_pickle=False) as file:
+        x, y, style, held_out = (torch.from_numpy(file[name]) for name in ("x", "y", "style", "held_out"))
+    x = x.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return tuple(
+        Emoji(x[rows].contiguous(), y[rows].long(), len(EMOJI_CLASSES), style[rows].long())
+        for rows in (~held_out, held_out)
+    )
+
+
+EMBEDDED = {
+    "digits": digits,
+    "digits-few": few_digits,
+    "digits-unlabelled": unlabelled_digits,
+    "emoji": emoji,
+    "emoji-16": small_emoji,
+}
+"""By the name that a config has for them."""

@@ -1,0 +1,85 @@
+"""λ of a regularizer over training: a number, times a factor that is piecewise linear in the step.
+
+A schedule is a tuple of knots (step, factor); between two knots the factor is on the line between them, before the
+first and after the last it stays. Steps count from 0, the first optimizer step.
+
+    ()                              λ all the time
+    warm_up(1000)                   from λ/1000 to λ over the first 1,000 steps
+    burst(20)                       λ for the first 20 steps, then 0
+    late(500)                       0 for the first 500 steps, then λ
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from labkit.checks import finite, require, whole
+
+Schedule = tuple[tuple[int, float], ...]
+
+
+def warm_up(steps: int) -> Schedule:
+    """λ/steps at the first step, λ from the last of ``steps`` on."""
+    require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
+    return ((0, 1 / steps), (steps - 1, 1.0)) if steps > 1 else ()
+
+
+def burst(steps: int) -> Schedule:
+    """λ for the first ``steps`` steps, then 0."""
+    require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
+    return ((steps - 1, 1.0), (steps, 0.0))
+
+
+def late(steps: int) -> Schedule:
+    """0 for the first ``steps`` steps, then λ."""
+    require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
+    return ((steps - 1, 0.0), (steps, 1.0))
+
+
+def checked_schedule(knots: Any, name: str) -> Schedule:
+    """Knots as a tuple of pairs.
+
+    Raises:
+        ConfigError: no pairs of a whole step and a finite factor of at least 0, or steps that do not grow.
+    """
+    pairs = isinstance(knots, Sequence) and all(isinstance(knot, Sequence) and len(knot) == 2 for knot in knots)
+    allowed = "give pairs of a step and a factor, such as ((0, 0), (1000, 1)), with factors of at least 0"
+    good = pairs and all(whole(at, 0) and finite(factor) and factor >= 0 for at, factor in knots)
+    require(good, name, knots, allowed)
+    grow = all(one[0] < other[0] for one, other in pairwise(knots))
+    require(grow, name, knots, "its steps have to grow")
+    return tuple((int(at), float(factor)) for at, factor in knots)
+
+
+def describe_schedule(knots: Schedule) -> str:
+    """A schedule in words; empty where λ stays."""
+    if not knots:
+        return ""
+    for shape, words in ((warm_up, "warmed up over"), (burst, "on for the first"), (late, "off for the first")):
+        steps = knots[-1][0] + (shape is warm_up)
+        if len(knots) == 2 and steps > 0 and shape(steps) == knots:
+            return f"λ {words} {steps} steps"
+    return "λ × " + ", ".join(f"{factor:g} at step {at}" for at, factor in knots)
+
+
+class Weight(nn.Module):
+    """λ at a step, as a tensor: another λ or schedule of as many knots needs no other compiled program.
+
+    Args:
+        lam: λ.  schedule: its knots.
+    """
+
+    def __init__(self, lam: float, schedule: Schedule) -> None:
+        super().__init__()
+        steps, factors = zip(*(schedule or ((0, 1.0),)), strict=True)
+        for name, values in {"lam": lam, "steps": steps, "factors": factors}.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
+
+    def forward(self, step: Int[Tensor, ""]) -> Float[Tensor, ""]:
+        """λ · (f₀ + Σ_k (f_k − f_{k−1}) · clamp((step − s_{k−1})/(s_k − s_{k−1}), 0, 1)), in float64."""
+        share = ((step - self.steps[:-1]) / self.steps.diff()).clamp(0, 1)
+        return self.lam * (self.factors[0] + (share * self.factors.diff()).sum())
