@@ -4,6 +4,7 @@ Importing this module takes a second for matplotlib, so figures import it when t
 """
 
 import io
+import math
 import re
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from labkit.metrics import metric
 from labkit.plots.theme import FONT, PALETTE
 
-WIDTH = 1080  # pixels
+WIDTH = 960  # pixels
 POINT = 0.75  # of a pixel
 LINES = ("-", "--", ":", "-.")  # of runs that cross, so that colour is not all that tells them apart
 INK = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
@@ -49,7 +50,7 @@ class StaticFigure(Figure):
         with mpl.rc_context(STYLE):
             self.savefig(file, format="svg", metadata={"Date": None})
         text = file.getvalue()
-        size = f'width="{WIDTH}" style="max-width: 100%; height: auto" '
+        size = f'width="100%" style="max-width: {WIDTH}px" '
         return re.sub(r'width="\S+" height="\S+" ', size, text[text.index("<svg") :], count=1)
 
     _repr_svg_ = svg
@@ -71,7 +72,7 @@ def show_metric(axes: Axes, name: str, along: str) -> None:
     if metric(name).log:
         axes.set_yscale("log")
         (low, high), most = axes.get_ylim(), axes.dataLim.ymax
-        if most > 1e4 * low:  # what has vanished would press all else together
+        if 1e4 * low < most < math.inf:  # what has vanished would press all else together
             axes.set_ylim(1e-4 * most, 1.5 * most)
         if high < 100 * low:  # too narrow for powers of ten
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
