@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FIGURE = "<figure>{}<details><summary>in words</summary><pre>{}</pre></details></figure>"
 STYLE = f"""
-body {{ font-family: {FONT}; color: #222; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }}
+body {{ font-family: {FONT}; color: #222; max-width: 1000px; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }}
 table {{ border-collapse: collapse; margin: 1rem 0; }}
 th, td {{ padding: 4px 14px; border-bottom: 1px solid #e3e3e3; text-align: right; }}
 figure {{ margin: 2rem 0; }}
