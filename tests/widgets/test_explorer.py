@@ -393,7 +393,7 @@ def test_three_images_have_axes_but_no_map_and_the_panel_says_why(runs):
     assert "UMAP needs 4 or more; here n = 9" in panel.sentence.value
     assert "Traceback" not in panel.sentence.value and len(alive()) == 1
     state.projection = "PCA"
-    assert "PCA at step 6" in panel.sentence.value and "cannot be shown" not in panel.sentence.value
+    wait_for(lambda: "PCA at step 6" in panel.sentence.value and "cannot be shown" not in panel.sentence.value)
     panel.close()
 
 
