@@ -10,16 +10,37 @@ labkit.Job.launch(config, "runs/x")        the same as a process that outlives t
 labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from labkit import openmp  # noqa: F401  first, before anything loads torch
 
-# isort: split
-from labkit import recipes
-from labkit.checks import ConfigError
-from labkit.config import Config
-from labkit.losses import contrastive_loss, dispersive_loss
-from labkit.models import build_model, load_official, tap
-from labkit.regularizers import Contrastive, Dispersive, Repa
-from labkit.training import Job, Run, Trainer, sample
+if TYPE_CHECKING:
+    from labkit import recipes
+    from labkit.checks import ConfigError
+    from labkit.config import Config
+    from labkit.losses import contrastive_loss, dispersive_loss
+    from labkit.models import build_model, load_official, tap
+    from labkit.regularizers import Contrastive, Dispersive, Repa
+    from labkit.training import Job, Run, Trainer, sample
+
+__version__ = "0.1.0"
+_HOMES = {"ConfigError": "checks", "Config": "config", "contrastive_loss": "losses", "dispersive_loss": "losses"}
+_HOMES |= {"build_model": "models", "load_official": "models", "tap": "models"}
+_HOMES |= {"Contrastive": "regularizers", "Dispersive": "regularizers", "Repa": "regularizers"}
+_HOMES |= {"Job": "training", "Run": "training", "Trainer": "training", "sample": "training"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name or a module when it is first used: ``labkit --help`` then needs no torch, which takes seconds."""
+    try:
+        home = importlib.import_module(f"labkit.{_HOMES.get(name, name)}")
+    except ModuleNotFoundError as missing:
+        if missing.name != f"labkit.{name}":
+            raise
+        raise AttributeError(f"module 'labkit' has no attribute {name!r}") from None
+    return getattr(home, name) if name in _HOMES else home
+
 
 __all__ = [
     "Config",

@@ -50,8 +50,10 @@ def test_axes_that_cannot_be(words, told):
 
 def test_a_file_of_runs(tmp_path):
     file = tmp_path / "runs.txt"
-    file.write_text("# two runs\n\ndigits --seed 1\nmine: digits --dispersive.lam 0.5 --dispersive.tau 1 # here\n")
+    mine, big = "digits --dispersive.lam 0.5 --dispersive.tau 1 # here", "imagenet256 --dispersive.lam 0.5"
+    file.write_text(f"# runs\n\ndigits --seed 1\nmine: {mine}\nbig: {big} --preset release\n")
     expected = {"digits,seed-1": recipes.digits(seed=1), "mine": recipes.digits(lam=0.5, tau=1.0)}
+    expected["big"] = recipes.imagenet256(preset="release", lam=0.5)  # 0.5 is λ of the other preset, not of this one
     assert listed(file) == expected
 
 
@@ -60,7 +62,8 @@ def test_a_file_of_runs(tmp_path):
     [
         ("", "it names no runs"),
         ("cats", "line 1 of .* cannot be used: 'cats' is not a recipe"),
-        ("\ndigits --seed -1", "line 2 of .* cannot be used"),
+        ("\ndigits --seed -1", "line 2 of .* cannot be used: seed = -1"),
+        ("digits --repa.hidden 0", "line 1 of .* cannot be used: repa.hidden = 0"),
         ("digits --sead 1", "line 1 of .* cannot be used, as said above"),
         ("digits 'x", "line 1 of .* cannot be read: No closing quotation"),
         ("digits --out x", "leave --out away"),
