@@ -143,16 +143,16 @@ QUICK = EvaluationConfig(60, Sampler(steps=2))
 def test_compare_on_emoji_judges_by_pixels(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Comparison, "evaluate", partialmethod(Comparison.evaluate, replace(QUICK, count=8)))
     assert main(["compare", "emoji", *SMALL, "--out", str(tmp_path / "c")]) == 0
-    told = capsys.readouterr().out
-    assert "frechet_pixels_excess" in told and "agreement" not in told
+    printed = capsys.readouterr().out
+    assert "frechet_pixels_excess" in printed and "agreement" not in printed
     assert "Fréchet distance" in html.unescape((tmp_path / "c" / "compare.html").read_text())
 
 
 def test_compare_writes_one_page_that_needs_nothing_else(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Comparison, "evaluate", partialmethod(Comparison.evaluate, QUICK))
     assert main(["compare", "digits", *SMALL, "--out", str(tmp_path / "c")]) == 0
-    told = capsys.readouterr().out
-    assert "frechet" in told and "real against real" in told
+    printed = capsys.readouterr().out
+    assert "frechet" in printed and "real against real" in printed
     page = (tmp_path / "c" / "compare.html").read_text()
     assert "plotly" in page and 'src="http' not in page and "@import" not in page
     for part in (
@@ -273,8 +273,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     command = ForkedCommand(*words, folder=tmp_path)
     while command.running and lines(out / "metrics.csv") < 2:
         time.sleep(0.02)  # polling, until it has trained a step
-    status, told, errors = command.interrupt()
+    status, printed, errors = command.interrupt()
     assert status == 130 and "Traceback" not in errors
-    assert f"labkit train --resume {out}" in told
+    assert f"labkit train --resume {out}" in printed
     (saved,) = Run.open(out).checkpoints
-    assert f"step {saved}" in told
+    assert f"step {saved}" in printed

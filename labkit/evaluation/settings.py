@@ -30,6 +30,7 @@ class EvaluationConfig:
     count: int | None = None
     """Number of samples. None is 50,000, and 500 where the reference is an embedded data set."""
     sampler: Sampler = field(default_factory=Sampler)
+    """How the samples are drawn from noise."""
     seed: int | None = None
     """Seed of the noise and of uniform labels. None is the run's own: runs of one seed start from the same noise."""
     labels: Labels = "in_turn"
@@ -45,7 +46,7 @@ class EvaluationConfig:
     inception: Path | None = None
     """File of Inception's weights (.pth, .safetensors); None downloads them."""
     batch: int = 250
-    """Number of images that are measured at a time."""
+    """Number of images measured at a time."""
 
     def __post_init__(self) -> None:
         if self.features is not None:
