@@ -11,6 +11,7 @@ from functools import partialmethod
 import pytest
 from forked import ForkedCommand
 
+import labkit
 from labkit import Run, recipes
 from labkit.cli import main
 from labkit.evaluation import EvaluationConfig
@@ -256,6 +257,12 @@ def test_help_and_version_need_no_torch():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")
     assert re.fullmatch(r"labkit \d+\.\d+\.\d+", shown[0])
     assert shown[1].startswith("usage: labkit ") and max(map(len, shown)) <= 80
+
+
+def test_every_public_name_loads_when_it_is_used():
+    assert all(getattr(labkit, name).__name__.endswith(name) for name in labkit.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'dispersive_los'"):
+        labkit.dispersive_los  # noqa: B018
 
 
 def test_doctor_reports_that_all_is_well(capsys):
