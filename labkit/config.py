@@ -119,7 +119,7 @@ class Config:
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, from which samples are drawn; in [0, 1)."""
     log_every: int = 25
-    """Steps between two rows of losses and geometry in the log. If it is 10 or more, five more stand before the first."""
+    """Steps between two rows of losses and geometry in the log. If it is 10 or more, the first ones are denser."""
     save_every: int = 1000
     """Steps between two checkpoints."""
     keep_last: int = 2
