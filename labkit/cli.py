@@ -191,7 +191,7 @@ def sample(argv: Sequence[str]) -> int:
     samples = run.sample(asked.n, seed=asked.seed, progress=True, **asdict(asked.sampler))
     x, s = codec.decode(samples.x) if codec else samples.x, samples.settings
     name = f"step-{s['step']:08d}-{s['method']}{s['steps'] or ''}-guidance{s['guidance']:g}-seed{s['seed']}.png"
-    path = write_sheet(x, asked.out or run.folder.samples / name)
+    path = write_sheet(x, asked.out or run.sheets / name)
     print(f"{asked.n} samples ({samples.told()}) written to {path}")
     return 0
 

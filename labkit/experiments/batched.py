@@ -17,6 +17,7 @@ import copy
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from labkit.checks import require
 from labkit.config import Config
 from labkit.objective import Objective
 from labkit.training import Trainer
-from labkit.training.folder import RunError
+from labkit.training.folder import RunError, RunFolder
+from labkit.training.status import State, one_line
 from labkit.types import LabError
 
 Stack = dict[str, Tensor]
@@ -62,19 +64,25 @@ def train_batched(runs: Mapping[Path, Config]) -> Iterator[int]:
     for name, usual in (("accumulate", 1), ("clip", None), ("compile", False), ("checkpointing", False)):
         told = f"models that are trained together need {usual}"
         require(getattr(engine, name) == usual, f"engine.{name}", getattr(engine, name), told)
-    trainers = [Trainer(config, folder) for folder, config in runs.items()]
-    if len({trainer.step for trainer in trainers}) > 1:
-        steps = ", ".join(f"{folder.name} at {t.step}" for folder, t in zip(runs, trainers, strict=True))
-        raise RunError(f"Runs are trained together from the same step, and these stand at different ones: {steps}.")
-    models = _Models(trainers)
-    try:
-        while len(trainers[0]):
-            models.advance()
-            if trainers[0].step % trainers[0].config.save_every == 0:
-                models.save()
-            yield trainers[0].step
-    finally:
-        models.save()
+    with ExitStack() as owned:
+        folders = [RunFolder(path) for path in runs]
+        for folder in folders:
+            owned.enter_context(folder.writing())
+        trainers = [Trainer(config, folder) for folder, config in zip(folders, runs.values(), strict=True)]
+        if len({trainer.step for trainer in trainers}) > 1:
+            steps = ", ".join(f"{folder.name} at {t.step}" for folder, t in zip(runs, trainers, strict=True))
+            raise RunError(f"Runs are trained together from the same step, and these stand at different ones: {steps}.")
+        for trainer in trainers:
+            trainer.folder.rewind(trainer.step)
+        models = _Models(trainers)
+        try:
+            while len(trainers[0]):
+                models.advance()
+                if trainers[0].step % trainers[0].config.save_every == 0:
+                    models.save()
+                yield trainers[0].step
+        finally:
+            models.save("stopped" if len(trainers[0]) else "finished")
 
 
 class _Models:
@@ -124,10 +132,12 @@ class _Models:
         for i, trainer in enumerate(self.trainers):
             trainer.step += 1
             trainer.seconds += (time.perf_counter() - began) / len(self.trainers)
-            if trainer.step % trainer.config.log_every == 0 or trainer.step == trainer.config.steps:
+            logs = trainer.step % trainer.config.log_every == 0 or trainer.step == trainer.config.steps
+            if logs:
                 off = {"dispersive"} if trainer.config.dispersive.lam is None else set()
                 values = {name: term[i].item() for name, term in terms.items() if name not in off}
                 trainer.folder.log(trainer.step, trainer.samples, trainer.seconds, values)
+            trainer.folder.beat(trainer.step, logs)
 
     def _loss(self, weights: Stack, lam: Tensor, batch: Any, draws: Any) -> tuple[Tensor, Stack]:
         """Of one model; the objective's own λ is 1."""
@@ -135,8 +145,12 @@ class _Models:
         total = found.total + (lam - 1) * found.weighted["dispersive"]
         return total, {"total": total.detach(), **found.terms}
 
-    def save(self) -> None:
-        """Each run as it would save itself; one that cannot, since its weights are not finite, stops no other."""
+    def save(self, state: State = "running") -> None:
+        """Each run as it would save itself; one that cannot, since its weights are not finite, stops no other.
+
+        Args:
+            state: what this leaves the runs in.
+        """
         refused: list[LabError] = []
         for i, trainer in enumerate(self.trainers):
             for name, stack in self.weights.items():
@@ -145,7 +159,9 @@ class _Models:
                 trainer.optimizer.state[self._own[i][name]].update(moments)
             try:
                 trainer.save()
+                trainer.folder.note(state, trainer.step)
             except LabError as error:
+                trainer.folder.note("failed", trainer.step, one_line(error))
                 refused.append(error)
         if refused:
             raise refused[0]
