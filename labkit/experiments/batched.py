@@ -145,11 +145,11 @@ class _Models:
         total = found.total + (lam - 1) * found.weighted["dispersive"]
         return total, {"total": total.detach(), **found.terms}
 
-    def save(self, state: State = "running") -> None:
+    def save(self, outcome: State = "running") -> None:
         """Each run as it would save itself; one that cannot, since its weights are not finite, stops no other.
 
         Args:
-            state: what this leaves the runs in.
+            outcome: state of the runs that can be saved.
         """
         refused: list[LabError] = []
         for i, trainer in enumerate(self.trainers):
@@ -159,7 +159,7 @@ class _Models:
                 trainer.optimizer.state[self._own[i][name]].update(moments)
             try:
                 trainer.save()
-                trainer.folder.note(state, trainer.step)
+                trainer.folder.note(outcome, trainer.step)
             except LabError as error:
                 trainer.folder.note("failed", trainer.step, one_line(error))
                 refused.append(error)

@@ -204,11 +204,15 @@ def _share(
     def due(name: str) -> bool:
         return left(name) and not folders[name].busy
 
-    while names := list(filter(left, jobs)):
-        mine = {name: jobs[name] for name in names if not folders[name].busy}
+    waiting: set[str] = set()
+    while names := set(filter(left, jobs)):
+        mine = {name: jobs[name] for name in jobs if name in names and not folders[name].busy}
         if mine:
             failures |= run_apart(mine, workers, progress, due)
         else:
+            if progress and not names <= waiting:
+                tqdm.write(f"Waiting for {', '.join(sorted(names))}, which other processes train.")
+            waiting |= names
             time.sleep(LOOK)
     return {name: why for name, why in failures.items() if _judged(folders[name].path, configs[name], judge) is None}
 

@@ -137,8 +137,8 @@ class RunFolder:
         try:
             with self.writing(patience=0):
                 return False
-        except BusyError:
-            return True
+        except LabError as error:  # what cannot be written is nobody's
+            return isinstance(error, BusyError)
 
     def _busy(self) -> BusyError:
         owner = self.status
