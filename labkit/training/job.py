@@ -92,14 +92,28 @@ class Job:
     @property
     def status(self) -> Status | None:
         """What its trainer wrote last; None if it was launched and no trainer has come of that yet."""
-        status = self.folder.status
-        return None if status is None or (self.process and status.started < self.process.created) else status
+        status, process = self.folder.status, self.process
+        if status is None or process is None:
+            return status
+        same = (status.pid, status.host) == (process.pid, process.host)  # if the clock was set meanwhile
+        return status if same or status.started >= process.created else None
+
+    @property
+    def _launched(self) -> bool:
+        """Whether the process that was launched last lives, on this machine."""
+        return self.process is not None and self.process.here and self.process.alive
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was asked to stop, from whichever notebook, and trains still."""
+        elsewhere = self.process is not None and not self.process.here
+        return self.log.asked and (self._launched or (elsewhere and self.running))
 
     @property
     def running(self) -> bool:
         """Whether it trains, or is about to. Of another machine, that is judged by how old its status is."""
         process, status = self.process, self.status
-        if process is not None and process.here and process.alive:
+        if self._launched:
             return True
         if status is not None:
             return status.alive
@@ -116,11 +130,11 @@ class Job:
         """Why ``stop`` is not to be had here and now; empty if it is."""
         if not self.running:
             return "it is not running"
-        if self.process is None:
-            return "it was not launched as a job; stop it where it was started"
-        if not self.process.here:
+        if self._launched:
+            return "it was asked to already, and is saving" if self.asked else ""
+        if self.process is not None and not self.process.here:
             return f"it runs on {self.process.host}; stop it there"
-        return "it was asked to already, and is saving" if self.log.asked else ""
+        return "it was not launched as a job; stop it where it was started"
 
     def stop(self) -> None:
         """Ask it to save and leave, and do not wait. It is asked once only: at a second signal it would leave unsaved.
@@ -128,7 +142,7 @@ class Job:
         Raises:
             RunError: it is not to be reached from here, or another user's.
         """
-        if not self.running or self.log.asked:
+        if not self.running or self.asked:
             return
         if self.unstoppable:
             raise RunError(f"{self.path} cannot be stopped from here: {self.unstoppable}.")
@@ -170,7 +184,7 @@ class Job:
     def _progress(self, now: str) -> str:
         """What is said of a job that runs."""
         where, rate = self._where(), self.history.rate
-        if self.log.asked:
+        if self.asked:
             return f"Asked to save and leave, {now}{where}."
         if self.history.step == 0 or self.status is None:  # of a resumed run, the table is that of the time before
             return f"Starting{where}; nothing is logged yet."
@@ -183,7 +197,7 @@ class Job:
     def _where(self) -> str:
         """Where it runs, or why that is believed."""
         process, status = self.process, self.status
-        if process is not None and process.here and process.alive:
+        if self._launched:
             ranks = "" if process.processes == 1 else f" with {process.processes} ranks"
             return f" (process {process.pid}{ranks})"
         if status is None:

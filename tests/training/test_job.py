@@ -198,6 +198,14 @@ def test_a_run_that_was_not_launched_can_be_attached_to(out):
         with pytest.raises(RunError, match=f"being trained by process {os.getpid()}"):
             Job.launch(tiny(), out)
     assert job.told() == "Stopped at step 7 of 12; training can go on from step 7."
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    with closing(iter(Trainer(tiny(), out))) as loop:
+        next(loop)
+        job = noted(out, pid=gone.pid, created=0.0)  # an earlier launch, which has ended
+        job.log.ask()
+        assert job.running and "Training, step 8" in job.told()
+        assert job.unstoppable == "it was not launched as a job; stop it where it was started"
     trained(tiny(), out)
     assert job.told() == "Finished 12 steps."
     with pytest.raises(RunError, match="There is no run"):
