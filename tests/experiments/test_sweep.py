@@ -143,7 +143,7 @@ def test_what_fails_fails_alone_and_goes_on_later(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = [sys.argv[2], str(Path(sys.argv[2]).parent)]
 from test_sweep import LONG, Steps
 from labkit.experiments.sweep import sweep
 if __name__ == "__main__":
