@@ -120,7 +120,7 @@ def sample(
     samples = opened.sample(n, seed=seed, progress=True, **asdict(sampler))
     x, s = codec.decode(samples.x) if codec else samples.x, samples.settings
     name = f"step-{s['step']:08d}-{s['method']}{s['steps'] or ''}-guidance{s['guidance']:g}-seed{s['seed']}.png"
-    path = labkit.training.write_sheet(x, out or opened.folder.samples / name)
+    path = labkit.training.write_sheet(x, out or opened.sheets / name)
     print(f"{n} samples ({samples.describe()}) written to {path}")
     return 0
 
