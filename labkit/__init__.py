@@ -10,15 +10,40 @@ labkit.Job.launch(config, "runs/x")        the same as a process that outlives t
 labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from labkit import openmp  # noqa: F401  first, before anything loads torch
 
-# isort: split
-from labkit import recipes
-from labkit.checks import ConfigError
-from labkit.config import Config
-from labkit.losses import Contrastive, Dispersive, Repa, contrastive_loss, dispersive_loss
-from labkit.models import build_model, load_official, tap
-from labkit.training import Job, Run, Trainer, sample
+if TYPE_CHECKING:
+    from labkit import recipes
+    from labkit.checks import ConfigError
+    from labkit.config import Config
+    from labkit.losses import Contrastive, Dispersive, Repa, contrastive_loss, dispersive_loss
+    from labkit.models import build_model, load_official, tap
+    from labkit.training import Job, Run, Trainer, sample
+
+__version__ = "0.1.0"
+_NAMES = {
+    "checks": ("ConfigError",),
+    "config": ("Config",),
+    "losses": ("Contrastive", "Dispersive", "Repa", "contrastive_loss", "dispersive_loss"),
+    "models": ("build_model", "load_official", "tap"),
+    "training": ("Job", "Run", "Trainer", "sample"),
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name or a module when it is first used: ``labkit --help`` then needs no torch, which takes seconds."""
+    try:
+        home = importlib.import_module(f"labkit.{_HOMES.get(name, name)}")
+    except ModuleNotFoundError as missing:
+        if missing.name != f"labkit.{name}":
+            raise
+        raise AttributeError(f"module 'labkit' has no attribute {name!r}") from None
+    return getattr(home, name) if name in _HOMES else home
+
 
 __all__ = [
     "Config",

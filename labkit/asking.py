@@ -1,65 +1,123 @@
 """How the command line reads experiments: a recipe and its settings, axes of a grid, a file of runs."""
 
 import ast
+import contextlib
+import difflib
+import io
 import re
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, Union
 
 import tyro
+from tyro.conf import Suppress, arg, subcommand
 
-from labkit import recipes
+import labkit  # its modules are imported when they are used, so that help needs no torch
 from labkit.checks import ConfigError, require
-from labkit.config import Config
-from labkit.experiments.sweep import named
 
-RECIPES = {name: getattr(recipes, name) for name in ("digits", "emoji", "cifar10", "imagenet256")}
+RECIPES = ("digits", "emoji", "cifar10", "imagenet256")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MOST = 10_000
 
 
-def ask(argv: Sequence[str], command: str, folder: str, more: Any = None, **defaults: Any) -> tuple[Config, Path, Any]:
-    """Read the recipe that the first word names, and what the other words change.
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Raise the ``ConfigError`` of a setting that refuses its value, where tyro would end the program with a box.
+
+    Its sentence names the setting as it is typed; the box would add its place in our functions.
+    """
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            yield
+    except SystemExit as end:
+        error: BaseException | None = end
+        while error is not None and not isinstance(error, ConfigError):
+            error = error.__context__
+        if error is not None:
+            raise error from None
+        sys.stderr.write(box.getvalue())
+        raise
+
+
+def later(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """The same command for tyro, which fills it with settings; calling what it returns does the work."""
+    return wraps(command)(lambda *values, **settings: partial(command, *values, **settings))
+
+
+def with_recipes(
+    command: Callable[..., Any],
+    words: Sequence[str],
+    others: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
+    **defaults: Any,
+) -> Callable[..., Any]:
+    """A command whose next word names a recipe, all of whose settings can then be changed.
 
     Args:
-        argv: the words after ``labkit <command>``.  folder: where it trains if nothing is said.
-        more: other settings of the command, a dataclass, which come back changed.  defaults: of the recipe.
+        command: takes a ``config`` and flags.  words: those after the command, which may name a preset.
+        others: what the command does when there is no recipe but a flag of one of these.
+        defaults: fields in which the command changes every recipe.
     """
-    if not argv or argv[0] not in RECIPES:
-        found = f"{argv[0]!r} is not a recipe" if argv else "no recipe is named"
-        other = {"train": "--resume FOLDER", "sweep": "--list FILE"}
-        instead = f" (or: labkit {command} {other[command]})" if command in other else ""
-        raise ConfigError(f"{found}; write labkit {command} with one of {', '.join(RECIPES)}{instead}")
 
-    rest = list(argv[1:])
-    if argv[0] == "imagenet256":
-        defaults, rest = _presets(rest, defaults)
-    recipe = RECIPES[argv[0]](**defaults)
+    def recipe(name: str) -> Any:
+        make = partial(getattr(labkit.recipes, name), **defaults)
+        if name == "imagenet256":
+            run = _with_preset(later(command), make, words if words[:1] == [name] else [])
+        else:
+            run = partial(later(command), config=make())
+        return Annotated[Any, subcommand(name, constructor=run, description=make.func.__doc__.partition("\n")[0])]
 
-    def settings(
-        config: Annotated[Config, tyro.conf.arg(name="")] = recipe,
-        out: Path = Path(folder),
-        more: Annotated[type(more), tyro.conf.OmitArgPrefixes, tyro.conf.arg(name=command)] = more,
-    ) -> tuple[Config, Path, Any]:
-        """Train; Ctrl-C saves. Every setting of the recipe can be changed.
+    def subcommands() -> Any:
+        typed = [name for name in words[:1] if name in RECIPES]  # alone, so that tyro suggests no other recipe's flags
+        arms = [recipe(name) for name in typed or RECIPES]
+        for flag, run in others.items():
+            if not typed:
+                arms.append(Annotated[Any, subcommand(flag, constructor=later(run), is_default=True)])
+            elif any(word.partition("=")[0] == f"--{flag}" for word in words):
+                raise ConfigError(f"give a recipe or --{flag}, not both; leave {typed[0]!r} out")
+        return Union[(*arms, Annotated[None, Suppress])]  # a union needs two
+
+    def choose(work: Annotated[Any, arg(name="", constructor_factory=subcommands)]) -> Any:
+        return work()
+
+    choose.__doc__ = command.__doc__
+    return choose
+
+
+def _with_preset(command: Callable[..., Any], recipe: Callable[..., Any], words: Sequence[str]) -> Callable[..., Any]:
+    """A subcommand whose flag ``--preset`` says from which settings the other flags start."""
+
+    def read(preset: str = "paper") -> str:
+        return preset
+
+    named = tyro.cli(read, args=words, return_unknown_args=True, add_help=False)[0]
+    start = partial(command, config=recipe(preset=named))
+
+    def with_preset(
+        work: Annotated[Any, arg(name="", constructor=start)], preset: labkit.recipes.Preset = named
+    ) -> Any:
+        """Run.
 
         Args:
-            out: Folder to train in; if it holds this very experiment, training continues there.
+            preset: Settings of a published run, from which the other flags start.
         """
-        return config, out, more
+        return work
 
-    return tyro.cli(settings, args=rest, prog=f"labkit {command} {argv[0]}")
+    return with_preset
 
 
-def _presets(words: list[str], defaults: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Take ``--preset NAME`` out of the words: it must be known before there are settings to change."""
-    for at, word in enumerate(words):
-        if word == "--preset" or word.startswith("--preset="):
-            given = word.partition("=")[2] or (words[at + 1] if at + 1 < len(words) else "")
-            left = words[:at] + words[at + (1 if "=" in word else 2) :]
-            return {**defaults, "preset": given}, left
-    return defaults, words
+def check_word(words: Sequence[str], kind: str, choices: Sequence[str], remedy: str) -> None:
+    """Refuse a first word that is neither a flag nor one of the choices, and say which of them it resembles."""
+    word = words[0] if words else ""
+    if word in choices or word.startswith("-"):
+        return
+    near = difflib.get_close_matches(word, choices, 1)
+    wrong = f"{word!r} is not a {kind}" if word else f"no {kind} is named"
+    raise ConfigError(f"{wrong}; {f'did you mean {near[0]!r}? Write' if near else 'write'} {remedy}")
 
 
 def axes_of(words: Sequence[str]) -> dict[str, list[Any]]:
@@ -72,8 +130,8 @@ def axes_of(words: Sequence[str]) -> dict[str, list[Any]]:
     for word in words:
         name, equals, values = word.partition("=")
         name = name.strip().replace("-", "_")
-        told = "write FIELD=VALUE,VALUE,… as in dispersive.lam=None,0.1,0.5 or seed=0..4"
-        require(bool(name and equals and values.strip()), "grid", word, told)
+        form = "write FIELD=VALUE,VALUE,… as in dispersive.lam=None,0.1,0.5 or seed=0..4"
+        require(bool(name and equals and values.strip()), "grid", word, form)
         require(name not in axes, "grid", word, f"{name} has its values already; name them all at once")
         parts = re.split(r",(?![^(]*\))", values)
         axes[name] = [value for part in parts for value in _values(part.strip(), word)]
@@ -83,8 +141,8 @@ def axes_of(words: Sequence[str]) -> dict[str, list[Any]]:
 def _values(text: str, word: str) -> list[Any]:
     """One value, or the whole numbers of a range, both ends included."""
     require(text != "", "grid", word, "there is a value missing beside a comma")
-    if found := RANGE.fullmatch(text):
-        first, last = map(int, found.groups())
+    if ends := RANGE.fullmatch(text):
+        first, last = map(int, ends.groups())
         require(first <= last, "grid", word, f"{text} must go from the smaller number to the larger")
         require(last < first + MOST, "grid", word, f"{text} has more than {MOST:,} values")
         return list(range(first, last + 1))
@@ -94,16 +152,18 @@ def _values(text: str, word: str) -> list[Any]:
         return [text]
 
 
-def listed(file: Path) -> dict[str, Config]:
+def listed(file: Path) -> "dict[str, labkit.Config]":
     """Run → config of a file that has a line for each: ``digits --dispersive.lam 0.5``, or ``name: digits …``.
 
-    A line says what ``labkit train`` would be told. Empty lines and what follows a # are left out.
+    A line has the words that would follow ``labkit train``. Empty lines and what follows a # are left out.
 
     Raises:
         ConfigError: no such file, no runs, a name twice, or a line that cannot be read, which is named.
     """
+    from labkit.experiments.sweep import named
+
     require(file.is_file(), "list", str(file), "there is no such file")
-    runs: dict[str, Config] = {}
+    runs: dict[str, labkit.Config] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         place = f"line {number} of {file}"
         try:
@@ -116,7 +176,9 @@ def listed(file: Path) -> dict[str, Config]:
         require(name not in runs, place, name, "there is a run of this name already; begin the line with NAME:")
         require(len(name.encode()) <= 200, place, name, "that is too long for a folder; begin the line with NAME:")
         try:
-            config, out, _ = ask(words, "train", "")
+            check_word(words, "recipe", RECIPES, f"one of {', '.join(RECIPES)}")
+            with refusals():
+                config, out = tyro.cli(with_recipes(_experiment, words), args=words, prog="labkit train")
         except (ConfigError, SystemExit) as error:
             why = f": {error}" if isinstance(error, ConfigError) else ", as said above"
             raise ConfigError(f"{place} cannot be used{why}") from error
@@ -124,6 +186,10 @@ def listed(file: Path) -> dict[str, Config]:
         runs[name] = config
     require(len(runs) > 0, "list", str(file), "it names no runs; write a line for each, such as digits --seed 1")
     return runs
+
+
+def _experiment(config: "Annotated[labkit.Config, arg(name='')]", out: Path = Path()) -> "tuple[labkit.Config, Path]":
+    return config, out
 
 
 def command(*words: object) -> str:

@@ -4,7 +4,9 @@ import math
 from numbers import Integral, Real
 from typing import Any, get_args
 
-from labkit.types import LabError
+
+class LabError(Exception):
+    """Something that a person can put right; the message is one sentence that says what and how."""
 
 
 class ConfigError(LabError, ValueError):

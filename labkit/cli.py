@@ -1,171 +1,85 @@
-"""The command line: the notebooks' experiments without a notebook.
+"""Train, sample and judge small diffusion models with and without Dispersive Loss.
 
-labkit doctor                                      what this machine can do
-labkit prepare photos --size 64 --out store         your images as a data set; --latents VAE encodes them
-labkit train digits --dispersive.lam 0.5 --out runs/x
-labkit train imagenet256 --preset paper --out runs/y      under torchrun on as many GPUs as it starts processes
-labkit train --resume runs/x
-labkit sample runs/x                               a sheet of images from a run
-labkit evaluate runs/x                             samples measured against real images: FID and others
-labkit compare digits                              baseline against dispersive: a table and one HTML page
-labkit sweep digits --grid dispersive.lam=None,0.1,0.5 --grid seed=0..4 --out runs/sweep      one table of all
+    labkit doctor
+    labkit train digits --dispersive.lam 0.5 --out runs/x
+    labkit train --resume runs/x
+    labkit sample runs/x
+    labkit evaluate runs/x
+    labkit compare digits
+    labkit sweep digits --grid dispersive.lam=None,0.1,0.5 --grid seed=0..4
+
+On several GPUs: torchrun --nproc-per-node 8 -m labkit train imagenet256
+
+labkit COMMAND --help explains a command; labkit --version prints the version.
 """
+
+from __future__ import annotations  # tyro evaluates the annotations of the command that is typed, and no others
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import tyro
 from tqdm.auto import tqdm
+from tyro.conf import OmitArgPrefixes, Positional, PositionalMetavarFromFieldName, UseAppendAction, arg
+from tyro.extras import SubcommandApp
 
-from labkit import datasets
-from labkit.asking import RECIPES, ask, axes_of, command, listed
-from labkit.checks import ConfigError, require
-from labkit.datasets import Preparation
-from labkit.evaluation import EvaluationConfig, codec_of, evaluate_run
-from labkit.experiments import Comparison, Measures, grid, sweep
-from labkit.sampling import Sampler
-from labkit.training import Report, Run, Trainer, write_sheet
-from labkit.training.engine import saving_on_signals
-from labkit.training.runs import Weights
-from labkit.types import LabError
+import labkit  # its modules are imported when they are used, so that help needs no torch
+from labkit.asking import RECIPES, axes_of, check_word, command, later, listed, refusals, with_recipes
+from labkit.checks import LabError, require
 
 
-@dataclass(frozen=True)
-class Resume:
-    """Continue a run from its newest checkpoint."""
-
-    resume: Path
-    """Folder of the run."""
-    steps: int | None = None
-    """Train up to this many steps instead of the run's own number."""
-
-
-@dataclass(frozen=True)
-class Prepare:
-    """Turn images into a store that training reads. After Ctrl-C or a crash the same command goes on."""
-
-    source: tyro.conf.Positional[str]
-    """A folder of images, whose sub-folders are classes; an .npz file; or a Hugging Face data set, by id or folder."""
-    out: Path
-    """Folder of the store."""
-    settings: tyro.conf.OmitArgPrefixes[Preparation]
-
-
-@dataclass(frozen=True)
-class Verify:
-    """Compare all of a store with its checksums."""
-
-    verify: Path
-    """Folder of the store."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Generate images from a run and write them as one PNG sheet."""
-
-    run: tyro.conf.Positional[Path]
-    """Folder of the run."""
-    n: int = 100
-    """How many."""
-    sampler: tyro.conf.OmitArgPrefixes[Sampler] = field(default_factory=Sampler)
-    seed: int = 0
-    """Of all noise."""
-    vae: str | None = None
-    """What decodes latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder. None shows 3 of their channels."""
-    out: Path | None = None
-    """The PNG to write; by default in the samples folder of the run."""
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Measure samples of a run against real images. After Ctrl-C or a crash the same command goes on."""
-
-    run: tyro.conf.Positional[Path]
-    """Folder of the run."""
-    settings: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
-    weights: Weights = "ema"
-    """Averaged or live weights."""
-    step: int | None = None
-    """Step of the checkpoint; by default the newest."""
-    shard: int = 500
-    """Samples of one file, which a job that was killed loses at most."""
-    npz: Path | None = None
-    """Also write the samples here, in ADM's format, which other evaluators read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweeping:
-    """How a sweep is done."""
-
-    workers: int | None = None
-    """Runs at a time, each with one thread; by default one a core."""
-    count: int = 500
-    """Samples of each run, on which it is judged."""
-    batched: bool = False
-    """Train runs that differ in seed and λ alone as one program: for a GPU, which a single small model leaves idle."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepGrid(Sweeping):
-    """Which combinations of values, and how many at a time."""
-
-    grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """FIELD=VALUE,VALUE,… as in dispersive.lam=None,0.1,0.5 or seed=0..4; once for each field."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepList(Sweeping):
-    """Train and judge the runs of a file, several at a time. The same command goes on where it was stopped."""
-
-    list: Path
-    """A line for each run, as after labkit train: digits --dispersive.lam 0.5, or NAME: digits …"""
-    out: Path = Path("runs/sweep")
-    """Folder of the runs and of their table."""
-
-
-def doctor(argv: Sequence[str]) -> int:
-    """Print what the machine can do; 1 if something is not in order."""
-    from labkit.runtime import doctor as look
-
-    if argv:
-        raise ConfigError(f"doctor takes no words, and got {' '.join(argv)!r}")
-
-    findings = look()
+def doctor() -> int:
+    """Check what this machine can do, and how to put right what is missing."""
+    findings = labkit.runtime.doctor()
     for finding in findings:
         print(f"{'ok ' if finding.ok else 'NO '} {finding.told}" + ("" if finding.ok else f"\n    → {finding.remedy}"))
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def prepare(argv: Sequence[str]) -> int:
-    """Make a store of images, or verify one."""
-    if any(word == "--verify" or word.startswith("--verify=") for word in argv):
-        folder = tyro.cli(Verify, args=argv, prog="labkit prepare").verify
-        print(f"{datasets.verify(folder, progress=True)} images in {folder}, all as they were written.")
-        return 0
-    asked = tyro.cli(Prepare, args=argv, prog="labkit prepare")
-    try:
-        out = datasets.prepare(asked.source, asked.out, **asdict(asked.settings))
-    except KeyboardInterrupt:
-        print(f"\nStopped. Go on with the same command:  {command('prepare', *argv)}")
-        return 130
-    print(datasets.describe(out))
+def prepare(source: Positional[str], out: Path, settings: Annotated[labkit.datasets.Preparation, arg(name="")]) -> int:
+    """Turn images into a store that training reads; with --verify STORE, check one.
+
+    Args:
+        source: Folder of images with a sub-folder for each class, .npz file, or Hugging Face data set (id or folder).
+        out: Folder of the store. After Ctrl-C or a crash the same command goes on there.
+    """
+    store = labkit.datasets.prepare(source, out, **asdict(settings))
+    print(labkit.datasets.describe(store))
     return 0
 
 
-def train(argv: Sequence[str]) -> int:
-    """Start or resume one run."""
-    resuming = any(word == "--resume" or word.startswith("--resume=") for word in argv)
-    if resuming and argv[0] in RECIPES:
-        raise ConfigError(f"train takes a recipe or --resume, not both; leave {argv[0]!r} out to resume")
-    if resuming:
-        asked = tyro.cli(Resume, args=argv, prog="labkit train")
-        run = Run.open(asked.resume)
-        trainer = run.trainer(**({} if asked.steps is None else {"steps": asked.steps}))
-    else:
-        trainer = Trainer(*ask(argv, "train", "runs/train")[:2])
+def verify(verify: Path) -> int:
+    """Compare all files of a store with its checksums.
+
+    Args:
+        verify: Folder of the store.
+    """
+    print(f"{labkit.datasets.verify(verify, progress=True)} images in {verify}, all as they were written.")
+    return 0
+
+
+def train(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("runs/train")) -> int:
+    """Train a recipe, all of whose settings can be changed, or go on with a run.
+
+    Args:
+        out: Folder to train in. Training goes on there if the folder holds this very experiment.
+    """
+    return _train(labkit.Trainer(config, out))
+
+
+def resume(resume: Path, steps: int | None = None) -> int:
+    """Go on from the newest checkpoint: labkit train --resume RUN
+
+    Args:
+        resume: Folder of the run.
+        steps: Train up to this many steps; by default up to the run's own number.
+    """
+    return _train(labkit.Run.open(resume).trainer(**({} if steps is None else {"steps": steps})))
+
+
+def _train(trainer: labkit.Trainer) -> int:
     out, begun, config = trainer.folder.path, trainer.step, trainer.config
     tell = print if trainer.leads else _silent
     if not len(trainer):
@@ -173,7 +87,7 @@ def train(argv: Sequence[str]) -> int:
         return 0
     tell(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
     tell(trainer.told())
-    with saving_on_signals(trainer.stop):
+    with labkit.training.engine.saving_on_signals(trainer.stop):
         stopped = _drive(trainer, len(trainer), _words, silent=not trainer.leads)
     if stopped:
         saved = ", saved" if trainer.step else ""
@@ -183,116 +97,182 @@ def train(argv: Sequence[str]) -> int:
     return 0
 
 
-def sample(argv: Sequence[str]) -> int:
-    """Write a sheet of samples."""
-    asked = tyro.cli(Sample, args=argv, prog="labkit sample")
-    run = Run.open(asked.run)
-    codec = codec_of(run.config, run.model().shape, asked.vae) if asked.vae else None
-    samples = run.sample(asked.n, seed=asked.seed, progress=True, **asdict(asked.sampler))
+def sample(
+    run: Positional[Path],
+    sampler: OmitArgPrefixes[labkit.sampling.Sampler],
+    n: int = 100,
+    seed: int = 0,
+    vae: str | None = None,
+    out: Path | None = None,
+) -> int:
+    """Draw images from a run and write them as one PNG sheet.
+
+    Args:
+        run: Folder of the run.
+        sampler: How images are drawn from noise.
+        n: Number of images.
+        seed: Seed of the noise.
+        vae: Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder. None shows 3 latent channels.
+        out: PNG file to write. None is a file in the samples folder of the run.
+    """
+    opened = labkit.Run.open(run)
+    codec = labkit.evaluation.codec_of(opened.config, opened.model().shape, vae) if vae else None
+    samples = opened.sample(n, seed=seed, progress=True, **asdict(sampler))
     x, s = codec.decode(samples.x) if codec else samples.x, samples.settings
     name = f"step-{s['step']:08d}-{s['method']}{s['steps'] or ''}-guidance{s['guidance']:g}-seed{s['seed']}.png"
-    path = write_sheet(x, asked.out or run.folder.samples / name)
-    print(f"{asked.n} samples ({samples.describe()}) written to {path}")
+    path = labkit.training.write_sheet(x, out or opened.sheets / name)
+    print(f"{n} samples ({samples.describe()}) written to {path}")
     return 0
 
 
-def evaluate(argv: Sequence[str]) -> int:
-    """Measure a run's samples; under torchrun all ranks draw, and the last one to be done measures."""
-    wanted = tyro.cli(Evaluate, args=argv, prog="labkit evaluate")
-    try:
-        found = evaluate_run(
-            Run.open(wanted.run),
-            wanted.settings,
-            weights=wanted.weights,
-            step=wanted.step,
-            shard=wanted.shard,
-            progress=True,
-        )
-    except KeyboardInterrupt:
-        print(f"\nStopped. Go on with the same command:  {command('evaluate', *argv)}")
-        return 130
-    if found is None:
+def evaluate(
+    run: Positional[Path],
+    settings: Annotated[OmitArgPrefixes[labkit.evaluation.EvaluationConfig], arg(name="")],
+    weights: labkit.training.runs.Weights = "ema",
+    step: int | None = None,
+    shard: int = 500,
+    npz: Path | None = None,
+) -> int:
+    """Measure samples of a run against real images: FID and other metrics.
+
+    Args:
+        run: Folder of the run.
+        weights: Averaged weights (ema) or the latest ones (model).
+        step: Step of the checkpoint. None is the newest.
+        shard: Samples in one file. After Ctrl-C or a crash the same command goes on, and one file at most is lost.
+        npz: File to which the samples are also written, in ADM's .npz format, which other evaluators read.
+    """
+    opened = labkit.Run.open(run)
+    result = labkit.evaluation.evaluate_run(opened, settings, weights=weights, step=step, shard=shard, progress=True)
+    if result is None:  # the last rank to be done measures
         return 0
-    print(found.summary())
-    if wanted.npz is not None:
-        found.samples.export(wanted.npz)
-        print(f"The samples in ADM's format: {wanted.npz}")
+    print(result.summary())
+    if npz is not None:
+        result.samples.export(npz)
+        print(f"The samples in ADM's format: {npz}")
     return 0
 
 
-def compare(argv: Sequence[str]) -> int:
-    """Train with and without the regularizers, measure both, write the page."""
-    from labkit.plots.page import write_page
+def compare(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("runs/compare")) -> int:
+    """Train a recipe with and without its regularizers, into a table and an HTML page.
 
-    config, out, _ = ask(argv, "compare", "runs/compare", lam=0.5, steps=1500)
-    comparison = Comparison.with_and_without(config, out)
+    Args:
+        out: Folder of both runs and the page. Training goes on there if the folder holds this very experiment.
+    """
+    try:
+        from labkit.plots.page import write_page
+    except ModuleNotFoundError as missing:
+        lacks = f'compare draws its page with {missing.name}, which is not installed: `pip install "labkit[lab]"`; '
+        raise LabError(f"{lacks}labkit train and labkit evaluate do without.") from None
+
+    comparison = labkit.experiments.Comparison.with_and_without(config, out)
     print(f"Training {' and '.join(comparison.trainers)} side by side in {out}, {config.steps} steps each.")
     if _drive(comparison, len(comparison), lambda item: f"{item[0]} {_words(item[1])}"):
-        print(f"\nStopped and saved. Go on with the same command:  {command('compare', *argv)}")
-        return 130
+        raise KeyboardInterrupt
     result = comparison.evaluate()
     print(result.table().T.to_string(float_format=lambda value: f"{value:.3f}", na_rep="–"))
     print(f"({result.told()}; real against real: mean of several draws of as many training images)")
-    page = write_page(out / "compare.html", result, {n: Run.open(out / n).metrics() for n in result.costs})
+    logs = {name: labkit.Run.open(out / name).metrics() for name in result.costs}
+    page = write_page(out / "compare.html", result, logs)
     print(f"Curves, samples, spread and cost: {page}")
     return 0
 
 
-def run_sweep(argv: Sequence[str]) -> int:
-    """Train and judge every combination of values, or a list of runs, several at a time."""
-    if any(word == "--list" or word.startswith("--list=") for word in argv):
-        asked = tyro.cli(SweepList, args=argv, prog="labkit sweep")
-        configs, out = listed(asked.list), asked.out
-    else:
-        base, out, asked = ask(argv, "sweep", "runs/sweep", SweepGrid())
-        require(len(asked.grid) > 0, "grid", None, "name fields and values, as in --grid seed=0..4; once for each")
-        configs = grid(base, axes_of(asked.grid))
+@dataclass(frozen=True)
+class Sweeping:
+    """How a sweep is done."""
+
+    workers: int | None = None
+    """Runs at a time, each with one thread. None is one for each processor core."""
+    count: int = 500
+    """Samples of each run, on which it is judged."""
+    batched: bool = False
+    """Train runs that differ only in seed and λ as one program, for a GPU that one small model leaves idle."""
+
+
+def sweep(
+    config: Annotated[labkit.Config, arg(name="")],
+    how: Annotated[Sweeping, arg(name="")],
+    grid: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE,VALUE,…")] = (),
+    out: Path = Path("runs/sweep"),
+) -> int:
+    """Train and judge every combination of values, or a list of runs, into one table.
+
+    Args:
+        grid: Values of a setting, as in dispersive.lam=None,0.1,0.5 or seed=0..4. Give it once for each setting.
+        out: Folder of the runs and their table. The same command goes on there.
+    """
+    require(len(grid) > 0, "grid", None, "name fields and values, as in --grid seed=0..4; once for each")
+    return _sweep(labkit.experiments.grid(config, axes_of(grid)), how, out)
+
+
+def sweep_list(list: Path, how: Annotated[Sweeping, arg(name="")], out: Path = Path("runs/sweep")) -> int:
+    """Train and judge the runs that a file lists: labkit sweep --list FILE
+
+    Args:
+        list: File with a line for each run, as after labkit train: digits --dispersive.lam 0.5, or NAME: digits …
+        out: Folder of the runs and their table. The same command goes on there.
+    """
+    return _sweep(listed(list), how, out)
+
+
+def _sweep(configs: dict[str, labkit.Config], how: Sweeping, out: Path) -> int:
     for name in dict.fromkeys(config.dataset for config in configs.values()):
         latents = "it holds latents, and a sweep measures images; train each run, then labkit evaluate --vae"
-        require(datasets.load(name).channels in (1, 3), "dataset", name, latents)
+        require(labkit.datasets.load(name).channels in (1, 3), "dataset", name, latents)
     print(f"{len(configs)} runs in {out}. What is there already is not done again; Ctrl-C saves.")
-    try:
-        made = sweep(configs, out, Measures(asked.count), asked.workers, batched=asked.batched)
-    except KeyboardInterrupt:
-        print(f"\nStopped and saved. Go on with the same command:  {command('sweep', *argv)}")
-        return 130
-    print(made.told())
+    measures = labkit.experiments.Measures(how.count)
+    result = labkit.experiments.sweep(configs, out, measures, how.workers, batched=how.batched)
+    print(result.told())
     print(f"Every value with its config, seed, commit and machine: {out / 'table.parquet'}")
-    return 1 if made.failures else 0
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "doctor": doctor,
-    "prepare": prepare,
-    "train": train,
-    "sample": sample,
-    "evaluate": evaluate,
-    "compare": compare,
-    "sweep": run_sweep,
-}
+    return 1 if result.failures else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status (0 good, 1 doctor's findings, 2 a mistake in the request, 130 stopped)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__.strip())
+    words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if words[0] == "--version":
+        print(f"labkit {labkit.__version__}")
         return 0
-    if argv[0] not in COMMANDS:
-        print(f"labkit: {argv[0]!r} is not a command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
-        return 2
+    verifying = any(word.partition("=")[0] == "--verify" for word in words)
+    commands = {
+        "doctor": doctor,
+        "prepare": verify if verifying else prepare,
+        "train": with_recipes(train, words[1:], {"resume": resume}),
+        "sample": sample,
+        "evaluate": evaluate,
+        "compare": with_recipes(compare, words[1:], lam=0.5, steps=1500),
+        "sweep": with_recipes(sweep, words[1:], {"list": sweep_list}),
+    }
+    app = SubcommandApp()
+    for name, function in commands.items():
+        if name == words[0] or words[0] not in commands:  # alone, so that tyro looks for a misspelt flag among its own
+            app.command(later(function), name=name)
     try:
-        return COMMANDS[argv[0]](argv[1:])
+        check_word(words, "command", list(commands), f"labkit with one of {', '.join(commands)}")
+        if words[0] in ("train", "compare", "sweep"):
+            other = {"train": " or --resume RUN", "sweep": " or --list FILE"}.get(words[0], "")
+            remedy = f"labkit {words[0]} with one of {', '.join(RECIPES)}{other}"
+            check_word(words[1:], "recipe", (*RECIPES, "resume", "list"), remedy)
+        with refusals():
+            run = app.cli(prog="labkit", description=__doc__, args=words, config=(PositionalMetavarFromFieldName,))
+        return run()
+    except SystemExit as end:
+        return end.code
     except (LabError, FileNotFoundError) as mistake:
         print(f"labkit: {mistake}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+        if words[0] in ("prepare", "evaluate", "compare", "sweep"):
+            saved = " and saved" if words[0] in ("compare", "sweep") else ""
+            print(f"\nStopped{saved}. Go on with the same command:  {command(*words)}")
+        else:
+            print("\nStopped.", file=sys.stderr)
         return 130
 
 
 def _silent(*_: object) -> None:
-    """What ranks other than the first print."""
+    """Print nothing, on ranks other than the first."""
 
 
 def _drive(loop: Iterable[Any], total: int, words: Callable[[Any], str], silent: bool = False) -> bool:
@@ -310,7 +290,7 @@ def _drive(loop: Iterable[Any], total: int, words: Callable[[Any], str], silent:
     return False
 
 
-def _words(report: Report) -> str:
+def _words(report: labkit.training.Report) -> str:
     return ", ".join(f"{name} {value.item():.3f}" for name, value in report.terms.items() if name != "total")
 
 

@@ -37,8 +37,11 @@ class Optimizer:
     """AdamW, constant learning rate."""
 
     lr: float = 1e-4
+    """Learning rate, above 0."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decays of the averages of the gradient and of its square, each in [0, 1)."""
     weight_decay: float = 0.0
+    """Weight decay, at least 0."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", as_tuple(self.betas))
@@ -66,15 +69,14 @@ class Engine:
     compile: bool = False
     """Compile the objective: minutes at the start, then faster steps. It pays on a GPU."""
     accumulate: int = 1
-    """Micro-batches that a rank's share of the batch is computed in, one after another; they share one optimizer step.
+    """Micro-batches in which a rank computes its share of a batch, one after another.
     Negatives in local scope are those of a micro-batch."""
     checkpointing: bool = False
-    """Compute each block's activations again in the backward pass instead of keeping them: a third more time, and
-    little memory."""
+    """Compute activations again in the backward pass instead of keeping them: a third more time, little memory."""
     clip: float | None = None
-    """Largest norm of the gradient, which is scaled down to it; None leaves it alone, as the papers do."""
+    """Largest norm of the gradient, which is scaled down to it. None leaves it alone, as the papers do."""
     resident: bool = False
-    """Hold the whole data set on the device, if it comes from a store; else batches are read from its files."""
+    """Hold the whole of a store on the device. Else batches are read from its files."""
 
     def __post_init__(self) -> None:
         choose(self.precision, Precision, "engine.precision")
@@ -94,9 +96,9 @@ class Config:
     """One training run, whole."""
 
     dataset: str = "digits"
-    """An embedded data set's name, or the folder of a store that ``labkit prepare`` wrote."""
+    """Name of an embedded data set (digits, emoji, …), or folder of a store that labkit prepare wrote."""
     model: str = "SiT-Nano/2"
-    """Family, size and patch, as in ``SiT-B/2``; see ``labkit.models.SIZES``. The family says what is trained."""
+    """Family (SiT, DiT or MeanFlow), size and patch, as in SiT-B/2. The family says what is trained."""
     flow: Flow = field(default_factory=Flow)
     """Flow-matching settings (SiT models)."""
     meanflow: MeanFlow = field(default_factory=MeanFlow)
@@ -107,22 +109,23 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     engine: Engine = field(default_factory=Engine)
     batch_size: int = 128
-    """Samples of one optimizer step: of all ranks and micro-batches together."""
+    """Samples of one optimizer step, of all ranks and micro-batches together."""
     steps: int = 3000
     """Train up to this many steps. A finished run continues when it is given more."""
     seed: int = 0
-    """Initial weights, order of the data, noise, times and dropped labels all follow from it."""
+    """Seed of initial weights, order of the data, noise, times and dropped labels."""
     label_drop: float = 0.1
     """Share of labels replaced by the null class, which teaches the unconditional model that guidance needs."""
     ema_decay: float = 0.9999
+    """Decay of the moving average of the weights, from which samples are drawn; in [0, 1)."""
     log_every: int = 25
-    """Losses and geometry go to the table every so many steps; if these are 10 or more, also at
-    step 1 and five times as often before the first of them."""
+    """Steps between two rows of losses and geometry in the log. If it is 10 or more, the first ones are denser."""
     save_every: int = 1000
+    """Steps between two checkpoints."""
     keep_last: int = 2
-    """How many of the newest checkpoints stay on disk."""
+    """Number of newest checkpoints that stay on disk."""
     keep_every: int | None = None
-    """Checkpoints at multiples of so many steps stay, too."""
+    """Checkpoints at multiples of this number of steps stay as well."""
 
     def __post_init__(self) -> None:
         named = isinstance(self.dataset, str) and self.dataset != ""

@@ -139,9 +139,11 @@ class Flow:
     """Settings of flow matching (SiT models); the paper of the Dispersive Loss takes the defaults."""
 
     path: PathName = "linear"
+    """Path from noise to data."""
     prediction: Predicted = "velocity"
+    """Quantity that the network predicts."""
     weighting: Weighting = "none"
-    """Weight of the squared error of noise or score: what makes it the velocity's, or a bound on the likelihood."""
+    """Weight of the squared error of noise or score, by which it is the velocity's or bounds the likelihood."""
 
     def __post_init__(self) -> None:
         choose(self.path, PathName, "flow.path")

@@ -6,9 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-
-class LabError(Exception):
-    """Something that a person can put right; the message is one sentence that says what and how."""
+from labkit.checks import LabError as LabError  # its old home
 
 
 class Batch(NamedTuple):

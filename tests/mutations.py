@@ -180,7 +180,7 @@ MUTATIONS = [
             "self.fabric.backward(losses.total)",
             TRAINING + " tests/training/test_engine.py",
         ),
-        ("training/trainer.py", "            self.folder.rewind(self.step)", "            pass", RESUME),
+        ("training/trainer.py", "self.folder.rewind(self.step)", "pass", RESUME),
         ("training/checkpoint.py", 'if header.get("sha256") != _digest(tensors, about):', "if False:", RESUME),
         # statistics and listing
         ("experiments/statistics.py", "times = np.arange(len(ordered), 0, -1)", "times = len(ordered)", EXPERIMENTS),

@@ -27,15 +27,15 @@ def run(tmp_path, capsys):
 def test_evaluate_export_and_again(run, tmp_path, capsys):
     words = ["evaluate", str(run), "--count", "20", "--steps", "1", "--npz", str(tmp_path / "samples.npz")]
     assert main(words) == 0
-    told = capsys.readouterr().out
-    assert "20 samples by heun with 1 step" in told and "reference digits, held_out, 500 images" in told
-    assert "frechet" in told and "precision" in told and "real against real" in told
+    printed = capsys.readouterr().out
+    assert "20 samples by heun with 1 step" in printed and "reference digits, held_out, 500 images" in printed
+    assert "frechet" in printed and "precision" in printed and "real against real" in printed
     [stored] = (run / "evaluations").glob("*.json")
-    assert str(stored) in told
+    assert str(stored) in printed
     with np.load(tmp_path / "samples.npz") as archive:
         assert archive["arr_0"].shape == (20, 8, 8, 3) and archive["arr_1"].tolist() == [n % 10 for n in range(20)]
     before = stored.stat().st_mtime_ns
-    assert main(words) == 0 and capsys.readouterr().out == told
+    assert main(words) == 0 and capsys.readouterr().out == printed
     assert stored.stat().st_mtime_ns == before
     # what was written is a reference in its turn
     against = ["--reference", str(tmp_path / "samples.npz"), "--features", "digits"]
@@ -45,7 +45,7 @@ def test_evaluate_export_and_again(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "printed"),
     [
         (["--reference", "nowhere.npz"], "there is no such file, folder or data set"),
         (["--features", "inception"], "needs the package torch-fidelity"),
@@ -53,11 +53,11 @@ def test_evaluate_export_and_again(run, tmp_path, capsys):
         (["--reference", "emoji"], "its images are 3×32×32"),
     ],
 )
-def test_mistakes_are_told_in_one_line(run, capsys, monkeypatch, words, told):
+def test_mistakes_are_told_in_one_line(run, capsys, monkeypatch, words, printed):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     assert main(["evaluate", str(run), *words]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("labkit: ") and told in line
+    assert line.startswith("labkit: ") and printed in line
 
 
 def test_a_run_without_a_checkpoint_and_no_run(tmp_path, capsys):
@@ -115,5 +115,5 @@ def test_emoji_from_the_first_step_to_its_figures(tmp_path, capsys):
     with Image.open(next((tmp_path / "run" / "samples").glob("*heun1*.png"))) as image:
         assert image.size == (4 * 10 * 34, 4 * 34)
     assert main(["evaluate", out, "--count", "8", "--steps", "1"]) == 0
-    told = capsys.readouterr().out
-    assert "reference emoji, held_out, 756 images; features pixels" in told and "recall" in told
+    printed = capsys.readouterr().out
+    assert "reference emoji, held_out, 756 images; features pixels" in printed and "recall" in printed

@@ -28,24 +28,25 @@ class EvaluationConfig:
     """
 
     count: int | None = None
-    """Samples to draw. None is 50,000, and 500 where the reference is an embedded data set."""
+    """Number of samples. None is 50,000, and 500 where the reference is an embedded data set."""
     sampler: Sampler = field(default_factory=Sampler)
+    """How the samples are drawn from noise."""
     seed: int | None = None
-    """Seed of all noise and of uniform labels. None is the run's own: runs of one seed start from the same noise."""
+    """Seed of the noise and of uniform labels. None is the run's own: runs of one seed start from the same noise."""
     labels: Labels = "in_turn"
     """Classes of the samples: 0, 1, 2, … in turn, or drawn uniformly."""
     reference: str | None = None
-    """An .npz in ADM's format (images, or mu and sigma), a folder of images, a store, or a data set by name. None is
-    the run's own data set, of which the held-out images are taken."""
+    """Real images: .npz in ADM's format (images, or mu and sigma), folder of images, store, or name of a data set.
+    None is the held-out part of the run's own data set."""
     features: Features | None = None
-    """Features that images are compared on: inception (FID; extra [fid]), the lab's digits classifier, or pixels.
-    None is inception, but for the embedded data sets: digits of digits, pixels of emoji."""
+    """Features that are compared: of Inception (FID; needs extra [fid]) or the lab's digits classifier, or pixels.
+    None is digits for the data set digits, pixels for emoji, and inception otherwise."""
     vae: str | None = None
     """Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder."""
     inception: Path | None = None
     """File of Inception's weights (.pth, .safetensors); None downloads them."""
     batch: int = 250
-    """Images at a time."""
+    """Number of images measured at a time."""
 
     def __post_init__(self) -> None:
         if self.features is not None:

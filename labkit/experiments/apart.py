@@ -21,9 +21,11 @@ import torch
 from tqdm.auto import tqdm
 
 from labkit.training.engine import saving_on_signals
+from labkit.training.folder import BusyError
+from labkit.training.status import one_line
 from labkit.types import LabError
 
-STOPPED, FAILED = 3, 4  # exit statuses
+STOPPED, FAILED, BUSY = 3, 4, 5  # exit statuses
 FAILURE = "failure.txt"
 
 
@@ -35,8 +37,13 @@ class Job(NamedTuple):
     folder: Path
 
 
-def run_apart(jobs: Mapping[str, Job], workers: int, progress: bool) -> dict[str, str]:
+def run_apart(
+    jobs: Mapping[str, Job], workers: int, progress: bool, due: Callable[[str], bool] = lambda name: True
+) -> dict[str, str]:
     """Do all jobs, ``workers`` at a time; name → why it failed, for those that did.
+
+    Args:
+        due: says of a name, just before its turn, whether it is to be done.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the processes have ended.
@@ -50,7 +57,7 @@ def run_apart(jobs: Mapping[str, Job], workers: int, progress: bool) -> dict[str
 
     def one(name: str) -> str | None:
         process = context.Process(target=_guarded, args=jobs[name], name=name)
-        if stopping:
+        if stopping or not due(name):
             return None
         with asking:
             process.start()
@@ -125,7 +132,7 @@ def _why(process: BaseProcess, folder: Path) -> str | None:
     if code < 0:
         hint = " (by the system for want of memory? Take fewer workers)" if -code == signal.SIGKILL else ""
         return f"its process was killed by signal {-code}{hint}; the same sweep goes on"
-    return None if code == 0 else f"its process ended with status {code}; run it alone to see why"
+    return None if code in (0, BUSY) else f"its process ended with status {code}; run it alone to see why"
 
 
 def _guarded(work: Callable[..., None], arguments: tuple[Any, ...], folder: Path) -> None:
@@ -135,11 +142,12 @@ def _guarded(work: Callable[..., None], arguments: tuple[Any, ...], folder: Path
     (folder / FAILURE).unlink(missing_ok=True)
     try:
         work(*arguments)
+    except BusyError:  # somebody took the folder at this very moment
+        os._exit(BUSY)
     except KeyboardInterrupt:
         os._exit(STOPPED)
     except Exception as error:
-        told = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-        told = f"{' '.join(told.split())}{'' if isinstance(error, LabError) else f'; see {folder / FAILURE}'}"
+        why = one_line(error) + ("" if isinstance(error, LabError) else f"; see {folder / FAILURE}")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILURE).write_text(f"{traceback.format_exc()}\n{told}\n", encoding="utf-8")
+        (folder / FAILURE).write_text(f"{traceback.format_exc()}\n{why}\n", encoding="utf-8")
         os._exit(FAILED)

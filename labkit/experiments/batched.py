@@ -18,6 +18,7 @@ import copy
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from labkit.checks import require
 from labkit.config import Config
 from labkit.objective import Objective
 from labkit.training import Trainer
-from labkit.training.folder import RunError
+from labkit.training.folder import RunError, RunFolder
+from labkit.training.status import State, one_line
 from labkit.types import LabError
 
 Stack = dict[str, Tensor]
@@ -63,19 +65,25 @@ def train_batched(runs: Mapping[Path, Config]) -> Iterator[int]:
     for name, usual in (("accumulate", 1), ("clip", None), ("checkpointing", False)):
         told = f"models that are trained together need {usual}"
         require(getattr(engine, name) == usual, f"engine.{name}", getattr(engine, name), told)
-    trainers = [Trainer(config, folder) for folder, config in runs.items()]
-    if len({trainer.step for trainer in trainers}) > 1:
-        steps = ", ".join(f"{folder.name} at {t.step}" for folder, t in zip(runs, trainers, strict=True))
-        raise RunError(f"Runs are trained together from the same step, and these stand at different ones: {steps}.")
-    models = _Models(trainers)
-    try:
-        while len(trainers[0]):
-            models.advance()
-            if trainers[0].step % trainers[0].config.save_every == 0:
-                models.save()
-            yield trainers[0].step
-    finally:
-        models.save()
+    with ExitStack() as owned:
+        folders = [RunFolder(path) for path in runs]
+        for folder in folders:
+            owned.enter_context(folder.writing())
+        trainers = [Trainer(config, folder) for folder, config in zip(folders, runs.values(), strict=True)]
+        if len({trainer.step for trainer in trainers}) > 1:
+            steps = ", ".join(f"{folder.name} at {t.step}" for folder, t in zip(runs, trainers, strict=True))
+            raise RunError(f"Runs are trained together from the same step, and these stand at different ones: {steps}.")
+        for trainer in trainers:
+            trainer.folder.rewind(trainer.step)
+        models = _Models(trainers)
+        try:
+            while len(trainers[0]):
+                models.advance()
+                if trainers[0].step % trainers[0].config.save_every == 0:
+                    models.save()
+                yield trainers[0].step
+        finally:
+            models.save("stopped" if len(trainers[0]) else "finished")
 
 
 class _Models:
@@ -124,10 +132,12 @@ class _Models:
         for i, trainer in enumerate(self.trainers):
             trainer.step += 1
             trainer.seconds += (time.perf_counter() - began) / len(self.trainers)
-            if trainer.step % trainer.config.log_every == 0 or trainer.step == trainer.config.steps:
+            logs = trainer.step % trainer.config.log_every == 0 or trainer.step == trainer.config.steps
+            if logs:
                 off = {"dispersive"} if trainer.config.dispersive.lam is None else set()
                 values = {name: term[i].item() for name, term in terms.items() if name not in off}
                 trainer.folder.log(trainer.step, trainer.samples, trainer.seconds, values)
+            trainer.folder.beat(trainer.step, logs)
 
     def _vectorised(self, weights: Stack, lam: Tensor, batch: Any, draws: Any) -> Any:
         """Gradients, losses and terms of all models."""
@@ -139,8 +149,12 @@ class _Models:
         losses = functional_call(self.objective, {**weights, "weights.dispersive.lam": lam}, (batch, draws))
         return losses.total, {"total": losses.total.detach(), **losses.terms}
 
-    def save(self) -> None:
-        """Each run as it would save itself; one that cannot, since its weights are not finite, stops no other."""
+    def save(self, outcome: State = "running") -> None:
+        """Each run as it would save itself; one that cannot, since its weights are not finite, stops no other.
+
+        Args:
+            outcome: state of the runs that can be saved.
+        """
         refused: list[LabError] = []
         for i, trainer in enumerate(self.trainers):
             for name, stack in self.weights.items():
@@ -149,7 +163,9 @@ class _Models:
                 trainer.optimizer.state[self._own[i][name]].update(moments)
             try:
                 trainer.save()
+                trainer.folder.note(outcome, trainer.step)
             except LabError as error:
+                trainer.folder.note("failed", trainer.step, one_line(error))
                 refused.append(error)
         if refused:
             raise refused[0]

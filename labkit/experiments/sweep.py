@@ -2,7 +2,8 @@
 
 Every run trains in a process and a folder of its own, with one thread: what fails, or is killed, takes no other run
 along. On a CPU, programs that train for long enough are compiled (``compiling``). What was interrupted goes on where it
-stopped; what is trained and judged is not done again. ``sweep`` writes
+stopped; what is trained and judged is not done again. Any number of processes, on any number of machines that share the
+folder, may do the same sweep: each takes what no other has taken, and waits for the rest. ``sweep`` writes
 
     table.parquet   run, condition, seed, dataset, the settings that differ, step, block, sampler, measure, value,
                     commit, machine, seconds; runs of one condition differ in their seeds alone
@@ -13,8 +14,11 @@ stopped; what is trained and judged is not done again. ``sweep`` writes
 import hashlib
 import io
 import json
+import os
 import re
+import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, is_dataclass, replace
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 
 FORMAT = "labkit-sweep-1"
 MARK = "configs.json"
+LOOK = 2.0  # seconds between two looks at the runs that other processes do
 Row = dict[str, Any]
 """step, measure and value; block and sampler where a measure has them."""
 Judge = Callable[[Run, Sequence[int]], list[Row]]
@@ -141,7 +146,7 @@ def sweep(
     progress: bool = True,
     batched: bool = False,
 ) -> Sweep:
-    """Train and judge every config, and write one table of all.
+    """Train and judge every config, and write one table of all. Runs that another process does are waited for.
 
     Args:
         configs: run → config; names become folders in ``out``.
@@ -171,13 +176,45 @@ def sweep(
         _train_batched({out / name: config for name, config in todo.items()}, progress)
     compiled = worth_compiling({name: config for name, config in todo.items() if not trained(out / name, config)})
     jobs = {
-        name: Job(_train_and_judge, (config, name in compiled, out / name, judge), out / name)
+        name: Job(_train_and_judge, (config, name in compiled, RunFolder(out / name), judge), out / name)
         for name, config in todo.items()
     }
-    failures = run_apart(jobs, workers, progress) if jobs else {}
+    failures = _share(jobs, configs, judge, workers, progress)
     made = Sweep(_table(configs, out, judge, real), dict(configs), failures)
     _write(made, out)
     return made
+
+
+def _share(
+    jobs: Mapping[str, Job], configs: Mapping[str, Config], judge: Judge, workers: int, progress: bool
+) -> dict[str, str]:
+    """Do what no other process does, until all is done somewhere; run → why it failed, here or elsewhere."""
+    folders = {name: RunFolder(job.folder) for name, job in jobs.items()}
+    before = {name: folder.status for name, folder in folders.items()}
+    failures: dict[str, str] = {}
+
+    def left(name: str) -> bool:
+        if name in failures or _judged(folders[name].path, configs[name], judge) is not None:
+            return False
+        status = folders[name].status
+        if status is not None and status.state == "failed" and status != before[name]:
+            failures[name] = status.error
+        return name not in failures
+
+    def due(name: str) -> bool:
+        return left(name) and not folders[name].busy
+
+    waiting: set[str] = set()
+    while names := set(filter(left, jobs)):
+        mine = {name: jobs[name] for name in jobs if name in names and not folders[name].busy}
+        if mine:
+            failures |= run_apart(mine, workers, progress, due)
+        else:
+            if progress and not names <= waiting:
+                tqdm.write(f"Waiting for {', '.join(sorted(names))}, which other processes train.")
+            waiting |= names
+            time.sleep(LOOK)
+    return {name: why for name, why in failures.items() if _judged(folders[name].path, configs[name], judge) is None}
 
 
 def _train_batched(runs: Mapping[Path, Config], progress: bool) -> None:
@@ -200,7 +237,7 @@ def _train_batched(runs: Mapping[Path, Config], progress: bool) -> None:
 
 def trained(folder: Path, config: Config) -> bool:
     """Whether a run of this folder has got as far as the config says."""
-    return config.steps in (RunFolder(folder).checkpoints() if folder.exists() else {})
+    return config.steps in RunFolder(folder).checkpoints
 
 
 def _owned(out: Path) -> None:
@@ -215,23 +252,25 @@ def _open(out: Path, configs: Mapping[str, Config]) -> None:
     for stale in ("table.parquet", "failures.json"):  # of other configs, perhaps: a sweep that is left has none
         (out / stale).unlink(missing_ok=True)
     said = {run: json.loads(config.to_json()) for run, config in configs.items()}
-    replace_file(out / MARK, json.dumps(said, indent=1).encode())
+    _replace(out / MARK, json.dumps(said, indent=1).encode())
 
 
-def _train_and_judge(config: Config, compiled: bool, folder: Path, judge: Judge) -> None:
-    if not trained(folder, config):
-        engine = replace(config.engine, compile=compiled or config.engine.compile)
-        trainer = Trainer(replace(config, engine=engine), folder)
-        with saving_on_signals(trainer.stop), closing(iter(trainer)) as reports:
-            for _ in reports:
-                if orphaned():
-                    trainer.stop()
-    run = Run.open(folder)
-    other = "; ".join(run.config.breaks(config))
-    if other:
-        raise RunError(f"{folder} holds a run of another config ({other}); name another folder.")
-    rows = judge(run, _due(run, config))
-    replace_file(_kept(folder, config, judge), json.dumps({"judge": repr(judge), "rows": rows}).encode())
+def _train_and_judge(config: Config, compiled: bool, folder: RunFolder, judge: Judge) -> None:
+    with folder.writing():
+        if _judged(folder.path, config, judge) is not None:  # by another process, just now
+            return
+        if not trained(folder.path, config):
+            engine = replace(config.engine, compile=compiled or config.engine.compile)
+            trainer = Trainer(replace(config, engine=engine), folder)
+            with saving_on_signals(trainer.stop), closing(iter(trainer)) as reports:
+                for _ in reports:
+                    if orphaned():
+                        trainer.stop()
+        run = Run.open(folder.path)
+        if other := "; ".join(run.config.breaks(config)):
+            raise RunError(f"{run.path} holds a run of another config ({other}); name another folder.")
+        rows = judge(run, _due(run, config))
+        _replace(_kept(run.path, config, judge), json.dumps({"judge": repr(judge), "rows": rows}).encode())
 
 
 def _due(run: Run, config: Config) -> list[int]:
@@ -287,7 +326,7 @@ def _real(judge: Judge, dataset: str, out: Path) -> list[Row]:
     if not path.exists():
         with one_thread():
             rows = [{**row, "commit": commit()} for row in judge.real(dataset)]
-        replace_file(path, json.dumps({"judge": repr(judge), "dataset": dataset, "rows": rows}).encode())
+        _replace(path, json.dumps({"judge": repr(judge), "dataset": dataset, "rows": rows}).encode())
     return _read(path)["rows"]
 
 
@@ -304,9 +343,16 @@ def _about(folder: Path, config: Config) -> Row:
 def _write(made: Sweep, out: Path) -> None:
     table = io.BytesIO()
     made.table.to_parquet(table, index=False)
-    replace_file(out / "table.parquet", table.getvalue())
+    _replace(out / "table.parquet", table.getvalue())
     if made.failures:
-        replace_file(out / "failures.json", json.dumps(made.failures, indent=1, ensure_ascii=False).encode())
+        _replace(out / "failures.json", json.dumps(made.failures, indent=1, ensure_ascii=False).encode())
+    else:
+        (out / "failures.json").unlink(missing_ok=True)  # of a sweep that ended before others had done its rest
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file that other processes of the same sweep may write at the same time."""
+    replace_file(path, data, mark=f".{socket.gethostname()}-{os.getpid()}")
 
 
 def _read(path: Path) -> dict[str, Any]:

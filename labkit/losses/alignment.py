@@ -67,15 +67,15 @@ class Repa:
     """Settings of representation alignment (Yu et al. 2024), of a block's projected tokens with a teacher's."""
 
     lam: float | None = None
-    """Weight ≥ 0, the paper's is 0.5. None is off."""
+    """Weight λ ≥ 0; the paper's is 0.5. None is off."""
     block: int | None = None
-    """The block, numbered from 0. None: depth // 4, which is 7 for XL and 3 for B, as in its paper."""
+    """Block whose tokens are aligned, numbered from 0. None is depth // 4: 7 for XL and 3 for B, as in its paper."""
     teacher: str = "digits"
-    """``digits``: the lab's own; else the hub id or the folder of a DINOv2, such as facebook/dinov2-base."""
+    """Teacher: digits is the lab's own; else hub id or folder of a DINOv2, such as facebook/dinov2-base."""
     hidden: int = 2048
-    """Width of the projector, which has three layers and is trained along."""
+    """Width of the projector: three layers that are trained along."""
     schedule: Schedule = ()
-    """Factor of the weight over training: knots (step, factor), on a line between them."""
+    """Factor of λ over training, as pairs of a step and a factor, on a line between them. Empty: λ stays."""
 
     def __post_init__(self) -> None:
         lam = self.lam

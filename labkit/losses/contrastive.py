@@ -151,12 +151,11 @@ class Contrastive(Dispersive):
     alignment_weight: float = 1.0
     """Weight α ≥ 0 of the alignment of the two views."""
     form: Form = "additive"
-    """``original`` is the two-view InfoNCE or the cross-covariance (Barlow Twins) loss, at α = 1 only."""
+    """Additive: α times the alignment plus the repulsion. Original: two-view InfoNCE or Barlow Twins, α = 1 only."""
     noise: Noise = "independent"
-    """Noise and time of the second view: its own noise and time, or its own noise at a time near the first's."""
+    """Second view: noise and time of its own (independent), or own noise at a time near the first (restricted)."""
     max_gap: float = 0.1
-    """Largest distance between the times of the two views, if ``restricted``; in [0, 1] (the paper's bound is not
-    known)."""
+    """Largest distance in [0, 1] between the times of restricted views (the paper's bound is not known)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

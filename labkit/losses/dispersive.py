@@ -181,23 +181,23 @@ class Dispersive:
     lam: float | None = None
     """Weight λ ≥ 0. None is off; 0 is computed, logged and multiplied by 0, so it trains the same bits as off."""
     tau: float | None = None
-    """Temperature τ > 0 of the InfoNCE variants, by default the paper's 0.5; D = ‖·‖²/P or −cos is divided by it."""
+    """Temperature τ > 0 of the InfoNCE variants. None is the paper's 0.5."""
     variant: Variant = "infonce_l2"
+    """Form of the loss."""
     blocks: tuple[int, ...] | Literal["all", "last"] | None = None
-    """Blocks, numbered from 0, whose output is regularized (and metered, even when λ is off). None: depth // 4."""
+    """Blocks, numbered from 0, whose output is regularized (metered, where λ is off). None is depth // 4."""
     margin: float | None = None
-    """ε > 0 of the hinge, by default 1 (the paper's value is not known)."""
+    """Margin ε > 0 of the hinge. None is 1 (the paper's value is not known)."""
     include_self: bool | None = None
-    """Whether the pairs (i, i) count, by default yes, as in the released code; the covariance has none."""
+    """Whether the pairs (i, i) count. None is yes, as in the released code; the covariance has no such pairs."""
     reduce: Reduce = "mean"
-    """How the losses of several blocks become one (the authors' way is not known)."""
+    """Mean or sum of the losses of several blocks (the authors' choice is not known)."""
     negatives: Negatives = "local"
     """Samples that repel each other: those of one device, as in the authors' runs, or those of all."""
     chunk: int | None = None
-    """Part the batch into chunks of so many samples that repel only among themselves, as many devices with a small
-    batch each would; it must divide the batch."""
+    """Samples that repel only among themselves, as on many devices with a small batch each. It divides the batch."""
     schedule: Schedule = ()
-    """Factor of λ over training: knots (step, factor), on a line between them; see ``labkit.losses.weight``."""
+    """Factor of λ over training, as pairs of a step and a factor, on a line between them. Empty: λ stays."""
 
     def __post_init__(self) -> None:
         group = type(self).__name__.lower()

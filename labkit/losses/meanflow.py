@@ -99,27 +99,28 @@ def adaptive_loss(squared: Float[Tensor, " batch"], power: float, constant: floa
 
 @dataclass(frozen=True)
 class MeanFlow:
-    """Settings of MeanFlow: times, weight and guidance (Geng et al. 2025); the defaults are those of its ImageNet runs.
+    """Settings of MeanFlow (Geng et al. 2025), by default those of its ImageNet runs.
 
     A pair of times is drawn logit-normal and sorted, t ≤ s. Most samples train at s = t, where the average velocity is
-    the velocity itself; a fixed share of each batch trains over a span.
+    the velocity itself; a fixed share of each batch trains over a span. With guidance ω and mixing κ the velocity that
+    is trained on is ω·v + κ·u(x, t, t | y) + (1 − ω − κ)·u(x, t, t | no label); with κ = 0 this is classifier-free
+    guidance of scale ω, in the one step.
     """
 
     share: float = 0.25
-    """Share of samples with s > t, in (0, 1]."""
+    """Share of samples that train over a span s > t, in (0, 1]."""
     mean: float = 0.4
-    """Of the times' logit; above 0, near the data, in our direction of time."""
+    """Mean of the logit of the times; above 0 they lie nearer to the data."""
     deviation: float = 1.0
-    """Of the times' logit, above 0."""
+    """Standard deviation of the logit of the times, above 0."""
     power: float = 1.0
-    """p ≥ 0 of the weight 1/(e + c)^p, where e is a sample's summed squared error: 0 is none."""
+    """Power p ≥ 0 of the weight 1/(e + c)^p, where e is a sample's summed squared error. 0 is no weight."""
     constant: float = 0.01
-    """c > 0 of the weight."""
+    """Constant c > 0 of the weight 1/(e + c)^p."""
     guidance: float = 1.0
-    """ω > 0: the velocity that is trained on is ω·v + κ·u(x, t, t | y) + (1 − ω − κ)·u(x, t, t | no label). With κ = 0
-    this is classifier-free guidance of scale ω, in the one step."""
+    """Guidance ω > 0 of the velocity that is trained on. 1 is none."""
     mixing: float = 0.0
-    """κ, 0 ≤ κ < 1: with it the scale is ω/(1 − κ)."""
+    """Mixing κ from 0 to below 1, with which the scale of the guidance is ω/(1 − κ)."""
 
     def __post_init__(self) -> None:
         def check(name: str, ok: bool, allowed: str) -> None:

@@ -1,83 +1,179 @@
-"""The folder of a run: what lies where, and the rules by which it is written.
+"""Files of a run: what lies where in its folder, the rules by which it is written, and who may write.
 
 config.json                        the experiment
 machine.json                       where it started: processor, versions, commit
+status.json                        how it stands, and which process trains it (``labkit.training.status``)
 metrics.csv                        tidy: step, samples, seconds, name, value
 checkpoints/step-00001000.safetensors
 samples/step-00001000.png          grids drawn from the averaged weights
+.lock                              held by the one process that trains here; reading needs it not
 """
 
+import contextlib
 import io
 import json
+import time
 import warnings
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from labkit.checks import ConfigError, require
 from labkit.config import Config
 from labkit.disk import unwritten
 from labkit.runtime import machine
 from labkit.training import checkpoint as ckpt
+from labkit.training.status import State, Status, now
 from labkit.types import LabError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = {"step": "int64", "samples": "int64", "seconds": "float64", "name": "str", "value": "float64"}
+LEFT_BY_FAILURES = {"status.json", "failure.txt"}  # of a training that never came to its config.json
+MOMENT = 1.0  # seconds to wait for a lock that may be held for a few writes only
+OFTEN, SELDOM = 1.0, 60.0  # seconds between two statuses where there is something new, and where there is not
 
 
 class RunError(LabError, RuntimeError):
     """A folder that is not the run one asked for; the message says what it is and what to do."""
 
 
-def _changes(old: Config, new: Config) -> str:
-    """What differs and makes another experiment of it."""
-    return "; ".join(old.breaks(new))
+class BusyError(RunError):
+    """A folder in which another trainer writes."""
 
 
 class RunFolder:
-    """Paths and writing rules of one run's folder: ``create`` starts or continues one, ``open`` wants one to exist."""
+    """Paths and writing rules of one run's folder; ``labkit.Run`` adds what can be computed from it.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    ``open`` wants a run to exist, ``begin`` starts or continues one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: FileLock | None = None
+        self._started = self._noted = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_lock": None}  # a copy in another process owns nothing
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
-        if not path.is_dir():
-            raise RunError(f"There is no run at {path}; start one with `labkit train digits --out {path}`.")
-        if not (path / "config.json").exists():
-            raise RunError(f"{path} is not the folder of a run (it has no config.json); name a run's own folder.")
-        return cls(path)
-
-    @classmethod
-    def create(cls, path: Path, config: Config) -> "RunFolder":
-        """Start a run here, or continue one whose config differs in nothing that makes it another experiment."""
-        if (path / "config.json").exists():
-            done = max(cls(path).checkpoints(), default=0)
-            require(config.steps >= done, "steps", config.steps, f"{path} has been trained for {done} already")
-            changed = _changes(cls(path).config(), config)
-            if changed:
-                raise RunError(
-                    f"{path} holds a run of another config ({changed}); choose another folder, or that run's settings."
-                )
-        elif path.exists() and (not path.is_dir() or any(f.name[0] != "." for f in path.iterdir())):
-            raise RunError(f"{path} exists and is not the folder of a run; choose an empty or a new folder.")
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Open a run's folder; a missing or foreign folder is refused with a RunError."""
         folder = cls(path)
-        for unfinished in path.rglob(".*.part"):  # of a save that was killed
-            unfinished.unlink()
-        ckpt.replace_file(path / "config.json", config.to_json().encode())
-        if not folder.checkpoints():  # it begins here, whatever was begun and lost before
-            ckpt.replace_file(path / "machine.json", json.dumps(machine(), indent=2).encode())
+        if not folder.path.is_dir():
+            raise RunError(f"There is no run at {path}; start one with `labkit train digits --out {path}`.")
+        if not (folder.path / "config.json").exists():
+            raise RunError(f"{path} is not the folder of a run (it has no config.json); name a run's own folder.")
+        _ = folder.config  # a damaged one is refused at once
         return folder
 
+    def begin(self, config: Config) -> "RunFolder":
+        """Start a run here, or continue one whose config differs in nothing that makes it another experiment.
+
+        Raises:
+            RunError: the folder holds a run of another config, or something else, or another process trains there.
+            ConfigError: the run has been trained for more steps already.
+        """
+        if (self.path / "config.json").exists():
+            there = type(self).open(self.path)
+            done = max(there.checkpoints, default=0)
+            require(config.steps >= done, "steps", config.steps, f"{self.path} has been trained for {done} already")
+            if changed := "; ".join(there.config.breaks(config)):
+                raise RunError(
+                    f"{self.path} holds a run of another config ({changed}); choose another folder, or that run's "
+                    "settings."
+                )
+        elif self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
+            raise RunError(f"{self.path} exists and is not the folder of a run; choose an empty or a new folder.")
+        with self.writing():
+            for unfinished in self.path.rglob(".*.part"):  # of a save that was killed
+                unfinished.unlink()
+            ckpt.replace_file(self.path / "config.json", config.to_json().encode())
+            self.config = config
+            if not self.checkpoints:  # it begins here, whatever was begun and lost before
+                ckpt.replace_file(self.path / "machine.json", json.dumps(machine(), indent=2).encode())
+        return self
+
+    @contextlib.contextmanager
+    def writing(self, patience: float = MOMENT) -> Iterator[None]:
+        """Own the folder: nobody else may train here meanwhile. Entering it again through the same object is free.
+
+        A killed owner's lock ends with its process. Where locks do not reach, as on some network file systems, a
+        trainer on another machine owns the folder while its status is less than 10 minutes old.
+
+        Args:
+            patience: seconds to wait for another owner to leave.
+
+        Raises:
+            BusyError: another trainer owns the folder.
+            CheckpointError: nothing can be written there.
+        """
+        lock = self._lock = self._lock or FileLock(self.path / ".lock", thread_local=False)
+        again = lock.is_locked
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=patience)
+        except Timeout:
+            raise self._busy() from None
+        except OSError as error:
+            raise ckpt.unsaved(unwritten(self.path / ".lock", 0, error)) from error
+        try:
+            if not again:
+                status = self.status
+                if status is not None and not status.here and status.alive:
+                    raise self._busy()
+                self._started = time.time()
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def busy(self) -> bool:
+        """Whether another trainer owns the folder at this moment."""
+        try:
+            with self.writing(patience=0):
+                return False
+        except LabError as error:  # what cannot be written is nobody's
+            return isinstance(error, BusyError)
+
+    def _busy(self) -> BusyError:
+        owner = self.status
+        who = "another process" if owner is None else f"process {owner.pid} on {owner.host}"
+        return BusyError(
+            f"{self.path} is being trained by {who}; watch it with labkit.widgets.watch_panel, stop it there (in a "
+            "notebook: leave or close the loop over its trainer), or choose another folder."
+        )
+
+    @property
+    def status(self) -> Status | None:
+        """How the run stands as its trainer last wrote it; None of a run that was trained before there were any."""
+        return Status.read(self.path / "status.json")
+
+    def note(self, state: State, step: int, error: str = "") -> None:
+        """Write the status. Only who owns the folder does."""
+        self._noted = time.monotonic()
+        now(state, step, self.config.steps, self._started, error).write(self.path / "status.json")
+
+    def beat(self, step: int, new: bool) -> None:
+        """Write that the run goes on, at most once a second if there is something new, else once a minute."""
+        if time.monotonic() - self._noted > (OFTEN if new else SELDOM):
+            self.note("running", step)
+
+    @cached_property
     def config(self) -> Config:
+        """The experiment."""
         try:
             return Config.from_json((self.path / "config.json").read_text())
         except (ConfigError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.path / 'config.json'}: {error}") from error
 
+    @property
     def checkpoints(self) -> dict[int, Path]:
-        """Step → file, in the order of steps."""
+        """Step → checkpoint file, in the order of steps."""
         files = {f.stem.removeprefix("step-"): f for f in (self.path / "checkpoints").glob("step-*.safetensors")}
         return {int(step): files[step] for step in sorted(filter(str.isdecimal, files), key=int)}
 
@@ -89,14 +185,13 @@ class RunFolder:
             RunError: the checkpoint was written by a run of another config.
         """
         faults = []
-        for file in reversed(self.checkpoints().values()):
+        for file in reversed(self.checkpoints.values()):
             try:
                 state = ckpt.read(file)
             except ckpt.CheckpointError as error:
                 faults.append(error)
                 continue
-            changed = _changes(Config.from_json(state.config), config)
-            if changed:
+            if changed := "; ".join(Config.from_json(state.config).breaks(config)):
                 raise RunError(
                     f"{file} was written by a run of another config ({changed}); remove it from this folder."
                 )
@@ -113,15 +208,15 @@ class RunFolder:
         """Write a checkpoint; when it is safe on the disk, drop what ``keep_last`` and ``keep_every`` do not keep."""
         ckpt.write(self.path / "checkpoints" / f"step-{state.step:08d}.safetensors", state)
         # A later one is unreadable, or training would have gone on from there: it does not count, and is written anew.
-        config = self.config()
-        readable = {step: file for step, file in self.checkpoints().items() if step <= state.step}
-        for step in list(readable)[: -config.keep_last]:
-            if config.keep_every is None or step % config.keep_every:
+        keep_every = self.config.keep_every
+        readable = {step: file for step, file in self.checkpoints.items() if step <= state.step}
+        for step in list(readable)[: -self.config.keep_last]:
+            if keep_every is None or step % keep_every:
                 readable[step].unlink()
 
     @property
-    def samples(self) -> Path:
-        """The folder of sample sheets."""
+    def sheets(self) -> Path:
+        """Folder of the sheets of samples."""
         return self.path / "samples"
 
     @property
@@ -138,7 +233,7 @@ class RunFolder:
             raise ckpt.unsaved(unwritten(self._metrics, len(text), error)) from error
 
     def metrics(self) -> "pd.DataFrame":
-        """All rows logged so far; empty before the first."""
+        """Tidy table of everything logged so far: step, samples, seconds, name, value."""
         import pandas as pd
 
         text = self._metrics.read_text() if self._metrics.exists() else ""
@@ -155,3 +250,8 @@ class RunFolder:
         kept = [line for line in lines if line.count(",") == 4 and line.split(",")[0].isdecimal()]
         kept = [line for line in kept if int(line.split(",")[0]) <= step]
         ckpt.replace_file(self._metrics, "".join(f"{line}\n" for line in (",".join(COLUMNS), *kept)).encode())
+
+
+def _foreign(file: Path) -> bool:
+    """Whether a file keeps a folder from becoming a run's."""
+    return file.name[0] != "." and file.name not in LEFT_BY_FAILURES

@@ -99,12 +99,6 @@ class History:
             first, since = self._clock[min(recent, len(self._clock) - 2)]
             return (last - first) / (now - since) if now > since else None
 
-    @property
-    def pause(self) -> float:
-        """Seconds of training between the last two points, 0 before there are two."""
-        with self._lock:
-            return self._clock[-1][1] - self._clock[-2][1] if len(self._clock) > 1 else 0.0
-
 
 def lasting(seconds: float) -> str:
     """A time in two units at most: ``40 s``, ``12 min``, ``3 h 20 min``, ``2 days 4 h``."""

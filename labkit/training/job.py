@@ -4,10 +4,10 @@
     job = Job.attach("runs/x")             later, from any notebook
     job.told(), job.running, job.stop(), job.wait(), job.log_tail()
 
-The run's folder says all there is to know, in two files beside those that training itself writes:
+The run's folder says all there is to know: its trainer writes ``status.json``, and a launch two files more.
 
-    job.json   who trains, or trained last: process, machine, command
-    job.log    what it said, launch after launch
+    job.json   the process that was launched last: number, machine, command
+    job.log    what it printed, launch after launch
 """
 
 import shlex
@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -26,13 +26,24 @@ from labkit.training.detached import Process
 from labkit.training.engine import micro_batch
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.history import History, lasting
-from labkit.training.joblog import Ending, JobLog, Kind, killed
+from labkit.training.joblog import JobLog
+from labkit.training.status import Status
 
-FRESH = 120.0  # seconds: what has not grown for as long, or for ten times the pause between two points, has ended
-FALSE_START = {"config.json", "machine.json", "metrics.csv", "job.json", "job.log"}
+STARTING = 120.0  # seconds in which a job on another machine has to write its first status
+FALSE_START = {"config.json", "machine.json", "metrics.csv", "status.json", "job.json", "job.log", ".lock"}
 _LAUNCHING = threading.Lock()  # two clicks may be handled at once
 
+Kind = Literal["finished", "stopped", "failed", "lost"]
 State = Literal["running"] | Kind
+
+
+class Ending(NamedTuple):
+    """How a job left."""
+
+    kind: Kind
+    """``lost``: without a word."""
+    words: str = ""
+    """Why it failed or was lost."""
 
 
 class Job:
@@ -43,7 +54,7 @@ class Job:
 
     def __init__(self, path: Path) -> None:
         self.folder = RunFolder.open(path.resolve())
-        self.path, self.config = self.folder.path, self.folder.config()
+        self.path, self.config = self.folder.path, self.folder.config
         self.process = Process.read(self.path / "job.json")
         self.history, self.log = History(self.path / "metrics.csv"), JobLog(self.path / "job.log")
 
@@ -61,7 +72,7 @@ class Job:
             processes: how many train together, by default one for each GPU, or one.
 
         Raises:
-            RunError: a job is training there already, or the folder holds something else.
+            RunError: the run is being trained already, or the folder holds something else.
             ConfigError: the batch cannot be shared out over so many processes.
         """
         out = Path(out).resolve()
@@ -73,26 +84,41 @@ class Job:
         command = [sys.executable, *(ranks if processes > 1 else []), *train]
         with _LAUNCHING:
             _make_room(out, config)
-            RunFolder.create(out, config)
+            RunFolder(out).begin(config)
             with JobLog(out / "job.log").begin(f"{socket.gethostname()}: {shlex.join(command)}") as log:
                 Process.start(command, processes, log, out / "job.json")
         return cls(out)
 
     @property
-    def running(self) -> bool:
-        """Whether it trains. Of another machine, or where no job was launched, that is judged by its files."""
-        if self.process is not None and self.process.here:
-            return self.process.alive
-        sheet = self.folder.samples / f"step-{self.config.steps:08d}.png"  # what training does last
-        over = self.log.ending() is not None or (sheet.exists() and self.config.steps in self.folder.checkpoints())
-        self.history.refresh()
-        return not over and self.silence < max(FRESH, 10 * self.history.pause)
+    def status(self) -> Status | None:
+        """What its trainer wrote last; None if it was launched and no trainer has come of that yet."""
+        status, process = self.folder.status, self.process
+        if status is None or process is None:
+            return status
+        same = (status.pid, status.host) == (process.pid, process.host)  # if the clock was set meanwhile
+        return status if same or status.started >= process.created else None
 
     @property
-    def silence(self) -> float:
-        """Seconds since it last wrote to its table or its log."""
-        files = [file for file in (self.history.table, self.log.path) if file.exists()]
-        return max(time.time() - max((file.stat().st_mtime for file in files), default=0.0), 0.0)
+    def _launched(self) -> bool:
+        """Whether the process that was launched last lives, on this machine."""
+        return self.process is not None and self.process.here and self.process.alive
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was asked to stop, from whichever notebook, and trains still."""
+        elsewhere = self.process is not None and not self.process.here
+        return self.log.asked and (self._launched or (elsewhere and self.running))
+
+    @property
+    def running(self) -> bool:
+        """Whether it trains, or is about to. Of another machine, that is judged by how old its status is."""
+        process, status = self.process, self.status
+        if self._launched:
+            return True
+        if status is not None:
+            return status.alive
+        elsewhere = process is not None and not process.here and not self.log.error()
+        return elsewhere and time.time() - process.created < STARTING
 
     @property
     def state(self) -> State:
@@ -104,11 +130,11 @@ class Job:
         """Why ``stop`` is not to be had here and now; empty if it is."""
         if not self.running:
             return "it is not running"
-        if self.process is None:
-            return "it was not launched as a job; stop it where it was started"
-        if not self.process.here:
+        if self._launched:
+            return "it was asked to already, and is saving" if self.asked else ""
+        if self.process is not None and not self.process.here:
             return f"it runs on {self.process.host}; stop it there"
-        return "it was asked to already, and is saving" if self.log.asked else ""
+        return "it was not launched as a job; stop it where it was started"
 
     def stop(self) -> None:
         """Ask it to save and leave, and do not wait. It is asked once only: at a second signal it would leave unsaved.
@@ -116,7 +142,7 @@ class Job:
         Raises:
             RunError: it is not to be reached from here, or another user's.
         """
-        if not self.running or self.log.asked:
+        if not self.running or self.asked:
             return
         if self.unstoppable:
             raise RunError(f"{self.path} cannot be stopped from here: {self.unstoppable}.")
@@ -139,7 +165,7 @@ class Job:
     def told(self) -> str:
         """How it stands, in a sentence."""
         self.history.refresh()
-        saved, of = max(self.folder.checkpoints(), default=0), f"of {self.config.steps:,}"
+        saved, of = max(self.folder.checkpoints, default=0), f"of {self.config.steps:,}"
         if self.running:
             return self._progress(f"step {self.history.step:,} {of}")
         kind, why = self._end()
@@ -158,9 +184,9 @@ class Job:
     def _progress(self, now: str) -> str:
         """What is said of a job that runs."""
         where, rate = self._where(), self.history.rate
-        if self.log.asked:
+        if self.asked:
             return f"Asked to save and leave, {now}{where}."
-        if self.history.step == 0 or self._resuming():
+        if self.history.step == 0 or self.status is None:  # of a resumed run, the table is that of the time before
             return f"Starting{where}; nothing is logged yet."
         if rate is None:
             return f"Training, {now}{where}."
@@ -170,31 +196,41 @@ class Job:
 
     def _where(self) -> str:
         """Where it runs, or why that is believed."""
-        if self.process is not None and self.process.here:
-            ranks = "" if self.process.processes == 1 else f" with {self.process.processes} ranks"
-            return f" (process {self.process.pid}{ranks})"
-        place = "not launched as a job" if self.process is None else f"on {self.process.host}"
-        return f" ({place}; its files last grew {lasting(self.silence)} ago)"
-
-    def _resuming(self) -> bool:
-        """Whether it has yet to read its checkpoint, after which it begins the table anew."""
-        table = self.history.table
-        return self.process is not None and (not table.exists() or table.stat().st_mtime < self.process.created)
+        process, status = self.process, self.status
+        if self._launched:
+            ranks = "" if process.processes == 1 else f" with {process.processes} ranks"
+            return f" (process {process.pid}{ranks})"
+        if status is None:
+            return f" (launched on {process.host})"
+        heard = "" if status.here else f", heard of {lasting(time.time() - status.updated)} ago"
+        return f" (process {status.pid} on {status.host}{heard})"
 
     def _end(self) -> Ending:
-        """How it ended, as far as that can be known."""
-        said = self.log.ending()
-        if said is not None:
-            return said
-        if self.config.steps in self.folder.checkpoints():
+        """How it ended: as its trainer wrote; without a trainer's word, as far as log and process tell."""
+        status, by = self.status, "" if self.process is None else self.process.killed_by
+        if status is not None and status.state in ("finished", "stopped"):
+            return Ending(status.state)
+        if rank := self.log.killed_rank():
+            return _killed(rank)
+        if status is not None and status.state == "failed":
+            alone = self.process is None or self.process.processes == 1
+            return Ending("failed", status.error if alone else self.log.error() or status.error)  # of any rank
+        if error := self.log.error():
+            return Ending("failed", error)
+        if self.config.steps in self.folder.checkpoints:
             return Ending("finished")
-        signalled = "" if self.process is None else self.process.killed_by
-        if signalled == "SIGTERM" or (self.log.asked and not signalled):  # before it listened
+        if by == "SIGTERM" or (self.log.asked and not by):  # before it listened
             return Ending("stopped")
-        if signalled:
-            return killed(signalled)
+        if by:
+            return _killed(by)
         last = self.log.last()
         return Ending("lost", "without saying why" + (f" (the last line of its log: {last})" if last else ""))
+
+
+def _killed(by: str) -> Ending:
+    """The end of a process that a signal of this name took."""
+    memory = ", as the system does when memory runs out" if by == "SIGKILL" else ""
+    return Ending("lost", f"killed by {by}{memory}")
 
 
 def _make_room(out: Path, config: Config) -> None:
@@ -205,8 +241,9 @@ def _make_room(out: Path, config: Config) -> None:
     job = Job.attach(out)
     job.history.refresh()
     if job.running:
+        owner = job.status or job.process
         raise RunError(
-            f"{out} is being trained by process {job.process.pid} on {job.process.host}; attach to it with "
+            f"{out} is being trained by process {owner.pid} on {owner.host}; attach to it with "
             f"Job.attach({str(out)!r}), or stop it first."
         )
     untouched = job.history.step == 0 and {file.name for file in out.iterdir()} <= FALSE_START

@@ -1,34 +1,18 @@
-"""What a job said while nobody looked: the log of its launches, one after another, and how the last of them ended."""
+"""Log of a job's launches, one after another; of an end that no trainer lived to write down it has the last words."""
 
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import IO
 
 MARK = "── "  # begins the line that begins a launch
 ASKED = "Asked to save and leave"
-ENOUGH = 2**18  # bytes from the end, in which an ending is looked for
-RANK = re.compile(r"^\[rank\d+\]: ?")
-ROOT = re.compile(r"Signal \d+ \((SIG\w+)\) received")  # of the rank that took the others along
+ENOUGH = 2**18  # bytes from the end, in which the last launch is looked for
+RANK = re.compile(r"^\[rank\d+\]: ?", re.MULTILINE)
+# labkit's own words, or what a traceback ends with: its other lines are indented.
+ERROR = re.compile(r"^(?:labkit: |Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*)(\S.*)", re.MULTILINE)
+ROOT = re.compile(r"^Root Cause(?:.*\n)+?.*Signal \d+ \((SIG\w+)\) received", re.MULTILINE)  # by torchrun
 OF_TORCHRUN = ("ChildFailedError", "SignalException")  # what it raises about its ranks, after they said why themselves
-
-
-Kind = Literal["finished", "stopped", "failed", "lost"]
-
-
-class Ending(NamedTuple):
-    """How a job left."""
-
-    kind: Kind
-    """``lost``: without a word."""
-    words: str = ""
-    """Why it failed or was lost."""
-
-
-def killed(by: str) -> Ending:
-    """The end of a process that a signal of this name took."""
-    memory = ", as the system does when memory runs out" if by == "SIGKILL" else ""
-    return Ending("lost", f"killed by {by}{memory}")
 
 
 class JobLog:
@@ -51,50 +35,40 @@ class JobLog:
     @property
     def asked(self) -> bool:
         """Whether the last launch was asked to stop, from whichever notebook."""
-        return any(line.startswith(ASKED) for line in self._said())
+        return f"\n{ASKED}" in self._last_launch()
 
     def tail(self, lines: int) -> str:
         """The last lines, those of earlier launches included."""
-        return "\n".join(self._lines()[-lines:])
+        return "\n".join(self._text().splitlines()[1:][-lines:])
 
-    def ending(self) -> Ending | None:
-        """How the last launch says it ended; None if it has not said so."""
-        said, faults, stopped = self._said(), [], False
-        for number, line in enumerate(said):
-            if line.startswith("Finished ") or " is finished: " in line:
-                return Ending("finished")
-            if line.startswith("Stopped"):
-                return Ending("stopped")
-            if line.startswith("Root Cause") and (root := ROOT.search("\n".join(said[number:]))):
-                return killed(root[1])
-            if line.startswith("labkit: "):
-                faults.append(line.removeprefix("labkit: "))
-            if line.startswith("Traceback (most recent call last)"):
-                # Its own lines are indented; the first that is not says what was raised.
-                raised = next((later for later in said[number + 1 :] if later and not later[0].isspace()), "")
-                kind = raised.partition(":")[0].rpartition(".")[2]
-                stopped |= kind == "SignalException"
-                faults += [raised] if raised and kind not in OF_TORCHRUN else []
-        if faults:
-            return Ending("failed", faults[-1])
-        return Ending("stopped") if stopped else None
+    def error(self) -> str:
+        """Last error of the last launch, in one line; empty if it has none."""
+        errors = [line for line in ERROR.findall(self._last_launch()) if not _of_torchrun(line)]
+        return errors[-1] if errors else ""
+
+    def killed_rank(self) -> str:
+        """Signal that killed a rank, and so its whole job, as torchrun says; empty if it does not."""
+        root = ROOT.search(self._last_launch())
+        return root[1] if root else ""
 
     def last(self) -> str:
         """The last line of the last launch, empty if it said nothing."""
-        return next((line for line in reversed(self._said()) if line.strip()), "")
+        return next((line for line in reversed(self._last_launch().splitlines()[1:]) if line.strip()), "")
 
-    def _said(self) -> list[str]:
-        """The lines of the last launch, without the numbers of ranks."""
-        lines = self._lines()
-        begun = max((number + 1 for number, line in enumerate(lines) if line.startswith(MARK)), default=0)
-        return [RANK.sub("", line) for line in lines[begun:]]
+    def _last_launch(self) -> str:
+        """All that the last launch said, without the numbers of ranks."""
+        return RANK.sub("", self._text().rpartition(f"\n{MARK}")[2])
 
-    def _lines(self) -> list[str]:
+    def _text(self) -> str:
         if not self.path.exists():
-            return []
+            return ""
         with self.path.open("rb") as file:
             file.seek(max(file.seek(0, 2) - ENOUGH, 0))
-            return file.read().decode(errors="replace").splitlines()
+            return "\n" + file.read().decode(errors="replace")
+
+
+def _of_torchrun(line: str) -> bool:
+    return line.partition(":")[0].rpartition(".")[2] in OF_TORCHRUN
 
 
 def _now() -> str:

@@ -1,15 +1,14 @@
-"""A run is a folder that reopens: its config, metrics and weights, ready to sample from or to go on training."""
+"""A run that reopens: to its folder, which ``folder`` describes, this adds networks, features, samples and training."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from labkit import datasets
 from labkit.checks import require
-from labkit.config import Config
 from labkit.models import Transformer
 from labkit.models.sizes import parse_name
 from labkit.runtime import device
@@ -19,21 +18,16 @@ from labkit.training.features import Look, Seen, Shelf, inputs, see
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.trainer import Trainer, build_network
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Weights = Literal["ema", "model"]
 
 
-class Run:
+class Run(RunFolder):
     """An existing run. Open it with ``Run.open(path)``."""
 
-    def __init__(self, folder: RunFolder, shelf: Path | None = None) -> None:
-        self.folder = folder
-        self.path = folder.path
-        self.shelf = shelf or folder.path / "features"
+    def __init__(self, path: str | Path, shelf: Path | None = None) -> None:
+        super().__init__(path)
+        self.shelf = shelf or self.path / "features"
         """Where ``features`` keeps what it made."""
-        self.config: Config = folder.config()
 
     @classmethod
     def open(cls, path: str | Path, shelf: Path | None = None) -> "Run":
@@ -42,21 +36,14 @@ class Run:
         Args:
             path: of the run.  shelf: where ``features`` may write, by default in the run's folder.
         """
-        return cls(RunFolder.open(Path(path)), shelf)
-
-    @property
-    def checkpoints(self) -> dict[int, Path]:
-        """Step → checkpoint file."""
-        return self.folder.checkpoints()
+        run = super().open(path)
+        run.shelf = shelf or run.shelf
+        return run
 
     @property
     def steps(self) -> list[int]:
         """The ages at which this run can be looked at: 0, the initial network, and every checkpoint's."""
         return [0, *self.checkpoints]
-
-    def metrics(self) -> "pd.DataFrame":
-        """The tidy table of everything logged: step, samples, seconds, name, value."""
-        return self.folder.metrics()
 
     def trainer(self, **changes: Any) -> Trainer:
         """Go on training from the newest checkpoint; ``steps=…`` extends the run."""
@@ -144,7 +131,7 @@ class Run:
     def _state(self, step: int | None) -> ckpt.Checkpoint | None:
         """The checkpoint at a step, by default the newest that can be read; None for the initial network."""
         if step is None:
-            state = self.folder.newest(self.config)
+            state = self.newest(self.config)
             if state is None:
                 raise RunError(f"{self.path} has no checkpoint yet; train it with `labkit train --resume {self.path}`.")
             return state

@@ -6,6 +6,7 @@ asking. Leaving the loop in any way, by an exception or Ctrl-C too, saves first 
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from labkit.training.engine import compile_in_place, fabric_of, micro_batch, neg
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, measure, regularizer_gradients
 from labkit.training.sheet import write_sheet
+from labkit.training.status import one_line
 from labkit.training.stream import Stream, parts
 from labkit.types import LabError, Losses
 
@@ -73,14 +75,16 @@ class Trainer:
     Args:
         config: the experiment.
         run_dir: folder of the run. If it holds a run of the same config, training continues there from its newest
-            readable checkpoint; None keeps everything in memory.
+            readable checkpoint; None keeps everything in memory. While this iterates, no other trainer may write
+            there; one that is made or iterated meanwhile is refused.
 
     Raises:
         RunError: the folder holds a run of another config, or something else.
+        BusyError: another trainer is training there.
         ConfigError: a setting does not fit the model or the images.
     """
 
-    def __init__(self, config: Config, run_dir: str | Path | None = None) -> None:
+    def __init__(self, config: Config, run_dir: str | Path | RunFolder | None = None) -> None:
         self.config = config
         images = datasets.load(config.dataset, resident=config.engine.resident)
         network = build_network(config, *images.dimensions)
@@ -90,7 +94,7 @@ class Trainer:
         shown = self._pixels(images)
         self.fabric = fabric_of(config)
         # Only now, when the config has proved fit: a folder keeps the config it was created with.
-        self.folder = None if run_dir is None else self._open(Path(run_dir))
+        self.folder = None if run_dir is None else self._open(run_dir)
         if config.engine.compile:
             compile_in_place(objective)
         self.ema = Ema(network.to(self.fabric.device), config.ema_decay)
@@ -121,8 +125,6 @@ class Trainer:
         self._stopping = False
         if self.folder is not None:
             self._restore(self.folder.newest(config))
-            if self.leads:
-                self.folder.rewind(self.step)
 
     @property
     def leads(self) -> bool:
@@ -151,12 +153,13 @@ class Trainer:
             raise KeyboardInterrupt
         self._stopping = True
 
-    def _open(self, path: Path) -> RunFolder:
+    def _open(self, run_dir: str | Path | RunFolder) -> RunFolder:
         """The run's folder, which the first rank makes and the others find."""
+        folder = run_dir if isinstance(run_dir, RunFolder) else RunFolder(run_dir)
         if self.leads:
-            RunFolder.create(path, self.config)
+            folder.begin(self.config)
         self.fabric.barrier()
-        return RunFolder.open(path)
+        return folder
 
     def _pixels(self, images: datasets.Source) -> bool:
         """Whether REPA's teacher has to be shown the images beside their latents."""
@@ -180,22 +183,44 @@ class Trainer:
         return max(self.config.steps - self.step, 0)
 
     def __iter__(self) -> Iterator[Report]:
-        try:
-            while self.step < self.config.steps:
-                report = self._advance()
-                due = self.step % self.config.save_every == 0 or self.step == self.config.steps
-                if due:
-                    self.save()
-                    self._write_samples()
-                yield report
-                if self._agreed_to_stop():
-                    raise KeyboardInterrupt
-        except NonFiniteLoss:
-            raise  # the state before a bad step leads straight back to it: keep the older checkpoint as the newest
-        except BaseException:  # Ctrl-C, a closed generator, an error in whoever draws the reports
+        with self._owning():
+            try:
+                while self.step < self.config.steps:
+                    report = self._advance()
+                    due = self.step % self.config.save_every == 0 or self.step == self.config.steps
+                    if due:
+                        self.save()
+                        self._write_samples()
+                    if self.folder is not None and self.leads:
+                        self.folder.beat(self.step, due or self._logs(self.step))
+                    yield report
+                    if self._agreed_to_stop():
+                        raise KeyboardInterrupt
+            except NonFiniteLoss:
+                raise  # the state before a bad step leads straight back to it: keep the older checkpoint as the newest
+            except BaseException:  # Ctrl-C, a closed generator, an error in whoever draws the reports
+                self.save()
+                raise
             self.save()
-            raise
-        self.save()
+
+    @contextmanager
+    def _owning(self) -> Iterator[None]:
+        """Own the run's folder while this trains, and write there how that goes; a finished run stays as it is."""
+        if self.folder is None or not self.leads or (len(self) == 0 and self.saved_step == self.step):
+            yield
+            return
+        with self.folder.writing():
+            self.folder.rewind(self.step)
+            self.folder.note("running", self.step)
+            try:
+                yield
+            except (KeyboardInterrupt, GeneratorExit):  # Ctrl-C, or the loop was left
+                self.folder.note("stopped", self.step)
+                raise
+            except BaseException as error:
+                self.folder.note("failed", self.step, one_line(error))
+                raise
+            self.folder.note("finished", self.step)
 
     def _advance(self) -> Report:
         """One optimizer step."""
@@ -301,7 +326,7 @@ class Trainer:
     def _write_samples(self) -> None:
         if self.folder is not None and self.leads:
             samples = sample_network(self.ema.network, self.config, SHEET, **few_steps(self.config, SHEET_STEPS))
-            write_sheet(samples.x, self.folder.samples / f"step-{self.step:08d}.png")
+            write_sheet(samples.x, self.folder.sheets / f"step-{self.step:08d}.png")
 
     def _restore(self, state: ckpt.Checkpoint | None) -> None:
         if state is None:

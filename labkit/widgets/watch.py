@@ -133,7 +133,7 @@ class Watch(HasTraits):
 
     def _find_sheet(self) -> None:
         """The newest of the sheets that go with checkpoints, made smaller if it is large."""
-        found = {file.stem.removeprefix("step-"): file for file in self.job.folder.samples.glob("step-*.png")}
+        found = {file.stem.removeprefix("step-"): file for file in self.job.folder.sheets.glob("step-*.png")}
         newest = max((int(step) for step in found if step.isdecimal()), default=0)
         if newest != self.sheet_step:
             with Image.open(

@@ -6,18 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
+from forked import processes
 
 from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
 from labkit.experiments.apart import Job, run_apart
 from labkit.experiments.sweep import Sweep, combinations, grid, sweep
-from labkit.training.folder import RunError
+from labkit.training.folder import RunError, RunFolder
 
 TINY = recipes.digits(model="SiT-Nano/8", steps=4, batch_size=4, save_every=2, log_every=1, keep_last=9)
 
@@ -141,13 +143,77 @@ def test_what_fails_fails_alone_and_goes_on_later(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = [sys.argv[2], str(Path(sys.argv[2]).parent)]
 from test_sweep import LONG, Steps
 from labkit.experiments.sweep import sweep
 if __name__ == "__main__":
     sweep({"one": LONG}, Path(sys.argv[1]), Steps(), workers=1, progress=False)
 """
 LONG = TINY.replace(steps=600, save_every=600)
+SHARED = {f"seed{seed}": LONG.replace(steps=60, seed=seed) for seed in range(3)}
+
+
+@contextmanager
+def swept_elsewhere(out):
+    """The sweep of SHARED in a process of its own, as another machine would do it."""
+    process = processes.Process(target=sweep, args=(SHARED, out, Steps(), 1, False))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def assert_whole(out):
+    """Every run logged each of its steps once and was judged once, and the table has them all."""
+    for name in SHARED:
+        logged = Run.open(out / name).metrics()
+        assert not logged.duplicated(["step", "name"]).any() and logged["step"].nunique() == 60, name
+    assert asked(out) == dict.fromkeys(SHARED, 1)
+    assert set(Sweep.load(out).table["run"]) == {*SHARED, "real against real"} and Sweep.load(out).failures == {}
+    assert not (out / "failures.json").exists() and not list(out.rglob("*.part"))
+
+
+def test_two_sweeps_share_one_folder(tmp_path):
+    """Each takes what the other has not; both end with the whole table."""
+    out = tmp_path / "out"
+    with swept_elsewhere(out) as other:
+        wait_for(lambda: (out / "seed0" / "status.json").exists())
+        made = sweep(SHARED, out, Steps(), workers=1, progress=False)
+        assert made.failures == {} and set(made.table["run"]) == {*SHARED, "real against real"}
+        other.join(60)
+        assert other.exitcode == 0
+    assert_whole(out)
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_sweep_that_was_killed_are_taken_over(tmp_path):
+    """The run that it was training is killed as well: what was not saved of it is trained anew, and logged once."""
+    out = tmp_path / "out"
+    with swept_elsewhere(out) as other:
+        wait_for(lambda: (out / "seed0" / "metrics.csv").exists() and len(Run.open(out / "seed0").metrics()) > 10)
+        other.kill()
+        os.kill(RunFolder(out / "seed0").status.pid, signal.SIGKILL)
+    made = sweep(SHARED, out, Steps(), workers=1, progress=False)
+    assert made.failures == {}
+    assert_whole(out)
+
+
+def test_what_fails_elsewhere_is_not_tried_again(tmp_path, monkeypatch):
+    """A run that another process trains is waited for; if it fails there, its status says why."""
+    folder = RunFolder(tmp_path / "a")
+    with folder.writing():
+        folder.begin(TINY)
+        looks = []
+
+        def look(seconds):
+            looks.append(seconds)
+            folder.note("failed", 2, "the reason")
+
+        monkeypatch.setattr(sys.modules[sweep.__module__], "time", SimpleNamespace(sleep=look))
+        made = sweep({"a": TINY}, tmp_path, Steps(), workers=1, progress=False)
+    assert made.failures == {"a": "the reason"} and len(looks) == 1
 
 
 @pytest.mark.slow

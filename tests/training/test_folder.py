@@ -30,7 +30,9 @@ def test_what_lies_where(run):
     assert files(run).keys() == {
         "config.json",
         "machine.json",
+        "status.json",
         "metrics.csv",
+        ".lock",
         "checkpoints/step-00000003.safetensors",
         "checkpoints/step-00000004.safetensors",
         "samples/step-00000003.png",
@@ -163,34 +165,34 @@ def test_no_readable_checkpoint_at_all_is_an_error(run):
 
 
 def saved(folder: RunFolder, step: int) -> None:
-    folder.save(Checkpoint(step, 8 * step, folder.config().to_json(), {"model.a": torch.zeros(1)}))
+    folder.save(Checkpoint(step, 8 * step, folder.config.to_json(), {"model.a": torch.zeros(1)}))
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_keep_last(tmp_path, keep):
-    folder = RunFolder.create(tmp_path, tiny(keep_last=keep))
+    folder = RunFolder(tmp_path).begin(tiny(keep_last=keep))
     for step in (2, 9, 10, 11, 99_999_999, 100_000_000):
         saved(folder, step)
-    assert list(folder.checkpoints()) == [11, 99_999_999, 100_000_000][-keep:]
+    assert list(folder.checkpoints) == [11, 99_999_999, 100_000_000][-keep:]
 
 
 def test_a_damaged_newer_checkpoint_does_not_push_out_a_good_one(tmp_path):
     """Training fell back from step 30 to 20 and stops at 25: that one must stay, not the wreck at 30."""
-    folder = RunFolder.create(tmp_path, tiny(keep_last=1))
+    folder = RunFolder(tmp_path).begin(tiny(keep_last=1))
     for step in (20, 30):
         saved(folder, step)
     saved(folder, 20)  # keep_last had dropped it
-    cut(folder.checkpoints()[30])
+    cut(folder.checkpoints[30])
     saved(folder, 25)
     with pytest.warns(UserWarning, match="step-00000030"):
         assert folder.newest(tiny(keep_last=1)).step == 25
 
 
 def test_other_files_among_the_checkpoints_are_left_alone(tmp_path):
-    folder = RunFolder.create(tmp_path, tiny(keep_last=1))
+    folder = RunFolder(tmp_path).begin(tiny(keep_last=1))
     saved(folder, 1)
     copy = tmp_path / "checkpoints" / "step-00000001-copy.safetensors"
     copy.write_bytes(b"mine")
     saved(folder, 2)
-    assert list(folder.checkpoints()) == [2]
+    assert list(folder.checkpoints) == [2]
     assert copy.read_bytes() == b"mine"

@@ -10,6 +10,8 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -19,7 +21,8 @@ from tiny import outcome, tiny, trained, wait_for
 
 from labkit import Config, ConfigError, Job, Trainer
 from labkit.training import RunError
-from labkit.training.joblog import Ending, JobLog
+from labkit.training.joblog import JobLog
+from labkit.training.status import SILENT, now
 
 ENDLESS = dict(steps=10**6, save_every=10**6)
 
@@ -94,7 +97,7 @@ def test_killed_then_stopped_it_says_so_and_goes_on_to_the_straight_run(out, tmp
     job = until(Job.launch(endless, out), 20)
     os.kill(job.process.pid, signal.SIGKILL)
     assert job.wait(10) and job.state == "lost"
-    saved = max(job.folder.checkpoints())
+    saved = max(job.folder.checkpoints)
     assert f"killed by SIGKILL, as the system does when memory runs out; training can go on from step {saved}" in (
         job.told()
     )
@@ -104,7 +107,7 @@ def test_killed_then_stopped_it_says_so_and_goes_on_to_the_straight_run(out, tmp
     Job.attach(out).stop()
     job.stop()  # a second request, from elsewhere, must not cut the saving short
     assert job.wait(60)
-    saved = max(job.folder.checkpoints())
+    saved = max(job.folder.checkpoints)
     assert job.told() == f"Stopped at step {saved:,} of 1,000,000; training can go on from step {saved:,}."
     assert job.log_tail(100).count("── ") == 2, "one log of both launches"
     straight = endless.replace(steps=saved + 5, save_every=10**6)
@@ -128,7 +131,7 @@ def test_two_ranks_stop_together(out):
     assert "with 2 ranks" in job.told()
     job.stop()
     assert job.wait(60) and job.state == "stopped"
-    assert max(job.folder.checkpoints()) >= 5
+    assert max(job.folder.checkpoints) >= 5
 
 
 @pytest.mark.slow
@@ -142,7 +145,7 @@ def test_two_ranks_stop_together_even_if_torchrun_was_killed(out):
         Job.launch(tiny(**ENDLESS), out)
     job.stop()
     assert job.wait(60) and job.state == "stopped"
-    assert max(job.folder.checkpoints()) >= 5
+    assert max(job.folder.checkpoints) >= 5
 
 
 @pytest.mark.slow
@@ -167,28 +170,56 @@ def test_another_process_of_its_number_is_not_the_job(out):
     job.stop()  # nothing happens
 
 
-def test_a_job_of_another_machine_is_judged_by_its_files(out):
+def test_a_job_of_another_machine_is_judged_by_its_status(out):
+    """Before its first one it is believed to be starting, for two minutes."""
     stopped(out)
     job = noted(out, host="elsewhere")
-    assert job.running and "on elsewhere; its files last grew" in job.told()
+    assert job.running and "Starting (launched on elsewhere)" in job.told()
     with pytest.raises(RunError, match="it runs on elsewhere; stop it there"):
         job.stop()
     with pytest.raises(RunError, match=r"being trained by process \d+ on elsewhere"):
         Job.launch(tiny(), out)
-    os.utime(out / "metrics.csv", (time.time() - 3600,) * 2)
+    assert noted(out, host="elsewhere", created=time.time() - 3600).state == "stopped"
+    status = now("running", 7, 12, started=time.time())._replace(host="elsewhere", pid=3)
+    status.write(out / "status.json")
+    assert job.running and "(process 3 on elsewhere, heard of 0 s ago)" in job.told()
+    status._replace(updated=time.time() - SILENT - 1).write(out / "status.json")
     assert not job.running and job.state == "lost"
 
 
 def test_a_run_that_was_not_launched_can_be_attached_to(out):
-    job = Job.attach(stopped(out))
-    assert job.process is None and job.running
-    assert "(not launched as a job; its files last grew" in job.told()
-    with pytest.raises(RunError, match="stop it where it was started"):
-        job.stop()
+    with closing(iter(Trainer(tiny(), out))) as loop:
+        assert len(list(islice(loop, 7))) == 7
+        job = Job.attach(out)
+        assert job.process is None and job.running
+        assert f"(process {os.getpid()} on {socket.gethostname()})" in job.told()
+        with pytest.raises(RunError, match="stop it where it was started"):
+            job.stop()
+        with pytest.raises(RunError, match=f"being trained by process {os.getpid()}"):
+            Job.launch(tiny(), out)
+    assert job.told() == "Stopped at step 7 of 12; training can go on from step 7."
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    with closing(iter(Trainer(tiny(), out))) as loop:
+        next(loop)
+        job = noted(out, pid=gone.pid, created=0.0)  # an earlier launch, which has ended
+        job.log.ask()
+        assert job.running and "Training, step 8" in job.told()
+        assert job.unstoppable == "it was not launched as a job; stop it where it was started"
     trained(tiny(), out)
     assert job.told() == "Finished 12 steps."
     with pytest.raises(RunError, match="There is no run"):
         Job.attach(out / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("step", "told"), [(7, "Ended at step 7 of 12, without saying why"), (12, "Finished 12 steps.")]
+)
+def test_a_run_without_a_status(out, step, told):
+    """As all were before there was one."""
+    (stopped(out, step) / "status.json").unlink()
+    job = Job.attach(out)
+    assert not job.running and job.told().startswith(told)
 
 
 def test_what_cannot_be_launched_leaves_no_trace(out):
@@ -212,43 +243,34 @@ labkit FAILED
 Root Cause (first observed failure):
 [0]: """
 STOPPED = "torch.distributed.elastic.multiprocessing.api.SignalException: Process 7 got signal: 15"
+RANK1 = TRACE.replace("Tr", "[rank1]: Tr").replace("  F", "[rank1]:   F").replace("    f", "[rank1]:     f")
 
 
 @pytest.mark.parametrize(
-    ("said", "ending"),
+    ("printed", "error", "killed_rank"),
     [
-        ("", None),
-        ("Training SiT-Nano/4 on digits.\nwarning: slow", None),
-        ("Finished 12 steps. Look at it with: labkit sample x", Ending("finished")),
-        ("x is finished: 12 of 12 steps. Give --steps to train on.", Ending("finished")),
-        ("\nStopped at step 7, saved.\n" + TRACE + STOPPED, Ending("stopped")),
-        (TRACE + STOPPED, Ending("stopped")),
-        ("labkit: seed = -1 cannot be used.", Ending("failed", "seed = -1 cannot be used.")),
-        (TRACE + OOM, Ending("failed", OOM)),
-        (TRACE + "KeyError: 1\n\nDuring handling of it:\n\n" + TRACE + OOM, Ending("failed", OOM)),
-        (
-            TRACE.replace("Tr", "[rank1]: Tr").replace("  F", "[rank1]:   F")
-            + "[rank1]: "
-            + OOM
-            + "\n"
-            + TRACE
-            + BOX
-            + "exitcode : 1",
-            Ending("failed", OOM),
-        ),
+        ("", "", ""),
+        ("Training SiT-Nano/4 on digits.\nwarning: slow", "", ""),
+        ("\nStopped at step 7, saved.\n" + TRACE + STOPPED, "", ""),
+        ("labkit: seed = -1 cannot be used.", "seed = -1 cannot be used.", ""),
+        (TRACE + OOM, OOM, ""),
+        (TRACE + "KeyError: 1\n\nDuring handling of it:\n\n" + TRACE + OOM, OOM, ""),
+        (RANK1 + "[rank1]: " + OOM + "\n" + TRACE + BOX + "exitcode : 1", OOM, ""),
         (
             TRACE + "RuntimeError: peer is gone\n" + BOX + "Signal 9 (SIGKILL) received by PID 9",
-            Ending("lost", "killed by SIGKILL, as the system does when memory runs out"),
+            "RuntimeError: peer is gone",
+            "SIGKILL",
         ),
     ],
 )
-def test_the_log_says_how_it_ended(tmp_path, said, ending):
+def test_the_log_of_the_last_launch(tmp_path, printed, error, killed_rank):
     log = JobLog(tmp_path / "job.log")
-    assert log.ending() is None, "there is no log yet"
-    for earlier in ("labkit: a fault of the launch before\n", said):
+    assert (log.error(), log.killed_rank(), log.last(), log.asked) == ("", "", "", False), "there is no log yet"
+    for words in ("labkit: a fault of the launch before\n", printed):
         with log.begin("here: labkit train") as file:
-            file.write(earlier.encode())
-    assert log.ending() == ending
+            file.write(words.encode())
+    assert (log.error(), log.killed_rank()) == (error, killed_rank)
+    assert log.last() == (printed.splitlines() or [""])[-1]
     assert not log.asked
     log.ask()
-    assert log.asked and log.ending() == ending
+    assert log.asked and log.error() == error

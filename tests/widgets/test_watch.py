@@ -1,9 +1,12 @@
 """A run watched from outside: what its folder says, drawn and told; the process itself only where buttons act on it."""
 
 import math
-import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -11,7 +14,7 @@ import pytest
 from ipywidgets.widgets.widget import _instances
 
 from labkit import Config, Job, Trainer, recipes
-from labkit.training import RunError
+from labkit.training import NonFiniteLoss, RunError
 from labkit.widgets import Watch, watch_panel
 from labkit.widgets import watch as module
 from labkit.widgets.panel import Panel
@@ -50,21 +53,27 @@ def trained(folder: Path, to: int, config: Config = CONFIG) -> Path:
     return folder
 
 
+@contextmanager
+def training(folder: Path, to: int) -> Iterator[Iterator]:
+    """A loop over a trainer that has come to a step, and goes on when it is asked."""
+    loop = iter(Trainer(CONFIG, folder))
+    assert len(list(islice(loop, to))) == to
+    try:
+        yield loop
+    finally:
+        loop.close()
+
+
 def parts(panel):
     """Stop, Resume, the bar, and what is told."""
     row, status = panel.widget.children[2:4]
     return (*row.children, status)
 
 
-def forget(folder: Path) -> None:
-    """As if nothing had been written for an hour."""
-    os.utime(folder / "metrics.csv", (time.time() - 3600,) * 2)
-
-
 def test_it_follows_a_run(tmp_path):
     state = Watch(trained(tmp_path / "run", 3))
     assert state.curve("base")[0] == [1, 2, 3] and not state.sheet and state.share_done == 0.25
-    assert not state.refresh() or "ago" in state.told, "nothing but the clock went on"
+    assert not state.refresh()
     trained(tmp_path / "run", 7)
     assert state.refresh()
     assert state.curve("norm")[0] == [*range(1, 8)] and state.sheet_step == 5
@@ -115,20 +124,28 @@ def test_any_run_can_be_watched(tmp_path, changes, title, floor):
 
 
 def test_a_run_that_is_no_job_is_only_watched(tmp_path):
-    panel = watch_panel(trained(tmp_path / "run", 3))
-    stop, resume, bar, told = parts(panel)
-    assert stop.disabled and resume.disabled and bar.value == 0.25
-    assert "Stop is off: it was not launched as a job; stop it where it was started." in told.value
-    assert "not launched as a job" in stop.tooltip
-    forget(tmp_path / "run")
+    with training(tmp_path / "run", 3):
+        panel = watch_panel(tmp_path / "run")
+        stop, resume, bar, told = parts(panel)
+        assert stop.disabled and resume.disabled and bar.value == 0.25
+        assert "Stop is off: it was not launched as a job; stop it where it was started." in told.value
+        assert "not launched as a job" in stop.tooltip
     wait_for(lambda: not resume.disabled)
-    assert stop.disabled and "without saying why; training can go on from step 3" in told.value
+    assert stop.disabled and "Stopped at step 3 of 12; training can go on from step 3" in told.value
+
+
+def test_a_run_that_failed_says_why(tmp_path):
+    with pytest.raises(NonFiniteLoss):
+        trained(tmp_path / "run", 12, CONFIG.replace(optimizer=replace(CONFIG.optimizer, lr=1e30)))
+    resume, told = parts(watch_panel(tmp_path / "run"))[1::2]
+    assert "Failed at step" in told.value and "is not finite" in told.value and not resume.disabled
 
 
 def test_the_background_follows_until_the_run_has_finished(tmp_path):
-    panel = watch_panel(trained(tmp_path / "run", 3))
-    assert len(watching()) == 1
-    trained(tmp_path / "run", 12)
+    with training(tmp_path / "run", 3) as loop:
+        panel = watch_panel(tmp_path / "run")
+        assert len(watching()) == 1
+        assert len(list(loop)) == 9
     wait_for(lambda: not watching())
     stop, resume, bar, told = parts(panel)
     assert panel.figure.data[0].x == tuple(range(1, 13)) and bar.value == 1
@@ -137,14 +154,14 @@ def test_the_background_follows_until_the_run_has_finished(tmp_path):
 
 
 def test_running_the_cell_again_leaves_one_thread_and_closing_none(tmp_path):
-    trained(tmp_path / "run", 3)
-    before = set(_instances)
-    first = watch_panel(tmp_path / "run")
-    second = watch_panel(tmp_path / "run")
-    assert first.closed and not second.closed
-    wait_for(lambda: len(watching()) == 1)
-    second.close()
-    wait_for(lambda: not watching())
+    with training(tmp_path / "run", 3):
+        before = set(_instances)
+        first = watch_panel(tmp_path / "run")
+        second = watch_panel(tmp_path / "run")
+        assert first.closed and not second.closed
+        wait_for(lambda: len(watching()) == 1)
+        second.close()
+        wait_for(lambda: not watching())
     assert set(_instances) == before
 
 
@@ -160,33 +177,33 @@ def test_a_long_curve_is_thinned(tmp_path):
 
 
 def test_a_folder_that_is_away_for_a_moment_is_looked_at_again(tmp_path, monkeypatch):
-    panel = watch_panel(trained(tmp_path / "run", 3))
     looks = []
 
     def away():
         looks.append(True)
         raise OSError("stale file handle")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(panel.state.job.history, "refresh", away)
-        wait_for(lambda: len(looks) > 2)
-    trained(tmp_path / "run", 12)
+    with training(tmp_path / "run", 3) as loop:
+        panel = watch_panel(tmp_path / "run")
+        with monkeypatch.context() as patch:
+            patch.setattr(panel.state.job.history, "refresh", away)
+            wait_for(lambda: len(looks) > 2)
+        assert len(list(loop)) == 9
     wait_for(lambda: not watching())
     assert panel.figure.data[0].x[-1] == 12
 
 
 def test_what_stands_in_the_way_is_told(tmp_path, monkeypatch):
     panel = watch_panel(trained(tmp_path / "run", 3))
-    forget(tmp_path / "run")
     resume, told = parts(panel)[1], parts(panel)[3]
-    wait_for(lambda: not resume.disabled)
+    assert not resume.disabled
 
     def refused(*_):
         raise RunError("no <room> here")
 
     monkeypatch.setattr(Job, "launch", refused)
-    resume.click()  # if the watching thread is just drawing, it draws once more
-    wait_for(lambda: "<b>no &lt;room&gt; here</b>" in told.value and not resume.disabled)
+    resume.click()
+    assert "<b>no &lt;room&gt; here</b>" in told.value and not resume.disabled
 
 
 @pytest.mark.slow
@@ -199,7 +216,7 @@ def test_stop_and_resume_by_the_buttons(tmp_path):
     stop.click()
     assert stop.disabled and ("Asked to save and leave" in told.value or "Stopped" in told.value)
     wait_for(lambda: not resume.disabled and not watching())
-    saved = max(job.folder.checkpoints())
+    saved = max(job.folder.checkpoints)
     assert f"Stopped at step {saved:,} of 1,000,000" in told.value
     resume.click()
     assert resume.disabled and len(watching()) == 1
