@@ -144,18 +144,19 @@ def dispersive_floor(
     the hinge when all pairs have D ≥ ε; for the covariance with P ``features`` (needed there) what is left when P
     exceeds B − 1 and they cannot all be uncorrelated. Without self-pairs L2 has no floor: −inf.
     """
-    known = loss_arguments(variant, tau, margin, include_self)
+    arguments = loss_arguments(variant, tau, margin, include_self)
     check_size(batch, 2 if features is None else features, variant)
     if variant == "covariance":
         if features is None:
             raise ValueError("features = None: the floor of the covariance depends on the number of features P.")
         return max(features**2 / (batch - 1) - features, 0.0) / (features * (features - 1))
-    own = known["include_self"]
+    own, tau = arguments["include_self"], arguments["tau"]
     if variant == "hinge":
-        return known["margin"] ** 2 / batch if own else 0.0
+        return arguments["margin"] ** 2 / batch if own else 0.0
     if variant == "infonce_l2":
         return -math.log(batch) if own else -math.inf
-    tau = known["tau"]
+    if variant != "infonce_cosine":
+        return -math.inf  # not known
     apart = -1 / ((batch - 1) * tau)
     # 1/τ is taken out of both exponentials, which overflow at small τ.
     return 1 / tau + math.log(1 / batch + (1 - 1 / batch) * math.exp(apart - 1 / tau)) if own else apart
