@@ -196,7 +196,7 @@ def test_nan_in_the_data_stops_before_it_is_saved(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_the_term_that_broke_is_named(monkeypatch, value):
-    monkeypatch.setattr("labkit.objective.dispersive_loss", lambda z, **_: z.sum() * 0 + value)
+    monkeypatch.setattr("labkit.losses.dispersive.repulsion", lambda z, **_: z.sum() * 0 + value)
     with pytest.raises(NonFiniteLoss, match=f"step 1 is not finite .dispersive = {value}.; nothing was saved yet"):
         list(Trainer(tiny()))
 
