@@ -6,6 +6,7 @@ Importing this module takes a second for matplotlib, so figures import it when t
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterator
 
 import matplotlib as mpl
@@ -19,6 +20,7 @@ from labkit.plots.theme import FONT, PALETTE
 
 WIDTH = 960  # pixels
 POINT = 0.75  # of a pixel
+LETTERS = 110  # of a title side by side in this width
 LINES = ("-", "--", ":", "-.")  # of runs that cross, so that colour is not all that tells them apart
 INK = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
 EDGES = ("axes.edgecolor", "xtick.color", "ytick.color")
@@ -67,7 +69,9 @@ def static_figure(title: str, rows: int, columns: int, height: int) -> tuple[Sta
 
 def show_metric(axes: Axes, name: str, along: str) -> None:
     """Titles and scale of a pane in which a metric has been drawn, by the table of metrics."""
-    axes.set_title(metric(name).label if axes.get_gridspec().ncols < 4 else metric(name).title)
+    columns = axes.get_gridspec().ncols
+    title = metric(name).label if columns < 4 else metric(name).title
+    axes.set_title(textwrap.fill(title, LETTERS // columns))
     axes.set_xlabel(along)
     if metric(name).log:
         axes.set_yscale("log")
@@ -89,4 +93,7 @@ def draw_legend(plot: StaticFigure) -> None:
     for axes in plot.axes:
         for artist, label in zip(*axes.get_legend_handles_labels(), strict=True):
             named.setdefault(label, artist)
-    plot.legend(named.values(), named.keys(), loc="outside lower left", frameon=False, ncols=len(named) or 1)
+    columns = max(1, 140 // (8 + max(map(len, named), default=0)))  # letters; 8 for the line before a name and a gap
+    plot.legend(
+        named.values(), named.keys(), loc="outside lower left", frameon=False, ncols=min(columns, len(named) or 1)
+    )
