@@ -10,6 +10,7 @@ on, so that the same question finds them again.
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +25,7 @@ from labkit.config import Config
 from labkit.datasets import Codec
 from labkit.datasets.store import ABOUT, read_about
 from labkit.disk import replace_file
-from labkit.evaluation.evaluator import FEW, REAL, Evaluator, Metric, evaluator_of, images_of, memorisation
+from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, evaluator_of, images_of, memorisation
 from labkit.evaluation.references import Shape
 from labkit.evaluation.settings import WHOLE, EvaluationConfig
 from labkit.evaluation.shards import Shards
@@ -125,7 +126,7 @@ def evaluate(
     parts = samples.x.split(settings.batch)
     images = [to_bytes(codec.decode(part) if codec else part) for part in parts]
     return Evaluation(
-        _measured(evaluator, images, config, labels, settings), samples, evaluator.left_out(settings.count)
+        _measured(evaluator, lambda: images, config, labels, settings), samples, evaluator.left_out(settings.count)
     )
 
 
@@ -195,8 +196,7 @@ def evaluate_run(
     if shards.missing:
         return None
     sampling["nfe"] = shards.evaluations()
-    images = list(shards.batches(settings.batch))
-    measured = _measured(evaluator, images, config, labels, settings)
+    measured = _measured(evaluator, lambda: shards.batches(settings.batch), config, labels, settings)
     record = {
         "format": FORMAT,
         "run": run.path.name,
@@ -212,16 +212,20 @@ def evaluate_run(
 
 
 def _measured(
-    evaluator: Evaluator, images: list[Tensor], config: Config, labels: Tensor, settings: EvaluationConfig
+    evaluator: Evaluator, batches: Callable[[], Batches], config: Config, labels: Tensor, settings: EvaluationConfig
 ) -> dict[str, Metric]:
-    """The evaluator's metrics, and memorisation, which is of the run's own training images if they are few."""
+    """The evaluator's metrics, and memorisation, which is of the run's own training images if they are few.
+
+    Args:
+        batches: gives the images anew at each call: 50,000 of 256×256 are not to be in memory together.
+    """
     labelled = labels if bool((labels > 0).any()) else None
-    metrics = evaluator.metrics(images, len(labels), labelled, settings.seed)
+    metrics = evaluator.metrics(batches(), len(labels), labelled, settings.seed)
     own = settings.reference == WHOLE.get(config.dataset, config.dataset)
     second = evaluator.reference.second
     if own and second is not None and second.count <= FEW:
         train, held_out = (images_of(config.dataset, split) for split in ("train", "held_out"))
-        metrics["memorisation"] = Metric(memorisation(torch.cat(images), train, held_out))
+        metrics["memorisation"] = Metric(memorisation(torch.cat(list(batches())), train, held_out))
     return metrics
 
 

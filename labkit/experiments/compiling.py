@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
+
 from labkit import datasets
 from labkit.config import Config
 from labkit.flops import training_flops
@@ -40,6 +42,7 @@ def worth_compiling(configs: Mapping[str, Config]) -> set[str]:
 def _repays(configs: list[Config]) -> bool:
     """Whether compiling one program for these runs of it saves more seconds than it takes."""
     config = configs[0]
-    network = build_network(config, *datasets.load(config.dataset).dimensions)
+    with torch.device("meta"):  # only counted, so that no weights are needed
+        network = build_network(config, *datasets.load(config.dataset).dimensions)
     step = training_flops(network, config.batch_size) / RATE
     return GAIN * step * sum(config.steps for config in configs) > FIRST + NEXT * (len(configs) - 1)

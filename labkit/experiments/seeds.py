@@ -71,8 +71,9 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], settings: Ev
 
     require(len(seeds) > 0, "seeds", list(seeds), "name at least one")
     require(len(configs) > 0, "configs", dict(configs), "name at least one")
+    settings = replace(settings, seed=None)
     jobs = {f"{run}-seed{seed}": (run, config.replace(seed=seed)) for seed in seeds for run, config in configs.items()}
-    made = sweep({name: config for name, (_, config) in jobs.items()}, out, Judged(replace(settings, seed=None)))
+    made = sweep({name: config for name, (_, config) in jobs.items()}, out, Judged(settings))
     for name, why in made.failures.items():  # the others are trained and judged by now
         raise RunError(f"{name}: {why}")
     table = made.table[["run", "seed", "step", "measure", "value"]]
@@ -84,7 +85,6 @@ def over_seeds(configs: Mapping[str, Config], seeds: Sequence[int], settings: Ev
         _curves(out / name, config.steps).assign(run=run, seed=config.seed) for name, (run, config) in jobs.items()
     ]
     machines = [json.loads((out / name / "machine.json").read_text()) for name in jobs]
-    settings = replace(settings, seed=None)
     record = {
         "configs": {run: json.loads(config.to_json()) for run, config in configs.items()},
         "protocol": settings.describe(*(config.family for config in configs.values())),
