@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,18 @@ IMPORTED = "diffusers.models labkit.cli labkit.evaluation labkit.experiments lab
 IMPORTED += "nbformat.v4 plotly.io scipy.stats "
 IMPORTED += "sklearn.datasets sklearn.model_selection smoke"
 processes.set_forkserver_preload(IMPORTED.split())
+
+
+@contextlib.contextmanager
+def running(work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+    """A process that does ``work(*arguments)``, and is killed when one is done with it."""
+    process = processes.Process(target=work, args=arguments)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
 def on_ranks(ranks: int, work: Callable[[int], Any], folder: Path) -> list[Any]:

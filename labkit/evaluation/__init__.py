@@ -1,16 +1,8 @@
 """The one way to judge a run, for notebooks, command line, sweep and atlas alike."""
 
-from labkit.evaluation.evaluate import (
-    Evaluation,
-    StoredEvaluation,
-    block_geometry,
-    block_probes,
-    codec_of,
-    evaluate,
-    evaluate_run,
-    losses,
-)
+from labkit.evaluation.evaluate import Evaluation, StoredEvaluation, codec_of, evaluate, evaluate_run
 from labkit.evaluation.evaluator import REAL, Evaluator, Metric, Real, evaluator_of, memorisation
+from labkit.evaluation.network import block_geometry, block_probes, losses
 from labkit.evaluation.settings import EvaluationConfig
 
 __all__ = [

@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from labkit import datasets
 from labkit.checks import require, whole
 from labkit.config import Config
 from labkit.datasets import Codec
@@ -29,20 +28,17 @@ from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, e
 from labkit.evaluation.references import Shape
 from labkit.evaluation.settings import WHOLE, EvaluationConfig
 from labkit.evaluation.shards import Shards
-from labkit.metrics import Extractor, geometry, linear_probe_accuracy
+from labkit.metrics import Extractor
 from labkit.metrics.extractors import to_bytes
-from labkit.process import process_of
 from labkit.runtime import Purpose, commit, generator, machine
-from labkit.training import Look, Run, Samples, sample_network, see
+from labkit.training import Run, Samples, sample_network
 from labkit.training.checkpoint import digest
 from labkit.training.runs import Weights
-from labkit.training.stream import Stream
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "labkit-evaluation-2"
-LOSS_DRAWS = 4
 
 
 class Evaluation(NamedTuple):
@@ -76,14 +72,14 @@ class StoredEvaluation(NamedTuple):
 
     def summary(self) -> str:
         """The table, and in words what it depends on."""
-        drawn, against, seen = (self.record[part] for part in ("sampling", "reference", "features"))
+        drawn, reference, features = (self.record[part] for part in ("sampling", "reference", "features"))
         way = drawn["sampler"]
         steps = f" with {way['steps']} steps" if way["steps"] else ""
         lines = [
             f"{drawn['count']:,} samples by {way['method']}{steps}, guidance {way['guidance']:g}, "
             f"{drawn['nfe']:g} evaluations each, seed {drawn['seed']}, {drawn['weights']} weights of step "
-            f"{drawn['checkpoint']['step']}; reference {against['name']}, {against['count']:,} images; "
-            f"features {seen['name']}",
+            f"{drawn['checkpoint']['step']}; reference {reference['name']}, {reference['count']:,} images; "
+            f"features {features['name']}",
             self.table().to_string(),
             *(f"Left out: {what} ({why})." for what, why in self.record["left_out"].items()),
             f"Stored with all it depends on: {self.path}",
@@ -118,9 +114,9 @@ def evaluate(
     Raises:
         ConfigError: a setting that cannot be, a reference or features that do not fit.
     """
-    settings = settings.of(config)
+    settings = settings.filled(config)
     codec = codec_of(config, network.shape, settings.vae)
-    evaluator = evaluator_of(settings, _shape(network.shape, codec), progress)
+    evaluator = evaluator_of(settings, _shape(network.shape, codec), progress=progress)
     labels = _labels(settings, network.num_classes)
     samples = _draw(network, config, settings, range(settings.count), labels)
     parts = samples.x.split(settings.batch)
@@ -161,7 +157,7 @@ def evaluate_run(
     ranks = int(os.environ.get("WORLD_SIZE", 1)) if ranks is None else ranks
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    config, settings = run.config, settings.of(run.config)
+    config, settings = run.config, settings.filled(run.config)
     step = max(run.checkpoints, default=None) if step is None else step
     network = run.model(weights, step)
     codec = codec_of(config, network.shape, settings.vae)
@@ -176,11 +172,7 @@ def evaluate_run(
         "shard": shard,
         "vae": codec and {"name": codec.source, "digest": codec.digest},
     }
-    shape = _shape(network.shape, codec)
-    if extractor is None:
-        evaluator = evaluator_of(settings, shape, progress)
-    else:
-        evaluator = Evaluator(settings, shape, extractor, progress)
+    evaluator = evaluator_of(settings, _shape(network.shape, codec), extractor, progress)
     labels = _labels(settings, network.num_classes)
     key = _key({**sampling, "vae": codec and codec.digest})
     shards = Shards(run.path / "evaluations" / key, labels, shard)
@@ -260,23 +252,23 @@ def codec_of(config: Config, shape: Shape, vae: str | None) -> Codec | None:
     Raises:
         ConfigError: latents and no VAE, or one that their store was not made with; pixels and a VAE.
     """
-    told = f"this run makes {{}} of {shape[0]} channels; {{}}"
+    fault = f"this run makes {{}} of {shape[0]} channels; {{}}"
     if shape[0] in (1, 3):
-        require(vae is None, "vae", vae, told.format("images", "leave it out"))
+        require(vae is None, "vae", vae, fault.format("images", "leave it out"))
         return None
-    say = "name the VAE that its latents are of, such as --vae stabilityai/sd-vae-ft-ema"
-    require(vae is not None, "vae", vae, told.format("latents", say))
+    remedy = "name the VAE that its latents are of, such as --vae stabilityai/sd-vae-ft-ema"
+    require(vae is not None, "vae", vae, fault.format("latents", remedy))
     codec = Codec(vae)
-    require(codec.channels == shape[0], "vae", vae, told.format("latents", f"its are of {codec.channels}"))
+    require(codec.channels == shape[0], "vae", vae, fault.format("latents", f"its are of {codec.channels}"))
     if (Path(config.dataset) / ABOUT).is_file():
-        trained = read_about(Path(config.dataset))["vae"]
-        same = trained is None or trained["digest"] == codec.digest
-        require(same, "vae", vae, f"the run's latents are of another: {trained and trained['name']}")
+        stored = read_about(Path(config.dataset))["vae"]
+        same = stored is None or stored["digest"] == codec.digest
+        require(same, "vae", vae, f"the run's latents are of another: {stored and stored['name']}")
     return codec
 
 
 def _dependence(begun: dict[str, Any]) -> dict[str, Any]:
-    """What metrics depend on beside the samples."""
+    """Everything that metrics depend on beside the samples."""
     reference = {name: value for name, value in begun["reference"].items() if name != "name"}
     other = begun["real_images"] and begun["real_images"]["digest"]
     return {"format": FORMAT, "reference": reference, "real_images": other, "features": begun["features"]}
@@ -284,48 +276,3 @@ def _dependence(begun: dict[str, Any]) -> dict[str, Any]:
 
 def _key(of: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:12]
-
-
-@torch.no_grad()
-def losses(network: nn.Module, config: Config, count: int) -> dict[str, float]:
-    """Mean squared error of what the network predicts, ``loss_train`` and ``loss_held_out``, and their ``loss_gap``.
-
-    Noise and times are the same for every run. They are the same for both splits, too, unless one has fewer than
-    ``count`` images, as digits-few has: the levels of the two losses, and so of the gap, then differ by what other
-    times cost, which differences between runs leave out.
-    """
-    on, found = next(network.parameters()).device, {}
-    process = process_of(config).to(on)
-    for split in ("train", "held_out"):
-        source = datasets.load(config.dataset, split)
-        stream = Stream(source, min(count, len(source)), 0, on, pairs=config.family == "MeanFlow")
-        drawn = [stream.at(draw * stream.batch_size) for draw in range(LOSS_DRAWS)]
-        errors = [process.base(network, batch, draws, batch.y, ()).errors for batch, draws in drawn]
-        found[f"loss_{split}"] = torch.cat(errors).double().mean().item()
-    found["loss_gap"] = found["loss_held_out"] - found["loss_train"]
-    return found
-
-
-def block_geometry(
-    network: nn.Module, config: Config, t: float = 0.5, count: int = 500, seed: int = 0
-) -> dict[int, dict[str, float]]:
-    """Block → geometry of its features of ``count`` held-out images, noised to time t by a fixed draw."""
-    found = see(network, Look(t, count, seed=seed), config).features
-    return {block: geometry(z) for block, z in found.items()}
-
-
-def block_probes(network: nn.Module, config: Config, count: int) -> dict[int, float]:
-    """Block → held-out accuracy of reading off the class, which the network is not told; empty if there is one class.
-
-    Args:
-        count: images of each split.
-    """
-    train, held_out = (
-        see(network, Look(count=count, labelled=False, split=split), config) for split in ("train", "held_out")
-    )
-    if len(train.y.unique()) < 2:
-        return {}
-    return {
-        block: linear_probe_accuracy(train.features[block], train.y, z, held_out.y)
-        for block, z in held_out.features.items()
-    }

@@ -122,16 +122,16 @@ class Evaluator:
 
         Args:
             images: batches of what is measured, ``count`` in all.
-            labels: the classes that were asked for; None for images of no class.
+            labels: the classes that were wanted; None for images of no class.
             seed: of the kernel distance's subsets.
         """
-        seen = self._extract(images, "samples", count)
-        found = self._compared(seen, seed)
+        extracted = self._extract(images, "samples", count)
+        metrics = self._compared(extracted, seed)
         if self.extractor.name == "digits" and labels is not None:
-            predicted = seen[0].logits.argmax(dim=1)
-            found["agreement"] = Metric(class_agreement(predicted, labels))
+            predicted = extracted[0].logits.argmax(dim=1)
+            metrics["agreement"] = Metric(class_agreement(predicted, labels))
         control = self.control(count)
-        return {name: Metric(m.value, m.std, control.get(name), m.about) for name, m in found.items()}
+        return {name: replace(metric, real=control.get(name)) for name, metric in metrics.items()}
 
     def control(self, count: int) -> dict[str, Real]:
         """The same metrics of ``count`` other real images; none where there are not as many."""
@@ -143,26 +143,26 @@ class Evaluator:
             values: dict[str, list[float]] = {}
             for draw in range(draws):
                 rows = torch.randperm(second.count, generator=generator(draw, Purpose.REAL, 2))[:count]
-                seen = self._extract(second.batches(self.settings.batch, rows), "other real images", count)
-                for name, metric in self._compared(seen, draw).items():
+                extracted = self._extract(second.batches(self.settings.batch, rows), "other real images", count)
+                for name, metric in self._compared(extracted, draw).items():
                     values.setdefault(name, []).append(metric.value)
             self._controls[count] = {n: Real(sum(v) / draws, min(v), max(v), draws) for n, v in values.items()}
         return self._controls[count]
 
     def left_out(self, count: int) -> dict[str, str]:
         """Metrics that this reference cannot give, and why."""
-        found, second = {}, self.reference.second
+        reasons, second = {}, self.reference.second
         if self.reference.read is None:
             kernel = NAMES.get(self.extractor.name, PLAIN)[1]
-            found[f"precision, recall, {kernel}, frechet_pixels"] = "the reference holds statistics and no images"
+            reasons[f"precision, recall, {kernel}, frechet_pixels"] = "the reference holds statistics and no images"
         if second is None:
-            found[REAL] = "the reference has no second set of real images"
+            reasons[REAL] = "the reference has no second set of real images"
         elif second.count < count:
-            found[REAL] = f"{second.name}, has {second.count} images, and {count} were sampled"
-        return found
+            reasons[REAL] = f"{second.name}, has {second.count} images, and {count} were sampled"
+        return reasons
 
     def record(self) -> dict[str, Any]:
-        """What the metrics depend on beside the samples."""
+        """Everything that the metrics depend on beside the samples."""
         reference, second = self.reference, self.reference.second
         about = {"name": reference.name, "digest": reference.digest, "count": reference.count}
         return {
@@ -183,59 +183,61 @@ class Evaluator:
         bar = tqdm(batches, desc=f"looking at {what}", unit="batch", total=total, disable=not self.progress)
         return extract(iter(bar), *self._extractors)  # a plain iterator: checks of types would take a bar's first item
 
-    def _compared(self, seen: list[Extracted], seed: int) -> dict[str, Metric]:
+    def _compared(self, extracted: list[Extracted], seed: int) -> dict[str, Metric]:
         """Metrics of features; the first are the extractor's, the second those of the pixels beside it."""
         frechet, kernel = NAMES.get(self.extractor.name, PLAIN)
-        z, real, statistics = seen[0].features, self._real, self.reference.statistics
+        z, real, statistics = extracted[0].features, self._real, self.reference.statistics
         if statistics is not None:
-            found = {frechet: Metric(frechet_of_moments(*moments(z), *statistics))}
+            metrics = {frechet: Metric(frechet_of_moments(*moments(z), *statistics))}
         else:
-            found = {frechet: Metric(frechet_distance(z, real[0].features))}
+            metrics = {frechet: Metric(frechet_distance(z, real[0].features))}
         if real is not None:
-            if len(seen) > 1:
-                found["frechet_pixels"] = Metric(frechet_distance(seen[1].features, real[1].features))
+            if len(extracted) > 1:
+                metrics["frechet_pixels"] = Metric(frechet_distance(extracted[1].features, real[1].features))
             there, here = real[0].features.to(device()), z.to(device())
             precision, recall = precision_recall(there, here)
             neighbours = {"neighbours": NEIGHBOURS}
-            found |= {"precision": Metric(precision, about=neighbours), "recall": Metric(recall, about=neighbours)}
+            metrics |= {"precision": Metric(precision, about=neighbours), "recall": Metric(recall, about=neighbours)}
             subsets = {"subsets": SUBSETS, "subset": subset_of(len(there), len(here))}
-            found[kernel] = Metric(*kernel_distance(there, here, seed=seed), about=subsets)
-        if self.extractor.name == "inception" and seen[0].logits is not None:
-            found["inception_score"] = Metric(*inception_score(seen[0].logits), about={"splits": SPLITS})
-        return found
+            metrics[kernel] = Metric(*kernel_distance(there, here, seed=seed), about=subsets)
+        if self.extractor.name == "inception" and extracted[0].logits is not None:
+            metrics["inception_score"] = Metric(*inception_score(extracted[0].logits), about={"splits": SPLITS})
+        return metrics
 
 
-def evaluator_of(settings: EvaluationConfig, shape: Shape, progress: bool = False) -> Evaluator:
+def evaluator_of(
+    settings: EvaluationConfig, shape: Shape, extractor: Extractor | None = None, progress: bool = False
+) -> Evaluator:
     """An evaluator; those of the embedded data sets are kept, so that many runs are measured by one."""
-    if settings.reference not in datasets.EMBEDDED:
-        return Evaluator(settings, shape, progress=progress)
-    asked = replace(settings, count=None, seed=None, sampler=Sampler(), labels="in_turn", vae=None)
-    return _kept(asked, shape, progress=progress)
+    if extractor is not None or settings.reference not in datasets.EMBEDDED:
+        return Evaluator(settings, shape, extractor, progress)
+    shared = replace(settings, count=None, seed=None, sampler=Sampler(), labels="in_turn", vae=None)
+    return _kept(shared, shape, progress=progress)
 
 
 _kept = cache(Evaluator)
 
 
 def pixels_of(reference: Reference) -> Pixels:
-    """Of the second set of real images if there is one, as the axes should know nothing of the reference."""
-    of = reference.second or reference
-    require(of.read is not None, "features", "pixels", f"{reference.name} holds no images; choose inception")
-    rows = torch.randperm(of.count, generator=generator(0, Purpose.REAL, 1))[:PIXEL_IMAGES].sort().values
-    return Pixels(torch.cat(list(of.batches(250, rows))))
+    """Pixels' axes of the second set of real images if there is one, since they should owe the reference nothing."""
+    source = reference.second or reference
+    require(source.read is not None, "features", "pixels", f"{reference.name} holds no images; choose inception")
+    rows = torch.randperm(source.count, generator=generator(0, Purpose.REAL, 1))[:PIXEL_IMAGES].sort().values
+    return Pixels(torch.cat(list(source.batches(250, rows))))
 
 
 def memorisation(
-    made: UInt8[Tensor, "n c h w"],
+    samples: UInt8[Tensor, "n c h w"],
     train: UInt8[Tensor, "m c h w"],
     held_out: UInt8[Tensor, "k c h w"],
     near: float = NEAR,
 ) -> float:
-    """Share of made images whose nearest training image is nearer than those of all but ``near`` of the held-out.
+    """Share of samples whose nearest training image is nearer than those of all but ``near`` of the held-out.
 
     Squared distance of pixels. About ``near`` for new images of the same kind, 1 for copies.
     """
     reach = _nearest(held_out, train).quantile(near)
-    return (_nearest(made, train) < reach).double().mean().item()
+    return (_nearest(samples, train) < reach).double().mean().item()
 
 
 def _nearest(x: Tensor, among: Tensor) -> Tensor:
@@ -253,17 +255,17 @@ def images_of(dataset: str, split: datasets.Split) -> UInt8[Tensor, "n c h w"]:
 def _fitting(reference: Reference, extractor: Extractor, shape: Shape) -> Reference:
     """The reference as this extractor can use it: statistics of other features than its own go, if images are left."""
     if reference.read is not None:
-        least, told = NEIGHBOURS + 1, f"it has {reference.count} images; give at least {NEIGHBOURS + 1}"
-        require(reference.count >= least, "reference", reference.name, told)
+        remedy = f"it has {reference.count} images; give at least {NEIGHBOURS + 1}"
+        require(reference.count > NEIGHBOURS, "reference", reference.name, remedy)
     if reference.statistics is None:
         return reference
     width = extractor(torch.zeros(1, 3, *shape[1:])).features.shape[1]
-    known = len(reference.statistics[0])
-    told = f"its statistics are of {known} features, {extractor.name} has {width}, and there are no images beside them"
-    require(width == known or reference.read is not None, "reference", reference.name, told)
-    if width == known:
-        return reference
-    return Reference(reference.name, reference.digest, reference.count, reference.read, None, reference.second)
+    theirs = len(reference.statistics[0])
+    fault = (
+        f"its statistics are of {theirs} features, {extractor.name} has {width}, and there are no images beside them"
+    )
+    require(width == theirs or reference.read is not None, "reference", reference.name, fault)
+    return reference if width == theirs else replace(reference, statistics=None)
 
 
 def _extractor(settings: EvaluationConfig, reference: Reference) -> Extractor:

@@ -21,7 +21,7 @@ WHOLE = {"digits-few": "digits", "digits-unlabelled": "digits"}
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """One protocol for notebooks, command line, sweep and atlas; None is filled in for a run by ``of``.
+    """One protocol for notebooks, command line, sweep and atlas; None is filled in for a run by ``filled``.
 
     Samples become bytes before anything is measured. They are compared with held-out images, which no model was
     trained on, so that copying the training images earns nothing.
@@ -61,7 +61,7 @@ class EvaluationConfig:
         unused = self.inception is None or self.features in (None, "inception")
         require(unused, "inception", str(self.inception), f"features are {self.features}; leave one of them out")
 
-    def of(self, config: Config) -> "EvaluationConfig":
+    def filled(self, config: Config) -> "EvaluationConfig":
         """The same with everything filled in for a run of this config."""
         reference = WHOLE.get(config.dataset, config.dataset) if self.reference is None else self.reference
         embedded = reference in datasets.EMBEDDED

@@ -66,7 +66,7 @@ class Measures:
         whole_set = WHOLE.get(dataset, dataset)
         source = datasets.load(whole_set)
         require(self.count <= len(source), "count", self.count, f"{whole_set} has {len(source)} training images")
-        settings = self._settings(whole_set, Sampler()).of(Config(dataset=whole_set))
+        settings = self._settings(whole_set, Sampler()).filled(Config(dataset=whole_set))
         control = evaluator_of(settings, source.shape).control(self.count)
         return [{"measure": name, "value": real.mean} for name, real in control.items()]
 

@@ -8,7 +8,7 @@ from torch.nn.utils import get_total_norm
 
 from labkit.config import Config, Engine
 from labkit.distributed import mean
-from labkit.losses import dispersive_loss
+from labkit.losses.dispersive import repulsion
 from labkit.metrics import by_time, geometry, gradient_conflict
 from labkit.types import Losses
 
@@ -18,9 +18,9 @@ ROUNDING = {"float32": 1e-5, "bfloat16": 1e-2}  # what subtracting gradients lea
 
 def measure(losses: Losses, config: Config) -> dict[str, float]:
     """Geometry and Dispersive Loss of each tapped block, regularized or not, and the base loss in parts of [0, 1]."""
-    known, meters, base = config.repelling.arguments, {}, next(iter(losses.terms))
+    meters, base = {}, next(iter(losses.terms))
     for block, z in losses.features.items():
-        values = geometry(z) | {"dispersive": dispersive_loss(z.detach(), **known).item()}
+        values = geometry(z) | {"dispersive": repulsion(z.detach(), **config.repelling.arguments).item()}
         meters |= {f"block{block}.{name}": value for name, value in values.items()}
     return meters | _known({f"{base}.t{part}": e for part, e in enumerate(by_time(losses.errors, losses.times))})
 

@@ -120,7 +120,7 @@ def test_the_same_run_has_the_same_metrics_wherever_they_are_asked_for(tmp_path)
 
 
 def test_copying_the_training_set_scores_what_real_digits_score():
-    settings = EvaluationConfig(400).of(recipes.digits())
+    settings = EvaluationConfig(400).filled(recipes.digits())
     evaluator = Evaluator(settings, (1, 8, 8))
     real = evaluator.control(400)["frechet"]
     copied = to_bytes(datasets.digits("train").x[:400])
@@ -279,15 +279,15 @@ def test_the_vae_that_is_wanted(latent, run, tmp_path):
 
 
 def test_without_words_the_data_set_says_what_to_measure(run, tmp_path):
-    told = EvaluationConfig().of(replace(run.config, seed=7))
+    told = EvaluationConfig().filled(replace(run.config, seed=7))
     assert told.seed == 7
     assert (told.reference, told.features, told.count) == ("digits", "digits", 500)
     assert told.sampler == Sampler("heun", 50)
-    emoji = EvaluationConfig().of(recipes.emoji())
+    emoji = EvaluationConfig().filled(recipes.emoji())
     assert (emoji.reference, emoji.features, emoji.count) == ("emoji", "pixels", 500)
-    other = EvaluationConfig(reference="VIRTUAL_imagenet256.npz").of(run.config)
+    other = EvaluationConfig(reference="VIRTUAL_imagenet256.npz").filled(run.config)
     assert (other.features, other.count) == ("inception", 50_000)
-    assert EvaluationConfig(inception=tmp_path).of(run.config).features == "inception"
+    assert EvaluationConfig(inception=tmp_path).filled(run.config).features == "inception"
 
 
 @pytest.mark.parametrize(

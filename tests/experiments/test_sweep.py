@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
-from forked import processes
+from forked import running
 
 from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
@@ -153,16 +152,9 @@ LONG = TINY.replace(steps=600, save_every=600)
 SHARED = {f"seed{seed}": LONG.replace(steps=60, seed=seed) for seed in range(3)}
 
 
-@contextmanager
 def swept_elsewhere(out):
     """The sweep of SHARED in a process of its own, as another machine would do it."""
-    process = processes.Process(target=sweep, args=(SHARED, out, Steps(), 1, False))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
+    return running(sweep, SHARED, out, Steps(), 1, False)
 
 
 def assert_whole(out):

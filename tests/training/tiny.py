@@ -6,12 +6,12 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from forked import processes
+from forked import running
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -86,16 +86,9 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
         time.sleep(0.002)
 
 
-@contextlib.contextmanager
-def training_elsewhere(config: Config, folder: Path, hang: str | None = None) -> Iterator[Any]:
+def training_elsewhere(config: Config, folder: Path, hang: str | None = None) -> contextlib.AbstractContextManager[Any]:
     """A process that trains in ``folder``; it hangs at a moment of its second save if ``hang`` names one."""
-    process = processes.Process(target=_train, args=(config.to_json(), folder, hang), daemon=True)
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
+    return running(_train, config.to_json(), folder, hang)
 
 
 def _train(config: str, folder: Path, hang: str | None) -> None:
