@@ -76,7 +76,7 @@ class ComparisonResult:
         return self.settings.describe(*(config.family for config in self.configs.values()))
 
     def finding(self) -> str:
-        """What the metrics say, in one sentence, better or worse (of the first two runs)."""
+        """Metrics of the first two runs in one sentence, better or worse."""
         (first, a), (second, b) = list(self.evaluations.items())[:2]
         block = regularized_blocks(self.configs[second])[0]
         growth = self.geometry[second][block]["feature_norm"] / self.geometry[first][block]["feature_norm"]

@@ -1,4 +1,4 @@
-"""Whether the runs of a sweep are compiled on a CPU: only where the steps to come repay it.
+"""Choice of the runs of a sweep that are compiled on a CPU: those whose steps to come repay it.
 
 Runs whose configs differ in seed or length alone are one program. The first process that runs it compiles it; the
 others read it from torch's cache on disk. Measured on two cores of an AMD EPYC, two processes of one thread each,

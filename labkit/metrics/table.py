@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What there is to know of a metric beside its value."""
+    """Title, unit, direction and scale of a metric."""
 
     title: str
     unit: str = ""
     """Or whatever says what its numbers mean."""
     direction: int = 0
-    """1 if more is better, −1 if less is, 0 if neither: size and shape of features are what is asked about."""
+    """1 if more is better, −1 if less is, 0 if neither: size and shape of features are the question."""
     log: bool = False
     """Runs differ by factors in it."""
     percent: bool = False

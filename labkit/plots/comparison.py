@@ -66,7 +66,7 @@ def samples_figure(result: ComparisonResult, count: int = 40) -> "StaticFigure":
 
 
 def _quality(result: ComparisonResult, name: str, brief: bool) -> str:
-    """What can be said of a run's samples at a glance."""
+    """Quality of a run's samples at a glance."""
     metrics, count = result.evaluations[name].metrics, len(result.evaluations[name].samples.y)
     if "agreement" in metrics:
         return f"{metrics['agreement'].value:.1%} {'' if brief else f'of {count} read '}as asked"

@@ -44,7 +44,7 @@ WHOLE = (0.0, 1.0)
 
 
 class Problem(NamedTuple):
-    """What there is to be solved. Only ``field`` is needed by all methods."""
+    """A field to follow, and whatever else some methods need."""
 
     field: Velocity
     """Velocity v(x, t), t of shape (B,); of meanflow u(x, t, h); of DiT (x, timestep) → noise and variance, (B, 2C, …).

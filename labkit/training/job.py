@@ -91,7 +91,7 @@ class Job:
 
     @property
     def status(self) -> Status | None:
-        """What its trainer wrote last; None if it was launched and no trainer has come of that yet."""
+        """Status that its trainer wrote last; None while a launched process has no trainer yet."""
         status, process = self.folder.status, self.process
         if status is None or process is None:
             return status
