@@ -20,7 +20,7 @@ from labkit.plots.theme import FONT, PALETTE
 
 WIDTH = 960  # pixels
 POINT = 0.75  # of a pixel
-LETTERS = 110  # of a title side by side in this width
+LETTERS = 96  # of titles side by side in this width, in the widest font of a reader
 LINES = ("-", "--", ":", "-.")  # of runs that cross, so that colour is not all that tells them apart
 INK = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
 EDGES = ("axes.edgecolor", "xtick.color", "ytick.color")
