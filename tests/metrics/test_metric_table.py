@@ -3,7 +3,8 @@
 import pytest
 
 from labkit.evaluation import EvaluationConfig, evaluator
-from labkit.evaluation.evaluate import block_geometry, evaluate, losses
+from labkit.evaluation.evaluate import evaluate
+from labkit.evaluation.network import block_geometry, losses
 from labkit.metrics import METRICS, metric
 from labkit.recipes import digits
 from labkit.sampling import Sampler
