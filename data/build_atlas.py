@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from claims import RULES, claims
-from conditions import CONDITIONS, STEPS, STOPPING, coarse
+from conditions import CONDITIONS, FOLLOWED, STEPS, STOPPING, coarse
 from questions import QUESTIONS, WAYS
 
 from labkit import Run
@@ -48,6 +48,12 @@ WATCHED = tuple(
 SAMPLED = ("baseline", "dispersive", coarse("baseline"), coarse("dispersive"))
 """Conditions that are also sampled in the other ways."""
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+CURVES = (
+    *("velocity", "average_velocity", "dispersive", "contrastive", "alignment", "repa"),
+    *("gradient_cosine", "gradient_ratio", "feature_norm", "effective_rank"),
+)
+"""What is kept of the logs of the conditions that notebooks follow."""
+PER_RUN = ["condition", "seed", "step"]
 LOGGED = ("dispersive", "gradient_cosine", "gradient_ratio")
 COLUMNS = [
     "condition",
@@ -157,6 +163,18 @@ def logged(run: Run) -> list[dict]:
         if len(own):
             rows.append({"measure": f"logged_{name}", "value": own["value"].mean()})
     return rows
+
+
+def curves(runs: dict[str, tuple[str, Config]], out: Path, shipped: Atlas | None) -> pd.DataFrame:
+    """Losses and meters of the conditions that notebooks follow, as they were logged; those of the kept runs stay."""
+    parts = [shipped.curves] if shipped else []
+    for name, (condition, config) in runs.items():
+        if condition in FOLLOWED:
+            table = Run.open(out / name).metrics()
+            table = table[table["name"].str.rsplit(".", n=1).str[-1].isin(CURVES) & (table["step"] <= config.steps)]
+            parts.append(table[["step", "name", "value"]].assign(condition=condition, seed=config.seed))
+    every = pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=[*PER_RUN, "name", "value"])])
+    return every[[*PER_RUN, "name", "value"]].drop_duplicates([*PER_RUN, "name"], keep="last")
 
 
 def by_time(run: Run) -> list[dict]:
@@ -309,6 +327,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "findings.parquet": parquet(findings),
         "maps.parquet": parquet(mapped),
         "stopping.parquet": parquet(in_time),
+        "curves.parquet": parquet(curves(runs, args.out, shipped)),
         "CLAIMS.md": written(said, record).encode(),
     }
     write_atlas(args.to, files, record)

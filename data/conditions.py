@@ -108,3 +108,5 @@ CONDITIONS = {
     "warmup": digits(schedule=warm_up(1000), **ON),
     "cosine-weak": digits(lam=0.05, variant="infonce_cosine"),
 }
+FOLLOWED = [name for name, config in CONDITIONS.items() if config.steps == TWICE]
+"""Those of which notebooks show the curves."""

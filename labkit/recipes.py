@@ -18,7 +18,7 @@ def digits(**changes: Any) -> Config:
         labkit train digits --dispersive.lam 0.5 --dispersive.tau 0.5 --out runs/dispersive
 
     Expect about 3,000 images/s on two cores, so a minute for 1,500 steps. There the baseline's samples are read as the
-    digit asked for in 95 % of cases (Heun, 50 steps, no guidance; six seeds, data/runs/digits_compare.csv).
+    digit asked for in 95 % of cases (Heun, 50 steps, no guidance; five seeds, data/atlas).
 
     Args:
         changes: any field of ``Config``, and ``lam``, ``tau``, ``variant``, ``blocks`` of its Dispersive Loss.

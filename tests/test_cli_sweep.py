@@ -6,7 +6,7 @@ import pytest
 from forked import ForkedCommand
 
 from labkit import recipes
-from labkit.asking import axes_of, listed
+from labkit.arguments import axes_of, listed
 from labkit.checks import ConfigError
 from labkit.cli import main
 from labkit.experiments import Sweep

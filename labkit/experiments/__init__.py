@@ -1,10 +1,10 @@
 """Experiments: several runs, one protocol of measurement, one tidy table."""
 
-from labkit.experiments.atlas import Atlas, AtlasError
+from labkit.experiments.atlas import Atlas, AtlasError, Outcome
 from labkit.experiments.compare import Comparison, ComparisonResult, Cost
 from labkit.experiments.measures import Measures
 from labkit.experiments.rerun import Rerun
-from labkit.experiments.seeds import Outcome, bands, over_seeds, ship, ship_run, shipped, shipped_run
+from labkit.experiments.shipped import shipped_run
 from labkit.experiments.spread import geometry_table, probe_table, similarity_table
 from labkit.experiments.statistics import paired_differences
 from labkit.experiments.sweep import Sweep, grid, sweep
@@ -19,15 +19,10 @@ __all__ = [
     "Outcome",
     "Rerun",
     "Sweep",
-    "bands",
     "geometry_table",
     "grid",
-    "over_seeds",
     "paired_differences",
     "probe_table",
-    "ship",
-    "ship_run",
-    "shipped",
     "shipped_run",
     "similarity_table",
     "sweep",

@@ -25,18 +25,18 @@ SYMBOLS = ["circle", "square", "diamond", "cross", "x", "triangle-up", "triangle
 GLYPHS = "●■◆✚✖▲▼⬟★✶"  # the same shapes as text
 DASHES = ("solid", "dash", "dot", "dashdot")  # of lines that cross, so that colour is not all that tells them apart
 SHARED = {  # conditions that take the colour of a neighbour that they never stand beside
-    "contrastive_independent": "contrastive",
-    "contrastive_restricted": "sky",
-    "halfway": "gold",
+    "l2-independent": "contrastive",
+    "l2-restricted": "sky",
+    "alpha0.5": "gold",
     "cosine": "sky",
     "hinge": "gold",
     "covariance": "accent",
     "repa": "accent",
-    "repa_dispersive": "gold",
+    "repa-dispersive": "gold",
     "both": "gold",
     "dispersive + repa": "gold",
-    "meanflow": "baseline",
-    "meanflow_dispersive": "dispersive",
+    "meanflow-baseline": "baseline",
+    "meanflow-dispersive": "dispersive",
 }
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 

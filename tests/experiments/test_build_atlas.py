@@ -116,6 +116,7 @@ def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
     judge = Measures(40, (Sampler("euler", 2),), (4,))
     changes = dict(
         CONDITIONS=conditions,
+        FOLLOWED=list(conditions),
         STEPS=4,
         LEAST=2,
         JUDGE=judge,
@@ -133,6 +134,9 @@ def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
     assert {"frechet", "cka_with_baseline", "logged_gradient_cosine"} <= set(first.table["measure"])
     assert set(first.maps["condition"]) == set(conditions) == set(first.samples)
     assert {"works", "variants", "size"} <= set(first.findings["question"])
+    outcome = first.outcome(list(conditions))
+    assert outcome.conditions == list(conditions) and outcome.steps == [4]
+    assert set(outcome.curves["seed"]) == {0, 1} and {"velocity", "dispersive"} <= set(outcome.curves["name"])
     judged = first.stopping[first.stopping["measure"] == "loss_held_out"]
     assert set(zip(judged["condition"], judged["seed"], judged["step"], strict=True)) == {
         (of, seed, step) for of in ("baseline", "dispersive") for seed in (0, 1) for step in (2, 4)
@@ -141,6 +145,7 @@ def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
     made.main([*words, "--seeds", "3", "--missing", "--trained"])
     again = Atlas.load(tmp_path / "atlas")
     assert again.table.equals(first.table) and again.stopping.equals(first.stopping)
+    assert again.curves.equals(first.curves)
 
     monkeypatch.setattr(made, "CONDITIONS", {**conditions, "larger-baseline": tiny.replace(batch_size=4)})
     made.main([*words, "--seeds", "2", "--missing"])

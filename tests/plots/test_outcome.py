@@ -6,40 +6,47 @@ import pytest
 from scipy import stats
 
 from labkit.checks import ConfigError
+from labkit.evaluation import REAL
 from labkit.experiments import Outcome
 from labkit.plots import PALETTE, curves_of, describe_differences, differences, outcome_figure, seeds_figure
 
-VALUES = {"baseline": [1.0, 2.0, 3.0], "dispersive": [1.5, 2.0, 4.0], "real against real": [0.5, 0.5, 0.5]}
+VALUES = {"baseline": [1.0, 2.0, 3.0], "dispersive": [1.5, 2.0, 4.0]}
 
 
 @pytest.fixture
 def outcome():
     rows = [
-        dict(run=run, seed=seed, step=step, measure=measure, value=value * (step // 10) * factor)
+        dict(condition=run, seed=seed, step=step, measure=measure, value=value * (step // 10) * factor)
         for run, values in VALUES.items()
         for seed, value in enumerate(values)
         for step in (10, 20)
         for measure, factor in (("frechet", 1), ("agreement", 0.1))
     ]
+    rows += [dict(condition=REAL, measure="frechet", value=0.5), dict(condition=REAL, measure="agreement", value=0.05)]
     names = ["velocity", "block1.feature_norm", "dispersive.gradient_cosine", "repa.gradient_cosine"]
     curves = [
-        dict(run="dispersive", seed=seed, step=step, name=name, value=100 * place + 10 * seed + step)
+        dict(condition="dispersive", seed=seed, step=step, name=name, value=100 * place + 10 * seed + step)
         for place, name in enumerate(names)
         for seed in (0, 1)
         for step in (1, 2)
     ]
-    return Outcome(pd.DataFrame(rows), pd.DataFrame(curves), {})
+    return Outcome(pd.DataFrame(rows), pd.DataFrame(curves))
 
 
 def test_the_last_step_is_shown_unless_another_is_asked_for(outcome):
-    assert set(outcome.at()["step"]) == {20}
-    assert set(outcome.at(10)["step"]) == {10}
+    assert set(outcome.at()["step"].dropna()) == {20}
+    assert set(outcome.at(10)["step"].dropna()) == {10}
     with pytest.raises(ConfigError, match=r"^step = 15 .*10, 20"):
         outcome.at(15)
+    assert outcome.ranges(["agreement"], 10).loc["agreement"].to_dict() == {
+        "baseline": "0.2  (0.1 … 0.3)",
+        "dispersive": "0.25  (0.15 … 0.4)",
+        REAL: "0.05",
+    }
 
 
 def test_every_seed_is_a_dot_and_the_mean_a_bar(outcome):
-    plot = outcome_figure(outcome, ["baseline", "dispersive"], ["frechet", "agreement"], step=10)
+    plot = outcome_figure(outcome, ["frechet", "agreement"], step=10)
     dots, bar = plot.data[:2]
     assert list(dots.x) == VALUES["baseline"] and list(bar.x) == [2.0]
     assert set(dots.y) == {"baseline"} and plot.data[2].y[0] == "dispersive (L2)"
@@ -50,13 +57,13 @@ def test_every_seed_is_a_dot_and_the_mean_a_bar(outcome):
 
 def test_differences_are_paired_by_seed_with_students_interval(outcome):
     gap = np.array([0.5, 0.0, 1.0])
-    found = differences(outcome, "frechet", ["dispersive"], step=10).loc["dispersive (L2)"]
+    found = differences(outcome, "frechet", step=10).loc["dispersive"]
     half = stats.t.interval(0.95, 2, gap.mean(), stats.sem(gap))
     assert (found.low, found.high) == pytest.approx(half) and found.difference == pytest.approx(0.5)
     assert found.n == 3
-    back = differences(outcome, "frechet", ["baseline"], step=10, against="dispersive").iloc[0]
+    back = differences(outcome, "frechet", step=10, against="dispersive").iloc[0]
     assert back.difference == pytest.approx(-0.5)
-    words = describe_differences(outcome, "frechet", ["dispersive"], 10)
+    words = describe_differences(outcome, "frechet", 10)
     assert "dispersive (L2) +0.5" in words and "3 seeds" in words
 
 
@@ -70,12 +77,12 @@ def test_a_meter_is_found_under_the_name_it_was_logged_by(outcome):
 
 
 def test_a_curve_is_the_mean_in_a_band_over_its_seeds(outcome):
-    (axes,) = seeds_figure(outcome, ["baseline", "dispersive"], ["velocity"], "title").axes
+    (axes,) = seeds_figure(outcome, ["velocity"], "title").axes
     (line,), (band,) = axes.get_lines(), axes.collections
     assert list(line.get_ydata()) == [6, 7] and line.get_color() == PALETTE["dispersive"]
     assert {(x, y) for x, y in band.get_paths()[0].vertices.tolist()} == {(1, 1), (1, 11), (2, 2), (2, 12)}
 
 
 def test_every_run_is_in_the_legend_once_whichever_pane_it_first_appears_in(outcome):
-    plot = seeds_figure(outcome, ["baseline", "dispersive"], ["missing", "velocity", "feature_norm"], "title")
+    plot = seeds_figure(outcome, ["missing", "velocity", "feature_norm"], "title")
     assert [text.get_text() for text in plot.legends[0].texts] == ["dispersive (L2)"]
