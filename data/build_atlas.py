@@ -1,10 +1,10 @@
-"""Make data/atlas/: train and judge every condition with every seed, and write down what came out.
+"""Make data/atlas/: train and measure every condition with every seed.
 
     python data/build_atlas.py              everything; about ten hours on two cores, less with more of them
     python data/build_atlas.py --missing    only what the atlas that ships lacks; the rest keeps its rows
 
-Runs lie in ``--out`` and go on where they were stopped. What a condition is, is said in ``conditions.py``; what is
-compared with what in ``questions.py``; what the paper claims in ``claims.py``.
+Runs lie in ``--out`` and go on where they were stopped. ``conditions.py`` defines the conditions, ``questions.py`` the
+comparisons, ``claims.py`` the paper's claims and the rules of their verdicts.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from claims import RULES, claims
 from conditions import CONDITIONS, FOLLOWED, STEPS, STOPPING, coarse
-from questions import QUESTIONS, WAYS
+from questions import QUESTIONS, SAMPLERS
 
 from labkit import Run
 from labkit.config import Config
@@ -36,17 +36,17 @@ from labkit.sampling import Sampler
 from labkit.training import Look, sample_network
 
 SEEDS, LEAST = 5, 3
-"""Of each condition; one with fewer than the least is left out, since no finding may rest on one seed."""
+"""Seeds of each condition. One with fewer than the least is left out, since no finding may rest on one seed."""
 AT = (500, 1000, STEPS, 3000, 6000)
-OTHER_WAYS = (Sampler("heun", 5), Sampler("heun", 50, 2.0), Sampler("euler", 10), Sampler("euler_maruyama", 250))
+OTHER_SAMPLERS = (Sampler("heun", 5), Sampler("heun", 50, 2.0), Sampler("euler", 10), Sampler("euler_maruyama", 250))
 JUDGE = Measures(steps=AT)
 BASELINE = coarse("baseline")
 WATCHED = tuple(
     map(coarse, ("baseline", "dispersive", "cosine", "hinge", "covariance", "l2-independent", "l2-restricted"))
 )
-"""Conditions whose features are looked at more closely, beside the baseline's of the same seed."""
+"""Conditions whose features are compared with the baseline's of the same seed."""
 SAMPLED = ("baseline", "dispersive", coarse("baseline"), coarse("dispersive"))
-"""Conditions that are also sampled in the other ways."""
+"""Conditions that are also sampled by the other samplers."""
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 CURVES = (
     *("velocity", "average_velocity", "dispersive", "contrastive", "alignment", "repa"),
@@ -75,7 +75,7 @@ def run_name(condition: str, seed: int) -> str:
     return f"{condition}-seed{seed}"
 
 
-def wanted(seeds: Iterable[int]) -> dict[str, tuple[str, Config]]:
+def all_runs(seeds: Iterable[int]) -> dict[str, tuple[str, Config]]:
     """Run → its condition and config; the first seeds of all conditions come first."""
     return {
         run_name(condition, seed): (condition, config.replace(seed=seed))
@@ -84,8 +84,8 @@ def wanted(seeds: Iterable[int]) -> dict[str, tuple[str, Config]]:
     }
 
 
-def known(shipped: Atlas) -> set[str]:
-    """The runs of an atlas that need not be made again: conditions as they are now, judged the same way."""
+def kept_runs(shipped: Atlas) -> set[str]:
+    """Runs of an atlas that need not be made again: of conditions as they are now, measured the same way."""
     if shipped.record["judge"] != repr(JUDGE):
         return set()
     same = {
@@ -99,43 +99,43 @@ def known(shipped: Atlas) -> set[str]:
 
 
 def due(config: Config) -> set[int]:
-    """The steps at which a run is judged."""
+    """Steps at which a run is measured."""
     return {step for step in AT if step <= config.steps and step % config.save_every == 0} | {config.steps}
 
 
 def measured(runs: dict[str, tuple[str, Config]], out: Path, workers: int | None) -> pd.DataFrame:
     """All rows of some runs."""
-    # What is looked at more closely is trained alone, with all meters; on a GPU, the rest as few programs.
+    # Runs whose logs are needed are trained alone, with all meters; on a GPU, the rest as few programs.
     alone = {name: run for name, run in runs.items() if run[0] in WATCHED or device().type == "cpu"}
     rest = {name: run for name, run in runs.items() if name not in alone}
-    parts = [judged(some, out, JUDGE, workers, some is rest) for some in (alone, rest) if some]
+    parts = [swept(some, out, JUDGE, workers, some is rest) for some in (alone, rest) if some]
     done = set(pd.concat(parts)["run"])
     there = {name: run for name, run in runs.items() if name in done}
     if again := {name: run for name, run in there.items() if run[0] in SAMPLED}:
-        ways = judged(again, out, Measures(samplers=OTHER_WAYS, steps=(STEPS,)), workers)
-        parts.append(ways[ways["sampler"].notna()])
+        more_rows = swept(again, out, Measures(samplers=OTHER_SAMPLERS, steps=(STEPS,)), workers)
+        parts.append(more_rows[more_rows["sampler"].notna()])
     if more := closer(there, out):  # an empty table would make the columns of all others of no type
         parts.append(pd.DataFrame(more, columns=COLUMNS))
     return pd.concat(parts, ignore_index=True)
 
 
-def judged(
+def swept(
     runs: dict[str, tuple[str, Config]], out: Path, judge: Measures, workers: int | None, batched: bool = False
 ) -> pd.DataFrame:
     """The rows of a sweep, with the name of each run's condition."""
-    made = sweep({name: config for name, (_, config) in runs.items()}, out, judge, workers, batched=batched)
-    for name, why in made.failures.items():
+    result = sweep({name: config for name, (_, config) in runs.items()}, out, judge, workers, batched=batched)
+    for name, why in result.failures.items():
         print(f"Left out: {name}: {why}")
-    table = made.table
+    table = result.table
     table["condition"] = [REAL if of == REAL else runs[of][0] for of in table["run"]]
     return table[COLUMNS]
 
 
 def closer(runs: dict[str, tuple[str, Config]], out: Path) -> list[dict]:
-    """More about some conditions: what was logged, spread by time, and how far features and samples moved.
+    """Further rows of some conditions: their logs, spread by time, and how far features and samples moved.
 
     ``cka_with_baseline`` and ``distance_from_baseline`` (root mean square of pixels, between samples of the same noise)
-    are taken from the baseline of the same seed; the baseline's own, from that of the next one: what a seed alone does.
+    compare with the baseline of the same seed; the baseline's own, with that of the next seed, show what a seed does.
     """
     seeds = sorted({config.seed for condition, config in runs.values() if condition == BASELINE})
     rows = []
@@ -143,16 +143,16 @@ def closer(runs: dict[str, tuple[str, Config]], out: Path) -> list[dict]:
         if condition in WATCHED:
             seed, run = config.seed, Run.open(out / name)
             about = {"condition": condition, "run": name, "seed": seed, "dataset": config.dataset, "step": STEPS}
-            found = [*logged(run), *by_time(run)]
+            more = [*logged(run), *by_time(run)]
             other = run_name(BASELINE, seeds[(seeds.index(seed) + 1) % len(seeds)] if condition == BASELINE else seed)
             if other in runs and other != name:
-                found += moved(run, Run.open(out / other))
-            rows += [{**about, **row} for row in found]
+                more += moved(run, Run.open(out / other))
+            rows += [{**about, **row} for row in more]
     return rows
 
 
 def logged(run: Run) -> list[dict]:
-    """Means over training of what was logged: the loss of the regularizer late in it, and its gradient's angle."""
+    """Means over training: the regularizer's loss over the last fifth, and its gradient's angle and size."""
     table = run.metrics()
     table = table[table["step"] <= STEPS]
     last = table["name"].str.rsplit(".", n=1).str[-1]
@@ -191,8 +191,8 @@ def moved(run: Run, other: Run) -> list[dict]:
         {"measure": "cka_with_baseline", "block": block, "value": linear_cka(z, views[1][block])}
         for block, z in views[0].items()
     ]
-    made = [images(each) for each in (run, other)]
-    return [*rows, {"measure": "distance_from_baseline", "value": (made[0] - made[1]).square().mean().sqrt().item()}]
+    own, others = images(run), images(other)
+    return [*rows, {"measure": "distance_from_baseline", "value": (own - others).square().mean().sqrt().item()}]
 
 
 def images(run: Run, n: int = 100) -> torch.Tensor:
@@ -201,7 +201,7 @@ def images(run: Run, n: int = 100) -> torch.Tensor:
 
 
 def stopping(out: Path, seeds: int, workers: int | None, only_trained: bool, shipped: Atlas | None) -> pd.DataFrame:
-    """A sweep of its own: with and without the loss, judged at every checkpoint."""
+    """A sweep of its own: with and without the loss, measured at every checkpoint."""
     configs = grid(STOPPING, {"dispersive.lam": [None, 0.5], "seed": range(seeds)})
     if only_trained:
         configs = {name: config for name, config in configs.items() if trained(out / name, config)}
@@ -214,71 +214,71 @@ def stopping(out: Path, seeds: int, workers: int | None, only_trained: bool, shi
 
 
 def sheets(runs: dict[str, tuple[str, Config]], out: Path, shipped: dict[str, np.ndarray]) -> bytes:
-    """A few samples of every condition, of its run of seed 0."""
-    made = {
+    """A few samples of every condition, from its run of seed 0."""
+    drawn = {
         condition: to_bytes(images(Run.open(out / name), SHEET)).numpy()
         for name, (condition, config) in runs.items()
         if config.seed == 0
     }
     file = io.BytesIO()
-    np.savez_compressed(file, **{**shipped, **made})
+    np.savez_compressed(file, **{**shipped, **drawn})
     return file.getvalue()
 
 
 def maps(runs: dict[str, tuple[str, Config]], out: Path, block: int = 1) -> pd.DataFrame:
-    """Where held-out images lie, by conditions of seed 0: axes and map are fitted on the union of them."""
-    there = [condition for condition in WATCHED if run_name(condition, 0) in runs]
-    seen = {of: Run.open(out / run_name(of, 0)).features(Look(count=300), [block], STEPS) for of in there}
-    union = {of: views.features[block] for of, views in seen.items()}
+    """Places of held-out images by conditions of seed 0: axes and map are fitted on their union."""
+    names = [condition for condition in WATCHED if run_name(condition, 0) in runs]
+    sets = {of: Run.open(out / run_name(of, 0)).features(Look(count=300), [block], STEPS) for of in names}
+    union = {of: views.features[block] for of, views in sets.items()}
     axes, reference = Pca.fit(union), UmapReference.fit(union)
     parts = []
     for of, z in union.items():
         plane, chart = axes.transform(z).numpy(), reference.transform(z).numpy()
         places = {"pca_1": plane[:, 0], "pca_2": plane[:, 1], "umap_1": chart[:, 0], "umap_2": chart[:, 1]}
-        about = {"condition": of, "block": block, "image": range(len(z)), "label": seen[of].y.numpy()}
+        about = {"condition": of, "block": block, "image": range(len(z)), "label": sets[of].y.numpy()}
         parts.append(pd.DataFrame({**about, **places, "trustworthiness": reference.trustworthiness(z)}))
     return pd.concat(parts, ignore_index=True)
 
 
 def enough(table: pd.DataFrame) -> set[str]:
-    """Conditions that can be in an atlas: of seeds enough, 0 among them, which is drawn, and so is their baseline.
+    """Conditions with seeds enough for an atlas, seed 0 among them, which is drawn, whose baseline has them, too.
 
-    What is left out is told.
+    Prints which are left out.
     """
     seeds = table.groupby("condition")["seed"].agg(set)
     ready = {of for of in CONDITIONS if of in seeds and len(seeds[of]) >= LEAST and 0 in seeds[of]}
     against = baselines(CONDITIONS)
-    found = {of for of, baseline in against.items() if {of, baseline} <= ready}
+    complete = {of for of, baseline in against.items() if {of, baseline} <= ready}
     for of in CONDITIONS:
-        if of in seeds and of not in found:
+        if of in seeds and of not in complete:
             why = f"its baseline {against[of]} is" if of in ready else f"seeds {sorted(seeds[of])} are"
             print(f"Left out: {of}: {why} not enough: {LEAST} seeds, and seed 0 among them.")
-    return found
+    return complete
 
 
 def at_step(rows: pd.DataFrame, condition: str, steps: Sequence[int]) -> pd.DataFrame:
-    """A condition's rows at some steps, by default that of comparison; ``name@500`` stands there as it was at 500."""
+    """Rows of a condition at some steps, by default that of comparison; ``name@500`` has those of step 500."""
     name, _, early = condition.partition("@")
     own = rows[(rows["condition"] == name) & rows["step"].isin([int(early)] if early else steps or [STEPS])]
     return own.assign(condition=condition, step=STEPS) if early else own
 
 
-def found(table: pd.DataFrame) -> pd.DataFrame:
-    """Every question's differences; p-values are corrected within a question, over the conditions it compares."""
+def differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Differences of every question; p-values are corrected within a question, over the conditions it compares."""
     parts = []
     for name, question in QUESTIONS.items():
         rows = table[table["measure"].isin(question.measures) & (table["condition"] != REAL)]
-        ways = (
+        usual = (
             rows["sampler"].isin(question.samplers) | rows["sampler"].isna()
             if question.samplers
-            else (~rows["sampler"].isin(WAYS))
+            else (~rows["sampler"].isin(SAMPLERS))
         )
-        rows = rows[ways]
+        rows = rows[usual]
         for condition, baseline in question.pairs:
             own, other = at_step(rows, condition, question.steps), at_step(rows, baseline, question.steps)
             if len(own) and len(other):
-                found = paired_differences(pd.concat([own, other]), baseline, of="condition")
-                parts.append(found.assign(question=name, against=baseline))
+                pair = paired_differences(pd.concat([own, other]), baseline, of="condition")
+                parts.append(pair.assign(question=name, against=baseline))
     every = pd.concat(parts, ignore_index=True)
     every["p_holm"] = every.groupby(["question", *PLACE], dropna=False)["p"].transform(holm)
     return every
@@ -294,8 +294,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "atlas", help="folder of the atlas")
     args = parser.parse_args(words)
     shipped = Atlas.load(args.to) if args.missing else None
-    kept = known(shipped) if shipped else set()
-    runs = {name: run for name, run in wanted(range(args.seeds)).items() if name not in kept}
+    kept = kept_runs(shipped) if shipped else set()
+    runs = {name: run for name, run in all_runs(range(args.seeds)).items() if name not in kept}
     if args.trained:
         runs = {name: run for name, run in runs.items() if trained(args.out / name, run[1])}
     parts = [measured(runs, args.out, args.workers)] if runs else []
@@ -308,13 +308,13 @@ def main(words: Sequence[str] | None = None) -> None:
     runs = {name: run for name, run in runs.items() if name in set(table["run"])}
     table = table.astype({"seed": "Int64", "step": "Int64", "block": "Int64"})
     table = table.sort_values("condition", key=lambda of: of.map([*CONDITIONS, REAL].index), kind="stable")
-    findings = found(table)
+    findings = differences(table)
     in_time = stopping(args.out.with_name(f"{args.out.name}-stopping"), args.seeds, args.workers, args.trained, shipped)
-    said, conditions = claims(findings, table, in_time), [of for of in CONDITIONS if of in set(table["condition"])]
+    verdicts, conditions = claims(findings, table, in_time), [of for of in CONDITIONS if of in set(table["condition"])]
     record = recorded(table, conditions, shipped.record["torch"] if kept else ())
     about = {
         "compared_at": {"digits": STEPS, "emoji-16": STEPS},
-        "questions": {name: asked.asked for name, asked in QUESTIONS.items()},
+        "questions": {name: question.text for name, question in QUESTIONS.items()},
         "conditions": {of: json.loads(CONDITIONS[of].to_json()) for of in conditions},
     }
     pictures = {of: x for of, x in shipped.samples.items() if of in conditions} if shipped else {}
@@ -328,14 +328,14 @@ def main(words: Sequence[str] | None = None) -> None:
         "maps.parquet": parquet(mapped),
         "stopping.parquet": parquet(in_time),
         "curves.parquet": parquet(curves(runs, args.out, shipped)),
-        "CLAIMS.md": written(said, record).encode(),
+        "CLAIMS.md": as_markdown(verdicts, record).encode(),
     }
     write_atlas(args.to, files, record)
-    print(said[["claim", "verdict"]].to_string())
+    print(verdicts[["claim", "verdict"]].to_string())
 
 
 def recorded(table: pd.DataFrame, conditions: list[str], torches: Iterable[str]) -> dict[str, object]:
-    """How the atlas came about."""
+    """Record of how the atlas was made."""
     rows = table[table["run"] != REAL]
     return {
         "command": "make atlas",
@@ -351,10 +351,10 @@ def recorded(table: pd.DataFrame, conditions: list[str], torches: Iterable[str])
     }
 
 
-def written(said: pd.DataFrame, record: dict) -> str:
+def as_markdown(verdicts: pd.DataFrame, record: dict) -> str:
     """The table of claims as Markdown."""
     seeds = record["seeds_of_each"].values()
-    cells = [[str(value).replace("|", "\\|") for value in row] for row in said.itertuples(index=False)]
+    cells = [[str(value).replace("|", "\\|") for value in row] for row in verdicts.itertuples(index=False)]
     return "\n".join(
         [
             "# The paper's claims, and what was measured here",

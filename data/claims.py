@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from conditions import GRID, NOISES, STEPS, VARIANTS, coarse
-from questions import FORMS, WAYS
+from questions import FORMS, SAMPLERS
 
 from labkit.experiments.atlas import Band, band
 from labkit.experiments.statistics import describe_row, paired_differences
@@ -29,7 +29,7 @@ one measure at one step, not the questions: of many questions, some show somethi
 
 
 class Missing(Exception):
-    """What a claim needs was not measured; the message says what."""
+    """A condition or measure that a claim needs was not measured; the message names it."""
 
 
 class Answer(NamedTuple):
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What the atlas knows."""
+    """Results of the atlas, and the ways in which claims read them."""
 
     findings: pd.DataFrame
     table: pd.DataFrame
@@ -55,15 +55,17 @@ class Evidence(NamedTuple):
             raise Missing(f"{condition}, {measure}" + "".join(f", {k} {v}" for k, v in where.items()))
         return rows.iloc[0]
 
-    def rows(self, question: str, named: dict[str, str], measure: str = MAIN, **where: object) -> dict[str, pd.Series]:
-        """Name → difference of those conditions that were measured."""
-        found = {}
-        for name, condition in named.items():
+    def rows(
+        self, question: str, conditions: dict[str, str], measure: str = MAIN, **where: object
+    ) -> dict[str, pd.Series]:
+        """Name → difference, of those conditions that were measured."""
+        rows = {}
+        for name, condition in conditions.items():
             with suppress(Missing):
-                found[name] = self.row(question, condition, measure, **where)
-        if not found:
-            raise Missing(f"{', '.join(named.values())}, {measure}")
-        return found
+                rows[name] = self.row(question, condition, measure, **where)
+        if not rows:
+            raise Missing(f"{', '.join(conditions.values())}, {measure}")
+        return rows
 
     def values(self, condition: str, **where: object) -> pd.DataFrame:
         """seed, measure, value: the main measure at the step of comparison."""
@@ -75,27 +77,27 @@ class Evidence(NamedTuple):
         return rows[["seed", "measure", "value"]]
 
     def in_time(self, measure: str) -> pd.Series:
-        """A measure of few images where each run's loss on held-out ones is lowest, dispersive minus baseline."""
+        """A measure of training on few images, each run at its lowest held-out loss: dispersive minus baseline."""
         rows = self.stopping
         if not len(rows):
-            raise Missing("training on few images, judged every 100 steps")
+            raise Missing("training on few images, measured every 100 steps")
         losses = rows[rows["measure"] == "loss_held_out"].set_index(["run", "step"])["value"]
-        there = rows.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
-        own = rows.loc[there & (rows["measure"] == measure), ["condition", "seed", "measure", "value"]]
+        best = rows.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
+        own = rows.loc[best & (rows["measure"] == measure), ["condition", "seed", "measure", "value"]]
         return paired_differences(own, "baseline", of="condition").iloc[0]
 
-    def way(self, condition: str, sampler: str) -> pd.Series:
-        """One way of sampling minus the usual one: the same networks, so paired by seed."""
-        ways = {"usual": self.values(condition, sampler=USUAL), "other": self.values(condition, sampler=sampler)}
-        return paired_differences(pd.concat([rows.assign(run=name) for name, rows in ways.items()]), "usual").iloc[0]
+    def by_sampler(self, condition: str, sampler: str) -> pd.Series:
+        """One sampler minus the usual one: the same networks, so paired by seed."""
+        parts = {"usual": self.values(condition, sampler=USUAL), "other": self.values(condition, sampler=sampler)}
+        return paired_differences(pd.concat([rows.assign(run=name) for name, rows in parts.items()]), "usual").iloc[0]
 
     def shift(self, condition: str, baseline: str, sampler: str) -> pd.Series:
-        """How much a difference from a baseline changes from the usual way of sampling to another."""
-        found = []
-        for name, way in (("usual", USUAL), ("other", sampler)):
-            own, base = (self.values(of, sampler=way).set_index("seed")["value"] for of in (condition, baseline))
-            found.append((own - base).dropna().reset_index().assign(run=name, measure=MAIN))
-        return paired_differences(pd.concat(found), "usual").iloc[0]
+        """Change of a difference from a baseline between the usual sampler and another."""
+        parts = []
+        for name, each in (("usual", USUAL), ("other", sampler)):
+            own, base = (self.values(of, sampler=each).set_index("seed")["value"] for of in (condition, baseline))
+            parts.append((own - base).dropna().reset_index().assign(run=name, measure=MAIN))
+        return paired_differences(pd.concat(parts), "usual").iloc[0]
 
     def mean(self, condition: str, measure: str, **where: object) -> float:
         rows = self.table
@@ -121,7 +123,7 @@ def helps(rows: Sequence[pd.Series]) -> str:
     return CONTRADICTED if -1 in signs and 1 not in signs else NOT_CONFIRMED
 
 
-def listed(rows: dict[str, pd.Series]) -> str:
+def describe_rows(rows: dict[str, pd.Series]) -> str:
     return "; ".join(f"{name} {describe_row(row)}" for name, row in rows.items())
 
 
@@ -133,7 +135,7 @@ def count(rows: Sequence[pd.Series]) -> str:
 def simple(question: str, *conditions: str, measure: str = MAIN, **where: object) -> Callable[[Evidence], Answer]:
     def answer(e: Evidence) -> Answer:
         rows = {name: e.row(question, name, measure, **where) for name in conditions}
-        return Answer(helps(list(rows.values())), listed(rows))
+        return Answer(helps(list(rows.values())), describe_rows(rows))
 
     return answer
 
@@ -143,7 +145,9 @@ def works(e: Evidence) -> Answer:
     rows = e.rows("works", models)
     other = e.rows("data", {"emoji of 16×16": "emoji-dispersive", "200 digits": "few-dispersive"}, "frechet_pixels")
     return Answer(
-        helps(list(rows.values())), listed(rows), f"Fréchet distance of pixels on other data: {listed(other)}"
+        helps(list(rows.values())),
+        describe_rows(rows),
+        f"Fréchet distance of pixels on other data: {describe_rows(other)}",
     )
 
 
@@ -166,34 +170,36 @@ def variants(e: Evidence) -> Answer:
     finer = {name: e.row("variants", of) for name, of in FORMS.items()}
     best = min(rows, key=lambda name: rows[name]["difference"])
     every = [*rows.values(), *finer.values()]
-    return Answer(helps(every), f"Nano/4: {listed(rows)}; smallest mean: {best}", f"Nano/2: {listed(finer)}")
+    return Answer(
+        helps(every), f"Nano/4: {describe_rows(rows)}; smallest mean: {best}", f"Nano/2: {describe_rows(finer)}"
+    )
 
 
 def blocks(e: Evidence) -> Answer:
     rows = {name: e.row("block", name) for name in ("block0", "dispersive", "block2", "block-last", "blocks-all")}
     among = {name: e.row("which-block", name) for name in rows if name != "dispersive"}
-    here = listed({"block1" if k == "dispersive" else k: r for k, r in rows.items()})
-    return Answer(helps(list(rows.values())), here, f"against block 1 instead of the baseline: {listed(among)}")
+    here = describe_rows({"block1" if k == "dispersive" else k: r for k, r in rows.items()})
+    return Answer(helps(list(rows.values())), here, f"against block 1 instead of the baseline: {describe_rows(among)}")
 
 
 def every_cell(e: Evidence) -> Answer:
     rows = [e.row("lam-tau", coarse(name)) for name in GRID]
     low, high = min(rows, key=lambda r: r["difference"]), max(rows, key=lambda r: r["difference"])
-    told_of = f"{count(rows)}; from {low['condition']} {describe_row(low)} to {high['condition']} {describe_row(high)}"
-    return Answer(helps(rows), told_of)
+    here = f"{count(rows)}; from {low['condition']} {describe_row(low)} to {high['condition']} {describe_row(high)}"
+    return Answer(helps(rows), here)
 
 
 def carry_over(e: Evidence) -> Answer:
-    rows, told_of = [], []
+    rows, lines = [], []
     for name, block in {"dispersive": 1, "block0": 0, "block2": 2, "block-last": 3}.items():
         own = [e.row("carry-over", name, "feature_norm", block=b) for b in range(4)]
         rows += [row for b, row in enumerate(own) if b != block]
         ratios = ", ".join(f"{1 + row['difference'] / row['baseline']:.2f}" for row in own)
-        told_of.append(f"regularized at {block}: ×{ratios} in blocks 0 to 3")
+        lines.append(f"regularized at {block}: ×{ratios} in blocks 0 to 3")
     up = [row["difference"] > 0 and row["p_holm"] < SURE for row in rows]
     down = [row["difference"] < 0 and row["p_holm"] < SURE for row in rows]
     verdict = CONFIRMED if all(up) else CONTRADICTED if any(down) else NOT_CONFIRMED
-    return Answer(verdict, "; ".join(told_of), f"{sum(up)} of {len(up)} other blocks have a larger norm")
+    return Answer(verdict, "; ".join(lines), f"{sum(up)} of {len(up)} other blocks have a larger norm")
 
 
 def parents_fail(e: Evidence) -> Answer:
@@ -202,14 +208,14 @@ def parents_fail(e: Evidence) -> Answer:
     losses = [e.row("parents", coarse(f"{name}-independent"), "loss_held_out") for name in VARIANTS]
     return Answer(
         CONFIRMED if all(worse) else NOT_CONFIRMED if not any(sign(r) == 1 for r in rows.values()) else CONTRADICTED,
-        listed(rows),
+        describe_rows(rows),
         f"{sum(worse)} of {len(worse)} are worse than the baseline; by the loss on held-out images: {count(losses)}",
     )
 
 
 def restricted_better(e: Evidence) -> Answer:
     rows = {name: e.row("noise", coarse(f"{name}-restricted")) for name in VARIANTS}
-    return Answer(helps(list(rows.values())), f"restricted minus independent: {listed(rows)}")
+    return Answer(helps(list(rows.values())), f"restricted minus independent: {describe_rows(rows)}")
 
 
 def beats_parent(e: Evidence) -> Answer:
@@ -221,14 +227,14 @@ def beats_parent(e: Evidence) -> Answer:
     losses = [e.row("without-pair", row["condition"], "loss_held_out", against=row["against"]) for row in rows.values()]
     return Answer(
         helps(list(rows.values())),
-        f"{count(list(rows.values()))}: {listed(rows)}",
+        f"{count(list(rows.values()))}: {describe_rows(rows)}",
         f"by the loss on held-out images: {count(losses)}",
     )
 
 
 def longer(e: Evidence) -> Answer:
     rows = {f"step {step}": e.row("age", "coarse-dispersive", step=step) for step in (500, 1000, STEPS, 3000, 6000)}
-    return Answer(helps(list(rows.values())[-1:]), listed(rows), "the verdict is that of the longest training")
+    return Answer(helps(list(rows.values())[-1:]), describe_rows(rows), "the verdict is that of the longest training")
 
 
 def sizes(e: Evidence) -> Answer:
@@ -238,7 +244,7 @@ def sizes(e: Evidence) -> Answer:
     verdict = CONFIRMED if shares[1] < shares[0] and sign(rows["Micro"]) == 1 else NOT_CONFIRMED
     return Answer(
         verdict,
-        f"{listed(rows)}: {shares[0]:+.0%} and {shares[1]:+.0%} of the baseline",
+        f"{describe_rows(rows)}: {shares[0]:+.0%} and {shares[1]:+.0%} of the baseline",
         f"held-out minus training loss of the baselines {gap[0]:.3f} and {gap[1]:.3f}; S and larger need a GPU",
     )
 
@@ -255,37 +261,37 @@ def over_fitting(e: Evidence) -> Answer:
     every = [*held_out.values(), *copied.values(), best["loss_held_out"]]
     return Answer(
         helps(every),
-        f"{count(every)}. 200 training images, at equal steps: loss on held-out ones {listed(held_out)}; share of near "
-        f"copies {listed(copied)}. Each at its own best of 15 checkpoints: {listed(best)}",
-        f"with 200 after 6,000 steps: {listed(late)}; with all images the held-out loss is {listed(on_all)}. The gap "
-        "between the losses is no judge: it is small in whatever learns slowly",
+        f"{count(every)}. 200 training images, at equal steps: loss on held-out ones {describe_rows(held_out)}; share of "
+        f"near copies {describe_rows(copied)}. Each at its own best of 15 checkpoints: {describe_rows(best)}",
+        f"with 200 after 6,000 steps: {describe_rows(late)}; with all images the held-out loss is {describe_rows(on_all)}. The "
+        "gap between the losses is no judge: it is small in whatever learns slowly",
     )
 
 
 def guidance(e: Evidence) -> Answer:
-    rows = {way: e.row("sampling", "coarse-dispersive", sampler=way) for way in WAYS}
-    finer = {way: e.row("sampling", "dispersive", sampler=way) for way in WAYS}
+    rows = {way: e.row("sampling", "coarse-dispersive", sampler=way) for way in SAMPLERS}
+    finer = {way: e.row("sampling", "dispersive", sampler=way) for way in SAMPLERS}
     shifts = {
-        of: e.shift(f"{name}dispersive", f"{name}baseline", WAYS[1])
+        of: e.shift(f"{name}dispersive", f"{name}baseline", SAMPLERS[1])
         for of, name in (("Nano/2", ""), ("Nano/4", "coarse-"))
     }
-    pixels = e.row("sampling", "dispersive", "frechet_pixels", sampler=WAYS[1])
+    pixels = e.row("sampling", "dispersive", "frechet_pixels", sampler=SAMPLERS[1])
     moved = "; ".join(
         f"{of} {row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]" for of, row in shifts.items()
     )
     return Answer(
         ANSWERED,
-        f"Nano/2: {listed(finer)}; Nano/4: {listed(rows)}",
+        f"Nano/2: {describe_rows(finer)}; Nano/4: {describe_rows(rows)}",
         f"from no guidance to guidance 2 the difference changes by {moved}; but of the Fréchet distance of pixels it "
         f"is {describe_row(pixels)} at guidance 2 (Nano/2)",
     )
 
 
 def sde(e: Evidence) -> Answer:
-    rows = {"Nano/2": e.way("baseline", WAYS[3]), "Nano/4": e.way("coarse-baseline", WAYS[3])}
+    rows = {"Nano/2": e.by_sampler("baseline", SAMPLERS[3]), "Nano/4": e.by_sampler("coarse-baseline", SAMPLERS[3])}
     return Answer(
         helps(list(rows.values())),
-        f"SDE minus ODE, baselines: {listed(rows)}",
+        f"SDE minus ODE, baselines: {describe_rows(rows)}",
         "Euler–Maruyama with 250 evaluations of the network against Heun with about 100",
     )
 
@@ -293,21 +299,21 @@ def sde(e: Evidence) -> Answer:
 def chunks(e: Evidence) -> Answer:
     rows = {f"{n} instead of 128": e.row("which-block", f"chunk{n}") for n in (16, 32)}
     gains = {f"chunks of {n}": e.row("batch", f"chunk{n}") for n in (16, 32)}
-    return Answer(ANSWERED, listed(rows), f"against the baseline, as with 128: {listed(gains)}")
+    return Answer(ANSWERED, describe_rows(rows), f"against the baseline, as with 128: {describe_rows(gains)}")
 
 
 def repa_price(e: Evidence) -> Answer:
-    named = {
+    conditions = {
         "dispersive": "dispersive",
         "REPA, as many steps": "repa",
         "REPA after 1,000": "repa@1000",
         "after 500": "repa@500",
         "both after 1,000": "repa-dispersive@1000",
     }
-    rows = {words: e.row("repa" if of == "repa" else "equal-cost", of) for words, of in named.items()}
+    rows = {name: e.row("repa" if of == "repa" else "equal-cost", of) for name, of in conditions.items()}
     return Answer(
         ANSWERED,
-        listed(rows),
+        describe_rows(rows),
         "a step with REPA costs 1.4 plain ones, so 1,000 of them what 1,500 do, and 500 if the teacher's training is "
         "paid, too: here the teacher has 67,392 parameters, trained on the same 1,297 images without labels, "
         "52 s of one core, a price that the Dispersive Loss does not have; no outside data enter",
@@ -336,17 +342,17 @@ def dynamics(e: Evidence) -> Answer:
 
 def conflict(e: Evidence) -> Answer:
     cosine, ratio = (e.mean("coarse-dispersive", f"logged_gradient_{name}") for name in ("cosine", "ratio"))
-    said = "neither synergy nor conflict" if abs(cosine) < 0.1 else "synergy" if cosine > 0 else "conflict"
+    verdict = "neither synergy nor conflict" if abs(cosine) < 0.1 else "synergy" if cosine > 0 else "conflict"
     here = f"mean cosine of the two gradients {cosine:+.3f}, the regularizer's norm {ratio:.3f} of the other's"
-    return Answer(ANSWERED, here, f"{said} (below 0.1 in size counts as neither)")
+    return Answer(ANSWERED, here, f"{verdict} (below 0.1 in size counts as neither)")
 
 
 def times(e: Evidence) -> Answer:
-    words = []
+    ratios = []
     for t in ("0.1", "0.5", "0.9"):
         own, base = (e.mean(coarse(of), f"mean_pairwise_distance_t{t}", block=1) for of in ("dispersive", "baseline"))
-        words.append(f"×{own / base:.1f} at t = {t}")
-    return Answer(ANSWERED, f"distance between features of block 1 over the baseline's: {', '.join(words)}")
+        ratios.append(f"×{own / base:.1f} at t = {t}")
+    return Answer(ANSWERED, f"distance between features of block 1 over the baseline's: {', '.join(ratios)}")
 
 
 def probes(e: Evidence) -> Answer:
@@ -355,7 +361,7 @@ def probes(e: Evidence) -> Answer:
     seed = [e.mean("coarse-baseline", "cka_with_baseline", block=b) for b in range(4)]
     return Answer(
         ANSWERED,
-        f"linear probe for the class, not told: {listed(rows)}",
+        f"linear probe for the class, without labels as input: {describe_rows(rows)}",
         f"CKA with the baseline's features, blocks 0 to 3: {_numbers(same)}; between two seeds of it: {_numbers(seed)}",
     )
 
@@ -363,13 +369,13 @@ def probes(e: Evidence) -> Answer:
 def alphas(e: Evidence) -> Answer:
     names = {"α = 0": "dispersive", "0.25": "alpha0.25", "0.5": "alpha0.5", "0.75": "alpha0.75", "1": "l2-independent"}
     rows = {name: e.row("alpha", coarse(of)) for name, of in names.items()}
-    return Answer(ANSWERED, listed(rows), "independent noise")
+    return Answer(ANSWERED, describe_rows(rows), "independent noise")
 
 
 def other_metrics(e: Evidence) -> Answer:
     names = ("frechet_pixels", "kernel_distance", "precision", "recall", "agreement", "memorisation")
     rows = {name: e.row("works", "coarse-dispersive", name) for name in names}
-    return Answer(ANSWERED, listed(rows), count(list(rows.values())))
+    return Answer(ANSWERED, describe_rows(rows), count(list(rows.values())))
 
 
 def side_by_side(e: Evidence) -> Answer:
@@ -382,7 +388,7 @@ def side_by_side(e: Evidence) -> Answer:
 
 
 def slopes(e: Evidence) -> tuple[Band, Band]:
-    """What doubling λ, and doubling τ, adds to the difference: a plane through the cells of the table, seed by seed."""
+    """Change of the difference when λ, or τ, is doubled: a plane through the cells of the table, seed by seed."""
     at = {coarse(name): [1.0, math.log2(cell["lam"]), math.log2(cell["tau"])] for name, cell in GRID.items()}
     cells = pd.DataFrame({name: e.values(name, sampler=USUAL).set_index("seed")["value"] for name in at}).dropna()
     fits = np.linalg.lstsq(np.array([*at.values()]), cells.to_numpy(float).T, rcond=None)[0]
@@ -393,15 +399,16 @@ def slopes(e: Evidence) -> tuple[Band, Band]:
 def choosing(e: Evidence) -> Answer:
     rows = [e.row("lam-tau", coarse(name)) for name in (*GRID, "lam0.1-tau0.5")]
     best = min(rows, key=lambda row: row["difference"])
-    found = e.findings[(e.findings["question"] == "instead") & (e.findings["measure"] == MAIN)]
+    others = e.findings[(e.findings["question"] == "instead") & (e.findings["measure"] == MAIN)]
     doubled = [f"{slope.mean:+.3f} [{slope.low:+.3f}, {slope.high:+.3f}]" for slope in slopes(e)]
-    ahead = {row["condition"]: row for _, row in found.iterrows() if sign(row) == 1}
+    ahead = {row["condition"]: row for _, row in others.iterrows() if sign(row) == 1}
     return Answer(
         ANSWERED,
         f"λ × τ: {count(rows)}; smallest mean: {best['condition']} {describe_row(best)}; doubling λ adds {doubled[0]}, "
         f"doubling τ {doubled[1]}",
         "better than λ = τ = 0.5 with InfoNCE-L2, which is not to say than the baseline: "
-        f"{listed(ahead) or 'none is shown'}. The smallest of many means is partly luck; Holm's correction counts all",
+        f"{describe_rows(ahead) or 'none is shown'}. The smallest of many means is partly luck; Holm's correction "
+        "counts all",
     )
 
 
@@ -492,12 +499,12 @@ CLAIMS = [
 
 
 def claims(findings: pd.DataFrame, table: pd.DataFrame, stopping: pd.DataFrame) -> pd.DataFrame:
-    """claim, published, here, verdict, why: one row each."""
+    """Table of claim, published, here, verdict and why."""
     evidence, rows = Evidence(findings, table, stopping), []
     for claim in CLAIMS:
         try:
-            found = claim.answer(evidence)
-        except Missing as what:
-            found = Answer(NOT_TESTED, "–", f"not in this atlas yet: {what}")
-        rows.append({"claim": claim.claim, "published": claim.published, **found._asdict()})
+            answer = claim.answer(evidence)
+        except Missing as missing:
+            answer = Answer(NOT_TESTED, "–", f"not in this atlas yet: {missing}")
+        rows.append({"claim": claim.claim, "published": claim.published, **answer._asdict()})
     return pd.DataFrame(rows)[["claim", "published", "here", "verdict", "why"]]

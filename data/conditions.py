@@ -1,10 +1,10 @@
-"""The conditions of the atlas: name → config. Each is trained with several seeds by ``build_atlas.py``.
+"""Conditions of the atlas: name → config. ``build_atlas.py`` trains each with several seeds.
 
-All but the named settings are those of the baseline, so that seed by seed initial weights, order of the data, noise and
-times are the same, and differences can be paired.
+Conditions differ from their baseline in the named settings alone: runs of one seed share initial weights, order of the
+data, noise and times, so that differences can be paired.
 
-What takes many conditions is asked of SiT-Nano/4 (names begin with ``coarse-``: 4 tokens an image, a quarter of the
-time), the rest of SiT-Nano/2, which the notebooks train, and of emoji.
+Questions that need many conditions use SiT-Nano/4 (names begin with ``coarse-``: 4 tokens an image, a quarter of the
+time), the others SiT-Nano/2, which the notebooks train, and emoji.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ def watched(steps: int = STEPS, **changes: Any) -> Config:
 
 
 def longer(**changes: Any) -> Config:
-    """Twice as long, and measured half-way, where the others are."""
+    """Twice as long, and also measured half-way, where the others end."""
     return digits(steps=TWICE, **changes).replace(keep_every=STEPS)
 
 
@@ -47,7 +47,7 @@ def parent(variant: str, noise: str, alpha: float = 1.0, **changes: Any) -> Conf
 
 
 def cell(lam: float, tau: float) -> str:
-    """The name of a setting of λ and τ; that of the paper is ``dispersive``."""
+    """Name of a setting of λ and τ; that of the paper is ``dispersive``."""
     return "dispersive" if (lam, tau) == (0.5, 0.5) else f"lam{lam:g}-tau{tau:g}"
 
 
@@ -56,14 +56,14 @@ def coarse(name: str) -> str:
 
 
 GRID = {cell(lam, tau): {"lam": lam, "tau": tau} for lam in LAMS for tau in TAUS}
-"""The paper's table."""
+"""The cells of the paper's table of λ and τ."""
 CROSS = {
     cell(lam, tau): {"lam": lam, "tau": tau}
     for lam, tau in ((0.1, 0.5), (0.25, 0.5), (1.0, 0.5), (0.5, 0.25), (0.5, 1.0), (0.5, 2.0))
 }
-"""Only λ or only τ is another."""
+"""Only λ or only τ differs from the paper's setting."""
 STOPPING = recipes.digits(steps=STEPS, save_every=100, keep_last=15, **FEW, **COARSE)
-"""Judged every 100 steps, without and with the loss: over-fitting against a baseline that stops in time."""
+"""Measured every 100 steps, without and with the loss, for a comparison with a baseline that stops early."""
 TAUGHT = Repa(lam=0.5, hidden=256)
 
 CONDITIONS = {
@@ -109,4 +109,4 @@ CONDITIONS = {
     "cosine-weak": digits(lam=0.05, variant="infonce_cosine"),
 }
 FOLLOWED = [name for name, config in CONDITIONS.items() if config.steps == TWICE]
-"""Those of which notebooks show the curves."""
+"""Conditions whose curves notebooks show."""

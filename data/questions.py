@@ -1,6 +1,6 @@
-"""What the atlas asks: which conditions stand against which baseline, and on what they are compared.
+"""Questions of the atlas: which conditions are compared with which baseline, and by which measures.
 
-In the order in which a reader most needs to know.
+The first are those that a reader asks first.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from conditions import ALPHAS, BLOCKS, CROSS, GRID, NOISES, VARIANTS, coarse
 QUALITY = ("frechet", "frechet_pixels", "kernel_distance", "precision", "recall", "agreement", "memorisation")
 FIT = ("loss_train", "loss_held_out", "loss_gap")
 GEOMETRY = ("feature_norm", "mean_pairwise_distance", "effective_rank", "uniformity", "linear_probe")
-WAYS = (
+SAMPLERS = (
     "heun with 5 steps, guidance 1",
     "heun with 50 steps, guidance 2",
     "euler with 10 steps, guidance 1",
@@ -21,12 +21,12 @@ WAYS = (
 class Question(NamedTuple):
     """One question, and the differences that answer it."""
 
-    asked: str
+    text: str
     pairs: list[tuple[str, str]]
-    """A condition and what it is compared with, seed by seed. ``name@500`` is what a condition was at step 500."""
+    """A condition and the one that it is compared with, seed by seed. ``name@500`` is a condition at step 500."""
     measures: tuple[str, ...] = (*QUALITY, *FIT)
     steps: tuple[int, ...] = ()
-    """By default the one at which all are compared."""
+    """By default the step at which all are compared."""
     samplers: tuple[str, ...] = ()
     """By default the model's usual one."""
 
@@ -36,7 +36,7 @@ def against(baseline: str, *conditions: str) -> list[tuple[str, str]]:
 
 
 def coarsely(*conditions: str) -> list[tuple[str, str]]:
-    """Of SiT-Nano/4, against its baseline."""
+    """Conditions of SiT-Nano/4 against their baseline."""
     return against("coarse-baseline", *map(coarse, conditions))
 
 
@@ -54,7 +54,7 @@ QUESTIONS = {
     ),
     "parents": Question(
         "Contrastive: does a positive pair help, with independent or with restricted noise?",
-        [*coarsely(*PARENTS), *against("baseline", *(f"l2-{noise}" for noise in NOISES))],
+        [*coarsely(*PARENTS), *against("baseline", "alpha0.5", *(f"l2-{noise}" for noise in NOISES))],
     ),
     "noise": Question(
         "Is restricted noise better than independent?",
@@ -76,7 +76,7 @@ QUESTIONS = {
     "lam-tau": Question("Which λ, which τ?", [*coarsely(*GRID, "lam0.1-tau0.5"), *against("baseline", *CROSS)], ALL),
     "age": Question(
         "Early or late in training, with all digits and with 200?",
-        [*coarsely("dispersive"), ("coarse-few-dispersive", "coarse-few-baseline")],
+        [*coarsely("dispersive"), ("dispersive", "baseline"), ("coarse-few-dispersive", "coarse-few-baseline")],
         steps=(500, 1000, 1500, 3000, 6000),
     ),
     "size": Question(
@@ -101,7 +101,7 @@ QUESTIONS = {
         "With guidance, with few steps, with noise on the way?",
         [*coarsely("dispersive"), ("dispersive", "baseline")],
         QUALITY,
-        samplers=WAYS,
+        samplers=SAMPLERS,
     ),
     "block": Question("At which block?", against("baseline", "dispersive", *BLOCKS)),
     "which-block": Question(

@@ -13,7 +13,7 @@ from labkit.runtime import data_dir
 from labkit.sampling import Sampler
 
 sys.path.insert(0, str(data_dir()))
-import build_atlas as made
+import build_atlas as build
 from questions import Question
 
 
@@ -24,30 +24,30 @@ def atlas():
 
 def test_what_ships_need_not_be_made_again(atlas):
     every = {run for run in atlas.table["run"] if run != REAL}
-    assert made.known(atlas) == every, "conditions.py says something else than what ships was trained with"
+    assert build.kept_runs(atlas) == every, "conditions.py says something else than what ships was trained with"
 
 
 def test_what_was_changed_must_be_made_again(atlas, monkeypatch):
     condition = "hinge"
-    own = {run for run in made.known(atlas) if run.rpartition("-seed")[0] == condition}
+    own = {run for run in build.kept_runs(atlas) if run.rpartition("-seed")[0] == condition}
     assert len(own) >= 3
-    config = made.CONDITIONS[condition]
+    config = build.CONDITIONS[condition]
     for changed, gone in (
         (config.replace(lam=0.7), True),
         (config.replace(steps=3000), True),
         (config.replace(steps=1000), True),
         (config.replace(keep_last=7), False),
     ):
-        monkeypatch.setattr(made, "CONDITIONS", {**made.CONDITIONS, condition: changed})
-        assert (own & made.known(atlas) == set()) == gone
-    monkeypatch.setattr(made, "JUDGE", replace(made.JUDGE, count=100))
-    assert made.known(atlas) == set()
+        monkeypatch.setattr(build, "CONDITIONS", {**build.CONDITIONS, condition: changed})
+        assert (own & build.kept_runs(atlas) == set()) == gone
+    monkeypatch.setattr(build, "JUDGE", replace(build.JUDGE, count=100))
+    assert build.kept_runs(atlas) == set()
 
 
 def test_a_run_that_lacks_a_step_must_be_made_again(atlas, monkeypatch):
     lost = (atlas.table["run"] == "baseline-seed1") & (atlas.table["step"] == 500)
     assert lost.any()
-    assert made.known(replace(atlas, table=atlas.table[~lost])) == made.known(atlas) - {"baseline-seed1"}
+    assert build.kept_runs(replace(atlas, table=atlas.table[~lost])) == build.kept_runs(atlas) - {"baseline-seed1"}
 
 
 def test_conditions_without_seeds_or_baseline_are_left_out(monkeypatch, capsys):
@@ -59,18 +59,18 @@ def test_conditions_without_seeds_or_baseline_are_left_out(monkeypatch, capsys):
         "few-on": base.replace(batch_size=8, lam=0.5),
         "strong": base.replace(lam=2.0),
     }
-    monkeypatch.setattr(made, "CONDITIONS", conditions)
+    monkeypatch.setattr(build, "CONDITIONS", conditions)
     seeds = {"off": range(3), "on": range(4), "few-off": range(2), "few-on": range(3), "strong": (1, 2, 3)}
     table = pd.DataFrame([{"condition": of, "seed": seed} for of, own in seeds.items() for seed in own])
-    assert made.enough(table) == {"off", "on"}
-    told = capsys.readouterr().out
-    assert "few-on: its baseline few-off is not enough" in told and "strong: seeds [1, 2, 3] are not enough" in told
+    assert build.enough(table) == {"off", "on"}
+    output = capsys.readouterr().out
+    assert "few-on: its baseline few-off is not enough" in output and "strong: seeds [1, 2, 3] are not enough" in output
 
 
 def test_the_first_seeds_of_all_come_first():
-    names = list(made.wanted([0, 1]))
-    assert len(names) == 2 * len(made.CONDITIONS) == len({*names})
-    assert all(name.endswith("-seed0") for name in names[: len(made.CONDITIONS)])
+    names = list(build.all_runs([0, 1]))
+    assert len(names) == 2 * len(build.CONDITIONS) == len({*names})
+    assert all(name.endswith("-seed0") for name in names[: len(build.CONDITIONS)])
 
 
 def test_questions_are_answered_by_pairs_of_the_right_steps(monkeypatch):
@@ -90,13 +90,13 @@ def test_questions_are_answered_by_pairs_of_the_right_steps(monkeypatch):
         for seed in range(4)
         for step, effect in ((500, 1), (1500, 2))
     ]
-    asked = {
+    questions = {
         "usual": Question("?", [("on", "off")]),
         "both": Question("?", [("on", "off")], steps=(500, 1500)),
         "early": Question("?", [("on@500", "off"), ("lost", "off")]),
     }
-    monkeypatch.setattr(made, "QUESTIONS", asked)
-    found = made.found(pd.DataFrame(rows)).set_index(["question", "condition", "step"])["difference"]
+    monkeypatch.setattr(build, "QUESTIONS", questions)
+    found = build.differences(pd.DataFrame(rows)).set_index(["question", "condition", "step"])["difference"]
     shift, early = 0.015, 100 / 500 - 100 / 1500  # mean of 0.01·seed; what the baseline still gained meanwhile
     assert found.to_dict() == pytest.approx(
         {
@@ -120,14 +120,14 @@ def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
         STEPS=4,
         LEAST=2,
         JUDGE=judge,
-        OTHER_WAYS=(Sampler("euler", 1),),
+        OTHER_SAMPLERS=(Sampler("euler", 1),),
         SAMPLED=("coarse-baseline",),
         STOPPING=tiny,
     )
     for name, value in changes.items():
-        monkeypatch.setattr(made, name, value)
+        monkeypatch.setattr(build, name, value)
     words = ["--out", str(tmp_path / "runs"), "--to", str(tmp_path / "atlas"), "--workers", "2"]
-    made.main([*words, "--seeds", "2"])
+    build.main([*words, "--seeds", "2"])
     first = Atlas.load(tmp_path / "atlas")
     assert first.record["seeds_of_each"] == dict.fromkeys(conditions, 2) and not first.record["missing"]
     assert {"euler with 2 steps, guidance 1", "euler with 1 step, guidance 1"} <= set(first.table["sampler"])
@@ -142,13 +142,13 @@ def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
         (of, seed, step) for of in ("baseline", "dispersive") for seed in (0, 1) for step in (2, 4)
     }
 
-    made.main([*words, "--seeds", "3", "--missing", "--trained"])
+    build.main([*words, "--seeds", "3", "--missing", "--trained"])
     again = Atlas.load(tmp_path / "atlas")
     assert again.table.equals(first.table) and again.stopping.equals(first.stopping)
     assert again.curves.equals(first.curves)
 
-    monkeypatch.setattr(made, "CONDITIONS", {**conditions, "larger-baseline": tiny.replace(batch_size=4)})
-    made.main([*words, "--seeds", "2", "--missing"])
+    monkeypatch.setattr(build, "CONDITIONS", {**conditions, "larger-baseline": tiny.replace(batch_size=4)})
+    build.main([*words, "--seeds", "2", "--missing"])
     second = Atlas.load(tmp_path / "atlas")
     assert second.record["seeds_of_each"] == {**first.record["seeds_of_each"], "larger-baseline": 2}
     kept = second.table[second.table["condition"].isin(conditions)].reset_index(drop=True)
