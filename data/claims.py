@@ -261,10 +261,10 @@ def over_fitting(e: Evidence) -> Answer:
     every = [*held_out.values(), *copied.values(), best["loss_held_out"]]
     return Answer(
         helps(every),
-        f"{count(every)}. 200 training images, at equal steps: loss on held-out ones {describe_rows(held_out)}; share of "
-        f"near copies {describe_rows(copied)}. Each at its own best of 15 checkpoints: {describe_rows(best)}",
-        f"with 200 after 6,000 steps: {describe_rows(late)}; with all images the held-out loss is {describe_rows(on_all)}. The "
-        "gap between the losses is no judge: it is small in whatever learns slowly",
+        f"{count(every)}. 200 training images, at equal steps: loss on held-out ones {describe_rows(held_out)}; "
+        f"share of near copies {describe_rows(copied)}. Each at its own best of 15 checkpoints: {describe_rows(best)}",
+        f"with 200 after 6,000 steps: {describe_rows(late)}; with all images the held-out loss is "
+        f"{describe_rows(on_all)}. The gap between the losses is no judge: it is small in whatever learns slowly",
     )
 
 
