@@ -35,7 +35,7 @@ def test_prepare_verify_train_and_again(photos, tmp_path, capsys):
         assert "1 image could not be used" in printed and "a/broken.jpg: cannot identify image file" in printed
     assert main(["prepare", "--verify", out]) == 0
     assert f"10 images in {out}, all as they were written." in capsys.readouterr().out
-    assert (len(open_store(out)), len(open_store(out, "held_out")), open_store(out).chancy) == (7, 3, False)
+    assert (len(open_store(out)), len(open_store(out, "held_out")), open_store(out).augments) == (7, 3, False)
     train = ["train", "digits", "--dataset", out, "--batch-size", "4", "--steps", "1", "--out", str(tmp_path / "run")]
     assert main(train) == 0
     assert f"on {out}" in capsys.readouterr().out

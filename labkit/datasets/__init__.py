@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from labkit.checks import choose, require
-from labkit.datasets.base import Chance, Images, Source, Split
+from labkit.datasets.base import AugmentationDraws, Images, Source, Split
 from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji
 from labkit.datasets.prepare import Preparation, prepare
 from labkit.datasets.store import StoreError, describe, open_store, verify
@@ -34,7 +34,7 @@ __all__ = [
     "EMBEDDED",
     "EMOJI_CLASSES",
     "EMOJI_STYLES",
-    "Chance",
+    "AugmentationDraws",
     "Codec",
     "Images",
     "Preparation",

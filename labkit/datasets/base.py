@@ -15,8 +15,8 @@ from labkit.types import Batch
 Split = Literal["train", "held_out"]
 
 
-class Chance(NamedTuple):
-    """The random numbers that a source may turn into an augmentation, drawn by the caller of ``batch``."""
+class AugmentationDraws(NamedTuple):
+    """Random numbers for the augmentation of a batch, drawn by the caller of ``Source.batch``."""
 
     noise: Float[Tensor, "batch channels height width"]
     """Normal, of the data's shape."""
@@ -30,8 +30,8 @@ class Source(ABC):
     shape: tuple[int, int, int]
     """Channels, height and width of what the network sees."""
     num_classes: int
-    chancy: bool = False
-    """Whether a batch depends on chance: a flip, a draw from a latent's posterior."""
+    augments: bool = False
+    """Whether a batch depends on random numbers: a flip, a sample of a latent's posterior."""
     files: Sequence[Path] | None = None
     """The image file of each row, where there are files."""
     resident: bool = False
@@ -55,13 +55,13 @@ class Source(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def batch(self, rows: Int[Tensor, " batch"], chance: Chance | None = None) -> Batch:
+    def batch(self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None) -> Batch:
         """The images and labels of these rows, in this order, on the source's device.
 
         Args:
             rows: on the CPU; better on the source's device, if it is ``resident``: else that is waited for.
-            chance: what ``chancy`` sources draw on, on the source's device; None gives the plain image: not flipped,
-                the posterior's mean.
+            draws: random numbers for a source that ``augments``, on its device. None gives the plain image: not
+                flipped, the posterior's mean.
         """
 
     @abstractmethod
@@ -85,7 +85,7 @@ class Images(Source):
     def to(self, device: torch.device) -> "Images":
         return Images(self.x.to(device), self.y.to(device), self.num_classes)
 
-    def batch(self, rows: Int[Tensor, " batch"], chance: Chance | None = None) -> Batch:
+    def batch(self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None) -> Batch:
         rows = rows.to(self.x.device)
         return Batch(self.x[rows], self.y[rows])
 

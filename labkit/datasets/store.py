@@ -24,7 +24,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.datasets.base import Chance, Source, Split
+from labkit.datasets.base import AugmentationDraws, Source, Split
 from labkit.datasets.decode import BrokenImage, decode
 from labkit.runtime import cores
 from labkit.types import Batch, LabError
@@ -253,33 +253,33 @@ class PixelStore(Store):
     """Images as they are: a batch is scaled to [-1, 1], and half of it flipped if the store says so."""
 
     @property
-    def chancy(self) -> bool:
+    def augments(self) -> bool:
         return self.about["flips"]
 
-    def batch(self, rows: Int[Tensor, " batch"], chance: Chance | None = None) -> Batch:
+    def batch(self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None) -> Batch:
         x = _scaled(self._items(rows))
-        if chance is not None and self.chancy:
-            x = _flipped(x, chance)
+        if draws is not None and self.augments:
+            x = _flipped(x, draws)
         return Batch(x, self._label(rows))
 
 
 class LatentStore(Store):
     """Latents of a VAE, drawn afresh from the posterior each time; half of them those of the flipped image.
 
-    Without chance it gives the posterior's mean.
+    Without random numbers it gives the posterior's mean.
     """
 
-    chancy = True
+    augments = True
 
-    def batch(self, rows: Int[Tensor, " batch"], chance: Chance | None = None) -> Batch:
-        flips = chance is not None and self.views == 2
-        posterior = self._items(rows, (chance.uniforms < 0.5).long() if flips else None)
+    def batch(self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None) -> Batch:
+        flips = draws is not None and self.views == 2
+        posterior = self._items(rows, (draws.uniforms < 0.5).long() if flips else None)
         x, deviation = posterior.float().unbind(1)
-        if chance is not None:
-            x = x + deviation * chance.noise
+        if draws is not None:
+            x = x + deviation * draws.noise
         return Batch(x * self.about["scale"], self._label(rows))
 
-    def pixels(self, rows: Int[Tensor, " b"], chance: Chance | None = None) -> Float[Tensor, "b 3 side side"]:
+    def pixels(self, rows: Int[Tensor, " b"], draws: AugmentationDraws | None = None) -> Float[Tensor, "b 3 side side"]:
         """The images that the latents of ``batch`` were made from, flipped where those are; read from their files.
 
         Raises:
@@ -288,7 +288,7 @@ class LatentStore(Store):
         if self.files is None:
             raise StoreError(f"{self.folder} was not made from image files; prepare it from a folder of images.")
         x = _scaled(torch.from_numpy(np.stack(list(_readers().map(self._pixels, rows.tolist())))).to(self._device))
-        return _flipped(x, chance) if chance is not None and self.views == 2 else x
+        return _flipped(x, draws) if draws is not None and self.views == 2 else x
 
     def _pixels(self, row: int) -> np.ndarray:
         try:
@@ -304,9 +304,9 @@ def _scaled(x: Tensor) -> Float[Tensor, "b c h w"]:
     return x.float() / 127.5 - 1
 
 
-def _flipped(x: Float[Tensor, "b c h w"], chance: Chance) -> Float[Tensor, "b c h w"]:
-    """Mirrored from left to right where chance has it."""
-    return torch.where((chance.uniforms < 0.5)[:, None, None, None], x.flip(-1), x)
+def _flipped(x: Float[Tensor, "b c h w"], draws: AugmentationDraws) -> Float[Tensor, "b c h w"]:
+    """Images mirrored from left to right where the uniform number is below 1/2."""
+    return torch.where((draws.uniforms < 0.5)[:, None, None, None], x.flip(-1), x)
 
 
 @cache

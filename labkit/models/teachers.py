@@ -47,7 +47,7 @@ class TeacherCost(NamedTuple):
     note: str = ""
     """One more sentence that belongs to the price."""
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The price in words."""
         time = "for an unknown time" if self.seconds != self.seconds else f"for {self.seconds:.0f} core-seconds"
         where = f" ({self.machine})" if self.machine else ""

@@ -13,7 +13,7 @@ from photos import image_folder, noise, tiny_vae
 from PIL import Image
 
 from labkit.checks import ConfigError
-from labkit.datasets import Chance, StoreError, load, open_store, prepare, verify
+from labkit.datasets import AugmentationDraws, StoreError, load, open_store, prepare, verify
 from labkit.datasets.decode import decode
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def global_rows(store, split):
 
 def draw(rows, shape, seed=0):
     draws = torch.Generator().manual_seed(seed)
-    return Chance(torch.randn(len(rows), *shape, generator=draws), torch.rand(len(rows), generator=draws))
+    return AugmentationDraws(torch.randn(len(rows), *shape, generator=draws), torch.rand(len(rows), generator=draws))
 
 
 ROWS = st.lists(st.integers(0, 7), min_size=1, max_size=20)
@@ -108,11 +108,11 @@ def test_without_flips_nothing_is_flipped(photos, latents, tmp_path):
     vae = json.loads((latents / "store.json").read_text())["vae"]["name"]
     rows = torch.arange(5)
     plain = open_store(made(photos, tmp_path / "pixels", flips=False))
-    assert not plain.chancy and open_store(latents).chancy
+    assert not plain.augments and open_store(latents).augments
     assert torch.equal(plain.batch(rows, draw(rows, plain.shape)).x, plain.batch(rows).x)
     encoded = open_store(made(photos, tmp_path / "latents", flips=False, latents=vae))
     chance = draw(rows, encoded.shape)._replace(uniforms=torch.zeros(5))
-    assert encoded.chancy
+    assert encoded.augments
     assert torch.equal(encoded.batch(rows, chance._replace(noise=0 * chance.noise)).x, encoded.batch(rows).x)
     assert torch.equal(encoded.pixels(rows, chance), encoded.pixels(rows))
 

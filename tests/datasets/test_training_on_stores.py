@@ -8,7 +8,7 @@ from photos import image_folder, noise, tiny_vae
 from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
 from labkit.config import Engine
-from labkit.datasets import Chance, prepare
+from labkit.datasets import AugmentationDraws, prepare
 from labkit.losses import Repa
 from labkit.runtime import Purpose, generator
 
@@ -62,7 +62,7 @@ def test_the_first_batch_is_made_of_the_draws_of_its_position(stores):
     trainer = Trainer(config(stores["latents"]))
     batch, _ = trainer.stream.at(0)
     draw = generator(0, Purpose.AUGMENTATION, 0)
-    chance = Chance(torch.randn(4, 4, 4, 4, generator=draw), torch.rand(4, 1, generator=draw)[:, 0])
+    chance = AugmentationDraws(torch.randn(4, 4, 4, 4, generator=draw), torch.rand(4, 1, generator=draw)[:, 0])
     order = torch.randperm(11, generator=generator(0, Purpose.ORDER, 0))[:4]
     expected = trainer.stream.images.batch(order, chance)
     assert torch.equal(batch.x, expected.x) and torch.equal(batch.y, expected.y)

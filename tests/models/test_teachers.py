@@ -231,12 +231,12 @@ def test_its_price_is_counted_and_told(tiny):
     assert cost.images == 142_000_000
     assert math.isnan(cost.seconds)
     for fact in (str(tiny), f"{cost.parameters:,} parameters", "142,000,000 images", "1.1 billion", "unknown time"):
-        assert fact in cost.told()
+        assert fact in cost.describe()
     assert DinoTeacher(str(tiny), images=7).cost.images == 7
 
 
 def test_the_digits_teachers_price_is_told(digits_teacher):
-    told, cost = digits_teacher.cost.told(), digits_teacher.cost
+    told, cost = digits_teacher.cost.describe(), digits_teacher.cost
     for fact in (f"{cost.parameters:,} parameters", "on 1,297 images", f"{cost.seconds:.0f} core-seconds"):
         assert fact in told
     assert "billion" not in told
