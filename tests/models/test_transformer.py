@@ -153,8 +153,8 @@ def as_diffusers(ours, heads):
     sizes = dict(
         num_attention_heads=heads, attention_head_dim=width // heads, num_layers=4, sample_size=8, patch_size=2
     )
-    channels = dict(in_channels=3, out_channels=6)
-    theirs = DiTTransformer2DModel(**sizes, **channels, num_embeds_ada_norm=10, norm_eps=1e-6).eval()
+    images = dict(in_channels=3, out_channels=6, sample_size=8, patch_size=2)
+    theirs = DiTTransformer2DModel(**sizes, **images, num_embeds_ada_norm=10, norm_eps=1e-6).eval()
     state, renamed = ours.state_dict(), {}
 
     def rename(here, there, part=slice(None)):
