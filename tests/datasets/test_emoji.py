@@ -13,7 +13,6 @@ import torch
 from labkit import Trainer, recipes, runtime
 from labkit.checks import ConfigError
 from labkit.datasets import EMOJI_CLASSES, EMOJI_STYLES, embedded, emoji, load
-from labkit.models import build_model
 
 GROUPS = {  # Unicode 16's, counted in emoji.json of the packages
     "Activities": 85,
@@ -84,24 +83,14 @@ def test_no_held_out_image_looks_like_one_to_train_on(file):
         assert nearest >= 0.14, file["code_points"][row]
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "kin"),
-    [
+def test_relatives_by_code_points_and_look_alikes_are_kin(builder):
+    for a, b, kin in [
         ("1F468-200D-1F33E", "1F9D1-200D-1F33E", True),  # a man who farms, a person who farms
         ("1F3C3-200D-2642-FE0F", "1F3C3-200D-2640-FE0F-200D-27A1-FE0F", True),  # runners, one to the right
         ("1F468-200D-1F9B0", "1F469-200D-1F9B3", True),  # hair
         ("1F468-200D-1F33E", "1F468-200D-1F373", False),  # a farmer, a cook
-        ("1F600", "1F601", False),
-    ],
-)
-def test_kin_by_code_points(builder, file, a, b, kin):
-    assert (builder.bare(a) == builder.bare(b)) is kin
-    families = dict(zip(file["code_points"].tolist(), file["kin"].tolist(), strict=True))
-    if a in families and b in families and kin:
-        assert families[a] == families[b]
-
-
-def test_look_alikes_are_kin(builder):
+    ]:
+        assert (builder.bare(a) == builder.bare(b)) is kin
     images = np.zeros((3, 32, 32, 3), np.uint8)
     images[1] += 17  # 17 / 127.5 = 0.133
     images[2] += 40
@@ -142,8 +131,5 @@ def test_an_unknown_split_and_a_missing_file_are_refused(unchecked, monkeypatch,
     embedded._emoji.cache_clear()
 
 
-def test_the_recipe():
-    config = recipes.emoji(steps=2, batch_size=4)
-    assert [report.step for report in Trainer(config)][-1] == 2
-    network = build_model(config.model, 32, 3, 9, learn_sigma=False)
-    assert (len(network.blocks), network.width, network.patch, network.side) == (6, 128, 4, 8)
+def test_the_recipe_trains():
+    assert [report.step for report in Trainer(recipes.emoji(steps=2, batch_size=4))][-1] == 2

@@ -50,13 +50,6 @@ def test_samples_have_the_mean_and_deviation_of_the_data(path, form, method):
     assert x.std().item() == pytest.approx(DEVIATION, rel=0.2 if form == "constant" else 0.1 if vp else 0.06)
 
 
-def test_the_densities_on_the_way_are_those_of_the_path():
-    noise = normals((4000, 1))
-    for t, x in walk(ideal(paths.linear), noise(), noise, paths.linear, 100, diffusion="linear"):
-        assert x.mean().item() == pytest.approx(t * MEAN, abs=0.07)
-        assert x.std().item() == pytest.approx(((t * DEVIATION) ** 2 + (1 - t) ** 2) ** 0.5, rel=0.08, abs=0.02)
-
-
 @pytest.mark.parametrize(("method", "ode"), [("euler_maruyama", "euler"), ("sde_heun", "heun")])
 def test_without_noise_it_is_the_solver_of_the_flow(method, ode):
     field, noise = ideal(paths.gvp), normals((9, 1))
