@@ -164,8 +164,11 @@ class _Sampling:
         def noise() -> Tensor:
             return torch.stack([torch.randn(shape, generator=draw) for draw in draws]).to(device)
 
-        flow = isinstance(self.process, FlowProcess)
-        output = self.process.velocity(self.network, sampler.clip) if flow else self._output
+        def output(x: Tensor, t: Tensor, y: Tensor, span: Tensor | None = None) -> Tensor:
+            return self.network(x, t, y, span=span).output
+
+        if isinstance(self.process, FlowProcess):
+            output = self.process.velocity(self.network, sampler.clip)
         velocity = guided(output, labels, self.network.num_classes, sampler.guidance, sampler.channels)
 
         def field(*args: Tensor) -> Tensor:
@@ -181,9 +184,6 @@ class _Sampling:
             problem = Problem(field, interval, noise, self.process.path)
         for t, x in sampler.solver(problem).states(starting_noise(shape, numbers, self.seed).to(device)):
             yield Frame(t, x)
-
-    def _output(self, x: Tensor, t: Tensor, y: Tensor, span: Tensor | None = None) -> Tensor:
-        return self.network(x, t, y, span=span).output
 
 
 def few_steps(config: Config, steps: int) -> dict[str, Any]:

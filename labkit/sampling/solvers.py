@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import choose, finite, require, whole
+from labkit.checks import finite, require, whole
 from labkit.models.sizes import Family
 from labkit.ops import expand_like
 from labkit.paths import EDGE, Path
@@ -207,7 +207,6 @@ class SdeHeun(EulerMaruyama):
 
 def diffusion(form: Diffusion, path: Path, t: Tensor) -> Tensor:
     """w(t) of one form, at times of any shape."""
-    choose(form, Diffusion, "diffusion")
     if form in ("sigma", "sbdm"):
         c = path.coefficients(t)
         return c.sigma if form == "sigma" else c.sigma**2 * c.d_alpha / c.alpha - c.sigma * c.d_sigma
