@@ -37,7 +37,6 @@ def source(tmp_path):
 
 @pytest.fixture
 def vae(tmp_path):
-    pytest.importorskip("diffusers")
     return str(tiny_vae(tmp_path / "vae"))
 
 

@@ -39,7 +39,6 @@ def pixels(photos, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
-    pytest.importorskip("diffusers")
     torch.manual_seed(0)
     return str(tiny_vae(tmp_path_factory.mktemp("vae")))
 

@@ -15,7 +15,6 @@ from labkit.runtime import Purpose, generator
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    pytest.importorskip("diffusers")
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("stores")
     photos, vae = image_folder(folder / "photos", {"a": 5, "b": 6}, side=40), str(tiny_vae(folder / "vae"))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from diffusers import DiTTransformer2DModel
 from published import SHAPES
 from torch import nn
 
@@ -85,21 +86,7 @@ def test_inputs_of_another_size_and_blocks_that_are_not_there_are_refused(networ
                 call(wrong, t, y, taps=(0,))
 
 
-# --- what the output depends on
-
-
-def test_samples_of_a_batch_are_independent(network, inputs):
-    alone = torch.cat([network(*(part[n : n + 1] for part in inputs)).output for n in range(5)])
-    torch.testing.assert_close(network(*inputs).output, alone, rtol=1e-4, atol=1e-5)
-
-
-def test_time_label_and_the_order_of_patches_matter(network, inputs):
-    x, t, y = inputs
-    output = network(x, t, y).output
-    assert not torch.allclose(network(x, 1 - t, y).output, output, atol=1e-3)
-    assert not torch.allclose(network(x, t, (y + 1) % 11).output, output, atol=1e-3)
-    moved = network(x.roll(2, dims=3), t, y).output.roll(-2, dims=3)  # by one patch, which only positions can tell
-    assert not torch.allclose(moved, output, atol=1e-3)
+# --- times and positions
 
 
 def test_the_time_sinusoid_has_cosines_first_and_t_unscaled(network):
@@ -147,12 +134,8 @@ BLOCK_NAMES = {
 
 def as_diffusers(ours, heads):
     """The same weights in diffusers' DiT, where each block owns a copy of the time and label embedders."""
-    from diffusers import DiTTransformer2DModel
-
     width = ours.pos_embed.shape[2]
-    sizes = dict(
-        num_attention_heads=heads, attention_head_dim=width // heads, num_layers=4, sample_size=8, patch_size=2
-    )
+    sizes = dict(num_attention_heads=heads, attention_head_dim=width // heads, num_layers=4)
     images = dict(in_channels=3, out_channels=6, sample_size=8, patch_size=2)
     theirs = DiTTransformer2DModel(**sizes, **images, num_embeds_ada_norm=10, norm_eps=1e-6).eval()
     state, renamed = ours.state_dict(), {}
@@ -180,7 +163,6 @@ def as_diffusers(ours, heads):
 
 
 def test_it_equals_diffusers_dit_under_the_same_weights(network, inputs):
-    pytest.importorskip("diffusers")
     x, t, y = inputs
     with torch.no_grad():
         ours = network(x, t, y).output

@@ -1,5 +1,6 @@
 """Ancestral and DDIM sampling, step by step against diffusers' schedulers."""
 
+import diffusers
 import pytest
 import torch
 
@@ -35,7 +36,7 @@ def schedule():
 
 @pytest.mark.parametrize("clip", [False, True])
 def test_ancestral_steps_are_those_of_diffusers(schedule, clip):
-    scheduler = pytest.importorskip("diffusers").DDPMScheduler(
+    scheduler = diffusers.DDPMScheduler(
         beta_start=1e-4, beta_end=0.02, beta_schedule="linear", variance_type="learned_range", clip_sample=clip
     )
     scheduler.alphas_cumprod, scheduler.betas = schedule.alpha_bar, schedule.betas  # theirs are float32
@@ -56,7 +57,7 @@ def test_ancestral_steps_are_those_of_diffusers(schedule, clip):
 
 @pytest.mark.parametrize(("count", "eta", "clip"), [(10, 0.0, False), (50, 0.0, True), (50, 1.0, False)])
 def test_ddim_steps_are_those_of_diffusers(schedule, count, eta, clip):
-    scheduler = pytest.importorskip("diffusers").DDIMScheduler(
+    scheduler = diffusers.DDIMScheduler(
         beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=clip, set_alpha_to_one=True
     )
     few = schedule.respaced(count)

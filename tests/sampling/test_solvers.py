@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torchdiffeq import odeint
 
 from labkit.checks import ConfigError
 from labkit.paths import PATHS
@@ -56,7 +57,6 @@ def test_each_step_is_torchdiffeqs(method, theirs, interval):
         return torch.sin(3 * x) * (1 + t.reshape(-1, 1, 1, 1) ** 2)
 
     grid, x0 = torch.linspace(*interval, 8, dtype=torch.float64), torch.randn(4, 2, 3, 3, dtype=torch.float64)
-    odeint = pytest.importorskip("torchdiffeq").odeint
     expected = odeint(lambda t, x: field(x, t.expand(len(x))), x0, grid, method=theirs)
     walk = list(states(field, x0, 7, method, interval))
     assert [t for t, _ in walk] == pytest.approx(grid.tolist()) and (walk[0][0], walk[-1][0]) == interval
