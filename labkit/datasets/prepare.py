@@ -55,7 +55,7 @@ class Preparation(Reading):
             value = getattr(self, name)
             require(whole(value, least), name, value, f"take a whole number of at least {least}")
         require(self.channels in (1, 3), "channels", self.channels, "take 3 for colour or 1 for grey")
-        require(isinstance(self.flips, bool), "flips", self.flips, "say True or False")
+        require(isinstance(self.flips, bool), "flips", self.flips, "take True or False")
         check_seed(self.seed)
         choose(self.layout, Layout, "layout")
         grey = self.latents is not None and self.channels == 1

@@ -141,7 +141,7 @@ def _npz(path: Path, layout: Layout) -> Listing:
     if images.ndim == 4 and layout == "NCHW":
         images = images.transpose(0, 2, 3, 1)
     fits = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-    require(fits, "source", source, f"its images have shape {images.shape}; give (n, h, w, 3), or say layout NCHW")
+    require(fits, "source", source, f"its images have shape {images.shape}; give (n, h, w, 3), or set layout to NCHW")
     labels = _whole_numbers(source, np.zeros(len(images), int) if labels is None else labels.reshape(-1))
     same = len(images) == len(labels)
     require(same, "source", source, f"it holds {len(images)} images and {len(labels)} labels; give as many of each")

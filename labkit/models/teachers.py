@@ -33,7 +33,7 @@ DISTILLED = (
 
 
 class TeacherCost(NamedTuple):
-    """What a teacher brings into a comparison from outside."""
+    """Cost that a teacher brings into a comparison from outside."""
 
     parameters: int
     """Parameters of the network that runs, all frozen."""

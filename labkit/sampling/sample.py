@@ -81,11 +81,10 @@ def sample_network(
     with torch.inference_mode(), tqdm(total=total, desc="sampling", unit="step", disable=not progress) as bar:
         for batch in batches:
             states = sampling.states(batch)
-            x = next(states).x  # the noise
+            next(states)  # the noise
             for frame in states:
-                x = frame.x
                 bar.update()
-            samples.append(x.cpu())
+            samples.append(frame.x.cpu())
     return Samples(torch.cat(samples).clone(), sampling.labels, sampling.record())
 
 

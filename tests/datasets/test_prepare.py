@@ -43,7 +43,7 @@ def vae(tmp_path):
 SMALL = dict(size=16, shard=4, held_out=2)
 
 
-def made(source, out, **settings):
+def prepared(source, out, **settings):
     return prepare(source, out, **{**SMALL, "progress": False, **settings})
 
 
@@ -68,7 +68,7 @@ def refused(message, error=StoreError):
 
 
 def test_every_row_is_its_image_and_the_record_is_true(source, tmp_path):
-    store = made(source, tmp_path / "store")
+    store = prepared(source, tmp_path / "store")
     assert np.array_equal(rows_of(store), squares(kept(source)))
     assert np.load(store / "labels.npy").tolist() == [0] * 5 + [1] * 4
     assert (store / "files.txt").read_text().split("\n") == [str(p.relative_to(source)) for p in kept(source)]
@@ -83,7 +83,7 @@ def test_every_row_is_its_image_and_the_record_is_true(source, tmp_path):
 
 
 def test_a_store_in_words(source, tmp_path):
-    text = describe(made(source, tmp_path / "store", size=24))
+    text = describe(prepared(source, tmp_path / "store", size=24))
     for words in (
         "9 images of 3×24×24, in 2 classes, 2 of them held out",
         "9 images had to be enlarged",
@@ -92,14 +92,14 @@ def test_a_store_in_words(source, tmp_path):
         assert words in text
     assert "a/003.png: cannot identify" in text
     (source / "a" / "003.png").unlink()
-    text = describe(made(source / "a", tmp_path / "plain", held_out=0))
+    text = describe(prepared(source / "a", tmp_path / "plain", held_out=0))
     assert text == f"{tmp_path / 'plain'} holds 5 images of 3×16×16, in 1 class."
 
 
 def test_grey_images_and_arrays(tmp_path):
     images, labels = noise(6, 9, 9), np.array([0, 1, 2, 0, 1, 2])
     np.savez(tmp_path / "a.npz", x=images, y=labels)
-    store = made(tmp_path / "a.npz", tmp_path / "store", size=9, channels=1)
+    store = prepared(tmp_path / "a.npz", tmp_path / "store", size=9, channels=1)
     assert np.array_equal(rows_of(store)[:, 0], images)
     assert np.load(store / "labels.npy").tolist() == labels.tolist()
     assert about(store)["root"] is None and not (store / "files.txt").exists()
@@ -107,7 +107,7 @@ def test_grey_images_and_arrays(tmp_path):
 
 @pytest.mark.parametrize("flips", [True, False])
 def test_latents_are_the_posterior_of_each_image_and_of_its_mirror_image(source, tmp_path, vae, flips):
-    store = made(source, tmp_path / "store", latents=vae, flips=flips, batch=3)
+    store = prepared(source, tmp_path / "store", latents=vae, flips=flips, batch=3)
     latents = torch.from_numpy(rows_of(store))
     assert (latents.dtype, latents.shape) == (torch.float16, (9, 1 + flips, 2, 4, 2, 2))
     x, codec = torch.from_numpy(squares(kept(source))).float() / 127.5 - 1, Codec(vae)
@@ -124,7 +124,7 @@ def test_latents_are_the_posterior_of_each_image_and_of_its_mirror_image(source,
 
 @pytest.fixture
 def whole(source, tmp_path):
-    return contents(made(source, tmp_path / "whole"))
+    return contents(prepared(source, tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(
@@ -137,29 +137,29 @@ def test_a_killed_run_goes_on_to_the_same_store(source, tmp_path, whole, call, m
     if (call, moment) != (10, "after"):
         with refused(r"not complete.*`labkit prepare`|is not a store"):
             open_store(out)
-    assert contents(made(source, out)) == whole
+    assert contents(prepared(source, out)) == whole
 
 
 def test_finished_shards_are_not_made_again(source, tmp_path, monkeypatch, capsys):
     out, decoded = tmp_path / "store", []
     killed_at(5, "after", source, out, **SMALL)
     monkeypatch.setattr(MODULE, "decode", lambda file, *size: decoded.append(file.name) or decode(file, *size))
-    made(source, out, progress=True)
+    prepared(source, out, progress=True)
     assert sorted(decoded) == ["002.png", "003.png", "004.png"]  # those of the third shard
     bar = capsys.readouterr().err
     assert "8/11" in bar and "11/11" in bar and "image/s" in bar
     decoded.clear()
-    made(source, out)
+    prepared(source, out)
     assert not decoded and not capsys.readouterr().err
 
 
 def test_a_shard_that_is_lost_or_cut_is_made_again(source, tmp_path, whole):
-    out = made(source, tmp_path / "store")
+    out = prepared(source, tmp_path / "store")
     (out / "shard-00001.npy").unlink()
     (out / "shard-00002.npy").write_bytes(b"cut")
     (out / "shard-00000.json").write_text("{")
     (out / "labels.npy").unlink()
-    assert contents(made(source, out)) == whole
+    assert contents(prepared(source, out)) == whole
 
 
 @pytest.mark.parametrize("order", [[2, 0, 1], [1, 1, 2, 0]])
@@ -169,12 +169,12 @@ def test_torchruns_ranks_share_the_shards(source, tmp_path, whole, order, monkey
     for rank in order:
         assert not out.exists() or (not about(out)["complete"] and "other processes" in describe(out))
         monkeypatch.setenv("RANK", str(rank))
-        made(source, out)
+        prepared(source, out)
         assert (out / f"shard-{rank:05d}.npy").exists()
     assert contents(out) == whole
     for rank, ranks in ((2, 2), (-1, 2), (0, 0)):
         with refused("^rank", ConfigError):
-            made(source, out, rank=rank, ranks=ranks)
+            prepared(source, out, rank=rank, ranks=ranks)
 
 
 def test_ranks_at_the_same_time(source, tmp_path, whole):
@@ -186,9 +186,9 @@ def test_ranks_at_the_same_time(source, tmp_path, whole):
 
 
 def test_other_settings_or_images_are_refused_by_name(source, tmp_path):
-    out = made(source, tmp_path / "store")
+    out = prepared(source, tmp_path / "store")
     before = contents(out)
-    assert contents(made(source, out, batch=1)) == before  # it changes the speed alone
+    assert contents(prepared(source, out, batch=1)) == before  # it changes the speed alone
     for changed, message in [
         ({"size": 8}, "size: 16 → 8"),
         ({"flips": False}, "flips: True → False"),
@@ -196,23 +196,23 @@ def test_other_settings_or_images_are_refused_by_name(source, tmp_path):
         ({"shard": 5}, "shard: 4 → 5"),
     ]:
         with refused(rf"other settings \({message}\); choose another folder"):
-            made(source, out, **changed)
+            prepared(source, out, **changed)
     shutil.copytree(source, tmp_path / "copy")
     with refused(r"other settings \(source: "):
-        made(tmp_path / "copy", out)
+        prepared(tmp_path / "copy", out)
     shutil.copy(source / "a" / "000.png", source / "a" / "more.png")
     with refused(r"images: 11 → 12; listing: "):
-        made(source, out)
+        prepared(source, out)
     assert contents(out) == before
 
 
 def test_another_vae_is_refused(source, tmp_path, vae):
-    out = made(source, tmp_path / "store", latents=vae)
+    out = prepared(source, tmp_path / "store", latents=vae)
     torch.manual_seed(1)
     with refused("latents: '"):
-        made(source, out, latents=str(tiny_vae(tmp_path / "other")))
+        prepared(source, out, latents=str(tiny_vae(tmp_path / "other")))
     shutil.copytree(vae, tmp_path / "moved")
-    made(source, out, latents=str(tmp_path / "moved"))  # the same weights
+    prepared(source, out, latents=str(tmp_path / "moved"))  # the same weights
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_bad_settings_leave_nothing_behind(source, tmp_path, settings, message, 
     if settings.get("latents") == "vae":
         settings = settings | {"latents": request.getfixturevalue("vae")}
     with refused(message, ConfigError):
-        made(source, tmp_path / "store", **settings)
+        prepared(source, tmp_path / "store", **settings)
     assert not (tmp_path / "store").exists()
 
 
@@ -247,21 +247,21 @@ def test_folders_that_are_taken(source, tmp_path):
         (tmp_path / name / file).write_text(text)
     for name, message in {"file": "not a store", "full": "not a store; choose", "old": "'labkit-store-0'"}.items():
         with refused(message):
-            made(source, tmp_path / name)
+            prepared(source, tmp_path / name)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
     for place in (source, source / "a" / ".." / "store"):
         with refused("lies in the folder of images", ConfigError):
-            made(source, place)
+            prepared(source, place)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".DS_Store").write_text("x")
-    made(source, tmp_path / "empty")
+    prepared(source, tmp_path / "empty")
 
 
 def test_a_class_whose_images_are_all_broken(source, tmp_path):
     for path in (source / "b").iterdir():
         path.write_bytes(b"x")
     with refused(r"class 'b' .*b/000.png: cannot identify.*anew"):
-        made(source, tmp_path / "store", held_out=0)
+        prepared(source, tmp_path / "store", held_out=0)
     with refused("is not complete"):
         open_store(tmp_path / "store")
 
@@ -269,7 +269,7 @@ def test_a_class_whose_images_are_all_broken(source, tmp_path):
 def test_a_whole_shard_may_be_broken(source, tmp_path):
     for number in range(4):
         (source / "a" / f"{number:03d}.png").write_bytes(b"x")
-    store = made(source, tmp_path / "store")
+    store = prepared(source, tmp_path / "store")
     assert [shard["file"] for shard in about(store)["shards"]] == ["shard-00001.npy", "shard-00002.npy"]
     train = np.setdiff1d(np.arange(6), about(store)["held_out"])
     expected = torch.from_numpy(squares(kept(source)[3:])[train]).float() / 127.5 - 1
@@ -285,8 +285,8 @@ def test_a_failing_disk_does_not_count_as_a_broken_image(source, tmp_path, monke
     with monkeypatch.context() as patched:
         patched.setattr(MODULE, "decode", failing)
         with refused(r"b/001.png could not be read .*disk.*goes on"):
-            made(source, tmp_path / "store")
-    assert contents(made(source, tmp_path / "store")) == whole
+            prepared(source, tmp_path / "store")
+    assert contents(prepared(source, tmp_path / "store")) == whole
 
 
 def test_a_full_disk(source, tmp_path, whole):
@@ -295,9 +295,9 @@ def test_a_full_disk(source, tmp_path, whole):
         after.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2500, limits[1]))
         with refused(r"shard-00001.npy: the disk is full \(.*Make room.*same command"):
-            made(source, tmp_path / "store")
+            prepared(source, tmp_path / "store")
     assert not list((tmp_path / "store").glob(".*.part"))
-    assert contents(made(source, tmp_path / "store")) == whole
+    assert contents(prepared(source, tmp_path / "store")) == whole
 
 
 def test_a_vae_that_gives_no_numbers(source, tmp_path, vae):
@@ -306,13 +306,13 @@ def test_a_vae_that_gives_no_numbers(source, tmp_path, vae):
     weights["encoder.conv_in.bias"][:] = float("nan")
     save_file(weights, file)
     with refused("not finite"):
-        made(source, tmp_path / "store", latents=vae)
+        prepared(source, tmp_path / "store", latents=vae)
 
 
 def test_names_that_are_no_valid_text(source, tmp_path, capsys):
     (source / "a" / os.fsdecode(b"\xff.png")).write_bytes(b"x")
     Image.fromarray(noise(20, 20, 3)).save(source / "a" / os.fsdecode(b"\xfe.png"), "PNG")
-    store = made(source, tmp_path / "store")
+    store = prepared(source, tmp_path / "store")
     print(describe(store))
     assert "a/\\udcff.png: cannot identify" in capsys.readouterr().out
     train, held_out = open_store(store), open_store(store, "held_out")

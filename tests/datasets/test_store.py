@@ -28,13 +28,13 @@ def photos(tmp_path_factory):
     return root
 
 
-def made(source, out, **settings):
+def prepared(source, out, **settings):
     return prepare(source, out, **{"size": 16, "shard": 3, "held_out": 4, "progress": False, **settings})
 
 
 @pytest.fixture(scope="module")
 def pixels(photos, tmp_path_factory):
-    return made(photos, tmp_path_factory.mktemp("pixels") / "store")
+    return prepared(photos, tmp_path_factory.mktemp("pixels") / "store")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def vae(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def latents(photos, vae, tmp_path_factory):
-    return made(photos, tmp_path_factory.mktemp("latents") / "store", latents=vae)
+    return prepared(photos, tmp_path_factory.mktemp("latents") / "store", latents=vae)
 
 
 def on_disk(folder, split):
@@ -99,10 +99,10 @@ def test_latents_are_drawn_from_the_posterior_of_the_chosen_view(latents, rows, 
 
 def test_without_flips_nothing_is_flipped(photos, vae, tmp_path):
     rows = torch.arange(5)
-    plain = open_store(made(photos, tmp_path / "pixels", flips=False))
+    plain = open_store(prepared(photos, tmp_path / "pixels", flips=False))
     assert not plain.augments
     assert torch.equal(plain.batch(rows, draws_for(rows, plain.shape)).x, plain.batch(rows).x)
-    encoded = open_store(made(photos, tmp_path / "latents", flips=False, latents=vae))
+    encoded = open_store(prepared(photos, tmp_path / "latents", flips=False, latents=vae))
     still = AugmentationDraws(torch.zeros(5, *encoded.shape), torch.zeros(5))
     assert encoded.augments
     assert torch.equal(encoded.batch(rows, still).x, encoded.batch(rows).x)
@@ -191,7 +191,7 @@ def test_folders_that_are_no_store_or_not_a_complete_one(copy, tmp_path, photos)
     for text in ("", "[]", "3", "{}", "\x00"):
         (copy / "store.json").write_text(text)
         refused(copy, r"store.json is cut or was not written by labkit")
-    refused(made(photos, tmp_path / "store", held_out=0), "has no held-out images; .*`--held-out N`", "held_out")
+    refused(prepared(photos, tmp_path / "store", held_out=0), "has no held-out images; .*`--held-out N`", "held_out")
 
 
 @pytest.mark.parametrize("name", ["shard-00001.npy", "labels.npy", "files.txt"])
@@ -222,7 +222,7 @@ def test_images_that_are_no_longer_there(photos, latents, vae, tmp_path):
     edited(copy, root=str(moved))
     assert torch.equal(open_store(copy).pixels(torch.arange(9)), open_store(latents).pixels(torch.arange(9)))
     np.savez(tmp_path / "a.npz", x=noise(5, 16, 16, 3))
-    store = open_store(made(tmp_path / "a.npz", tmp_path / "store", held_out=0, latents=vae))
+    store = open_store(prepared(tmp_path / "a.npz", tmp_path / "store", held_out=0, latents=vae))
     assert store.files is None
     with pytest.raises(StoreError, match="not made from image files; prepare it from a folder"):
         store.pixels(torch.tensor([0]))
@@ -248,4 +248,4 @@ def test_a_flipped_bit_is_discovered_and_healed(photos, copy, names):
         verify(copy)
     for name in names:
         (copy / name).unlink()
-    assert verify(made(photos, copy)) == 13
+    assert verify(prepared(photos, copy)) == 13
