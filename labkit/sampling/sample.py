@@ -83,8 +83,9 @@ def sample_network(
             states = sampling.states(batch)
             next(states)  # the noise
             for frame in states:
+                x = frame.x
                 bar.update()
-            samples.append(frame.x.cpu())
+            samples.append(x.cpu())
     return Samples(torch.cat(samples).clone(), sampling.labels, sampling.record())
 
 
