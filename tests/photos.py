@@ -1,4 +1,4 @@
-"""Images, folders of them and a VAE, all small and of chance; stores made by processes that may be killed."""
+"""Small random images, folders of them and a VAE; stores prepared by processes that may be killed."""
 
 import importlib
 import json

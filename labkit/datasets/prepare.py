@@ -165,7 +165,7 @@ class Share:
 
     def _make_shard(self, number: int, pool: ThreadPoolExecutor, bar: tqdm) -> None:
         rows, squares, parts, skipped, enlarged = self._range(number), [], [], [], 0
-        for i, square in self._decoded(rows, pool):
+        for i, square in self._decode_ahead(rows, pool):
             bar.update()
             if isinstance(square, BrokenImage):
                 skipped.append((i, str(square)))
@@ -173,7 +173,7 @@ class Share:
                 squares.append(square.pixels)
                 enlarged += square.enlarged
             if squares and (len(squares) == self.settings.batch or i == rows[-1]):
-                parts.append(self._encoded(np.stack(squares)))
+                parts.append(self._encode(np.stack(squares)))
                 squares = []
         record: dict[str, Any] = {"file": f"shard-{number:05d}.npy", "count": sum(map(len, parts))}
         if parts:
@@ -181,7 +181,7 @@ class Share:
         record |= {"enlarged": enlarged, "skipped": skipped}
         replace_file(self.out / f"shard-{number:05d}.json", json.dumps(record).encode())
 
-    def _decoded(self, rows: range, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Square | BrokenImage]]:
+    def _decode_ahead(self, rows: range, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Square | BrokenImage]]:
         """Numbers and squares of images in order, decoded in advance while others are encoded."""
         waiting = deque()
         for i in rows:
@@ -203,7 +203,7 @@ class Share:
                 "works again, the same command goes on."
             ) from error
 
-    def _encoded(self, squares: UInt8[np.ndarray, "b c h w"]) -> np.ndarray:
+    def _encode(self, squares: UInt8[np.ndarray, "b c h w"]) -> np.ndarray:
         """Items of a shard: pixels, (b, c, h, w), or latents, (b, views, 2, c, h, w)."""
         if self.codec is None:
             return squares

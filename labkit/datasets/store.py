@@ -197,7 +197,7 @@ class Store(Source):
         moved._device = torch.device(device)
         if self.resident:
             moved._labels = self._labels.to(device)
-            moved._held = self._copied(moved._device) if self._held is None else self._held.to(device)
+            moved._held = self._copy_to(moved._device) if self._held is None else self._held.to(device)
         return moved
 
     @cached_property
@@ -215,9 +215,9 @@ class Store(Source):
             return self._held[items if view is None else items + view]
         items = self._rows[rows.numpy()] * self.views
         items = items if view is None else items + view.cpu().numpy()
-        return torch.from_numpy(self._gathered(items)).to(self._device)
+        return torch.from_numpy(self._gather(items)).to(self._device)
 
-    def _gathered(self, items: Int64[np.ndarray, " b"]) -> np.ndarray:
+    def _gather(self, items: Int64[np.ndarray, " b"]) -> np.ndarray:
         """Items of the files, read shard by shard in the order of the files."""
         first = self._shards[0]
         out = np.empty((len(items), *first.shape[1:]), dtype=first.dtype)
@@ -228,17 +228,17 @@ class Store(Source):
             out[places] = self._shards[number][items[places] - self._starts[number]]
         return out
 
-    def _copied(self, device: torch.device) -> Tensor:
+    def _copy_to(self, device: torch.device) -> Tensor:
         """All items of the split, on a device."""
         items = (self._rows[:, None] * self.views + np.arange(self.views)).reshape(-1)
-        first = torch.from_numpy(self._gathered(items[:1]))
+        first = torch.from_numpy(self._gather(items[:1]))
         try:
             held = torch.empty((len(items), *first.shape[1:]), dtype=first.dtype, device=device)
         except RuntimeError as error:  # usually out of memory
             why = f"{first.nbytes * len(items) / 2**30:.1f} GiB: {str(error).splitlines()[0]}"
             raise StoreError(f"{self.folder} cannot be held on {device} ({why}); leave engine.resident off.") from error
         for start in range(0, len(items), AT_ONCE):
-            held[start : start + AT_ONCE] = torch.from_numpy(self._gathered(items[start : start + AT_ONCE]))
+            held[start : start + AT_ONCE] = torch.from_numpy(self._gather(items[start : start + AT_ONCE]))
         return held
 
     def _label(self, rows: Int[Tensor, " b"]) -> Int[Tensor, " b"]:

@@ -41,15 +41,10 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("kind", ["pixels", "latents"])
-def test_two_steps_mapped_and_resident(stores, kind):
-    mapped = trained(config(stores[kind]))
-    assert len(mapped[0]) == 2 and np.isfinite(mapped[0]).all()
-    assert same(mapped, trained(config(stores[kind], engine=Engine(resident=True))))
-
-
-@pytest.mark.parametrize("kind", ["pixels", "latents"])
-def test_a_run_on_a_store_goes_on_and_samples(stores, kind, tmp_path):
+def test_a_run_is_the_same_mapped_resident_or_resumed_and_samples(stores, kind, tmp_path):
     straight = trained(config(stores[kind], steps=3))
+    assert len(straight[0]) == 3 and np.isfinite(straight[0]).all()
+    assert same(straight, trained(config(stores[kind], steps=3, engine=Engine(resident=True))))
     trained(config(stores[kind], steps=2), tmp_path / "run")
     losses, weights = trained(config(stores[kind], steps=3), tmp_path / "run")
     assert same((straight[0][2:], straight[1]), (losses, weights))
