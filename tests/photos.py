@@ -49,6 +49,19 @@ def tiny_vae(folder: Path, **config: object) -> Path:
     return folder
 
 
+def tiny_dino(folder: Path, kind: str = "dinov2") -> Path:
+    """A DINOv2 of two blocks, with every weight random."""
+    import transformers
+
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=70, patch_size=14)
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **sizes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
 def contents(store: Path) -> dict[str, bytes]:
     """Every file of a store; of store.json, all that does not depend on where it was made."""
     files = {path.name: path.read_bytes() for path in store.iterdir()}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from photos import image_folder, noise, tiny_vae
+from photos import image_folder, noise, tiny_dino, tiny_vae
 
 from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
@@ -62,15 +62,9 @@ def test_the_first_batch_uses_the_draws_of_its_position(stores):
     assert torch.equal(batch.x, expected.x) and torch.equal(batch.y, expected.y)
 
 
-@pytest.fixture
-def dino(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    transformers.AutoModel.from_config(transformers.AutoConfig.for_model("dinov2", **small)).save_pretrained(tmp_path)
-    return str(tmp_path)
-
-
-def test_repas_teacher_gets_the_images_of_the_latents(stores, dino):
+def test_repas_teacher_gets_the_images_of_the_latents(stores, tmp_path):
+    pytest.importorskip("transformers")
+    dino = str(tiny_dino(tmp_path))
     aligned = config(stores["latents"], repa=Repa(0.5, block=1, hidden=16, teacher=dino))
     trainer = Trainer(aligned)
     batch, _ = trainer.stream.at(0)

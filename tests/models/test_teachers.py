@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from photos import tiny_dino
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -34,25 +35,9 @@ def digits_teacher():
     return DigitsTeacher.load()
 
 
-TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 70, "patch_size": 14}
-
-
-@pytest.fixture(params=["dinov2", "dinov2_with_registers"])
-def any_tiny(request, tmp_path):
-    """A folder with a tiny DINOv2 whose every weight is random."""
-    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(request.param, **TINY))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
-    model.save_pretrained(tmp_path / "tiny")
-    return tmp_path / "tiny"
-
-
 @pytest.fixture
 def tiny(tmp_path):
-    config = transformers.AutoConfig.for_model("dinov2", **TINY)
-    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "tiny")
-    return tmp_path / "tiny"
+    return tiny_dino(tmp_path / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -159,16 +144,17 @@ def bicubic(n, size):
     return weights
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (1, 3, 40, 90)])
+@pytest.mark.parametrize(("kind", "others"), [("dinov2", 1), ("dinov2_with_registers", 5)])
 @pytest.mark.parametrize("grid", [5, 4])  # the grid of its position embeddings, and one they are interpolated to
-def test_tokens_are_those_of_transformers(any_tiny, shape, grid):
-    x = torch.rand(shape) * 2 - 1
-    teacher = DinoTeacher(str(any_tiny), grid)
-    model = transformers.AutoModel.from_pretrained(any_tiny).eval()
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (1, 3, 40, 90)])
+def test_tokens_are_those_of_transformers(tmp_path, kind, others, grid, shape):
+    x, folder = torch.rand(shape) * 2 - 1, tiny_dino(tmp_path, kind)
+    teacher = DinoTeacher(str(folder), grid)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         all_tokens = model(pixel_values=torch.from_numpy(prepared(x, 14 * grid)).float()).last_hidden_state
     assert teacher(x).shape == (shape[0], grid**2, 32) == (shape[0], teacher.tokens, teacher.width)
-    assert all_tokens.shape[1] == grid**2 + (1 if model.config.model_type == "dinov2" else 5)
+    assert all_tokens.shape[1] == grid**2 + others
     torch.testing.assert_close(teacher(x), all_tokens[:, -(grid**2) :], rtol=1e-3, atol=1e-3)
 
 
