@@ -5,7 +5,8 @@ from pathlib import Path
 from labkit.checks import choose, require
 from labkit.datasets.base import AugmentationDraws, Images, Source, Split
 from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji
-from labkit.datasets.prepare import Preparation, prepare
+from labkit.datasets.prepare import prepare
+from labkit.datasets.sources import Preparation
 from labkit.datasets.store import StoreError, describe, open_store, verify
 from labkit.datasets.vae import Codec
 

@@ -11,55 +11,22 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from tqdm.auto import tqdm
 
-from labkit.checks import ConfigError, check_seed, choose, require, whole
+from labkit.checks import ConfigError, require, whole
 from labkit.datasets.decode import BrokenImage, Square, decode
-from labkit.datasets.sources import Layout, Reading, list_images
+from labkit.datasets.sources import Preparation, list_images
 from labkit.datasets.store import ABOUT, FORMAT, StoreError, npy, read_about, shard_record
 from labkit.datasets.vae import Codec
 from labkit.disk import DiskError, replace_file
 from labkit.runtime import cores, device, machine
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preparation(Reading):
-    """Settings of ``labkit prepare``: how images are cut and stored, and how their source is read."""
-
-    size: int
-    """Side in pixels of the square that is cut out of the centre of each image."""
-    latents: str | None = None
-    """VAE that encodes the images: a hub id such as stabilityai/sd-vae-ft-ema, or a folder. None keeps pixels."""
-    channels: Literal[1, 3] = 3
-    """Colour channels: 3, or 1 for grey."""
-    flips: bool = True
-    """Whether training may mirror images from left to right; latents are stored both ways. Not for digits or text."""
-    held_out: int = 0
-    """Number of images kept out of training, for evaluation; each class gives its share."""
-    seed: int = 0
-    """Seed of the choice of held-out images."""
-    shard: int = 4096
-    """Number of images in one file of the store."""
-    batch: int = 32
-    """Number of images that the VAE encodes at a time."""
-
-    def __post_init__(self) -> None:
-        for name, least in {"size": 1, "shard": 1, "batch": 1, "held_out": 0}.items():
-            value = getattr(self, name)
-            require(whole(value, least), name, value, f"take a whole number of at least {least}")
-        require(self.channels in (1, 3), "channels", self.channels, "take 3 for colour or 1 for grey")
-        require(isinstance(self.flips, bool), "flips", self.flips, "take True or False")
-        check_seed(self.seed)
-        choose(self.layout, Layout, "layout")
-        grey = self.latents is not None and self.channels == 1
-        require(not grey, "channels", self.channels, "a VAE encodes images of 3 channels")
 
 
 def prepare(

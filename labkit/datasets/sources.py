@@ -1,4 +1,4 @@
-"""Sources of images: a folder, an .npz file or a Hugging Face data set, each as a list in a fixed order."""
+"""Settings of a preparation, and the images of its source: a folder, an .npz file or a Hugging Face data set."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from labkit.checks import ConfigError, require
+from labkit.checks import ConfigError, check_seed, choose, require, whole
 from labkit.datasets.decode import BrokenImage
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -25,9 +25,25 @@ Layout = Literal["NHWC", "NCHW"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """Settings for reading a source."""
+class Preparation:
+    """Settings of ``labkit prepare``: how images are cut and stored, and how their source is read."""
 
+    size: int
+    """Side in pixels of the square that is cut out of the centre of each image."""
+    latents: str | None = None
+    """VAE that encodes the images: a hub id such as stabilityai/sd-vae-ft-ema, or a folder. None keeps pixels."""
+    channels: Literal[1, 3] = 3
+    """Colour channels: 3, or 1 for grey."""
+    flips: bool = True
+    """Whether training may mirror images from left to right; latents are stored both ways. Not for digits or text."""
+    held_out: int = 0
+    """Number of images kept out of training, for evaluation; each class gives its share."""
+    seed: int = 0
+    """Seed of the choice of held-out images."""
+    shard: int = 4096
+    """Number of images in one file of the store."""
+    batch: int = 32
+    """Number of images that the VAE encodes at a time."""
     layout: Layout = "NHWC"
     """Order of the axes of the images in an .npz file: NHWC (channels last) or NCHW."""
     split: str = "train"
@@ -38,6 +54,17 @@ class Reading:
     """Column of a Hugging Face data set that holds the images, if several do."""
     label_column: str | None = None
     """Column of a Hugging Face data set that holds the classes, if several do."""
+
+    def __post_init__(self) -> None:
+        for name, least in {"size": 1, "shard": 1, "batch": 1, "held_out": 0}.items():
+            value = getattr(self, name)
+            require(whole(value, least), name, value, f"take a whole number of at least {least}")
+        require(self.channels in (1, 3), "channels", self.channels, "take 3 for colour or 1 for grey")
+        require(isinstance(self.flips, bool), "flips", self.flips, "take True or False")
+        check_seed(self.seed)
+        choose(self.layout, Layout, "layout")
+        grey = self.latents is not None and self.channels == 1
+        require(not grey, "channels", self.channels, "a VAE encodes images of 3 channels")
 
 
 @dataclass(frozen=True)
@@ -58,7 +85,7 @@ class Listing:
         return f"row {number}" if self.names is None else self.names[number]
 
 
-def list_images(source: str, reading: Reading) -> Listing:
+def list_images(source: str, settings: Preparation) -> Listing:
     """The images of a source.
 
     Args:
@@ -73,13 +100,13 @@ def list_images(source: str, reading: Reading) -> Listing:
     path = Path(source)
     if path.is_file():
         require(path.suffix == ".npz", "source", source, "a file must be an .npz; name the folder for images in files")
-        listing = _npz(path, reading.layout)
+        listing = _npz(path, settings.layout)
     elif path.is_dir() and not any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         listing = _folder(path.resolve())
     else:
         id_like = path.is_dir() or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)
         require(bool(id_like), "source", source, "there is no such file or folder")
-        listing = _hugging_face(source, reading)
+        listing = _hugging_face(source, settings)
     require(len(listing.labels) > 0, "source", source, "it holds no images")
     low, high = int(listing.labels.min()), int(listing.labels.max())
     numbered = f"its labels go from {low} to {high}; number the classes from 0"
@@ -141,7 +168,7 @@ def _npz(path: Path, layout: Layout) -> Listing:
     if images.ndim == 4 and layout == "NCHW":
         images = images.transpose(0, 2, 3, 1)
     fits = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-    require(fits, "source", source, f"its images have shape {images.shape}; give (n, h, w, 3), or set layout to NCHW")
+    require(fits, "source", source, f"its images have shape {images.shape}; give (n, h, w, 3), or set layout = NCHW")
     labels = _whole_numbers(source, np.zeros(len(images), int) if labels is None else labels.reshape(-1))
     same = len(images) == len(labels)
     require(same, "source", source, f"it holds {len(images)} images and {len(labels)} labels; give as many of each")
@@ -167,7 +194,7 @@ def _numbered(labels: Int64[np.ndarray, " n"]) -> list[str]:
     return [str(c) for c in range(min(labels.max(initial=-1) + 1, len(labels)))]
 
 
-def _hugging_face(source: str, reading: Reading) -> Listing:
+def _hugging_face(source: str, settings: Preparation) -> Listing:
     try:
         import datasets
     except ImportError:
@@ -175,13 +202,13 @@ def _hugging_face(source: str, reading: Reading) -> Listing:
             f"source = {source!r} is neither a folder of images nor an .npz file here; as a Hugging Face data set it "
             "needs the package datasets, which is not installed: `pip install datasets`."
         ) from None
-    rows = _load(datasets, source, reading)
+    rows = _load(datasets, source, settings)
     features = rows.features
     pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    image = _column(source, "image_column", reading.image_column, pictures, pictures)
+    image = _column(source, "image_column", settings.image_column, pictures, pictures)
     require(image is not None, "source", source, f"none of its columns holds images: {', '.join(features)}")
     named = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    label = _column(source, "label_column", reading.label_column, list(features), named)
+    label = _column(source, "label_column", settings.label_column, list(features), named)
     labels = _whole_numbers(source, np.zeros(len(rows), int) if label is None else np.asarray(rows[label][:]))
     classes = ["all"] if label is None else getattr(features[label], "names", None) or _numbered(labels)
     raw = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
@@ -197,11 +224,11 @@ def _hugging_face(source: str, reading: Reading) -> Listing:
     return Listing(labels, classes, file, _digest(image, str(label), labels))
 
 
-def _load(datasets: Any, source: str, reading: Reading) -> Any:
+def _load(datasets: Any, source: str, settings: Preparation) -> Any:
     """One split of a data set from disk or hub."""
     try:
         if not Path(source).is_dir():
-            return datasets.load_dataset(source, reading.subset, split=reading.split)
+            return datasets.load_dataset(source, settings.subset, split=settings.split)
         loaded = datasets.load_from_disk(source)
     except Exception as error:  # the package raises all kinds: no network, no such set, a torn file
         raise ConfigError(
@@ -210,8 +237,8 @@ def _load(datasets: Any, source: str, reading: Reading) -> Any:
         ) from error
     if not isinstance(loaded, dict):
         return loaded
-    require(reading.split in loaded, "split", reading.split, f"{source} has {', '.join(loaded)}")
-    return loaded[reading.split]
+    require(settings.split in loaded, "split", settings.split, f"{source} has {', '.join(loaded)}")
+    return loaded[settings.split]
 
 
 def _column(source: str, option: str, name: str | None, columns: list[str], usual: list[str]) -> str | None:

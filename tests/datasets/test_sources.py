@@ -15,11 +15,11 @@ from PIL import Image
 
 from labkit.checks import ConfigError
 from labkit.datasets.decode import BrokenImage, decode
-from labkit.datasets.sources import Reading, list_images
+from labkit.datasets.sources import Preparation, list_images
 
 
 def listed(source, **settings):
-    return list_images(str(source), Reading(**settings))
+    return list_images(str(source), Preparation(size=9, **settings))
 
 
 def refused(source, message, **settings):
@@ -122,7 +122,7 @@ def test_arrays_with_labels(tmp_path, x, y):
 def test_arrays_in_other_shapes(tmp_path):
     images = noise(4, 9, 9, 3)
     first = saved(tmp_path / "a.npz", x=images.transpose(0, 3, 1, 2), y=np.array([[0], [1], [0], [1]]))
-    refused(first, r"shape \(4, 3, 9, 9\).*layout NCHW")
+    refused(first, r"shape \(4, 3, 9, 9\).*layout = NCHW")
     listing = listed(first, layout="NCHW")
     assert same_pixels(listing, images.transpose(0, 3, 1, 2))
     assert listing.labels.tolist() == [0, 1, 0, 1]
