@@ -57,8 +57,8 @@ class Sampler:
         choose(self.diffusion, Diffusion, "diffusion")
         for name in ("guidance", "strength", "last", "eta", "rtol", "atol"):
             value, positive = getattr(self, name), name in ("rtol", "atol")
-            bound = "a number above 0" if positive else "a number of at least 0"
-            require(finite(value) and value >= 0 and not (positive and value == 0), name, value, f"take {bound}")
+            fits = finite(value) and (value > 0 if positive else value >= 0)
+            require(fits, name, value, f"take a number {'above' if positive else 'of at least'} 0")
         require(self.eta <= 1, "eta", self.eta, "take a number from 0 to 1")
         require(EDGE <= self.last < 1, "last", self.last, f"take a length from {EDGE} to below 1")
 
