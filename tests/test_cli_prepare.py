@@ -58,7 +58,7 @@ def test_every_setting_can_be_typed(tmp_path):
         ("photos/a/0.png --size 8 --out o", "name the folder for images in files"),
         ("photos --size 8 --out photos/o", "it lies in the folder of images"),
         ("photos --size 8 --out photos/a/0.png", "it lies in the folder of images"),
-        ("photos --size 8 --held-out 9 --out o", "at most 8 can go"),
+        ("photos --size 8 --held-out 9 --out o", "take at most 8"),
         ("photos --size 8 --latents no/such/folder --out o", "latents = 'no/such/folder' cannot be loaded"),
         ("photos --size 8 --latents photos --out o", "latents = 'photos' cannot be loaded"),
         ("--verify photos", "photos is not a store"),
