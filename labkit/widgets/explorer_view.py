@@ -13,14 +13,13 @@ from plotly.basedatatypes import BaseFigure
 from labkit.checks import require
 from labkit.metrics import metric
 from labkit.plots import (
-    CLASSES,
     DASHES,
     PALETTE,
-    SYMBOLS,
+    class_key,
+    class_marker,
     colour,
     digit_trace,
     figure,
-    key_of_classes,
     scale_axis,
     style_digits,
     tile,
@@ -186,7 +185,7 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
             showlegend=False,
             customdata=np.array([digits, range(len(digits))]).T,
             hovertemplate="a %{customdata[0]} (image %{customdata[1]})<extra></extra>",
-            marker=dict(size=6, symbol=[SYMBOLS[d % len(SYMBOLS)] for d in digits], line=dict(width=0)),
+            marker=dict(size=6, line=dict(width=0), **class_marker(digits)),
             unselected=dict(marker=dict(opacity=0.08)),
             selected=dict(marker=dict(opacity=1)),
         )
@@ -213,7 +212,7 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
         plot.add_trace(digit_trace(tile(state.inputs[state.t].x1[:1], 1)), row, ACROSS + 1)
         style_digits(plot, row, ACROSS + 1)
     plot.add_annotation(
-        text=key_of_classes(sorted(set(digits))),
+        text=class_key(sorted(set(digits))),
         xref="paper",
         yref="paper",
         x=0,
@@ -251,7 +250,7 @@ def _draw_points(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
         dots.selectedpoints = chosen
         ring.x, ring.y = xy[[state.image], 0], xy[[state.image], 1]
         if state.colour == "class":
-            dots.marker.color = [CLASSES[d % len(CLASSES)] for d in shown.y.tolist()]
+            dots.marker.color = class_marker(shown.y.tolist())["color"]
         else:
             dots.marker.color = (shown.t if state.colour == "time t" else cloud.norms).numpy()
         dots.marker.coloraxis = None if state.colour == "class" else "coloraxis"
