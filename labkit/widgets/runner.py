@@ -5,9 +5,9 @@
     paused    resume → running: between two reports, everything kept in memory
     stopped   resume → running: the loop was left, which saved it, and is entered again
 
-One training is alive at most: starting a runner stops any other. ``wait`` is for "Run All" and for machines without a
-screen: it runs in the calling thread what nobody has started, or waits for what is running; Ctrl-C or the kernel's
-interrupt stops it and saves. Buttons may be handled in several threads at once, so every change goes through a lock.
+At most one training is alive: starting a runner stops any other. ``wait`` is for "Run All" and for machines without a
+screen: it runs the loop in the calling thread if nobody has started it, else it waits; Ctrl-C or the kernel's interrupt
+stops the loop, which saves. Buttons may be handled in several threads at once, so every change goes through a lock.
 """
 
 import contextlib
@@ -20,14 +20,13 @@ Status = Literal["ready", "running", "paused", "stopped", "finished", "failed"]
 
 
 class Runner:
-    """Drives ``loop``, whose iterator is a generator and which can be entered again after it was left.
-
-    That is what a Trainer and a Comparison are.
+    """Drives a ``loop`` such as a Trainer or a Comparison.
 
     Args:
-        loop: gives reports; None until ``restart`` brings one.
+        loop: an iterable of reports whose iterator is a generator, and which can be entered again after it was left;
+            None until ``restart`` brings one.
         on_report: called with every report, in the thread that runs. An error in it ends the run as failed.
-        on_status: called after every change of ``status``, in whichever thread changed it. An error in it is logged.
+        on_status: called after every change of ``status``, in the thread that changed it. An error in it is logged.
     """
 
     _alive: ClassVar["Runner | None"] = None
@@ -68,17 +67,17 @@ class Runner:
     def pause(self) -> None:
         """Hold between two reports."""
         with self._change:
-            if self.status != "running" or self._stop.is_set():  # who stops must not be held
+            if self.status != "running" or self._stop.is_set():  # a run that is stopping must not be held
                 return
             self.status = "paused"
             self._go.clear()
-        self._tell()
+        self._announce()
 
     def resume(self) -> None:
         """Go on after a pause, or enter the loop again after a stop."""
         with Runner._control:
             if self._move({"paused"}, "running", self._go.set):
-                self._tell()
+                self._announce()
             elif self.status in ("stopped", "failed"):
                 self.start()
 
@@ -94,7 +93,7 @@ class Runner:
     def wait(self) -> Status:
         """Run to the end in this thread if nobody started, or wait for the thread that runs; return the status.
 
-        A paused or stopped run is left as it is. A failure is raised here; an interrupt stops the run, which saves, and
+        A paused or stopped run stays as it is. A failure is raised here; an interrupt stops the run, which saves, and
         is raised again.
         """
         with Runner._control:
@@ -112,7 +111,7 @@ class Runner:
         return self.status
 
     def _enter(self) -> bool:
-        """Become the one runner that is alive; False if this one runs already. Call it under ``_control``."""
+        """Become the one runner that is alive; False if this one runs already. Needs ``_control``."""
         if self.busy:
             return False
         if Runner._alive not in (None, self):
@@ -123,7 +122,7 @@ class Runner:
         self._left.clear()
         self.error = None
         self._move({"ready", "stopped", "finished", "failed"}, "running")
-        self._tell()
+        self._announce()
         return True
 
     def _run(self) -> None:
@@ -144,7 +143,7 @@ class Runner:
             self._inside = None
             self._move({"running", "paused"}, ended)
             self._left.set()
-            self._tell()
+            self._announce()
 
     def _move(self, before: set[Status], after: Status, also: Callable[[], None] = lambda: None) -> bool:
         """Change the status if it is one of ``before``; whether it was."""
@@ -155,7 +154,7 @@ class Runner:
             also()
             return True
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         try:
             self.on_status(self.status)
         except Exception:

@@ -48,11 +48,11 @@ def opened(lab):
 
 
 def sentence(lab) -> str:
-    return lab.output(CELL).locator(".labkit-said").all_inner_texts()[-1]
+    return lab.output(CELL).locator(".labkit-text").all_inner_texts()[-1]
 
 
 def after(lab, act, *traces):
-    """What an act does: waits until all of these traces have changed, and the words too."""
+    """The figure after an act, when all of these traces and the sentence have changed."""
     before, words = lab.wait_plot(CELL)["traces"], sentence(lab)
     act()
     return lab.wait_plot(CELL, lambda p: all(p["traces"][i] != before[i] for i in traces) and sentence(lab) != words)
@@ -137,13 +137,13 @@ def test_the_scale_follows_model_batch_precision_and_machine(lab, opened):
     expected = pytest.approx([d * 0.4 / share for d in before], rel=1e-6)
     lab.wait_plot(CELL, lambda p: p["traces"][days]["x"] == expected)
     after(lab, lambda: lab.drag_slider("TFLOP/s of your own", 0.5, CELL), days)
-    lab.wait_for(lambda: "your figure" in sentence(lab), 60, "the words")
-    assert lab.widget("machine", CELL).locator("select").input_value() == "a figure of your own"
+    lab.wait_for(lambda: "your value" in sentence(lab), 60, "the words")
+    assert lab.widget("machine", CELL).locator("select").input_value() == "a rate of your own"
 
 
 def test_a_job_is_watched_stopped_and_resumed(lab, opened):
     opened(WATCH)
-    velocity, dispersive, norm = range(3)
+    velocity, dispersive, norm = 0, 1, 3  # between the last two, the floor
 
     def steps(plot):
         return plot["traces"][velocity]["x"] or []
@@ -177,7 +177,7 @@ def test_the_atlas_snaps_to_what_was_measured_and_trains_a_cell(lab, opened):
     assert plot["traces"][ring]["y"] == ["λ = 0.25"] and "lam0.25-tau0.5" in sentence(lab)
     assert lab.slider_value("τ", CELL) == "0.5"
     after(lab, lambda: choose(lab, "variant", "hinge"), own, ring)  # measured at another λ, and without τ
-    lab.wait_for(lambda: "so that also λ = 0.5, τ = 0" in sentence(lab), 60, "what moved along")
+    lab.wait_for(lambda: "so λ = 0.5, τ = 0 changed too" in sentence(lab), 60, "what moved along")
     lab.wait_for(lambda: lab.slider_value("λ (0: baseline)", CELL) == "0.5", 60, "the slider")
     after(lab, lambda: choose(lab, "show", "recall"), own, heat)
     lab.wait_for(lambda: "recall: " in sentence(lab), 60, "the words")
@@ -185,7 +185,7 @@ def test_the_atlas_snaps_to_what_was_measured_and_trains_a_cell(lab, opened):
     lab.output(CELL).get_by_role("button", name="Run this cell for real").click()
     plot = lab.wait_plot(CELL, lambda p: len(p["traces"][star]["x"]) == 1, timeout=120)
     assert plot["traces"][star]["x"][0] > max(plot["traces"][own]["x"]), "forty steps are worse than 1,500"
-    words = lab.output(CELL).locator(".labkit-said")
+    words = lab.output(CELL).locator(".labkit-text")
     lab.wait_for(lambda: any("40 of 1,500 steps: too few" in w for w in words.all_inner_texts()), 60, "the verdict")
 
 
