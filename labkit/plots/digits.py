@@ -30,10 +30,10 @@ def sheet(x: Float[Tensor, "n c h w"], columns: int = 5) -> Image.Image:
     return Image.fromarray(((channels + 1) * 127.5).round().astype(np.uint8))
 
 
-def picture(x: Float[Tensor, "n c h w"], columns: int = 5, zoom: int = 4) -> str:
-    """The sheet as a PNG in a data URI, for the ``source`` of a ``go.Image``."""
+def picture(x: Float[Tensor, "n c h w"], columns: int = 5) -> str:
+    """The sheet, four times as large, as a PNG in a data URI, for the ``source`` of a ``go.Image``."""
     image = sheet(x, columns)
-    return data_uri(image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST))
+    return data_uri(image.resize((4 * image.width, 4 * image.height), Image.Resampling.NEAREST))
 
 
 def data_uri(image: Image.Image) -> str:

@@ -69,7 +69,7 @@ class Ablations(HasTraits):
         super().__init__()
         self.atlas, self.out, self.steps = atlas or Atlas.load(), out, steps
         self.runner = Runner(on_status=lambda status: self.changed(), on_report=self._report)
-        self.mine: Rerun | None = None
+        self.unavailable = self.runner.unavailable
         self.changed: Callable[[], None] = lambda: None  # the view puts its redraw here
         self._moving = False
         self.go_to(FIRST)
@@ -132,31 +132,23 @@ class Ablations(HasTraits):
         other = _describe_band(self.band(self.baseline))
         return text + f"Its baseline: {other}. Difference by seed {describe_row(row)}: <b>{verdict}</b>."
 
-    def unavailable(self) -> dict[str, str]:
-        """Why a button cannot be used now; empty if it can."""
-        running = self.runner.status == "running"
-        return {"start": "it is running" if running else "", "stop": "" if running else "nothing is running"}
+    @property
+    def mine(self) -> Rerun | None:
+        """The reader's own run that was started last."""
+        return self.runner.loop
 
-    def _prepare(self) -> Rerun:
-        out = (self.out or Path("runs")) / f"{self.condition}-seed{self.seed}"
-        return Rerun(self.atlas, self.condition, self.seed, out, self.steps)
-
-    def start(self) -> None:
-        """Train the condition that is shown, in the background."""
-        if not self.runner.busy:
-            self.mine = self._prepare()
-            self.runner.restart(self.mine)
-
-    def stop(self) -> None:
-        self.runner.stop()
+    @property
+    def actions(self) -> dict[str, Callable[[], None]]:
+        return {"start": lambda: self.runner.begin(self._make), "stop": self.runner.stop}
 
     def wait(self) -> Rerun:
-        """The run: trained here and now if nobody pressed the button, else when that training ends."""
-        if self.mine is None:
-            self.mine = self._prepare()
-            self.runner.loop = self.mine
-        self.runner.wait()
+        """The reader's own run: trained here and now if nobody pressed the button, else when that training ends."""
+        self.runner.wait(self._make)
         return self.mine
+
+    def _make(self) -> Rerun:
+        out = (self.out or Path("runs")) / f"{self.condition}-seed{self.seed}"
+        return Rerun(self.atlas, self.condition, self.seed, out, self.steps)
 
     def _report(self, report: Any) -> None:
         if report.step % 50 == 0:

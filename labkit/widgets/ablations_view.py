@@ -38,7 +38,7 @@ def ablations_panel(state: Ablations | None = None, name: str = "ablations") -> 
     below = row(*buttons.buttons.values(), seed, buttons.status)
     panel = Panel(name, state, _controls(state.atlas), _lay_out(state), draw, alt, extra=[below])
     widgets.link((state, "seed"), (seed, "value"))
-    state.changed, panel.on_close = panel.redraw, state.stop
+    state.changed, panel.on_close = panel.redraw, state.runner.stop
     return panel
 
 
@@ -64,18 +64,10 @@ def _controls(atlas: Atlas) -> dict[str, widgets.Widget]:
 
 
 def _lay_out(state: Ablations) -> go.Figure:
-    titles = ["each dot a seed; lines join the same seed", "λ × τ: mean difference from the baseline"]
-    plot = figure(
-        "What did it change, seed by seed?",
-        2,
-        2,
-        520,
-        row_heights=[0.74, 0.26],
-        vertical_spacing=0.22,
-        column_widths=[0.52, 0.48],
-        horizontal_spacing=0.13,
-        subplot_titles=[*titles, "baseline", "this condition, same noise"],
-    )
+    panes = ["each dot a seed; lines join the same seed", "λ × τ: mean difference from the baseline"]
+    panes += ["baseline", "this condition, same noise"]
+    spacing = dict(row_heights=[0.74, 0.26], vertical_spacing=0.22, horizontal_spacing=0.13)
+    plot = figure("What did it change, seed by seed?", 2, 2, 520, subplot_titles=panes, **spacing)
     seeds, cells = dict(row=1, col=1, showlegend=False), dict(row=1, col=2)
     plot.add_scatter(mode="lines", line=dict(color=fade(PALETTE["quiet"], 0.5), width=1), hoverinfo="skip", **seeds)
     dots = dict(mode="markers", hovertemplate="seed %{text}: %{x:.4g}<extra></extra>")

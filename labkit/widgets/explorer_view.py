@@ -162,17 +162,8 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
     titles = [*names, "image", *(metric(measure).label for measure in BESIDE), "as the model sees it"]
     side = min(340, 560 / len(names))  # of a pane, in a window of 1,280 pixels
     height = round(side + 470)
-    plot = figure(
-        title,
-        2,
-        GRID,
-        height,
-        specs=specs,
-        subplot_titles=titles,
-        row_heights=[side, 130],
-        horizontal_spacing=0.033,
-        vertical_spacing=90 / (side + 220),
-    )
+    layout = dict(row_heights=[side, 130], horizontal_spacing=0.033, vertical_spacing=90 / (side + 220))
+    plot = figure(title, 2, GRID, height, specs=specs, subplot_titles=titles, **layout)
     traces = Traces({}, {}, {}, (0, 0))
     digits = state.y.tolist()
     for place, name in enumerate(names):

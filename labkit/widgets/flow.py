@@ -12,7 +12,7 @@ from labkit.config import Config
 from labkit.metrics import DigitsClassifier, class_agreement
 from labkit.plots import DASHES, PALETTE, digit_trace, figure, style_digits, tile
 from labkit.runtime import generator
-from labkit.sampling import SOLVERS, guided, states
+from labkit.sampling import SOLVERS, states
 from labkit.training import starting_noise
 from labkit.types import PathSample
 from labkit.widgets.panel import Panel, choice, slider
@@ -56,15 +56,9 @@ def interpolant_panel(
     """Scrub t from noise to data; with ``path`` among the controls, along any path."""
     state = state or Interpolant()
     shown = list(paths.PATHS) if "path" in controls else [state.path]
-    plot = figure(
-        "From noise (t = 0) to data (t = 1)" + (" along a straight line" if shown == ["linear"] else ""),
-        1,
-        3,
-        330,
-        column_widths=[0.34, 0.34, 0.32],
-        horizontal_spacing=0.06,
-        subplot_titles=["x_t", "velocity, over twice its size", "share that a classifier recognises"],
-    )
+    title = "From noise (t = 0) to data (t = 1)" + (" along a straight line" if shown == ["linear"] else "")
+    panes = ["x_t", "velocity, over twice its size", "share that a classifier recognises"]
+    plot = figure(title, 1, 3, 330, horizontal_spacing=0.06, subplot_titles=panes)
     for col in (1, 2):
         plot.add_trace(digit_trace(tile(state.x1[state.picks])), 1, col)
         style_digits(plot, 1, col)
@@ -108,15 +102,15 @@ class Sampler(HasTraits):
     film = Float(1.0, min=0.0, max=1.0)
     STEPS = (1, 2, 4, 8, 16, 32, 64)
 
-    def __init__(
-        self, network: nn.Module, config: Config, seed: int = 0, guidance: float = 1.0, **traits: float
-    ) -> None:
+    def __init__(self, network: nn.Module, config: Config, **traits: float) -> None:
         super().__init__(**traits)
         images = datasets.digits("train")
         self.y = torch.arange(SHOWN) % images.num_classes
-        noise = starting_noise(images.shape, range(SHOWN), seed)
+        noise = starting_noise(images.shape, range(SHOWN), seed=0)
         device = next(network.parameters()).device
-        field = guided(lambda x, t, c: network(x, t, c).output, self.y.to(device), images.num_classes, guidance)
+
+        def field(x: Tensor, t: Tensor) -> Tensor:
+            return network(x, t, self.y.to(device)).output
 
         def path(method: str, steps: int) -> Tensor:
             return torch.stack([x.cpu() for _, x in states(field, noise.to(device), steps, method)])
@@ -138,15 +132,8 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
     """Euler and Heun from the same noise: steps slider, film slider, error against evaluations."""
     state = Sampler(network, config)
     kinds = {"euler": PALETTE["gold"], "heun": PALETTE["sky"]}
-    plot = figure(
-        "Two solvers, one field, the same noise",
-        1,
-        3,
-        340,
-        column_widths=[0.32, 0.32, 0.36],
-        horizontal_spacing=0.08,
-        subplot_titles=["Euler", "Heun", "RMS error at t = 1 against cost"],
-    )
+    panes = ["Euler", "Heun", "RMS error at t = 1 against cost"]
+    plot = figure("Two solvers, one field, the same noise", 1, 3, 340, horizontal_spacing=0.08, subplot_titles=panes)
     for col, method in enumerate(kinds, 1):
         plot.add_trace(digit_trace(tile(state.at(method), 5)), 1, col)
         style_digits(plot, 1, col)

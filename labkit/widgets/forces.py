@@ -34,14 +34,9 @@ class PairForce(HasTraits):
 def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
     """How strongly two samples push each other, against their distance, for any τ."""
     state = state or PairForce()
-    plot = figure(
-        "The push is zero at contact, strongest near √τ, and fades far away",
-        1,
-        2,
-        340,
-        horizontal_spacing=0.1,
-        subplot_titles=["loss of two samples", "push on each of them, −∂L/∂z"],
-    )
+    title = "The push is zero at contact, strongest near √τ, and fades far away"
+    panes = ["loss of two samples", "push on each of them, −∂L/∂z"]
+    plot = figure(title, 1, 2, 340, horizontal_spacing=0.1, subplot_titles=panes)
     reach = REACH.tolist()
     for col, ink in ((1, "ink"), (2, "gold")):
         line = dict(color=PALETTE[ink], width=2.5)
@@ -104,14 +99,9 @@ class Cloud(HasTraits):
 def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
     """Scale a cloud and watch the loss fall to its floor; the same without the division by P."""
     state = state or Cloud()
-    plot = figure(
-        "Growing is enough to lower the loss, down to the floor",
-        1,
-        2,
-        360,
-        horizontal_spacing=0.1,
-        subplot_titles=["Dispersive Loss", "relative pull s·‖∂L/∂z‖"],
-    )
+    title = "Growing is enough to lower the loss, down to the floor"
+    panes = ["Dispersive Loss", "relative pull s·‖∂L/∂z‖"]
+    plot = figure(title, 1, 2, 360, horizontal_spacing=0.1, subplot_titles=panes)
     kinds = {"D = ‖z_i − z_j‖² / P": ("dispersive", "solid"), "without the division by P": ("quiet", "dash")}
     for col in (1, 2):
         pane = dict(row=1, col=col)

@@ -54,14 +54,9 @@ class Shrunk(HasTraits):
 
 def shrunk_panel(state: Shrunk, name: str = "shrunk") -> Panel:
     """PCA and UMAP of both clouds at a scale, and the size of the copy in each of them."""
-    plot = figure(
-        "The copy is smaller. Which picture says so?",
-        1,
-        3,
-        380,
-        horizontal_spacing=0.08,
-        subplot_titles=["PCA of both", "UMAP of both", "size of the copy, over the cloud's"],
-    )
+    panes = ["PCA of both", "UMAP of both", "size of the copy, over the cloud's"]
+    title = "The copy is smaller. Which picture says so?"
+    plot = figure(title, 1, 3, 380, horizontal_spacing=0.08, subplot_titles=panes)
     places: dict[tuple[str, str], int] = {}
     for col, space in enumerate(("PCA", "UMAP"), 1):
         pane = dict(row=1, col=col)

@@ -7,7 +7,6 @@ trains right there when no button was pressed, so that "Run All" and tests get t
 
 import contextlib
 import shutil
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -39,46 +38,26 @@ Configs = Callable[["LiveTraining"], Mapping[str, Config]]
 
 
 class TrainingState(HasTraits):
-    """Runs as a panel shows them; a subclass gives their configs, what they logged, and methods for its buttons."""
+    """Runs as a panel shows them. A subclass has also
+
+    - ``configs``: run → its config;
+    - ``logged(run, name)``: the curve that a run has logged under a name of its metrics.csv;
+    - ``summary()`` and ``share_done``: how training stands, in words and as a share of all steps;
+    - ``describe_sheet(run)``: title of a run's sheet of samples;
+    - ``actions``: name of a button → its function; ``unavailable()``: name → why it cannot be used now, or "";
+    - ``close()``: what happens when the panel is closed.
+    """
 
     over = Enum(("steps", "samples"), "steps")
     """Unit of the curves' horizontal axis."""
     log = Bool(False)
     """Whether the base loss is drawn on a log scale."""
-    buttons: tuple[str, ...] = ()
-    """Names of the methods that get a button."""
 
     def __init__(self, **traits: float | str | bool) -> None:
         super().__init__(**traits)
         self.changed: Callable[[], None] = lambda: None  # the view puts its redraw here
         self.sheets: dict[str, tuple[int, str]] = {}
         """Run → step and data URI of its newest sheet of samples."""
-
-    @property
-    def configs(self) -> Mapping[str, Config]:
-        """Run → its config."""
-        raise NotImplementedError
-
-    def logged(self, run: str, name: str) -> Curve:
-        """What a run has logged under a name, as in its metrics.csv."""
-        raise NotImplementedError
-
-    def summary(self) -> str:
-        """How training stands, in words."""
-        raise NotImplementedError
-
-    def unavailable(self) -> dict[str, str]:
-        """Method → why its button cannot be used now; empty if it can."""
-        raise NotImplementedError
-
-    @property
-    def share_done(self) -> float:
-        """Share of the steps that all runs have done, in [0, 1]."""
-        raise NotImplementedError
-
-    def describe_sheet(self, run: str) -> str:
-        """Title of a run's sheet of samples."""
-        raise NotImplementedError
 
     def curve(self, run: str, metric: str) -> Curve:
         """Values of a metric: of the metered block, or of the run's first regularizer; empty where it has none."""
@@ -110,14 +89,12 @@ class LiveTraining(TrainingState):
     block = Int(1, min=0)
     steps = Int(100, min=1)
     seed = Int(0, min=0)
-    buttons = ("start", "pause", "resume", "stop")
 
     def __init__(self, configs: Configs, out: Path | None = None, **traits: float | str) -> None:
         super().__init__(**traits)
         self._configs, self.out = configs, out
         self.runner = Runner(on_report=self._record, on_status=lambda status: self.changed())
-        self.runs: Comparison | None = None
-        self._lock = threading.RLock()  # two clicks may be handled at once
+        self.unavailable, self.close = self.runner.unavailable, self.runner.stop
         self._clear()
 
     def _clear(self) -> None:
@@ -136,6 +113,16 @@ class LiveTraining(TrainingState):
         return self.runner.status
 
     @property
+    def runs(self) -> Comparison | None:
+        """The runs that were started last."""
+        return self.runner.loop
+
+    @property
+    def actions(self) -> dict[str, Callable[[], None]]:
+        runner = self.runner
+        return {"start": self.start, "pause": runner.pause, "resume": runner.resume, "stop": runner.stop}
+
+    @property
     def configs(self) -> Mapping[str, Config]:
         """Configs that the sliders give, or those of the runs once there are runs."""
         if self.runs is not None:
@@ -150,45 +137,20 @@ class LiveTraining(TrainingState):
     def metered_block(self) -> int:
         return regularized_blocks(next(iter(self.configs.values())))[0]
 
-    def unavailable(self) -> dict[str, str]:
-        idle = "" if self.status in ("running", "paused") else "nothing is running"
-        return {
-            "start": "" if idle else "a training is under way: stop it first",
-            "pause": "" if self.status == "running" else "nothing is running",
-            "resume": "" if self.status in ("paused", "stopped", "failed") else "nothing was paused or stopped",
-            "stop": idle,
-        }
-
     def start(self) -> None:
         """Begin afresh with the sliders as they stand, in the background; nothing happens while a run is going on."""
-        with self._lock:
-            if not self.runner.busy:
-                self._prepare()
-                self.runner.restart(self.runs)
-
-    def pause(self) -> None:
-        self.runner.pause()
-
-    def resume(self) -> None:
-        self.runner.resume()
-
-    def stop(self) -> None:
-        self.runner.stop()
+        self.runner.begin(self._make)
 
     def wait(self) -> Comparison:
         """The runs: trained here and now if nobody pressed Start, else when the running training ends.
 
         Paused and stopped runs are returned as they are.
         """
-        with self._lock:
-            if self.runs is None:
-                self._prepare()
-                self.runner.loop = self.runs
-        self.runner.wait()
+        self.runner.wait(self._make)
         return self.runs
 
-    def _prepare(self) -> None:
-        """Make the runs; if they are refused, the earlier ones stay."""
+    def _make(self) -> Comparison:
+        """New runs; if they are refused, what was recorded before stays."""
         folder = None if self.out is None else _new_folder(self.out)
         try:
             runs = Comparison(self._configs(self), folder)
@@ -196,8 +158,8 @@ class LiveTraining(TrainingState):
             if folder is not None:
                 shutil.rmtree(folder)
             raise
-        self.runs = runs
         self._clear()
+        return runs
 
     def _record(self, item: tuple[str, Report]) -> None:
         """Keep what a report holds: losses as means over the steps since the last point, meters as they are."""

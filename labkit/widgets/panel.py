@@ -34,13 +34,9 @@ def look(width: str = "330px") -> dict[str, dict[str, str]]:
     return dict(style=dict(description_width="initial"), layout=dict(width=width))
 
 
-def slider(
-    label: str, low: float, high: float, step: float, live: bool = True, form: str = ".2f"
-) -> widgets.FloatSlider:
+def slider(label: str, low: float, high: float, step: float, live: bool = True) -> widgets.FloatSlider:
     """A linear slider; ``live`` redraws while it is dragged."""
-    return widgets.FloatSlider(
-        min=low, max=high, step=step, description=label, continuous_update=live, readout_format=form, **look()
-    )
+    return widgets.FloatSlider(min=low, max=high, step=step, description=label, continuous_update=live, **look())
 
 
 def log_slider(label: str, low: float, high: float, live: bool = True, form: str = ".2g") -> widgets.FloatLogSlider:
@@ -71,30 +67,32 @@ def live_text(text: str) -> str:
 
 
 class Buttons:
-    """Buttons for the methods of a state, with a status text beside them.
+    """Buttons for the actions of a state, with a status text beside them.
 
     Args:
-        state: has ``unavailable() -> {method: why it cannot be used now, or ""}`` and ``changed()``, which redraws.
-        buttons: method → its button. A method may refuse by a ``LabError`` or ``OSError``, which the status shows.
+        state: has ``actions``: name → function, which may refuse by a ``LabError`` or ``OSError``;
+            ``unavailable()``: name → why an action cannot be used now, or ""; and ``changed()``, which redraws.
+        buttons: name → its button.
     """
 
     def __init__(self, state: Any, **buttons: widgets.Button) -> None:
         self.state, self.buttons, self.status, self._refusal = state, buttons, widgets.HTML(), ""
-        for method, button in buttons.items():
-            button.on_click(lambda _, method=method: self._use(method))
+        for name, button in buttons.items():
+            button.on_click(lambda _, name=name: self._use(name))
 
-    def _use(self, method: str) -> None:
-        self.buttons[method].disabled, self.status.value, self._refusal = True, live_text("One moment…"), ""
+    def _use(self, name: str) -> None:
+        self.buttons[name].disabled, self.status.value, self._refusal = True, live_text("One moment…"), ""
         try:
-            getattr(self.state, method)()
+            self.state.actions[name]()
         except (LabError, OSError) as error:
             self._refusal = f"<b>{html.escape(str(error))}</b> "
         self.state.changed()
 
     def refresh(self, status: str) -> None:
         """Grey out what cannot be used now, and show a status."""
-        for method, reason in self.state.unavailable().items():
-            self.buttons[method].disabled, self.buttons[method].tooltip = bool(reason), reason
+        reasons = self.state.unavailable()
+        for name, button in self.buttons.items():
+            button.disabled, button.tooltip = bool(reasons[name]), reasons[name]
         self.status.value = live_text(self._refusal + html.escape(status))
 
 

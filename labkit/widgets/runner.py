@@ -24,7 +24,7 @@ class Runner:
 
     Args:
         loop: an iterable of reports whose iterator is a generator, and which can be entered again after it was left;
-            None until ``restart`` brings one.
+            None until ``begin`` or ``wait`` makes one.
         on_report: called with every report, in the thread that runs. An error in it ends the run as failed.
         on_status: called after every change of ``status``, in the thread that changed it. An error in it is logged.
     """
@@ -51,12 +51,22 @@ class Runner:
         """Whether some thread is inside the loop, paused or not."""
         return not self._left.is_set()
 
-    def restart(self, loop: Iterable[Any]) -> None:
-        """Stop what runs and begin a new loop in the background."""
+    def unavailable(self) -> dict[str, str]:
+        """Method → why it would do nothing now; empty if it would."""
+        idle = "" if self.status in ("running", "paused") else "nothing is running"
+        return {
+            "start": "" if idle else "a training is under way: stop it first",
+            "pause": "" if self.status == "running" else "nothing is running",
+            "resume": "" if self.status in ("paused", "stopped", "failed") else "nothing was paused or stopped",
+            "stop": idle,
+        }
+
+    def begin(self, make: Callable[[], Iterable[Any]]) -> None:
+        """Make a new loop and start it, unless one is running; if ``make`` fails, the earlier loop stays."""
         with Runner._control:
-            self.stop()
-            self.loop = loop
-            self.start()
+            if not self.busy:
+                self.loop = make()
+                self.start()
 
     def start(self) -> None:
         """Enter the loop in a background thread; nothing happens if it is running, here or in a thread."""
@@ -90,13 +100,17 @@ class Runner:
             if self._inside is not threading.current_thread():
                 self._left.wait()
 
-    def wait(self) -> Status:
+    def wait(self, make: Callable[[], Iterable[Any]] | None = None) -> Status:
         """Run to the end in this thread if nobody started, or wait for the thread that runs; return the status.
+
+        Without a loop, ``make`` makes one.
 
         A paused or stopped run stays as it is. A failure is raised here; an interrupt stops the run, which saves, and
         is raised again.
         """
         with Runner._control:
+            if self.loop is None:
+                self.loop = make()
             mine = self.status == "ready" and self._enter()
         try:
             if mine:

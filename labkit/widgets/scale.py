@@ -107,15 +107,8 @@ def amount(value: float, unit: str = "") -> str:
 
 def scale_panel(state: Scale, name: str = "scale") -> Panel:
     """Four panes: parameters, multiply-accumulates and memory by part, and the days of the paper's training."""
-    plot = figure(
-        "What would it take?",
-        2,
-        2,
-        600,
-        horizontal_spacing=0.2,
-        vertical_spacing=0.17,
-        subplot_titles=["parameters", "operations", "memory", "time"],
-    )
+    spacing = dict(horizontal_spacing=0.2, vertical_spacing=0.17)
+    plot = figure("What would it take?", 2, 2, 600, subplot_titles=[" "] * 4, **spacing)
     for place in range(4):
         row, col = place // 2 + 1, place % 2 + 1
         bars = go.Bar(orientation="h", textposition="outside", cliponaxis=False, showlegend=False, hoverinfo="skip")

@@ -43,9 +43,9 @@ class Secant(HasTraits):
     """Index of the path whose tangent and secant are drawn."""
     jumps = Int(1, min=1)
 
-    def __init__(self, count: int = 13) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        spread = torch.linspace(0.03, 0.97, count, dtype=torch.float64)
+        spread = torch.linspace(0.03, 0.97, 13, dtype=torch.float64)
         self.starts = torch.special.ndtri(spread) + 0.05  # off the middle, where both heaps are equally near
         many = torch.special.ndtri((torch.arange(500, dtype=torch.float64) + 0.5) / 500)
         self.paths, exact = _path(self.starts, FINE, "heun"), _path(many, FINE, "heun")[-1]
@@ -85,15 +85,9 @@ def _path(x0: Float[Tensor, " n"], steps: int, method: str) -> Float[Tensor, "st
 def secant_panel(state: Secant | None = None, name: str = "secant") -> Panel:
     """Paths with the tangent and the secant of one, and the ends of a few steps along either."""
     state = state or Secant()
-    plot = figure(
-        "Where does one step lead?",
-        1,
-        2,
-        420,
-        column_widths=[0.62, 0.38],
-        horizontal_spacing=0.1,
-        subplot_titles=["paths from noise (t = 0) to data (t = 1)", "error at t = 1 of 500 starts (RMS)"],
-    )
+    panes = ["paths from noise (t = 0) to data (t = 1)", "error at t = 1 of 500 starts (RMS)"]
+    widths = dict(column_widths=[0.62, 0.38], horizontal_spacing=0.1)
+    plot = figure("Where does one step lead?", 1, 2, 420, subplot_titles=panes, **widths)
     times = np.linspace(0, 1, FINE + 1)
     paths, errors = dict(row=1, col=1), dict(row=1, col=2, showlegend=False, mode="lines+markers")
     for path in state.paths.T.numpy():

@@ -147,15 +147,9 @@ def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
     """The points with sliders for λ and τ."""
     state = state or Springs()
     x, y = state.start.T.tolist()
-    plot = figure(
-        "Each point is held by a spring; the loss pushes all of them apart",
-        1,
-        2,
-        430,
-        column_widths=[0.64, 0.36],
-        horizontal_spacing=0.12,
-        subplot_titles=["where the points come to rest", "the two terms at rest"],
-    )
+    title = "Each point is held by a spring; the loss pushes all of them apart"
+    panes = ["where the points come to rest", "the two terms at rest"]
+    plot = figure(title, 1, 2, 430, column_widths=[0.64, 0.36], horizontal_spacing=0.12, subplot_titles=panes)
     ink, warm = PALETTE["quiet"], PALETTE["dispersive"]
     line, dot = dict(color=fade(warm, 0.35), width=1.2), dict(color="white", size=7, line=dict(color=ink, width=1.2))
     plane = dict(row=1, col=1)

@@ -85,7 +85,7 @@ def training_panel(
     panes = panes or ((base,) if len(state.configs) == 1 else (base, *USUAL))
     plot, traces = _lay_out(state, panes, title)
     controls = {trait: _control(trait, state) for trait in sliders}
-    buttons = Buttons(state, **{method: widgets.Button(**BUTTONS[method]) for method in state.buttons})
+    buttons = Buttons(state, **{method: widgets.Button(**BUTTONS[method]) for method in state.actions})
     bar = widgets.FloatProgress(min=0, max=1, layout=dict(width="330px"))
 
     def draw(state: TrainingState, plot: BaseFigure) -> str:
@@ -101,7 +101,7 @@ def training_panel(
     below = row(*buttons.buttons.values(), bar, buttons.status)
     panel = Panel(name, state, controls, plot, draw, alt, extra=[below])
     state.changed = panel.redraw
-    panel.on_close = state.close if isinstance(state, Watch) else state.stop
+    panel.on_close = state.close
     return panel
 
 

@@ -16,6 +16,7 @@ from labkit.widgets.panel import Panel, dropdown, log_slider, slider
 from labkit.widgets.springs import SAMPLES, Partners, lines_between
 
 PAIRS = 300
+NAMES = {"first view of 0 to 9": "t", "second view of the same digits": "t⁺"}
 TERMS = ["springs", "α·A<br>alignment", "repulsion<br>L_disp"]
 
 
@@ -54,22 +55,11 @@ class TwoViews(HasTraits):
 
 def views_panel(name: str = "views", state: TwoViews | None = None) -> Panel:
     """Ten digits as two noised views, and the times of many such pairs."""
-    state, below = state or TwoViews(), "its time {}, and the classifier's answer"
-    plot = figure(
-        "What do two noised views of a digit still have in common?",
-        2,
-        2,
-        330,
-        column_widths=[0.74, 0.26],
-        horizontal_spacing=0.08,
-        vertical_spacing=0.24,
-        specs=[[{}, {"rowspan": 2}], [{}, None]],
-        subplot_titles=[
-            "first view of 0 to 9: " + below.format("t"),
-            f"times of {PAIRS} pairs",
-            "second view of the same digits: " + below.format("t⁺"),
-        ],
-    )
+    state = state or TwoViews()
+    first, second = (f"{view}: its time {t}, and the classifier's answer" for view, t in NAMES.items())
+    layout = dict(column_widths=[0.74, 0.26], horizontal_spacing=0.08, vertical_spacing=0.24)
+    layout |= dict(specs=[[{}, {"rowspan": 2}], [{}, None]], subplot_titles=[first, f"times of {PAIRS} pairs", second])
+    plot = figure("What do two noised views of a digit still have in common?", 2, 2, 330, **layout)
     ticks = dict(visible=True, showgrid=False, zeroline=False, showline=False, ticks="", tickfont=dict(size=12))
     for row in (1, 2):
         plot.add_trace(digit_trace(tile(state.x1[state.picks], 10)), row, 1)
@@ -124,15 +114,9 @@ def _draw_views(state: TwoViews, plot: BaseFigure) -> str:
 def partners_panel(name: str = "partners", state: Partners | None = None) -> Panel:
     """Twenty samples with two views each, between springs and the contrastive loss; α weighs the alignment."""
     state, inks = state or Partners(), {"first view z": PALETTE["dispersive"], "second view z⁺": PALETTE["contrastive"]}
-    plot = figure(
-        "The loss pushes all first views apart; α draws each to its partner",
-        1,
-        2,
-        460,
-        column_widths=[0.64, 0.36],
-        horizontal_spacing=0.12,
-        subplot_titles=["where the views come to rest", "the terms at rest"],
-    )
+    title = "The loss pushes all first views apart; α draws each to its partner"
+    panes = ["where the views come to rest", "the terms at rest"]
+    plot = figure(title, 1, 2, 460, column_widths=[0.64, 0.36], horizontal_spacing=0.12, subplot_titles=panes)
     spring, bond = dict(color=fade(PALETTE["quiet"], 0.4), width=1.2), dict(color=PALETTE["ink"], width=1.5)
     left, right = dict(row=1, col=1), dict(row=1, col=2)
     plot.add_scatter(mode="lines", name="spring, from its start", line=spring, hoverinfo="skip", **left)

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -23,8 +24,6 @@ class Watch(TrainingState):
         run: a job, which can be stopped and resumed, or the folder of any run.
         traits: initial values of the controls.
     """
-
-    buttons = ("stop", "resume")
 
     def __init__(self, run: Job | str | Path, **traits: str | bool) -> None:
         super().__init__(**traits)
@@ -55,6 +54,10 @@ class Watch(TrainingState):
     def summary(self) -> str:
         running = self.state == "running" and self._unstoppable and not self.job.asked
         return self._summary + (f" Stop is off: {self._unstoppable}." if running else "")
+
+    @property
+    def actions(self) -> dict[str, Callable[[], None]]:
+        return {"stop": self.stop, "resume": self.resume}
 
     def unavailable(self) -> dict[str, str]:
         resume = {"running": "it is running", "finished": "it has finished"}.get(self.state, "")

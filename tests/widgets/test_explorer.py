@@ -191,17 +191,6 @@ def test_axes_are_orthonormal_and_stay_and_a_runs_own_explain_more_of_it(explore
     assert explorer._axes[1, True] is basis and len(explorer._axes) == 1
 
 
-def test_history_fills_step_by_step(explorer):
-    for step in (6, 2, 0):
-        explorer.step = step
-        explorer.settle()
-    history = explorer.history("effective_rank")["dispersive"]
-    assert list(history) == [0, 2, 6]
-    assert history[2] == explorer.clouds[Place(1, 0.3, True, 2)]["dispersive"].numbers["effective_rank"]
-    explorer.block = 3
-    assert explorer.history("effective_rank") == {name: {} for name in explorer.runs}
-
-
 def test_bounds_hold_every_point_and_are_one_for_all_where_axes_are_shared(explorer, known):
     explorer.clouds = known.clouds
     for axes in ("shared", "own"):

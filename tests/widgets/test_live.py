@@ -167,13 +167,22 @@ def test_every_regularizer_shows_its_metrics_and_the_baseline_those_it_has(show)
 
 
 @pytest.mark.parametrize(
-    ("changes", "floor"),
-    [({}, -math.log(8)), (dict(variant="hinge", margin=2.0), 0.5), (dict(include_self=False), None)],
+    ("changes", "title", "floor"),
+    [
+        ({}, "Dispersive Loss at block 1", -math.log(8)),
+        (dict(lam=None), "Dispersive Loss at block 1, not trained on", -math.log(8)),
+        (dict(variant="hinge", margin=2.0, blocks=(3,)), "Dispersive Loss at block 3", 0.5),
+        (dict(variant="covariance"), "Dispersive Loss at block 1", 0.0),
+        (dict(include_self=False), "Dispersive Loss at block 1", None),
+    ],
 )
-def test_the_floor_is_that_of_the_variant_and_absent_where_there_is_none(show, changes, floor):
-    live = LiveTraining(lambda s: {"a": recipes.digits(lam=0.5, steps=2, batch_size=8, log_every=1, **changes)})
+def test_the_floor_is_that_of_the_variant_and_absent_where_there_is_none(show, monkeypatch, changes, title, floor):
+    monkeypatch.setattr("labkit.widgets.training.POINTS", 2)
+    live = LiveTraining(lambda s: {"a": recipes.digits(steps=3, batch_size=8, log_every=1, **{"lam": 0.5, **changes})})
     panel = show(live, (), ("dispersive",))
     live.wait()
-    line = panel.figure.data[1]
-    assert not line.y if floor is None else line.y == pytest.approx((floor, floor))
+    curve, line, _ = panel.figure.data
+    assert curve.x == (1, 3), "a long curve is thinned"
+    assert panel.figure.layout.annotations[0].text == title
+    assert not line.y if floor is None else line.y == pytest.approx((floor, floor), abs=1e-6)
     assert line.showlegend == ("floor" in panel.sentence.value) == (floor is not None)

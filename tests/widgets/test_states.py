@@ -118,33 +118,20 @@ def test_the_secant_s_panel_says_where_steps_lead():
     panel.close()
 
 
-@pytest.fixture(scope="module")
-def sampled():
-    """The panel of an untrained network whose gates are open."""
+def test_the_sampler_looks_up_what_integration_gives():
     config = recipes.digits(model="SiT-Nano/4")
     model = build_network(config, *digits().dimensions)
     torch.manual_seed(0)
     for parameter in model.parameters():
-        if parameter.requires_grad and not parameter.any():
+        if parameter.requires_grad and not parameter.any():  # gates, closed at the start
             torch.nn.init.normal_(parameter, std=0.05)
     panel = sampler_panel(model.eval(), config)
-    yield panel
-    panel.close()
-
-
-def test_sampler_looks_up_what_integration_gives(sampled):
-    state = sampled.state
-    state.steps, state.film = 4, 0.5
+    state = panel.state
+    panel.controls["steps"].value, panel.controls["film"].value = 4, 0.5
     assert torch.equal(state.at("euler"), state.paths["euler", 4][2])
-    assert torch.equal(state.paths["euler", 4][0], state.paths["heun", 64][0])  # the same noise
+    assert np.array_equal(panel.figure.data[0].z, tile(state.at("euler"), 5))
+    assert panel.figure.data[4].x == (4,) and panel.figure.data[5].x == (8,)
+    assert torch.equal(state.paths["euler", 4][0], state.paths["heun", 64][0]), "the same noise"
     errors = [state.error("heun", n) for n in state.STEPS]
-    assert errors[-1] < errors[2] < errors[0]
-    assert state.error("heun", 16) < state.error("euler", 32)
-
-
-def test_sampler_panel_moves(sampled):
-    before = np.array(sampled.figure.data[0].z)
-    sampled.controls["film"].value = 0.25
-    assert not np.array_equal(before, np.array(sampled.figure.data[0].z))
-    sampled.controls["steps"].value = 32
-    assert sampled.figure.data[4].x == (32,) and sampled.figure.data[5].x == (64,)
+    assert errors[-1] < errors[2] < errors[0] and state.error("heun", 16) < state.error("euler", 32)
+    panel.close()

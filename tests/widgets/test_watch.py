@@ -15,7 +15,7 @@ from ipywidgets.widgets.widget import _instances
 
 from labkit import Config, Job, Trainer, recipes
 from labkit.training import NonFiniteLoss, RunError
-from labkit.widgets import Watch, training, watch_panel
+from labkit.widgets import Watch, watch_panel
 from labkit.widgets import watch as module
 from labkit.widgets.panel import Panel
 
@@ -69,28 +69,21 @@ def parts(panel):
     return panel.widget.children[2].children
 
 
-def test_it_follows_a_run(tmp_path):
+def test_the_panel_shows_and_describes_what_the_folder_holds(tmp_path):
     state = Watch(trained(tmp_path / "run", 3))
     assert state.curve("run", "velocity").steps.tolist() == [1, 2, 3] and not state.sheets and state.share_done == 0.25
     assert not state.refresh()
     trained(tmp_path / "run", 7)
     assert state.refresh()
-    table = state.job.folder.metrics()
-    for metric, name in (("velocity", "velocity"), ("dispersive", "block1.dispersive")):
-        curve = state.curve("run", metric)
-        assert curve.steps.tolist() == [*range(1, 8)]
-        assert curve.values.tolist() == pytest.approx(table[table.name == name].value.tolist())
-    step, source = state.sheets["run"]
-    assert step == 5 and source.startswith("data:image/png;base64,")
-
-
-def test_the_panel_shows_and_describes_it(tmp_path):
-    state = Watch(trained(tmp_path / "run", 7))
-    panel = watch_panel(state)
+    panel, table = watch_panel(state), state.job.folder.metrics()
     velocity, dispersive, floor, norm, sheet = panel.figure.data
-    assert velocity.x == dispersive.x == norm.x == tuple(range(1, 8))
+    logged = ("velocity", "block1.dispersive", "block1.feature_norm")
+    for trace, name in zip((velocity, dispersive, norm), logged, strict=True):
+        assert trace.x == tuple(range(1, 8))
+        assert trace.y == pytest.approx(table[table.name == name].value.tolist())
     assert floor.y == pytest.approx((-math.log(8),) * 2) and floor.name == "floor −log 8 = −2.08"
-    assert sheet.source == state.sheets["run"][1]
+    step, source = state.sheets["run"]
+    assert step == 5 and sheet.source == source and source.startswith("data:image/png;base64,")
     words = panel.sentence.value
     assert f"run at step 7, 56 samples seen: velocity loss {velocity.y[-1]:.3g}, Dispersive Loss" in words
     assert f"feature norm {norm.y[-1]:.3g}; samples drawn at step 5." in words
@@ -98,26 +91,6 @@ def test_the_panel_shows_and_describes_it(tmp_path):
     panel.controls["log"].value = True
     assert velocity.x[-1] == 56 and panel.figure.layout.xaxis.title.text == "samples seen"
     assert [panel.figure.layout[axis].type for axis in ("yaxis", "yaxis2")] == ["log", None], "only one is positive"
-
-
-@pytest.mark.parametrize(
-    ("changes", "title", "floor"),
-    [
-        (dict(lam=None), "Dispersive Loss at block 1, not trained on", -math.log(8)),
-        (dict(model="DiT-Nano/4"), "noise loss, mean squared error", -math.log(8)),
-        (dict(variant="hinge", margin=2.0, blocks=(3,)), "feature norm, ‖z‖/√P at block 3", 0.5),
-        (dict(variant="covariance", batch_size=8), "Dispersive Loss at block 1", 0.0),
-        (dict(include_self=False), "Dispersive Loss at block 1", None),
-    ],
-)
-def test_any_run_can_be_watched(tmp_path, changes, title, floor):
-    panel = watch_panel(trained(tmp_path / "run", 2, CONFIG.replace(**changes)))
-    assert title in [note.text for note in panel.figure.layout.annotations]
-    *curves, _ = [len(trace.x) for trace in panel.figure.data[:4]]
-    drawn = panel.figure.data[2].y
-    assert curves == [2, 2, 0 if floor is None else 2]
-    assert floor is None or drawn[0] == pytest.approx(floor, abs=1)
-    assert (floor is None) == ("floor" not in panel.sentence.value)
 
 
 def test_a_run_that_is_no_job_is_followed_to_its_end_but_not_stopped(tmp_path):
@@ -154,16 +127,6 @@ def test_running_the_cell_again_leaves_one_thread_and_closing_none(tmp_path):
         second.close()
         wait_for(lambda: not watching())
     assert set(_instances) == before
-
-
-def test_a_long_curve_is_thinned(tmp_path):
-    state = Watch(trained(tmp_path / "run", 1))
-    for step in range(2, 5001):
-        state.job.folder.log(step, 8 * step, float(step), {"velocity": 1 / step})
-    state.refresh()
-    line = watch_panel(state).figure.data[0]
-    assert len(line.x) == training.POINTS and (line.x[0], line.x[-1]) == (1, 5000)
-    assert line.y[-1] == pytest.approx(1 / 5000)
 
 
 def test_a_folder_that_is_away_for_a_moment_is_read_again(tmp_path, monkeypatch):
