@@ -155,7 +155,7 @@ class Ablations(HasTraits):
             self.changed()
 
     def progress(self) -> str:
-        """How the reader's own run stands, in words."""
+        """Progress or verdict of the reader's own run, in words."""
         if self.runner.status == "failed":
             return f"Failed: {self.runner.error}"
         if self.mine is None:

@@ -35,7 +35,7 @@ Points = Float[Tensor, "n 2"]
 
 
 class Place(NamedTuple):
-    """What is shown: features of a block at a time, with or without the class label, at a training step."""
+    """A view to show: features of a block at a time, with or without the class label, at a training step."""
 
     block: int
     t: Time
@@ -180,9 +180,9 @@ class Explorer(HasTraits):
 
     def progress(self) -> tuple[int, int]:
         """Number of views that are ready, and of all that can be: of every place by PCA, of this film by UMAP."""
-        views, made = (self._all(), self.clouds) if self.projection == "PCA" else (self._film(), self.mapped)
-        able = [p for p in views if not {("PCA", p), (self.projection, p)} & self.faults.keys()]
-        return sum(p in made for p in able), len(able)
+        places, views = (self._all(), self.clouds) if self.projection == "PCA" else (self._film(), self.mapped)
+        able = [p for p in places if not {("PCA", p), (self.projection, p)} & self.faults.keys()]
+        return sum(p in views for p in able), len(able)
 
     def _all(self) -> list[Place]:
         return [Place(b, t, self.labelled, s) for t in self.times for s in self.steps for b in range(self.depth)]
@@ -207,10 +207,11 @@ class Explorer(HasTraits):
             self.changed()
 
     def _next_shown(self) -> tuple[str, Place] | None:
-        """What this place lacks: a projection and a place; None if nothing, or if it failed before."""
+        """The job that this place needs, a projection and a place; None if it needs none, or if that failed before."""
         place = self.place
         job = ("UMAP" if place in self.clouds else "PCA", place)
-        return None if self.ready or job in self.faults else job
+        done = place in (self.mapped if self.projection == "UMAP" else self.clouds)
+        return None if done or job in self.faults else job
 
     def _next_other(self) -> tuple[str, Place] | None:
         """The next missing place: first other steps, then other blocks, then other times."""

@@ -3,7 +3,7 @@
 import copy
 import html
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
@@ -44,17 +44,6 @@ SHOWS = {  # (projection, axes) → what can be read from the picture
 }
 
 
-class Traces(NamedTuple):
-    """Index of each trace in the figure."""
-
-    points: dict[str, int]
-    rings: dict[str, int]
-    """Around the chosen image."""
-    lines: dict[tuple[str, str], int]
-    """(run, measure)"""
-    images: tuple[int, int]
-
-
 def explorer_panel(
     runs: Mapping[str, Run] | Explorer,
     title: str = "How do features lie in space, and how did they get there?",
@@ -72,7 +61,7 @@ def explorer_panel(
     state = runs if isinstance(runs, Explorer) else Explorer(runs)
     require(len(state.runs) <= 4, "runs", list(state.runs), "take at most four, which fit side by side")
     state.settle()  # the first picture; all others are made in the background
-    plot, traces = _lay_out(state, title)
+    plot = _lay_out(state, title)
     controls = _controls(state)
     film = widgets.Play(min=0, max=len(state.steps) - 1, interval=800, show_repeat=False)
     film.value = state.steps.index(state.step)
@@ -81,13 +70,13 @@ def explorer_panel(
     def draw(state: Explorer, plot: BaseFigure) -> str:
         state = copy.copy(state)  # the reader may move a slider while this is drawn
         shows.value, status.value = live_text(SHOWS[state.projection, state.axes]), live_text(_status(state))
-        _draw_images(state, plot, traces)
-        _draw_history(state, plot, traces)
+        _draw_images(state, plot)
+        _draw_history(state, plot)
         if (fault := state.fault) is not None:
             return f"<b>This cannot be shown:</b> {html.escape(str(fault))} The picture is the one before."
         if not state.ready:
             return f"{_where(state)} is being computed; the picture is the one before."
-        _draw_points(state, plot, traces)
+        _draw_points(state, plot)
         return _sentence(state)
 
     alt = "Features of held-out digits as points, one pane a run, above curves of their spread against training."
@@ -103,13 +92,13 @@ def explorer_panel(
 
     film.observe(lambda change: state.set_trait("step", state.steps[change.new]), "value")
     state.observe(follow, "step")
-    _listen(panel, traces)
+    _listen(panel)
     state.changed, panel.on_close = panel.redraw, close
     state.start()
     return panel
 
 
-def _listen(panel: Panel, traces: Traces) -> None:
+def _listen(panel: Panel) -> None:
     """Choose the image that the mouse points at, and the images around which it draws a line."""
     state = panel.state
 
@@ -127,7 +116,7 @@ def _listen(panel: Panel, traces: Traces) -> None:
         trace.selectedpoints = None
 
     for index, trace in enumerate(panel.figure.data):
-        if index in traces.points.values():
+        if index in range(0, 2 * len(state.runs), 2):  # points, not rings
             trace.on_click(point)
             trace.on_hover(point)
             trace.on_selection(select)
@@ -151,7 +140,8 @@ def _controls(state: Explorer) -> dict[str, widgets.Widget]:
     }
 
 
-def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
+def _lay_out(state: Explorer, title: str) -> go.Figure:
+    """The empty figure: points of each run and a ring; lines of all runs for each measure; the two images."""
     names = list(state.runs)
     wide, third = ACROSS // len(names), ACROSS // len(BESIDE)
     specs = [[None] * GRID, [None] * GRID]
@@ -164,11 +154,9 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
     height = round(side + 470)
     layout = dict(row_heights=[side, 130], horizontal_spacing=0.033, vertical_spacing=90 / (side + 220))
     plot = figure(title, 2, GRID, height, specs=specs, subplot_titles=titles, **layout)
-    traces = Traces({}, {}, {}, (0, 0))
     digits = state.y.tolist()
-    for place, name in enumerate(names):
+    for place in range(len(names)):
         at = dict(row=1, col=place * wide + 1)
-        traces.points[name] = len(plot.data)
         plot.add_scatter(
             mode="markers",
             showlegend=False,
@@ -179,7 +167,6 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
             selected=dict(marker=dict(opacity=1)),
             **at,
         )
-        traces.rings[name] = len(plot.data)
         ring = dict(size=17, color="rgba(0,0,0,0)", line=dict(color=PALETTE["ink"], width=2))
         plot.add_scatter(mode="markers", marker=ring, showlegend=False, hoverinfo="skip", **at)
         anchor = plot.get_subplot(**at).xaxis.plotly_name.replace("axis", "")
@@ -188,21 +175,19 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
     for place, measure in enumerate(BESIDE):
         at = dict(row=2, col=place * third + 1)
         for name in names:
-            traces.lines[name, measure] = len(plot.data)
             line = dict(color=colour(name), width=2, dash=DASHES[names.index(name)])
             plot.add_scatter(name=name, showlegend=place == 0, mode="lines+markers", line=line, **at)
         ticks = dict(tickvals=list(range(len(state.steps))), ticktext=[f"{step:,}" for step in state.steps])
         plot.update_xaxes(title_text="training step", range=[-0.3, len(state.steps) - 0.7], **ticks, **at)
         scale_axis(plot, measure, **at)
         plot.add_vline(0, line=dict(color=PALETTE["quiet"], dash="dot", width=1.5), **at)
-    images = len(plot.data), len(plot.data) + 1
     for line in (1, 2):
         plot.add_trace(digit_trace(tile(state.inputs[state.t].x1[:1], 1)), line, ACROSS + 1)
         style_digits(plot, line, ACROSS + 1)
     corner = dict(xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom", yshift=68)
     plot.add_annotation(text=class_key(sorted(set(digits))), showarrow=False, font=dict(size=14), **corner)
     top = dict(orientation="h", x=0, xanchor="left", y=1 - 42 / height, yref="container", yanchor="top")  # under title
-    plot.update_layout(
+    return plot.update_layout(
         dragmode="lasso",
         newselection=dict(mode="gradual"),  # in mode "immediate", lines of other panes stay and count as well
         margin=dict(t=150, b=92),
@@ -210,14 +195,13 @@ def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
         legend=dict(orientation="h", x=0, y=0, yref="container", yanchor="bottom"),
         coloraxis=dict(colorscale="Cividis", showscale=False, colorbar=dict(len=0.4, thickness=10, **top)),
     )
-    return plot, traces._replace(images=images)
 
 
-def _draw_points(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
+def _draw_points(state: Explorer, plot: BaseFigure) -> None:
     points, clouds, chosen = state.points(), state.clouds[state.place], state.selected()
     shown = state.inputs[state.t]
     for place, (name, xy) in enumerate(points.items()):
-        dots, ring, cloud = plot.data[traces.points[name]], plot.data[traces.rings[name]], clouds[name]
+        dots, ring, cloud = *plot.data[2 * place : 2 * place + 2], clouds[name]
         xy = xy.numpy()
         dots.x, dots.y = xy[:, 0], xy[:, 1]
         dots.selectedpoints = chosen
@@ -237,21 +221,20 @@ def _draw_points(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
     plot.layout.annotations[-1].visible = state.colour == "class"
 
 
-def _draw_images(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
+def _draw_images(state: Explorer, plot: BaseFigure) -> None:
     shown = state.inputs[state.t]
-    for index, images in zip(traces.images, (shown.x1, shown.x_t), strict=True):
-        plot.data[index].z = tile(images[state.image : state.image + 1], 1)
+    for trace, images in zip(plot.data[-2:], (shown.x1, shown.x_t), strict=True):
+        trace.z = tile(images[state.image : state.image + 1], 1)
     first, last = plot.layout.annotations[len(state.runs)], plot.layout.annotations[len(state.runs) + 1 + len(BESIDE)]
     first.text = f"image {state.image}: a {shown.y[state.image]}"
     last.text = f"as seen at t = {shown.t[state.image]:.2f}"
 
 
-def _draw_history(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
-    for measure in BESIDE:
-        for name, values in state.history(measure).items():
-            line = plot.data[traces.lines[name, measure]]
-            line.x = [state.steps.index(step) for step in values]
-            line.y = [None if value != value else value for value in values.values()]  # NaN is no JSON
+def _draw_history(state: Explorer, plot: BaseFigure) -> None:
+    histories = [values for measure in BESIDE for values in state.history(measure).values()]
+    for line, values in zip(plot.data[2 * len(state.runs) : -2], histories, strict=True):
+        line.x = [state.steps.index(step) for step in values]
+        line.y = [None if value != value else value for value in values.values()]  # NaN is no JSON
     for rule in plot.layout.shapes:
         rule.x0 = rule.x1 = state.steps.index(state.step)
 

@@ -32,7 +32,7 @@ class PairForce(HasTraits):
 
 
 def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
-    """How strongly two samples push each other, against their distance, for any τ."""
+    """Strength of the push between two samples, against their distance, for any τ."""
     state = state or PairForce()
     title = "The push is zero at contact, strongest near √τ, and fades far away"
     panes = ["loss of two samples", "push on each of them, −∂L/∂z"]

@@ -61,7 +61,7 @@ class Secant(HasTraits):
         return (first, last) if last > first else (min(first, 0.99), min(first, 0.99) + 0.01)
 
     def at(self, time: float) -> Float[Tensor, " n"]:
-        """Where all paths are at a time."""
+        """Positions of all paths at a time."""
         return self.paths[round(time * FINE)]
 
     def slopes(self) -> tuple[float, float]:

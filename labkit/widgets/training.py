@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
@@ -41,15 +41,6 @@ BUTTONS = {
 }
 
 
-class Traces(NamedTuple):
-    """Index of each trace in the figure, and the place of each pane."""
-
-    lines: dict[tuple[str, str], int]
-    """(run, metric); the run of the floor is ``floor``."""
-    sheets: dict[str, int]
-    panes: dict[str, dict[str, int]]
-
-
 def _control(trait: str, state: TrainingState) -> widgets.Widget:
     """The control of a trait; sliders do not redraw while they are dragged, since only Start reads them."""
     make = {
@@ -83,7 +74,7 @@ def training_panel(
     """
     base = base_term(next(iter(state.configs.values())))
     panes = panes or ((base,) if len(state.configs) == 1 else (base, *USUAL))
-    plot, traces = _lay_out(state, panes, title)
+    plot = _lay_out(state, panes, title)
     controls = {trait: _control(trait, state) for trait in sliders}
     buttons = Buttons(state, **{method: widgets.Button(**BUTTONS[method]) for method in state.actions})
     bar = widgets.FloatProgress(min=0, max=1, layout=dict(width="330px"))
@@ -95,7 +86,7 @@ def training_panel(
             controls[trait].disabled = trait not in KNOBS[state.variant]
         if "max_gap" in controls:
             controls["max_gap"].disabled = state.noise != "restricted"
-        return _draw(state, plot, traces)
+        return _draw(state, plot, panes)
 
     alt = "Training curves and sample sheets that grow while the model trains."
     below = row(*buttons.buttons.values(), bar, buttons.status)
@@ -121,92 +112,86 @@ def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: s
     return panel
 
 
-def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> tuple[go.Figure, Traces]:
-    """The empty figure. The sheet of one run stands among the panes, those of several in a row of their own."""
+def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figure:
+    """The empty figure: lines of all runs for each pane, and a floor; then the sheets of samples.
+
+    The sheet of one run stands among the panes, those of several in a row of their own.
+    """
     runs, alone = list(state.configs), len(state.configs) == 1
-    cells = [("pane", name) for name in panes] + [("sheet", run) for run in runs]
+    cells = len(panes) + len(runs)
     if alone:
-        across = 2 if len(cells) in (2, 4) else 3
-        rows = [(across, cells[i : i + across]) for i in range(0, len(cells), across)]
-        height, heights = (340 if len(rows) == 1 else 280 * len(rows)), None
+        across = 2 if cells in (2, 4) else 3
+        widths = [GRID // across] * cells
     else:
-        rows = [(3, cells[i : min(i + 3, len(panes))]) for i in range(0, len(panes), 3)]
-        height, heights = 190 + 220 * len(rows), [1.0] * len(rows) + [0.45]
-        rows.append((len(runs), cells[len(panes) :]))
-    starts = [[i * (GRID // across) for i in range(len(own))] for across, own in rows]
-    specs = [
-        [{"colspan": GRID // across} if column in own else None for column in range(GRID)]
-        for (across, _), own in zip(rows, starts, strict=True)
-    ]
-    spacing = dict(horizontal_spacing=0.045 if len(panes) > 3 else 0.09, vertical_spacing=0.14)
-    plot = figure(
-        title, len(rows), GRID, height, specs=specs, row_heights=heights, subplot_titles=[" "] * len(cells), **spacing
-    )
-    places = [dict(row=i, col=column + 1) for i, own in enumerate(starts, 1) for column in own]
-    traces = Traces({}, {}, {})
-    for (kind, name), place in zip(cells, places, strict=True):
-        if kind == "sheet":
-            traces.sheets[name] = len(plot.data)
-            plot.add_trace(go.Image(source=BLANK, hoverinfo="skip"), **place)
-            plot.update_xaxes(visible=False, **place)
-            plot.update_yaxes(visible=False, **place)
-            continue
+        across, widths = 3, [GRID // 3] * len(panes) + [GRID // len(runs)] * len(runs)
+    starts = [*range(0, cells if alone else len(panes), across), *([] if alone else [len(panes)])]  # first of each row
+    specs, places = [[None] * GRID for _ in starts], []
+    for cell, width in enumerate(widths):
+        line = sum(start <= cell for start in starts) - 1
+        column = (cell - starts[line]) * width
+        specs[line][column] = {"colspan": width}
+        places.append(dict(row=line + 1, col=column + 1))
+    height = (340 if len(starts) == 1 else 280 * len(starts)) if alone else 220 * len(starts) - 30
+    layout = dict(specs=specs, horizontal_spacing=0.045 if len(panes) > 3 else 0.09, vertical_spacing=0.14)
+    heights = None if alone else [1.0] * (len(starts) - 1) + [0.45]
+    plot = figure(title, len(starts), GRID, height, subplot_titles=[" "] * cells, row_heights=heights, **layout)
+    for name, place in zip(panes, places, strict=False):
         for run, config in state.configs.items():
             ink = colour(next(iter(config.regularizers), "baseline") if alone else run)
-            legend = dict(name=run, legendgroup=run, showlegend=not alone and not traces.panes)
-            traces.lines[run, name] = len(plot.data)
+            legend = dict(name=run, legendgroup=run, showlegend=not alone and name == panes[0])
             plot.add_scatter(mode="lines", line=dict(color=ink, width=2), **legend, **place)
         if name == "dispersive":
-            traces.lines["floor", name] = len(plot.data)
             dots = dict(color=PALETTE["quiet"], width=1.5, dash="dot")
             plot.add_scatter(mode="lines", line=dots, showlegend=False, **place)
-        traces.panes[name] = place
         scale_axis(plot, name, **place)
-    plot.update_layout(showlegend=True, legend=dict(y=1.04))
-    return plot, traces
+    for place in places[len(panes) :]:
+        plot.add_trace(go.Image(source=BLANK, hoverinfo="skip"), **place)
+        plot.update_xaxes(visible=False, **place)
+        plot.update_yaxes(visible=False, **place)
+    return plot.update_layout(showlegend=True, legend=dict(y=1.04))
 
 
-def _draw(state: TrainingState, plot: BaseFigure, traces: Traces) -> str:
+def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
     """Show curves, floor, sheets and titles; every run's last values in words."""
-    configs, last = state.configs, dict.fromkeys(state.configs, 0)
-    floor, floor_name = _floor(list(configs.values()))
+    configs, traces = state.configs, iter(plot.data)
+    last = dict.fromkeys(configs, 0)
     words: dict[str, list[str]] = {run: [] for run in configs}
-    for (run, name), index in traces.lines.items():
-        if run == "floor":
-            continue
-        curve, batch = state.curve(run, name).thinned(POINTS), configs[run].batch_size
-        plot.data[index].x = (curve.steps * (batch if state.over == "samples" else 1)).tolist()
-        plot.data[index].y = curve.values.tolist()
-        if len(curve.steps):
-            last[run] = max(last[run], int(curve.steps[-1]))
-            bound = f" ({floor_name})" if name == "dispersive" and floor_name else ""
-            words[run].append(f"{metric(name).title} {curve.values[-1]:.3g}{bound}")
-    if (index := traces.lines.get(("floor", "dispersive"))) is not None:
-        ends = [x[-1] for run in configs if (x := plot.data[traces.lines[run, "dispersive"]].x)]
-        shown = bool(ends and floor_name)
-        plot.data[index].x, plot.data[index].y = ([0, max(ends)], [floor] * 2) if shown else ([], [])
-        plot.data[index].name, plot.data[index].showlegend = floor_name, shown
-    for run, (_, source) in list(state.sheets.items()):
-        plot.data[traces.sheets[run]].source = source
+    floor, floor_name = _floor(list(configs.values()))
     blocks = {regularized_blocks(config)[0] for config in configs.values()}
     block = f"block {blocks.pop()}" if len(blocks) == 1 else "the metered block"
-    titles = {name: metric(name).label + (f" at {block}" if name in BLOCK_METRICS else "") for name in traces.panes}
-    if "dispersive" in titles and not any(REPELS & {*config.regularizers} for config in configs.values()):
-        titles["dispersive"] += ", not trained on"
-    for note, title in zip(
-        plot.layout.annotations, [*titles.values(), *map(state.describe_sheet, configs)], strict=True
-    ):
-        note.text = title
-    for name, place in traces.panes.items():
-        plot.update_xaxes(title_text="samples seen" if state.over == "samples" else "step", **place)
+    trained = any(REPELS & {*config.regularizers} for config in configs.values())
+    titles = []
+    for name in panes:
+        end = 0
+        for run, config in configs.items():
+            line, curve = next(traces), state.curve(run, name).thinned(POINTS)
+            line.x = (curve.steps * (config.batch_size if state.over == "samples" else 1)).tolist()
+            line.y = curve.values.tolist()
+            if len(curve.steps):
+                last[run], end = max(last[run], int(curve.steps[-1])), max(end, line.x[-1])
+                bound = f" ({floor_name})" if name == "dispersive" and floor_name else ""
+                words[run].append(f"{metric(name).title} {curve.values[-1]:.3g}{bound}")
+        titles.append(metric(name).label + (f" at {block}" if name in BLOCK_METRICS else ""))
+        if name == "dispersive":
+            titles[-1] += "" if trained else ", not trained on"
+            shown, line = bool(end and floor_name), next(traces)
+            line.x, line.y = ([0, end], [floor] * 2) if shown else ([], [])
+            line.name, line.showlegend = floor_name, shown
+        plot.layout["xaxis" + line.xaxis[1:]].title.text = "samples seen" if state.over == "samples" else "step"
         if name in BASE_LOSSES:
-            plot.update_yaxes(type="log" if state.log else "linear", **place)
+            plot.layout["yaxis" + line.yaxis[1:]].type = "log" if state.log else "linear"
+    for run, trace in zip(configs, traces, strict=True):
+        titles.append(state.describe_sheet(run))
+        if run in state.sheets:
+            trace.source = state.sheets[run][1]
+    for note, title in zip(plot.layout.annotations, titles, strict=True):
+        note.text = title
     sentences = []
     for run, values in words.items():
         if values:
-            seen = f"{run} at step {last[run]:,}, {last[run] * configs[run].batch_size:,} samples seen"
+            start = f"{run} at step {last[run]:,}, {last[run] * configs[run].batch_size:,} samples seen"
             drawn = f"; samples drawn at step {state.sheets[run][0]:,}" if run in state.sheets else ""
-            sentences.append(f"{seen}: {', '.join(values)}{drawn}.")
+            sentences.append(f"{start}: {', '.join(values)}{drawn}.")
     return " ".join(map(html.escape, sentences)) or "No curve yet."
 
 

@@ -59,7 +59,7 @@ class FourLosses(HasTraits):
         return torch.func.vmap(lambda z: dispersive_loss(z, variant, **own_knobs(variant, self)))(clouds)
 
     def progress(self, variant: str, losses: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """How far a loss has come from the most it can be (0) to its floor (1)."""
+        """Position of a loss between its largest value (0) and its floor (1)."""
         most = {"infonce_l2": 0.0, "infonce_cosine": 1 / self.tau, "hinge": self.margin**2, "covariance": 1.0}[variant]
         floor = dispersive_floor(self.BATCH, variant, features=self.FEATURES, **own_knobs(variant, self))
         return (most - losses) / (most - floor)

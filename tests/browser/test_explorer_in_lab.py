@@ -71,7 +71,7 @@ def pick(lab, menu: str, option: str) -> None:
 
 
 def place(lab, pane: int, point: int) -> tuple[float, float]:
-    """Where on the page a point of a pane is, in pixels."""
+    """Position of a pane's point on the page, in pixels."""
     return tuple(
         lab.output(CELL)
         .locator(".js-plotly-plot")
@@ -101,7 +101,7 @@ def census(lab) -> tuple[int, ...]:
 
 
 def lonely_spot(lab) -> tuple[float, float]:
-    """Where in the first pane no point is near."""
+    """A position in the first pane that is far from all points."""
     taken = [place(lab, 0, point) for point in range(COUNT)]
     x0, y0 = (min(axis) for axis in zip(*taken, strict=True))
     x1, y1 = (max(axis) for axis in zip(*taken, strict=True))

@@ -43,8 +43,8 @@ def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
     lab.click("Start", panel)
     lengths = []
     for _ in range(2):  # two live updates: the curves grow while no cell runs
-        seen = lengths[-1] if lengths else 0
-        plot = lab.wait_plot(panel, lambda p, seen=seen: len(p["traces"][0]["x"] or []) > seen)
+        length = lengths[-1] if lengths else 0
+        plot = lab.wait_plot(panel, lambda p, length=length: len(p["traces"][0]["x"] or []) > length)
         lengths.append(len(plot["traces"][0]["x"]))
     assert lengths == sorted(set(lengths)) and number(lab, THREADS) == 1
 

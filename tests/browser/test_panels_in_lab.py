@@ -78,8 +78,8 @@ def test_a_job_is_watched_stopped_and_resumed(lab, opened):
     def steps(plot):
         return plot["traces"][velocity]["x"] or []
 
-    seen = len(steps(lab.wait_plot(CELL, steps, 120)))
-    plot = lab.wait_plot(CELL, lambda p: len(steps(p)) > seen, 60)  # it grows while no cell runs
+    before = len(steps(lab.wait_plot(CELL, steps, 120)))
+    plot = lab.wait_plot(CELL, lambda p: len(steps(p)) > before, 60)  # it grows while no cell runs
     for curve in (dispersive, norm):
         assert len(plot["traces"][curve]["x"]) > 1
     [floor] = [trace for trace in plot["traces"] if trace["name"] and trace["name"].startswith("floor")]

@@ -66,7 +66,7 @@ def explorer(runs):
 
 
 @pytest.fixture(scope="module")
-def known(runs):
+def finished(runs):
     """An explorer that has made everything by PCA."""
     state = Explorer(runs, COUNT, TIMES)
     state.start()
@@ -77,9 +77,9 @@ def known(runs):
 
 
 @pytest.fixture
-def panel(explorer, known):
+def panel(explorer, finished):
     """A panel whose background has nothing to do: only the reader changes anything."""
-    explorer.clouds, explorer._axes = dict(known.clouds), dict(known._axes)
+    explorer.clouds, explorer._axes = dict(finished.clouds), dict(finished._axes)
     panel = explorer_panel(explorer)
     yield panel
     panel.close()
@@ -191,8 +191,8 @@ def test_axes_are_orthonormal_and_stay_and_a_runs_own_explain_more_of_it(explore
     assert explorer._axes[1, True] is basis and len(explorer._axes) == 1
 
 
-def test_bounds_hold_every_point_and_are_one_for_all_where_axes_are_shared(explorer, known):
-    explorer.clouds = known.clouds
+def test_bounds_hold_every_point_and_are_one_for_all_where_axes_are_shared(explorer, finished):
+    explorer.clouds = finished.clouds
     for axes in ("shared", "own"):
         explorer.axes, bounds = axes, {}
         for step in STEPS:
@@ -211,23 +211,23 @@ def test_bounds_hold_every_point_and_are_one_for_all_where_axes_are_shared(explo
 
 
 def test_everything_is_made_in_the_background_nearest_first(explorer):
-    made = []
+    jobs = []
 
     def changed():
-        made.append(list(explorer.clouds)[-1])
-        if len(made) == 20:
+        jobs.append(list(explorer.clouds)[-1])
+        if len(jobs) == 20:
             explorer.block, explorer.t, explorer.step = 3, "mixed", 2
 
     explorer.block, explorer.step, explorer.changed = 2, 4, changed
     explorer.start()
     explorer.start()  # a second call changes nothing
     assert len(alive()) == 1
-    wait_for(lambda: filled(explorer) and len(made) == len(explorer.clouds))
-    assert explorer.progress() == (len(STEPS) * DEPTH * len(TIMES),) * 2 and set(made) == set(explorer._all())
-    assert made[0] == Place(2, 0.3, True, 4), "this place comes first, then other steps, blocks, times"
-    assert {place.step for place in made[:4]} == {0, 2, 4, 6} and {place.block for place in made[:4]} == {2}
-    assert {place.t for place in made[:16]} == {0.3}
-    assert made[20] == Place(3, "mixed", True, 2), "a new place comes next"
+    wait_for(lambda: filled(explorer) and len(jobs) == len(explorer.clouds))
+    assert explorer.progress() == (len(STEPS) * DEPTH * len(TIMES),) * 2 and set(jobs) == set(explorer._all())
+    assert jobs[0] == Place(2, 0.3, True, 4), "this place comes first, then other steps, blocks, times"
+    assert {place.step for place in jobs[:4]} == {0, 2, 4, 6} and {place.block for place in jobs[:4]} == {2}
+    assert {place.t for place in jobs[:16]} == {0.3}
+    assert jobs[20] == Place(3, "mixed", True, 2), "a new place comes next"
     explorer.labelled = False
     wait_for(lambda: explorer.ready)  # a thread that had finished wakes
 
@@ -243,14 +243,14 @@ def test_closed_it_stops_and_started_again_it_goes_on(explorer):
     assert len(alive()) == 1
 
 
-def test_closed_while_it_goes_to_sleep_it_ends_as_well(known):
+def test_closed_while_it_goes_to_sleep_it_ends_as_well(finished):
     class Late(threading.Event):
         def clear(self):
-            known.close()
+            finished.close()
             super().clear()
 
-    known._wake, known._closed = Late(), threading.Event()
-    background = threading.Thread(target=known._work, args=(known._wake, known._closed), daemon=True)
+    finished._wake, finished._closed = Late(), threading.Event()
+    background = threading.Thread(target=finished._work, args=(finished._wake, finished._closed), daemon=True)
     background.start()
     background.join(20)
     assert not background.is_alive()
@@ -262,11 +262,11 @@ def test_closed_while_it_goes_to_sleep_it_ends_as_well(known):
 def test_features_that_are_not_finite_are_reported_at_their_place_and_all_else_is_shown(runs, monkeypatch):
     poison(monkeypatch, runs["dispersive"], 2, 1)
     state = Explorer(runs, COUNT, (0.3,))
-    made = []
-    monkeypatch.setattr(state, "_make_clouds", lambda place, make=state._make_clouds: (made.append(place), make(place)))
+    jobs = []
+    monkeypatch.setattr(state, "_make_clouds", lambda place, make=state._make_clouds: (jobs.append(place), make(place)))
     panel = explorer_panel(state)
     complete(panel)
-    assert state.progress() == (15, 15) and len(made) == 16, "it is tried once"
+    assert state.progress() == (15, 15) and len(jobs) == 16, "it is tried once"
     assert "all views are ready" in status(panel) and "cannot be shown" not in panel.sentence.value
     before = shown(panel)
     state.step = 2
@@ -378,7 +378,7 @@ def shown(panel):
 
 
 def changed(panel, act):
-    """Which parts are others after an act."""
+    """The parts that an act changes."""
     before = shown(panel)
     act()
     after = shown(panel)

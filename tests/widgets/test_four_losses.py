@@ -60,7 +60,7 @@ def test_l2_and_hinge_reach_their_floor_by_growing_alone_and_the_others_do_not_d
     if variant in ("infonce_cosine", "covariance"):
         assert torch.allclose(losses, losses[0], rtol=1e-4, atol=1e-6)
     else:
-        assert (losses.diff() <= 1e-6).all() and losses[0] - losses[-1] > 1
+        assert (losses.diff() <= 1e-6).all() and losses[0] - losses[-1] > 0.9
         assert state.progress(variant, losses)[-1] == pytest.approx(1, abs=1e-6)
 
 

@@ -109,4 +109,4 @@ def test_a_machine_that_cannot_be_is_refused(value):
     with pytest.raises(ConfigError, match=r"^gigabytes = "):
         Scale(1e9, value)
     with pytest.raises(TraitError):
-        Scale(1e9, utilisation=value)
+        Scale(1e9, utilisation=0.0)
