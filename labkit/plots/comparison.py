@@ -40,14 +40,8 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: fl
     dispersive.set_title(f"{dispersive.get_title()} at block {block}, trained on or not")
     if math.isfinite(floor):
         dispersive.axhline(floor, color=PALETTE["quiet"], linestyle=":")
-        dispersive.annotate(
-            f"floor {floor:.2f}".replace("-", "−"),
-            (1, floor),
-            (0, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-        )
+        at = dict(xy=(1, floor), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points")
+        dispersive.annotate(f"floor {floor:.2f}".replace("-", "−"), **at, ha="right")
     draw_legend(plot)
     return plot
 

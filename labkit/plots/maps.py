@@ -22,9 +22,8 @@ def maps_figure(maps: "pd.DataFrame", conditions: Sequence[str], title: str) -> 
     """
     parts = [maps[maps["condition"] == condition] for condition in conditions]
     trust = [f"trustworthiness {part['trustworthiness'].iloc[0]:.2f}" for part in parts]
-    plot = figure(
-        title, 2, len(parts), 560, subplot_titles=[*conditions, *trust], horizontal_spacing=0.02, vertical_spacing=0.1
-    )
+    spacing = dict(horizontal_spacing=0.02, vertical_spacing=0.1)
+    plot = figure(title, 2, len(parts), 560, subplot_titles=[*conditions, *trust], **spacing)
     for row, kind in enumerate(ROWS, 1):
         pair = [f"{kind}_1", f"{kind}_2"]
         # Centred: on shared axes widths can be compared, places cannot. In UMAP neither can: each has its own box.
@@ -32,20 +31,12 @@ def maps_figure(maps: "pd.DataFrame", conditions: Sequence[str], title: str) -> 
         reach = [1.05 * max(abs(cloud).max() for cloud in (clouds if kind == "pca" else [own])) for own in clouds]
         for col, (part, cloud) in enumerate(zip(parts, clouds, strict=True), 1):
             classes = part["label"].astype(int)
-            plot.add_scatter(
-                x=cloud[:, 0],
-                y=cloud[:, 1],
-                mode="markers",
-                marker=dict(size=5, **class_marker(classes)),
-                text=classes,
-                hovertemplate="%{text}<extra></extra>",
-                showlegend=False,
-                row=row,
-                col=col,
-            )
+            pane, hover = dict(row=row, col=col), dict(text=classes, hovertemplate="%{text}<extra></extra>")
+            dots = dict(mode="markers", marker=dict(size=5, **class_marker(classes)), showlegend=False)
+            plot.add_scatter(x=cloud[:, 0], y=cloud[:, 1], **dots, **hover, **pane)
             box = dict(range=[-reach[col - 1], reach[col - 1]], showticklabels=False, ticks="")
-            plot.update_xaxes(**box, row=row, col=col)
-            plot.update_yaxes(**box, row=row, col=col)
+            plot.update_xaxes(**box, **pane)
+            plot.update_yaxes(**box, **pane)
         plot.update_yaxes(title_text=ROWS[kind], row=row, col=1)
     key = class_key(sorted(map(int, maps["label"].unique())))
     plot.add_annotation(text=key, xref="paper", yref="paper", x=0, y=-0.08, xanchor="left", showarrow=False)

@@ -44,17 +44,9 @@ def similarity_figure(table: "pd.DataFrame", title: str) -> go.Figure:
     """Linear CKA of every (run, block) with every other, as a heat map with its numbers."""
     labels = [f"{run} {block}" for run, block in table.index]
     plot = figure(title, height=150 + 30 * len(labels))
-    plot.add_heatmap(
-        z=table.to_numpy(),
-        x=labels,
-        y=labels,
-        zmin=0,
-        zmax=1,
-        colorscale="Cividis",
-        texttemplate="%{z:.2f}",
-        hovertemplate="%{y} with %{x}: %{z:.3f}<extra></extra>",
-        colorbar=dict(title="CKA", thickness=12),
-    )
+    scale = dict(zmin=0, zmax=1, colorscale="Cividis", colorbar=dict(title="CKA", thickness=12))
+    words = dict(texttemplate="%{z:.2f}", hovertemplate="%{y} with %{x}: %{z:.3f}<extra></extra>")
+    plot.add_heatmap(z=table.to_numpy(), x=labels, y=labels, **scale, **words)
     plot.update_xaxes(type="category", ticks="", showgrid=False, tickangle=-40, automargin=True)
     plot.update_yaxes(type="category", autorange="reversed", ticks="", showgrid=False)
     runs = [run for run, _ in table.index]

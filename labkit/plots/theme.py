@@ -39,7 +39,7 @@ SHARED = {  # conditions that share a colour, never shown in one figure
     "meanflow_dispersive": "dispersive",
 }
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
-
+AXIS = dict(gridcolor="#ECECEC", zerolinecolor="#D5D5D5", linecolor="#B8B8B8", title=dict(standoff=6, font_size=13))
 TEMPLATE = go.layout.Template(
     layout=go.Layout(
         font=dict(family=FONT, size=13, color=PALETTE["ink"]),
@@ -50,22 +50,8 @@ TEMPLATE = go.layout.Template(
         margin=dict(l=56, r=16, t=56, b=44),
         hoverlabel=dict(font=dict(family=FONT)),
         legend=dict(orientation="h", y=1.02, yanchor="bottom", x=1, xanchor="right"),
-        xaxis=dict(
-            gridcolor="#ECECEC",
-            zerolinecolor="#D5D5D5",
-            linecolor="#B8B8B8",
-            ticks="outside",
-            ticklen=4,
-            tickcolor="#B8B8B8",
-            title=dict(standoff=6, font=dict(size=13)),
-        ),
-        yaxis=dict(
-            automargin=True,
-            gridcolor="#ECECEC",
-            zerolinecolor="#D5D5D5",
-            linecolor="#B8B8B8",
-            title=dict(standoff=6, font=dict(size=13)),
-        ),
+        xaxis=AXIS | dict(ticks="outside", ticklen=4, tickcolor="#B8B8B8"),
+        yaxis=AXIS | dict(automargin=True),
     )
 )
 

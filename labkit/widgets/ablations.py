@@ -31,18 +31,9 @@ MEASURES = (
     "feature_norm",
     "effective_rank",
 )
-COORDINATES = ("lam", "tau", "variant", "block", "alpha", "noise", "model", "dataset", "also")
-NAMES = {
-    "lam": "λ",
-    "tau": "τ",
-    "alpha": "α",
-    "variant": "variant",
-    "block": "block",
-    "noise": "second view",
-    "model": "model",
-    "dataset": "data",
-    "also": "besides",
-}
+NAMES = dict(lam="λ", tau="τ", variant="variant", block="block", alpha="α", noise="second view")
+NAMES |= dict(model="model", dataset="data", also="besides")
+COORDINATES = tuple(NAMES)
 PLANE = dict(variant="infonce_l2", block="1", alpha=0.0, noise="one view", dataset="digits", also="nothing else")
 """The other coordinates of the heat map over λ and τ; there is one for each model."""
 FIRST = "coarse-dispersive"

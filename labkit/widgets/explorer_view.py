@@ -136,7 +136,9 @@ def _controls(state: Explorer) -> dict[str, widgets.Widget]:
         "colour": dropdown("colour", ["class", "time t", "norm"]),
         "highlight": dropdown("highlight", [("all", "all"), *classes, ("what I drew around", "drawn")]),
         "image": widgets.IntSlider(min=0, max=len(state.y) - 1, description="image (or point at one)", **look()),
-        "labelled": widgets.Checkbox(description="the model gets the class", indent=False, layout=dict(width="330px")),
+        "labelled": widgets.Checkbox(
+            description="the model is told the class", indent=False, layout=dict(width="330px")
+        ),
     }
 
 

@@ -42,6 +42,11 @@ def descend(energy: Callable[[Tensor], Tensor], start: Tensor, rate: float, step
     return points
 
 
+def _spring(points: Float[Tensor, "n 2"], start: Float[Tensor, "n 2"]) -> Float[Tensor, ""]:
+    """Mean squared distance from the start, in each coordinate."""
+    return (points - start).square().mean()
+
+
 class Rest(NamedTuple):
     """The points at rest, and the values of both terms there."""
 
@@ -68,17 +73,10 @@ class Springs(HasTraits):
     def rest(self) -> Rest:
         """Descend from the start by a fixed number of steps with momentum."""
         # Step size: the spring's curvature is 1/POINTS for each coordinate, and repulsion adds at most 4λ/(τP) of that.
-        loss = Dispersive(tau=self.tau).loss
-
-        def energy(points: Tensor) -> Tensor:
-            return self._spring(points) + self.lam * loss(points)
-
-        points = descend(energy, self.start, POINTS / (1 + 2 * self.lam / self.tau))
-        spring, dispersion = self._spring(points), loss(points)
-        return Rest(points, spring.item(), dispersion.item(), mean_pairwise_distance(points))
-
-    def _spring(self, points: Tensor) -> Tensor:
-        return (points - self.start).square().mean()
+        loss, start = Dispersive(tau=self.tau).loss, self.start
+        rate = POINTS / (1 + 2 * self.lam / self.tau)
+        points = descend(lambda points: _spring(points, start) + self.lam * loss(points), start, rate)
+        return Rest(points, _spring(points, start).item(), loss(points).item(), mean_pairwise_distance(points))
 
 
 class PartnersAtRest(NamedTuple):
@@ -118,15 +116,12 @@ class Partners(HasTraits):
         )
         settings = self.settings()
         views = descend(partial(self.energy, settings), self.start, SAMPLES / (1 + self.lam * stiffness), steps=50)
-        terms = self._spring(views), *settings.parts(*views)
+        terms = sum(map(_spring, views, self.start)), *settings.parts(*views)
         return PartnersAtRest(views, *(term.item() for term in terms), self.distances(views))
 
     def energy(self, settings: Contrastive, views: Float[Tensor, "2 n 2"]) -> Float[Tensor, ""]:
         """E of any two views."""
-        return self._spring(views) + self.lam * settings.loss(*views)
-
-    def _spring(self, views: Tensor) -> Tensor:
-        return (views - self.start).square().mean(dim=(1, 2)).sum()
+        return sum(map(_spring, views, self.start)) + self.lam * settings.loss(*views)
 
     @staticmethod
     def distances(views: Float[Tensor, "2 n 2"]) -> tuple[float, float]:
