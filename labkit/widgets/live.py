@@ -42,7 +42,7 @@ class TrainingState(HasTraits):
 
     - ``configs``: run → its config;
     - ``logged(run, name)``: the curve that a run has logged under a name of its metrics.csv;
-    - ``summary()`` and ``share_done``: how training stands, in words and as a share of all steps;
+    - ``describe()`` and ``share_done``: how training stands, in words and as a share of all steps;
     - ``describe_sheet(run)``: title of a run's sheet of samples;
     - ``actions``: name of a button → its function; ``unavailable()``: name → why it cannot be used now, or "";
     - ``close()``: what happens when the panel is closed.
@@ -188,7 +188,7 @@ class LiveTraining(TrainingState):
         config = self.configs[run]
         return f"samples ({Sampler(**few_steps(config, PREVIEW_STEPS)).describe(config.family)})"
 
-    def summary(self) -> str:
+    def describe(self) -> str:
         if self.status == "failed":
             return f"Training failed: {self.runner.error}"
         if not self.progress:

@@ -80,7 +80,7 @@ def training_panel(
     bar = widgets.FloatProgress(min=0, max=1, layout=dict(width="330px"))
 
     def draw(state: TrainingState, plot: BaseFigure) -> str:
-        buttons.refresh(state.summary())
+        buttons.refresh(state.describe())
         bar.value = state.share_done
         for trait in {"tau", "margin"} & controls.keys():  # a variant without this setting would refuse it
             controls[trait].disabled = trait not in KNOBS[state.variant]

@@ -45,15 +45,15 @@ class Watch(TrainingState):
     def refresh(self) -> bool:
         """Read the folder once; whether anything is new."""
         self.state = self.job.state  # first: once a run has ended, what is read after that is final
-        self._summary, self._unstoppable = self.job.told(), self.job.unstoppable
+        self._progress, self._unstoppable = self.job.told(), self.job.unstoppable
         self._read_sheet()
-        version = (self.job.history.version, self.sheets, self.state, self._summary)
+        version = (self.job.history.version, self.sheets, self.state, self._progress)
         new, self._version = version != self._version, version
         return new
 
-    def summary(self) -> str:
+    def describe(self) -> str:
         running = self.state == "running" and self._unstoppable and not self.job.asked
-        return self._summary + (f" Stop is off: {self._unstoppable}." if running else "")
+        return self._progress + (f" Stop is off: {self._unstoppable}." if running else "")
 
     @property
     def actions(self) -> dict[str, Callable[[], None]]:

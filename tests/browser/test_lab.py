@@ -74,7 +74,7 @@ def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
     lab.wait_plot(panel, lambda p: p["traces"][0]["x"])
     lab.interrupt_kernel()
     lab.wait_idle()
-    saved = lab.kernel_eval("print(state.summary(), max(state.out.glob('*/baseline/checkpoints/*')).stem)")
+    saved = lab.kernel_eval("print(state.describe(), max(state.out.glob('*/baseline/checkpoints/*')).stem)")
     assert "Stopped at step" in saved and f"step-{number(lab, STEPS):08d}" in saved  # an interrupt saves, too
     assert not lab.faults
 

@@ -90,7 +90,7 @@ def test_start_stop_resume_by_the_buttons(live, show, tmp_path):
     assert enough.wait(30)
     press["Stop"].click()
     stopped = live.progress["baseline"].step
-    assert live.status == "stopped" and not press["Resume"].disabled and "Resume goes on" in live.summary()
+    assert live.status == "stopped" and not press["Resume"].disabled and "Resume goes on" in live.describe()
     assert max(Run.open(tmp_path / "001" / "baseline").checkpoints) == stopped
     enough.clear()
     press["Resume"].click()
