@@ -225,10 +225,12 @@ class Explorer(HasTraits):
         with one_thread():  # leaves a core to the page, and to a training
             if projection == "PCA":
                 self._make_clouds(place)
-            elif place[:3] not in self.maps:
+                return
+            if place[:3] not in self.maps:
                 self._make_map(place)
-            else:
-                self._make_mapped(place)
+            transform = self.maps[place[:3]].reference.transform
+            points = {name: transform(_centred(self._features(name, place))) for name in self.runs}
+            self.mapped[place] = {name: torch.as_tensor(xy) for name, xy in points.items()}
 
     def _features(self, name: str, place: Place) -> Float[Tensor, "n features"]:
         """One run's features; the first call computes those of all blocks together, which the run then keeps."""
@@ -277,12 +279,6 @@ class Explorer(HasTraits):
         reference = UmapReference.fit(conditions)
         trust = {name: reference.trustworthiness(z) for name, z in conditions.items()}
         self.maps[place[:3]] = Map(reference, trust, seed_flicker(conditions))
-
-    def _make_mapped(self, place: Place) -> None:
-        reference = self.maps[place[:3]].reference
-        self.mapped[place] = {
-            name: torch.as_tensor(reference.transform(_centred(self._features(name, place)))) for name in self.runs
-        }
 
 
 def _centred(z: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:

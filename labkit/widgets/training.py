@@ -165,10 +165,10 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
         end = 0
         for run, config in configs.items():
             line, curve = next(traces), state.curve(run, name).thinned(POINTS)
-            line.x = (curve.steps * (config.batch_size if state.over == "samples" else 1)).tolist()
-            line.y = curve.values.tolist()
-            if len(curve.steps):
-                last[run], end = max(last[run], int(curve.steps[-1])), max(end, line.x[-1])
+            x = (curve.steps * (config.batch_size if state.over == "samples" else 1)).tolist()
+            line.x, line.y = x, curve.values.tolist()
+            if x:
+                last[run], end = max(last[run], int(curve.steps[-1])), max(end, x[-1])
                 bound = f" ({floor_name})" if name == "dispersive" and floor_name else ""
                 words[run].append(f"{metric(name).title} {curve.values[-1]:.3g}{bound}")
         titles.append(metric(name).label + (f" at {block}" if name in BLOCK_METRICS else ""))
