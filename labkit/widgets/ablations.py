@@ -151,7 +151,7 @@ class Ablations(HasTraits):
             return f"Failed: {self.runner.error}"
         if self.mine is None:
             return f"about a minute on two cores: {self.atlas.step(self.condition):,} steps and 500 samples"
-        text = f"{self.mine.condition}: {self.mine.told()}"
+        text = f"{self.mine.condition}: {self.mine.describe()}"
         return text if self.runner.status != "stopped" or self.mine.rows else f"{text} Stopped and saved."
 
 
