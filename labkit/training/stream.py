@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.datasets import Chance, Source
+from labkit.datasets import AugmentationDraws, Source
 from labkit.runtime import Purpose, generator
 from labkit.types import Batch, Draws, SecondView
 
@@ -69,13 +69,13 @@ class Stream:
     def _at(self, position: int) -> tuple[Batch, Draws]:
         own = self._share
         rows = self._rows(position)[own]
-        chance = None  # from numbers of its own, as are second views and ends: the others are the same without them
-        if self.images.chancy:
+        draws = None  # from a generator of its own, so that the numbers of noise and time stay as they are
+        if self.images.augments:
             noise, uniforms = self._draw(Purpose.AUGMENTATION, position, 1)
-            chance = Chance(noise[own], uniforms[own, 0])
-        batch = self.images.batch(rows, chance)
+            draws = AugmentationDraws(noise[own], uniforms[own, 0])
+        batch = self.images.batch(rows, draws)
         if self.pixels:
-            batch = batch._replace(pixels=self.images.pixels(rows, chance))
+            batch = batch._replace(pixels=self.images.pixels(rows, draws))
         noise, uniforms = self._draw(Purpose.NOISE, position, 2)
         second = ends = None
         if self.pairs:

@@ -97,7 +97,7 @@ def a_tapped_model() -> None:
         torch.optim.SGD(network.parameters(), lr=1.0).step()
     with torch.no_grad():
         run(x)
-    with pytest.raises(TapError, match="'1' gave out features without a gradient"):
+    with pytest.raises(TapError, match="'1' has features without a gradient"):
         _ = tapped.features
     tapped.remove()
     run(x)
