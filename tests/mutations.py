@@ -86,8 +86,8 @@ MUTATIONS = [
         ),
         (
             "losses/diffusion.py",
-            "schedule.data(x_k, said.detach(), k)",
-            "schedule.data(x_k, said, k)",
+            "schedule.data(x_k, eps_pred.detach(), k)",
+            "schedule.data(x_k, eps_pred, k)",
             LOSSES + " tests/test_process.py",
         ),
         ("losses/diffusion.py", "/ math.log(2)\n", "\n", LOSSES + " tests/test_process.py"),
@@ -230,8 +230,8 @@ def main() -> int:
                 ".venv", ".git", "__pycache__", "runs", "book", ".hypothesis", ".pytest_cache"
             )
             copies.put(shutil.copytree(args.repo, Path(folder) / str(number), ignore=kept))
-        found = list(pool.map(lambda mutation: tried(mutation, args.repo, copies, args.likely), chosen))
-    survivors = [m for m, caught in zip(chosen, found, strict=True) if not caught]
+        caught_by = list(pool.map(lambda mutation: tried(mutation, args.repo, copies, args.likely), chosen))
+    survivors = [m for m, caught in zip(chosen, caught_by, strict=True) if not caught]
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutations were caught.")
     for m in survivors:
         print(f"  survived: {m.file}: {m.old.strip()!r} → {m.new.strip()!r}")

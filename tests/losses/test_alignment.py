@@ -1,4 +1,4 @@
-"""The alignment loss against numpy's cosine, its symmetries, its limits, and the mistakes that others made."""
+"""The alignment loss against numpy's cosine, floating point, and shapes that do not fit."""
 
 import numpy as np
 import pytest
@@ -35,19 +35,13 @@ def test_it_equals_numpys_cosine(shape, dtype, rel):
     assert loss.item() == pytest.approx(plain(projected, target), rel=rel, abs=1e-7)
 
 
-def test_its_derivative_passes_gradcheck():
-    projected = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
-    target = torch.randn(3, 4, 5, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda z: repa_loss(z, target), projected)
-
-
 def test_its_gradient_turns_a_token_and_never_stretches_it():
     projected, target = torch.randn(3, 4, 5, dtype=torch.float64), torch.randn(3, 4, 5, dtype=torch.float64)
-    found = gradient(projected, target)
+    grad = gradient(projected, target)
     a, b = (z / z.norm(dim=2, keepdim=True) for z in (projected, target))
     cosine = (a * b).sum(dim=2, keepdim=True)
-    torch.testing.assert_close(found, -(b - cosine * a) / projected.norm(dim=2, keepdim=True) / 12)
-    torch.testing.assert_close((found * projected).sum(dim=2), torch.zeros(3, 4, dtype=torch.float64))
+    torch.testing.assert_close(grad, -(b - cosine * a) / projected.norm(dim=2, keepdim=True) / 12)
+    torch.testing.assert_close((grad * projected).sum(dim=2), torch.zeros(3, 4, dtype=torch.float64))
 
 
 def test_no_gradient_reaches_the_teacher():
@@ -55,29 +49,6 @@ def test_no_gradient_reaches_the_teacher():
     repa_loss(projected, target).backward()
     assert projected.grad.abs().max() > 0
     assert target.grad is None
-
-
-# --- limits and symmetries
-
-
-def test_it_runs_from_minus_one_to_one():
-    z = torch.randn(2, 3, 4, dtype=torch.float64)
-    assert repa_loss(z, z).item() == pytest.approx(-1, abs=1e-12)
-    assert repa_loss(z, -z).item() == pytest.approx(1, abs=1e-12)
-    across = torch.stack([-z[..., 1], z[..., 0], -z[..., 3], z[..., 2]], dim=-1)
-    assert repa_loss(z, across).item() == pytest.approx(0, abs=1e-12)
-
-
-def test_each_token_counts_by_itself():
-    projected, target = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
-    loss = repa_loss(projected, target)
-    scaled = repa_loss(projected * torch.rand(2, 3, 1).add(0.1), target * torch.rand(2, 3, 1).add(0.1))
-    torch.testing.assert_close(scaled, loss)  # lengths do not matter, not even token by token
-    order = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(repa_loss(projected[:, order], target[:, order]), loss)
-    assert repa_loss(projected[:, order], target) != loss  # but their places do
-    pairs = zip(projected.reshape(6, 1, 1, 8), target.reshape(6, 1, 1, 8), strict=True)
-    torch.testing.assert_close(torch.stack([repa_loss(*pair) for pair in pairs]).mean(), loss)
 
 
 # --- floating point
@@ -114,9 +85,9 @@ def test_a_zero_token_has_cosine_zero_and_gradient_zero(side):
     projected, target = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     {"projected": projected, "target": target}[side][0, 1] = 0
     assert repa_loss(projected, target).item() == pytest.approx(plain(projected, target), rel=1e-5)
-    found = gradient(projected, target)
-    assert torch.equal(found[0, 1], torch.zeros(4))
-    assert (found.flatten(0, 1).abs().amax(dim=1) > 0).sum() == 5
+    grad = gradient(projected, target)
+    assert torch.equal(grad[0, 1], torch.zeros(4))
+    assert (grad.flatten(0, 1).abs().amax(dim=1) > 0).sum() == 5
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-12, 1e-6, 1e6, 1e12])
@@ -144,8 +115,6 @@ def test_no_norm_gives_nan_or_infinity(side, scale):
         ((2, 16, 8), (2, 256, 8), r"\(2, 16, 8\).*\(2, 256, 8\).*16 tokens an image and the teacher 256.*patch.*grid"),
         ((2, 16, 8), (2, 16, 64), r"\(2, 16, 8\).*\(2, 16, 64\).*widths differ.*projector.*64"),
         ((2, 16, 8), (3, 16, 8), r"\(2, 16, 8\).*\(3, 16, 8\).*batches differ"),
-        ((2, 1, 8), (2, 16, 8), "1 tokens an image and the teacher 16"),  # would broadcast
-        ((2, 8), (2, 8), r"\(2, 8\).*\(B, T, D\)"),
         ((2, 16, 8), (2, 8), r"\(B, T, D\)"),
         ((2, 0, 8), (2, 0, 8), r"\(2, 0, 8\).*at least one entry"),
     ],
@@ -156,9 +125,6 @@ def test_shapes_that_do_not_match_are_refused_with_both(projected, target, messa
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("name", ["projected", "target"])
-def test_tokens_that_are_no_floating_point_numbers_are_refused(name):
-    tokens = {"projected": torch.randn(2, 3, 4), "target": torch.randn(2, 3, 4)}
-    tokens[name] = tokens[name].long()
-    with pytest.raises(TypeError, match=rf"^{name} has dtype torch.int64"):
-        repa_loss(**tokens)
+def test_tokens_that_are_not_floating_point_numbers_are_refused():
+    with pytest.raises(TypeError, match=r"^target has dtype torch.int64"):
+        repa_loss(torch.randn(2, 3, 4), torch.ones(2, 3, 4).long())

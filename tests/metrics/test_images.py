@@ -1,120 +1,123 @@
-"""The Fréchet distance on given features against closed forms, its pixel control, and class agreement."""
+"""KID, Inception Score, precision and recall, the distance of moments: loops and closed forms agree."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import sqrtm
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labkit.checks import ConfigError
-from labkit.metrics import PixelPca, class_agreement, frechet_distance
-
-
-def sample(mean, root, n=64):
-    """n points with exactly this mean and the covariance root·rootᵀ: noise, whitened, then shaped."""
-    noise = torch.randn(n, len(mean), dtype=torch.float64)
-    noise -= noise.mean(dim=0)
-    white = torch.linalg.solve_triangular(torch.linalg.cholesky(noise.T.cov()), noise.T, upper=False).T
-    return white @ root.T + mean
-
-
-def test_samples_have_the_moments_they_are_made_for():
-    root = torch.randn(5, 5, dtype=torch.float64)
-    made = sample(torch.arange(5).double(), root)
-    torch.testing.assert_close(made.mean(dim=0), torch.arange(5).double())
-    torch.testing.assert_close(made.T.cov(), root @ root.T)
-
-
-@pytest.mark.parametrize(
-    ("shift", "widths", "other"),
-    [
-        ((0, 0, 0), (1, 1, 1), (1, 1, 1)),
-        ((3, 0, -4), (1, 1, 1), (1, 1, 1)),
-        ((0, 0, 0), (1, 2, 3), (2, 2, 0.5)),
-        ((1, 1, 1), (0.1, 5, 1), (0.2, 1, 1)),
-    ],
+from labkit.metrics import figures
+from labkit.metrics.figures import (
+    frechet_of_moments,
+    inception_score,
+    kernel_distance,
+    moments,
+    precision_recall,
+    subset_of,
 )
-def test_axis_aligned_gaussians_differ_by_means_and_deviations(shift, widths, other):
-    shift, widths, other = (torch.tensor(v, dtype=torch.float64) for v in (shift, widths, other))
-    a, b = sample(torch.zeros(3).double(), widths.diag()), sample(shift, other.diag(), n=100)
-    expected = (shift.square().sum() + (widths - other).square().sum()).item()
-    assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-6)
 
 
-def test_any_two_sets_agree_with_scipys_matrix_root():
-    a = torch.randn(40, 6) @ torch.randn(6, 6)
-    b = torch.randn(70, 6) @ torch.randn(6, 6) + 2
-    x, y = a.double().numpy(), b.double().numpy()
-    cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cov_x + cov_y - 2 * sqrtm(cov_x @ cov_y).real)
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+def cloud(n, d=5, shift=0.0, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def test_it_is_symmetric_zero_for_the_same_set_and_blind_to_order_and_rotation():
-    a, b = torch.randn(50, 8), torch.randn(60, 8) * 2 + 1
-    turn = torch.linalg.qr(torch.randn(8, 8)).Q
-    value = frechet_distance(a, b)
-    assert value > 1
-    assert frechet_distance(b, a) == pytest.approx(value)
-    assert frechet_distance(a @ turn, b @ turn) == pytest.approx(value, rel=1e-4)
-    assert frechet_distance(a, a[torch.randperm(50)]) == pytest.approx(0, abs=1e-5)
-    assert frechet_distance(3 * a, 3 * b) == pytest.approx(9 * value, rel=1e-5)
+def test_moments_are_numpys():
+    z = cloud(7)
+    mean, covariance = moments(z)
+    np.testing.assert_allclose(mean, z.double().numpy().mean(axis=0))
+    np.testing.assert_allclose(covariance, np.cov(z.double().numpy(), rowvar=False))
+    assert moments(z[:, :1])[1].shape == (1, 1)
 
 
-def test_float64_holds_a_small_distance_beside_a_large_mean():
-    a = sample(torch.full((4,), 1e3).double(), torch.eye(4).double())
-    b = sample(torch.full((4,), 1e3 + 0.01).double(), torch.eye(4).double())
-    assert frechet_distance(a, b) == pytest.approx(4e-4, rel=1e-2)
+def test_the_distance_of_normal_distributions_that_share_axes():
+    scale, other = torch.tensor([1.0, 4.0, 9.0]), torch.tensor([4.0, 0.25, 0.0])
+    turn = torch.linalg.qr(cloud(3, 3)).Q.double()
+    one, two = (turn @ torch.diag(s.double()) @ turn.T for s in (scale, other))
+    shift = torch.tensor([1.0, 2.0, 2.0])
+    found = frechet_of_moments(torch.zeros(3), one, shift, two)
+    assert found == pytest.approx(9 + (scale.sqrt() - other.sqrt()).square().sum().item())
+    assert frechet_of_moments(shift, one, shift, one) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ConfigError, match="statistics = 'NaN or infinite'"):
+        frechet_of_moments(shift * math.nan, one, shift, two)
 
 
-def test_few_samples_of_one_source_show_the_upward_bias():
-    few, many = (frechet_distance(torch.randn(n, 16), torch.randn(n, 16)) for n in (24, 2400))
-    assert few > 5 * many
+def test_kid_over_the_whole_is_the_unbiased_discrepancy():
+    """Of the kernel (x·y/d + 1)³, by loops: pairs within each set, no image with itself, and pairs across."""
+    a, b = cloud(12), cloud(12, shift=0.3, seed=1)
+
+    def kernel(x, y):
+        return (float(x.double() @ y.double()) / 5 + 1) ** 3
+
+    within = [sum(kernel(x, y) for i, x in enumerate(z) for j, y in enumerate(z) if i != j) / (12 * 11) for z in (a, b)]
+    across = sum(kernel(x, y) for x in a for y in b) / 144
+    mean, deviation = kernel_distance(a, b, subsets=3, size=12)  # of the whole all subsets are the same
+    assert mean == pytest.approx(sum(within) - 2 * across, rel=1e-5)
+    assert deviation == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("a", "b"), [((5, 4), (5, 3)), ((5, 4), (5,)), ((1, 4), (5, 4)), ((5, 4), (0, 4))])
-def test_sets_that_cannot_be_compared_are_refused(a, b):
-    with pytest.raises(ConfigError, match=r"^features = \(.*(same number of columns|at least 2 rows)"):
-        frechet_distance(torch.randn(a), torch.randn(b))
+def test_kid_has_no_bias_and_sees_a_shift():
+    mean, deviation = kernel_distance(cloud(400), cloud(400, seed=1))
+    assert abs(mean) < deviation
+    assert kernel_distance(cloud(400), cloud(400, shift=0.5, seed=1))[0] > 5 * deviation
+    assert kernel_distance(cloud(50), cloud(60), seed=3) == kernel_distance(cloud(50), cloud(60), seed=3)
+    assert kernel_distance(cloud(50), cloud(60), seed=3) != kernel_distance(cloud(50), cloud(60), seed=4)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_features_that_are_not_finite_are_refused(bad):
-    spoilt = torch.randn(64, 64)
-    spoilt[3, 5] = bad
-    with pytest.raises(ConfigError, match=r"^features .*finite"):
-        frechet_distance(spoilt, torch.randn(64, 64))
+def test_the_size_of_subsets():
+    assert [subset_of(5000, 50_000), subset_of(2000, 1999), subset_of(10, 7)] == [1000, 999, 3]
+    for size in (1, 13):
+        with pytest.raises(ConfigError, match=f"subsets of {size} want as many rows"):
+            kernel_distance(cloud(12), cloud(20), size=size)
 
 
-# --- pixel control
+@pytest.mark.parametrize("splits", [1, 10])
+def test_inception_score_is_the_formula_in_parts(splits):
+    logits = 3 * cloud(25)
+    scores = []
+    for part in np.array_split(torch.softmax(logits.double(), dim=1).numpy(), splits):
+        kl = [sum(p * math.log(p / q) for p, q in zip(row, part.mean(axis=0), strict=True)) for row in part]
+        scores.append(math.exp(sum(kl) / len(kl)))
+    mean, deviation = inception_score(logits, splits)
+    assert (mean, deviation) == (pytest.approx(np.mean(scores)), pytest.approx(np.std(scores)))
 
 
-@pytest.fixture
-def images():
-    return torch.randn(40, 1, 4, 4) * torch.linspace(0.2, 3, 16).reshape(1, 1, 4, 4) + 0.5
+def test_the_ends_of_inception_score():
+    """Sure and even over all classes: the number of classes. Nothing to tell apart: 1."""
+    assert inception_score(1000 * torch.eye(4).repeat(10, 1), splits=1)[0] == pytest.approx(4)
+    assert inception_score(torch.zeros(20, 4)) == (pytest.approx(1), pytest.approx(0))
+    assert inception_score(cloud(3))[0] == pytest.approx(1)  # parts of one image each
+    with pytest.raises(ConfigError, match="give finite numbers"):
+        inception_score(torch.full((3, 2), math.nan))
 
 
-@pytest.mark.parametrize("components", [1, 2, 5, 16])  # a few, found by themselves, and many
-def test_pixel_axes_are_those_of_the_singular_values(images, components):
-    flat = images.flatten(1).double() - images.flatten(1).double().mean(dim=0)
-    ours = PixelPca(images, components).features(images)
-    theirs = flat @ torch.linalg.svd(flat, full_matrices=False).Vh[:components].T
-    torch.testing.assert_close(ours.abs(), theirs.abs(), rtol=0, atol=1e-8)  # the sign of an axis is free
+def among(members, points, k):
+    """Share of points within some member's distance to its k-th neighbour, by loops over float64."""
+    members, points = members.double(), points.double()
+    reach = [
+        sorted((m - o).square().sum().item() for j, o in enumerate(members) if i != j)[k - 1]
+        for i, m in enumerate(members)
+    ]
+    within = [any((p - m).square().sum().item() <= r for m, r in zip(members, reach, strict=True)) for p in points]
+    return sum(within) / len(points)
 
 
-def test_other_images_are_seen_from_the_same_mean_and_all_axes_keep_distances(images):
-    project, others = PixelPca(images, components=16), torch.randn(7, 1, 4, 4)
-    found = project.features(others)
-    assert found.shape == (7, 16)
-    lengths = (others - images.mean(dim=0)).flatten(1).double().norm(dim=1)
-    torch.testing.assert_close(found.norm(dim=1), lengths, rtol=1e-5, atol=1e-5)
+@given(st.integers(5, 12), st.integers(5, 12), st.integers(1, 4), st.floats(0, 3), st.sampled_from([1, 30, 2**25]))
+def test_precision_and_recall_are_the_loops(n, m, k, shift, block):
+    real, made = cloud(n, seed=n), cloud(m, shift=shift, seed=100 + m)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "BLOCK", block)
+        found = precision_recall(real, made, k)
+    assert found == (pytest.approx(among(real, made, k)), pytest.approx(among(made, real, k)))
 
 
-@pytest.mark.parametrize("components", [0, -1, 17])
-def test_more_axes_than_pixels_or_none_are_refused(images, components):
-    with pytest.raises(ConfigError, match=f"^components = {components} .*1 to 16"):
-        PixelPca(images, components=components)
-
-
-def test_class_agreement_is_the_share_of_wanted_classes():
-    assert class_agreement(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 0, 4])) == 0.75
+def test_precision_without_recall():
+    """One mode of two: each image looks real, and half of the real ones are missed."""
+    left, right = cloud(40) / 10, cloud(40, seed=1) / 10 + 10
+    precision, recall = precision_recall(torch.cat([left, right]), cloud(40, seed=2) / 10)
+    assert precision > 0.8 and recall < 0.5
+    assert precision_recall(left, left) == (1, 1) and precision_recall(left, right) == (0, 0)
+    with pytest.raises(ConfigError, match="give more than 3 rows of each"):
+        precision_recall(left, right[:3])
