@@ -17,9 +17,9 @@ SAMPLES = st.lists(st.tuples(st.floats(0, 1, width=32), st.floats(0, 100, width=
 def test_equals_numpy(samples, bins):
     times, errors = (np.array(column, dtype=np.float32) for column in zip(*samples, strict=True))
     part = np.minimum(np.floor(times * np.float32(bins)), bins - 1)
-    wanted = [errors[part == n].astype(float).mean() if (part == n).any() else math.nan for n in range(bins)]
-    found = by_time(torch.from_numpy(errors), torch.from_numpy(times), bins)
-    np.testing.assert_allclose(found, wanted, rtol=1e-9)
+    expected = [errors[part == n].astype(float).mean() if (part == n).any() else math.nan for n in range(bins)]
+    means = by_time(torch.from_numpy(errors), torch.from_numpy(times), bins)
+    np.testing.assert_allclose(means, expected, rtol=1e-9)
 
 
 def test_the_five_parts():

@@ -9,17 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.metrics import alignment, cka_table, geometry, linear_cka
+from labkit.metrics import alignment, cka_table, linear_cka
 
 SEEDS = st.integers(0, 10**6)
 
 
 def drawn(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def turn(width):
-    return torch.linalg.qr(torch.randn(width, width)).Q
 
 
 def cka_in_features(a, b):
@@ -42,34 +38,10 @@ def test_cka_equals_its_definition_in_plain_loops(seed, batch, p, q, size):
     assert linear_cka(b, a) == pytest.approx(linear_cka(a, b), rel=1e-12)
 
 
-def test_a_rotation_a_scale_and_a_shift_change_nothing():
-    a = torch.randn(20, 6) * torch.linspace(0.2, 3, 6)
-    b = a @ torch.randn(6, 9) + torch.randn(20, 9)
-    assert linear_cka(a, 7 * a @ turn(6) + torch.randn(6)) == pytest.approx(1, abs=1e-6)
-    assert linear_cka(a @ turn(6) - 4, 0.01 * b @ turn(9) + 1) == pytest.approx(linear_cka(a, b), rel=1e-5)
-    order = torch.randperm(20)
-    assert linear_cka(a[order], b[order]) == pytest.approx(linear_cka(a, b), rel=1e-9)
-
-
-def test_another_order_or_another_shape_of_the_cloud_does():
-    a = torch.randn(40, 3)
-    assert linear_cka(a, a[torch.randperm(40)]) < 0.3
-    assert linear_cka(a, a * torch.tensor([10.0, 1.0, 1.0])) < 0.8
-
-
-def test_shares_of_a_common_basis():
-    """Orthonormal, centred directions: k in common, of p and of q, give k / √(pq)."""
-    waves = [f(2 * math.pi * n * torch.arange(16) / 16) for n in (1, 2, 3) for f in (torch.cos, torch.sin)]
-    basis = torch.stack(waves, dim=1)
-    for left, right, common in (([0], [1], 0), ([0, 1], [0], 1), ([0, 1, 2, 3], [2, 3, 4], 2), ([0, 5], [5, 0], 2)):
-        expected = common / math.sqrt(len(left) * len(right))
-        assert linear_cka(basis[:, left] + 3, -2 * basis[:, right]) == pytest.approx(expected, abs=1e-6)
-
-
 @pytest.mark.parametrize(("batch", "p", "q"), [(200, 200, 200), (100, 50, 1000), (400, 30, 30)])
 def test_unrelated_features_read_the_floor_that_the_docstring_states(batch, p, q):
-    found = [linear_cka(torch.randn(batch, p), torch.randn(batch, q)) for _ in range(10)]
-    assert np.mean(found) == pytest.approx(math.sqrt(p / (p + batch) * q / (q + batch)), rel=0.03)
+    values = [linear_cka(torch.randn(batch, p), torch.randn(batch, q)) for _ in range(10)]
+    assert np.mean(values) == pytest.approx(math.sqrt(p / (p + batch) * q / (q + batch)), rel=0.03)
 
 
 def test_an_offset_a_million_times_the_spread_is_no_similarity():
@@ -89,9 +61,9 @@ def test_without_variation_there_is_nothing_to_be_similar(value, dtype):
 def test_any_precision_and_shape_gives_a_plain_number_without_gradient(dtype):
     a, b = torch.randn(6, 4, 3).to(dtype).requires_grad_(), torch.randn(6, 4, 3)
     for measure in (linear_cka, alignment):
-        found = measure(a, b)
-        assert type(found) is float
-        assert found == measure(a.detach().to(torch.promote_types(dtype, torch.float32)).flatten(1), b.flatten(1))
+        value = measure(a, b)
+        assert type(value) is float
+        assert value == measure(a.detach().to(torch.promote_types(dtype, torch.float32)).flatten(1), b.flatten(1))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -131,7 +103,7 @@ def test_the_table_holds_all_pairs_under_their_labels():
     assert table.to_numpy().max() <= 1
 
 
-def test_labels_of_two_parts_are_found():
+def test_labels_of_two_parts_become_levels():
     first, second = torch.randn(9, 3), torch.randn(9, 4)
     table = cka_table({("baseline", 0): first, ("dispersive", 0): second})
     assert list(table.index) == list(table.columns) == [("baseline", 0), ("dispersive", 0)]
@@ -148,14 +120,6 @@ def test_each_representation_is_reduced_once(monkeypatch):
 
 
 # --- alignment
-
-
-def test_alignment_of_known_views():
-    z = torch.randn(9, 4, 6)
-    assert alignment(z, z) == alignment(z, 2 * z) == 0
-    assert alignment(z, -z) == pytest.approx(4, rel=1e-6)
-    assert alignment(torch.eye(5), 3 * torch.eye(5).roll(1, 0)) == pytest.approx(2)
-    assert alignment(z[:1], z[:1] * torch.rand(1) + 1e-3 * z[:1]) == pytest.approx(0, abs=1e-12)  # one sample is enough
 
 
 @given(SEEDS, st.integers(1, 8), st.integers(1, 9), st.sampled_from([1e-12, 1.0, 1e12]))
@@ -180,15 +144,6 @@ def test_a_row_of_zeros_is_at_1_from_any_direction():
     assert alignment(torch.zeros(2, 2), torch.zeros(2, 2)) == 0
 
 
-def test_alignment_is_blind_to_norms_and_to_a_common_rotation_only():
-    a, b = torch.randn(12, 5), torch.randn(12, 5)
-    found, both, order = alignment(a, b), turn(5), torch.randperm(12)
-    for x, y in ((a * torch.rand(12, 1), 9 * b), (a @ both, b @ both), (a[order], b[order])):
-        assert alignment(x, y) == pytest.approx(found, rel=1e-5)
-    for x, y in ((a @ both, b), (a + 1, b + 1), (a, b[order])):
-        assert alignment(x, y) != pytest.approx(found, rel=1e-2)
-
-
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("other", [(5, 3), (6, 4), (6,), (6, 1, 3)])
 def test_views_of_different_shapes_are_refused(other):
@@ -201,9 +156,3 @@ def test_autocast_does_not_reach_either():
     outside = alignment(a, b), linear_cka(a, b)
     with torch.autocast("cpu", torch.bfloat16):
         assert (alignment(a, b), linear_cka(a, b)) == outside
-
-
-def test_collapsed_features_are_perfectly_aligned_and_not_uniform():
-    collapsed = torch.ones(8, 5)
-    assert alignment(collapsed, collapsed) == 0
-    assert geometry(collapsed)["uniformity"] == pytest.approx(0)

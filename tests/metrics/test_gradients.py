@@ -13,20 +13,6 @@ from labkit.metrics import gradient_conflict
 E1, E2 = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
 
 
-@pytest.mark.parametrize(
-    ("base", "other", "cosine", "ratio"),
-    [
-        ([E1, E2], [2 * E1, 2 * E2], 1, 2),  # the same direction
-        ([E1, E2], [-E1, -E2], -1, 1),  # one undoes the other
-        ([E1], [E2], 0, 4 / 3),
-        ([E1, E2], [E1, 0 * E2], 0.6, 0.6),  # one vector of all parameters, not a mean over them
-        ([E1 + E2], [E1], 0.6, 0.6),
-    ],
-)
-def test_known_vectors(base, other, cosine, ratio):
-    assert gradient_conflict(base, other) == pytest.approx((cosine, ratio), abs=1e-12)
-
-
 def test_only_parameters_that_both_reach_count():
     both = gradient_conflict([E1, None, E2, E2], [E1, E2, None, -E2])
     assert both == pytest.approx(((9 - 16) / 25, 1))
@@ -57,5 +43,5 @@ def test_equals_numpy_at_any_size(seed, size, kind):
     shapes = [(3, 4), (5,), (2, 1, 3)]
     base, other = ([(size * torch.randn(shape, generator=draw)).to(kind) for shape in shapes] for _ in range(2))
     a, b = (np.concatenate([g.double().numpy().ravel() for g in side]) for side in (base, other))
-    wanted = a @ b / np.sqrt(a @ a) / np.sqrt(b @ b), np.sqrt(b @ b) / np.sqrt(a @ a)
-    assert gradient_conflict(base, other) == pytest.approx(wanted, rel=1e-9)
+    expected = a @ b / np.sqrt(a @ a) / np.sqrt(b @ b), np.sqrt(b @ b) / np.sqrt(a @ a)
+    assert gradient_conflict(base, other) == pytest.approx(expected, rel=1e-9)
