@@ -1,6 +1,7 @@
-"""Metrics of the geometry of features: plain loops, corners, and changes that each is blind to."""
+"""Metrics of the geometry of features, and of two representations of the same samples: plain loops, and corners."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,9 +9,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.metrics import anisotropy, effective_rank, feature_norm, geometry, mean_pairwise_distance, uniformity
+from labkit.metrics import (
+    alignment,
+    anisotropy,
+    cka_table,
+    effective_rank,
+    feature_norm,
+    geometry,
+    linear_cka,
+    mean_pairwise_distance,
+    uniformity,
+)
 
 METRICS = (feature_norm, mean_pairwise_distance, effective_rank, uniformity, anisotropy)
+PAIRED = (linear_cka, alignment)
 SEEDS = st.integers(0, 10**6)
 
 
@@ -18,7 +30,7 @@ def drawn(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def in_numpy(z):
+def geometry_in_numpy(z):
     """All metrics from their formulas, pair by pair, in float64."""
     z = z.double().numpy()
     n, width = z.shape
@@ -35,45 +47,42 @@ def in_numpy(z):
     }
 
 
+def cka_in_numpy(a, b):
+    """The definition as printed, on features: entry by entry, in float64."""
+    a, b = (z.double().numpy() - z.double().numpy().mean(axis=0) for z in (a, b))
+
+    def size(x, y):  # ‖XᵀY‖²
+        return sum((x[:, p] * y[:, q]).sum() ** 2 for p in range(x.shape[1]) for q in range(y.shape[1]))
+
+    return size(a, b) / math.sqrt(size(a, a) * size(b, b))
+
+
+def alignment_in_numpy(a, b):
+    pairs = zip(a.double().numpy(), b.double().numpy(), strict=True)
+    return np.mean([((p / np.linalg.norm(p) - q / np.linalg.norm(q)) ** 2).sum() for p, q in pairs])
+
+
+# --- values
+
+
 @given(SEEDS, st.integers(2, 8), st.integers(1, 9), st.sampled_from([1e-10, 1.0, 1e10]), st.sampled_from([0.0, 2.0]))
-def test_all_metrics_equal_plain_loops_in_numpy(seed, batch, width, size, offset):
+def test_the_geometry_equals_plain_loops_in_numpy(seed, batch, width, size, offset):
     z = size * (drawn(seed, batch, width) + offset)
-    assert geometry(z) == pytest.approx(in_numpy(z), rel=1e-4, abs=1e-5 * min(size, 1))
+    assert geometry(z) == pytest.approx(geometry_in_numpy(z), rel=1e-4, abs=1e-5 * min(size, 1))
 
 
-# --- corners
+@given(SEEDS, st.integers(2, 9), st.integers(1, 7), st.integers(1, 7), st.sampled_from([1e-15, 1.0, 1e15]))
+def test_cka_equals_its_definition_in_plain_loops(seed, batch, p, q, size):
+    a, b = size * drawn(seed, batch, p), drawn(seed + 1, batch, q) + 1
+    assert linear_cka(a, b) == pytest.approx(cka_in_numpy(a / size, b), rel=1e-5, abs=1e-9)
+    assert linear_cka(b, a) == pytest.approx(linear_cka(a, b), rel=1e-12)
 
 
-def test_identical_samples_have_rank_0_and_rows_of_zeros_no_direction():
-    for z in (torch.randn(1, 50).expand(12, 50), torch.zeros(5, 3), torch.full((7, 3), 0.1, dtype=torch.float64)):
-        assert effective_rank(z) == 0
-    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
-    assert uniformity(z) == pytest.approx(math.log((2 + 4 * math.exp(-2)) / 6))  # at 1 from any direction
-    assert anisotropy(z) == pytest.approx(2 / 6)
-    assert uniformity(0 * z) == anisotropy(0 * z) == 0
-
-
-def test_eigenvalues_are_taken_on_one_thread_and_the_others_come_back(monkeypatch):
-    before, at, eigvalsh = torch.get_num_threads(), [], torch.linalg.eigvalsh
-
-    def watched(matrix):
-        at.append(torch.get_num_threads())
-        return eigvalsh(matrix)
-
-    monkeypatch.setattr(torch.linalg, "eigvalsh", watched)
-    torch.set_num_threads(3)
-    try:
-        effective_rank(torch.randn(4, 3))
-        assert (at, torch.get_num_threads()) == ([1], 3)
-        monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            effective_rank(torch.randn(4, 3))
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-
-
-# --- what they are blind to
+@given(SEEDS, st.integers(1, 8), st.integers(1, 9), st.sampled_from([1e-12, 1.0, 1e12]))
+def test_alignment_equals_a_loop_in_numpy(seed, batch, width, size):
+    a, b = size * drawn(seed, batch, width), drawn(seed + 1, batch, width)
+    assert alignment(a, b) == pytest.approx(alignment_in_numpy(a / size, b), rel=1e-5)
+    assert alignment(b, a) == alignment(a, b)
 
 
 @pytest.mark.parametrize(
@@ -99,31 +108,92 @@ def test_each_metric_is_blind_to_exactly_these_changes(metric, changes):
     assert unchanged == changes
 
 
+@pytest.mark.parametrize(("batch", "p", "q"), [(200, 200, 200), (100, 50, 1000), (400, 30, 30)])
+def test_unrelated_features_have_the_cka_that_the_docstring_states(batch, p, q):
+    values = [linear_cka(torch.randn(batch, p), torch.randn(batch, q)) for _ in range(10)]
+    assert np.mean(values) == pytest.approx(math.sqrt(p / (p + batch) * q / (q + batch)), rel=0.03)
+
+
+# --- corners
+
+
+def test_identical_samples_have_rank_0_and_rows_of_zeros_no_direction():
+    for z in (torch.randn(1, 50).expand(12, 50), torch.zeros(5, 3), torch.full((7, 3), 0.1, dtype=torch.float64)):
+        assert effective_rank(z) == 0
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    assert uniformity(z) == pytest.approx(math.log((2 + 4 * math.exp(-2)) / 6))  # at 1 from any direction
+    assert anisotropy(z) == pytest.approx(2 / 6)
+    assert uniformity(0 * z) == anisotropy(0 * z) == alignment(0 * z, 0 * z) == 0
+    assert alignment(0 * z[:2], z[:2]) == 1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # in float64 the mean of equal numbers is not exact
+def test_without_variation_there_is_no_cka(value, dtype):
+    still, moving = torch.full((7, 3), value, dtype=dtype), torch.randn(7, 4)
+    for pair in ((still, moving), (moving, still), (still, still)):
+        assert math.isnan(linear_cka(*pair))
+
+
+def test_a_huge_common_offset_leaves_spread_rank_and_cka():
+    z, other = torch.randn(2, 12, 64)
+    for metric in (mean_pairwise_distance, effective_rank, lambda z: linear_cka(z, other)):
+        assert metric(z + 1e3) == pytest.approx(metric(z), rel=1e-3)
+
+
+def test_close_views_keep_their_digits():
+    """1 − cos of these is too small for float32."""
+    z, gap = torch.randn(4, 64), 1e-5 * torch.randn(4, 64)
+    assert alignment(z, z + gap) == pytest.approx(alignment_in_numpy(z, z + gap), rel=0.05)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_any_precision_and_shape_gives_plain_numbers_without_gradient(dtype):
-    z = torch.randn(8, 4, 6).to(dtype).requires_grad_()
+    z, b = torch.randn(8, 4, 6).to(dtype).requires_grad_(), torch.randn(8, 24)
+    flat = z.detach().reshape(8, 24)
     values = geometry(z)
-    assert values == {metric.__name__: metric(z.detach().reshape(8, 24)) for metric in METRICS}
-    assert all(type(value) is float and math.isfinite(value) for value in values.values())
+    assert values == {metric.__name__: metric(flat) for metric in METRICS}
+    pairs = {metric: metric(z.reshape(8, 24), b) for metric in PAIRED}
+    raised = torch.promote_types(dtype, torch.float32)
+    assert pairs == {metric: metric(flat.to(raised), b) for metric in PAIRED}
+    assert all(type(value) is float and math.isfinite(value) for value in (*values.values(), *pairs.values()))
 
 
-def test_a_huge_common_offset_leaves_spread_and_rank():
-    z = torch.randn(12, 64)
-    far = z + 1e3
-    for metric in (mean_pairwise_distance, effective_rank):
-        assert metric(far) == pytest.approx(metric(z), rel=1e-3)
+def test_autocast_does_not_reach_the_metrics():
+    z, b = torch.randn(16, 32) + 5, torch.randn(16, 32) + 1
+    outside = geometry(z), [metric(z, b) for metric in PAIRED]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (geometry(z), [metric(z, b) for metric in PAIRED]) == outside
 
 
-# --- what cannot be measured
+def test_eigenvalues_are_computed_on_one_thread_and_the_others_come_back(monkeypatch):
+    before, at, eigvalsh = torch.get_num_threads(), [], torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda z: at.append(torch.get_num_threads()) or eigvalsh(z))
+    torch.set_num_threads(3)
+    try:
+        effective_rank(torch.randn(4, 3))
+        assert (at, torch.get_num_threads()) == ([1], 3)
+        monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            effective_rank(torch.randn(4, 3))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- input that cannot be measured
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", [(2, 3), 2, slice(None)], ids=["an entry", "a row", "all"])
-def test_features_that_are_not_finite_have_no_geometry(dtype, bad, where):
-    z = torch.randn(5, 6).to(dtype)
+def test_features_that_are_not_finite_give_nan(dtype, bad, where):
+    z, b = torch.randn(5, 6).to(dtype), torch.randn(5, 6)
     z[where] = bad
-    assert geometry(z) == pytest.approx(dict.fromkeys((metric.__name__ for metric in METRICS), math.nan), nan_ok=True)
+    values = [*geometry(z).values(), *(metric(*pair) for metric in PAIRED for pair in ((z, b), (b, z)))]
+    assert all(math.isnan(value) for value in values)
+    table = cka_table({"bad": z, "b": b, "c": torch.randn(5, 2)})
+    np.testing.assert_array_equal(table.isna(), [[True] * 3, [True, False, False], [True, False, False]])
 
 
 def test_one_sample_has_a_norm_and_no_spread():
@@ -136,16 +206,43 @@ def test_one_sample_has_a_norm_and_no_spread():
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("metric", METRICS)
-def test_what_is_no_batch_of_features_is_refused(metric):
-    for shape in ((0, 3), (4, 0), ()):
-        with pytest.raises(ValueError, match=r"^z has shape .* at least one entry"):
-            metric(torch.zeros(shape))
-    with pytest.raises(TypeError, match=r"^z has dtype torch.int64"):
-        metric(torch.ones(4, 3, dtype=torch.long))
+def test_a_batch_without_features_is_refused(metric):
+    with pytest.raises(ValueError, match=r"^z has shape .* at least one entry"):
+        metric(torch.zeros(4, 0))
 
 
-def test_autocast_does_not_reach_the_metrics():
-    z = torch.randn(16, 32) + 5
-    outside = geometry(z)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert geometry(z) == outside
+@pytest.mark.usefixtures("unchecked")
+def test_different_samples_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"a has 5, b has 7.*the same number"):
+        linear_cka(torch.randn(5, 3), torch.randn(7, 3))
+    with pytest.raises(ValueError, match="there is none"):
+        cka_table({})
+    with pytest.raises(ValueError, match=r"^a has a batch of 1; .*at least 2"):
+        linear_cka(torch.randn(1, 3), torch.randn(1, 3))
+    for shape in ((5, 3), (6, 4), (6,), (6, 1, 3)):
+        with pytest.raises(ValueError, match=r"^a has shape \(6, 3\) and b \(.*two views of the same samples"):
+            alignment(torch.randn(6, 3), torch.randn(shape))
+
+
+# --- the table of CKA
+
+
+@pytest.mark.parametrize("labels", [[3, 0, "pixels"], [("baseline", 0), ("dispersive", 0), ("dispersive", 1)]])
+def test_the_table_holds_all_pairs_under_their_labels(labels):
+    features = torch.randn(9, 4, 2), torch.randn(9, 5), torch.randn(9, 1, 3, 3).double()
+    table = cka_table(dict(zip(labels, features, strict=True)))
+    assert list(table.index) == list(table.columns) == labels
+    for one, a in zip(labels, features, strict=True):
+        for other, b in zip(labels, features, strict=True):
+            assert table.loc[one, other] == pytest.approx(linear_cka(a, b), rel=1e-12)
+    np.testing.assert_array_equal(table, table.T)
+    assert table.to_numpy().max() <= 1
+
+
+def test_each_representation_is_reduced_once(monkeypatch):
+    """n Gram matrices of features, and one of the n of them; not one for each of the n² pairs."""
+    module = sys.modules["labkit.metrics.geometry"]  # the package's attribute is the function
+    sizes, gram = [], module.gram
+    monkeypatch.setattr(module, "gram", lambda z: sizes.append(tuple(z.shape)) or gram(z))
+    cka_table({width: torch.randn(7, width) for width in range(1, 6)})
+    assert sizes == [(7, 1), (7, 2), (7, 3), (7, 4), (7, 5), (5, 49)]

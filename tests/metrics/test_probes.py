@@ -82,40 +82,14 @@ def test_a_number_of_neighbours_that_there_are_not_is_refused(k):
 # --- logistic regression
 
 
-def regression(train_z, train_y, z):
-    """Predictions of Σ cross entropy + ‖W‖²/2 at its minimum by torch on features standardised by numpy."""
-    mean, deviation = train_z.double().mean(dim=0), train_z.double().std(dim=0, correction=0)
-    x, judged = ((part.double() - mean) / deviation for part in (train_z, z))
-    weight = torch.zeros(x.shape[1], int(train_y.max()) + 1, dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(weight.shape[1], dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
-
-    def loss():
-        solver.zero_grad()
-        errors = torch.nn.functional.cross_entropy(x @ weight + bias, train_y, reduction="sum")
-        total = errors + weight.square().sum() / 2
-        total.backward()
-        return total
-
-    solver.step(loss)
-    return (judged @ weight + bias).argmax(dim=1)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_linear_probe_is_the_minimum_of_its_loss(seed):
-    train_z, train_y, z, y = task(seed, judged=300, gap=0.7)
+def test_the_linear_probe_is_scikit_learns_on_features_standardised_by_the_training_samples():
+    train_z, train_y, z, y = task(judged=300, gap=0.7)
     train_z, z = (part * torch.logspace(-3, 3, 6) + 5 for part in (train_z, z))
-    expected = (regression(train_z, train_y, z) == y).double().mean().item()
+    mean, deviation = train_z.numpy().mean(axis=0), train_z.numpy().std(axis=0)
+    regression = LogisticRegression(max_iter=5000).fit((train_z.numpy() - mean) / deviation, train_y.numpy())
+    expected = regression.score((z.numpy() - mean) / deviation, y.numpy())
     assert 0.4 < expected < 1
     assert linear_probe_accuracy(train_z, train_y, z, y) == pytest.approx(expected, abs=0.0034)  # one of 300
-
-
-def test_only_the_train_samples_standardise():
-    """Judged together or one by one, each sample gets the same answer."""
-    train_z, train_y, z, y = task()
-    alone = [linear_probe_accuracy(train_z, train_y, z[i : i + 1] + 2, y[i : i + 1]) for i in range(len(y))]
-    assert linear_probe_accuracy(train_z, train_y, z + 2, y) == pytest.approx(np.mean(alone))
-    assert np.mean(alone) < linear_probe_accuracy(train_z, train_y, z, y)
 
 
 def test_the_regression_runs_on_one_thread_and_the_others_come_back(monkeypatch):
@@ -142,7 +116,7 @@ def test_the_regression_runs_on_one_thread_and_the_others_come_back(monkeypatch)
 
 
 @BOTH
-def test_any_labels_do_and_one_that_was_never_train_is_never_read(probe):
+def test_any_labels_do_and_one_without_training_samples_is_never_predicted(probe):
     train_z, train_y, z, y = task(gap=20.0)
     names = torch.tensor([-3, 100, 7])
     assert probe(train_z, names[train_y], z, names[y]) == 1
@@ -150,7 +124,7 @@ def test_any_labels_do_and_one_that_was_never_train_is_never_read(probe):
 
 
 @BOTH
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_any_shape_and_precision_is_read_without_gradient(probe, dtype):
     train_z, train_y, z, y = task(gap=20.0)
     train_z, z = train_z.reshape(60, 2, 3).requires_grad_(), z.reshape(40, 3, 2)
@@ -161,39 +135,22 @@ def test_any_shape_and_precision_is_read_without_gradient(probe, dtype):
 
 
 @BOTH
-@pytest.mark.parametrize("bad", [math.nan, -math.inf])
-@pytest.mark.parametrize(("which", "fault"), [(0, r"^train_z is .* 2 of 60 rows"), (2, r"^z is .* 2 of 40 rows")])
-def test_features_that_are_not_finite_are_refused_and_counted(probe, bad, which, fault):
-    sets = list(task())
-    sets[which] = sets[which].clone()
-    sets[which][3, 1:3] = sets[which][7] = bad
-    with pytest.raises(ValueError, match=fault):
-        probe(*sets)
-
-
-@BOTH
-def test_a_single_class_cannot_be_probed(probe):
-    train_z, train_y, z, y = task()
-    with pytest.raises(ValueError, match=r"^train_y has one class, 4; give samples of two"):
-        probe(train_z, torch.full_like(train_y, 4), z, y)
-    assert 0 <= probe(train_z, train_y, z, torch.full_like(y, 1)) <= 1  # those that are judged may be of one
-
-
-@BOTH
 @pytest.mark.usefixtures("unchecked")
-def test_sets_that_do_not_fit_together_are_refused(probe):
-    train_z, train_y, z, y = task()
-    for sets, fault in (
-        ((train_z, train_y, z[:, :4], y), r"^train_z has 6 features a sample and z 4"),
-        ((train_z[:50], train_y, z, y), r"^train_y has shape \(60,\) and train_z 50 samples"),
-        ((train_z, train_y, z, y[:30]), r"^y has shape \(30,\) and z 40 samples"),
-        ((train_z, train_y, z, y[:, None]), r"^y has shape \(40, 1\)"),
-        ((train_z, train_y, z[:0], y[:0]), r"^z has shape \(0, 6\)"),
-    ):
-        with pytest.raises(ValueError, match=fault):
-            probe(*sets)
-    with pytest.raises(TypeError, match=r"^train_z has dtype torch.int64"):
-        probe(train_z.long(), train_y, z, y)
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda a, b, z, y: (a, b, z[:, :4], y), r"train_z has 6 features a sample and z 4"),
+        (lambda a, b, z, y: (a[:50], b, z, y), r"train_y has shape \(60,\) and train_z 50 samples"),
+        (lambda a, b, z, y: (a, b, z, y[:, None]), r"y has shape \(40, 1\) and z 40 samples"),
+        (lambda a, b, z, y: (a, b, z[:0], y[:0]), r"z has shape \(0, 6\)"),
+        (lambda a, b, z, y: (a.index_fill(0, torch.tensor([3, 7]), math.nan), b, z, y), "train_z is .* 2 of 60 rows"),
+        (lambda a, b, z, y: (a, b, z.index_fill(0, torch.tensor([3]), -math.inf), y), "z is .* 1 of 40 rows"),
+        (lambda a, b, z, y: (a, 0 * b + 4, z, y), "train_y has one class, 4; give samples of two"),
+    ],
+)
+def test_sets_that_cannot_be_probed_are_refused(probe, change, fault):
+    with pytest.raises(ValueError, match=f"^{fault}"):
+        probe(*change(*task()))
 
 
 # --- neighbour purity
@@ -212,12 +169,7 @@ def test_purity_is_the_share_of_near_others_of_the_same_class_counted_one_by_one
         assert neighbour_purity(z, y, k) == pytest.approx(np.mean(shares), abs=1e-12)
 
 
-def test_purity_of_one_class_is_undefined():
+def test_purity_of_one_class_is_undefined_and_of_too_few_samples_refused(unchecked):
     assert math.isnan(neighbour_purity(torch.randn(5, 3), torch.zeros(5).long(), 4))
-
-
-def test_purity_refuses_what_it_cannot_measure(unchecked):
     with pytest.raises(ConfigError, match=r"k = 5 .* from 1 to 4"):
         neighbour_purity(torch.randn(5, 3), torch.arange(5), 5)
-    with pytest.raises(ValueError, match=r"y has shape \(4,\) and z 5 samples"):
-        neighbour_purity(torch.randn(5, 3), torch.arange(4), 2)
