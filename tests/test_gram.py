@@ -153,8 +153,8 @@ def test_rows_of_zeros_have_no_direction(size):
     z[1] *= size
     z.requires_grad_(), w.requires_grad_()
     cosines = pairwise_cosines(z)
-    assert cosines[1].tolist() == cosines[:, 1].tolist() == pytest.approx([0, 1, 0, 0])
     assert cosines.diagonal().eq(1).all()
+    assert cosines[1, [0, 2, 3]].abs().max() < 1e-14 and cosines[[0, 2, 3], 1].abs().max() < 1e-14
     assert cross_cosines(z, w)[1].abs().max() < 1e-14
     assert paired_cosines(z, w)[1].abs() < 1e-14
     total = cosines.sum() + cross_cosines(z, w).sum() + paired_cosines(z, w).sum()
