@@ -1,21 +1,65 @@
-"""Properties of every loss on features: precision, other ways to call it, and three times the features in memory."""
+"""Properties of every loss on features: symmetries, precision, other ways to call it, memory."""
+
+import math
 
 import pytest
 import torch
 from every_loss import LOSSES, VARIANTS, dispersive, value_and_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from labkit.losses import dispersive_loss
+from labkit.losses import dispersive_loss, repa_loss
 
-CASES = LOSSES | {"without self-pairs": lambda a, b: dispersive(a, b, include_self=False)}
+CASES = LOSSES | {
+    "without self-pairs": lambda a, b: dispersive(a, b, include_self=False),
+    "repa": lambda a, b: repa_loss(a.flatten(1)[:, None], b.flatten(1)[:, None]),
+}
 every_loss = pytest.mark.parametrize("name", CASES)
 
 
 def two_views(*shape, dtype=torch.float32):
     a = torch.randn(shape, dtype=dtype)
     return a, a + 0.5 * torch.randn(shape, dtype=dtype)
+
+
+# --- symmetries
+
+
+def draw(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+ALL, DISTANCES = set(VARIANTS), {"infonce_l2", "hinge"}
+MOVES = {  # an action on B×P features, which takes a random seed, and the variants that are blind to it
+    "samples permuted": (lambda z, r: z[draw(r, len(z)).argsort()], ALL),
+    "features permuted": (lambda z, r: z[:, draw(r, z.shape[1]).argsort()], ALL),
+    "features turned into tokens": (lambda z, r: z.reshape(len(z), 2, -1), ALL),
+    "mirrored": (lambda z, r: -z, ALL),
+    "translated": (lambda z, r: z + draw(r, z.shape[1]), {*DISTANCES, "covariance"}),
+    "rotated": (lambda z, r: z @ torch.linalg.qr(draw(r, *2 * z.shape[1:])).Q, {*DISTANCES, "infonce_cosine"}),
+    "features repeated": (lambda z, r: z.repeat(1, 3), {*DISTANCES, "infonce_cosine"}),
+    "scaled": (lambda z, r: 1.5 * z, {"infonce_cosine", "covariance"}),
+    "each sample scaled": (lambda z, r: draw(r, len(z), 1).exp() * z, {"infonce_cosine"}),
+    "each feature scaled": (lambda z, r: draw(r, z.shape[1]) * z, {"covariance"}),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("move", MOVES)
+@settings(max_examples=5)
+@given(seed=st.integers(0, 2**31), batch=st.integers(4, 9), pairs_of_features=st.integers(2, 6))
+def test_each_variant_sees_what_it_should_and_nothing_else(name, move, seed, batch, pairs_of_features):
+    act, blind = MOVES[move]
+    a = 0.4 * draw(seed, batch, 2 * pairs_of_features)
+    b = a + 0.3 * draw(seed + 1, *a.shape)
+    before, after = (LOSSES[name](*views).item() for views in ((a, b), (act(a, seed + 2), act(b, seed + 2))))
+    assert math.isclose(before, after, rel_tol=1e-9, abs_tol=1e-12) == (name.split()[1] in blind)
+
+
+# --- precision, and other ways to call
 
 
 @every_loss

@@ -1,4 +1,4 @@
-"""Every variant of the Dispersive Loss against its formula, its symmetries, its bounds, and floating point."""
+"""Every variant of the Dispersive Loss: its bounds, its corners, and settings that cannot work."""
 
 import math
 
@@ -25,58 +25,9 @@ every_variant = pytest.mark.parametrize("variant", VARIANTS)
 every_case = pytest.mark.parametrize("case", CASES)
 
 
-def by_formula(z, variant="infonce_l2", tau=0.5, margin=1.0, include_self=True):
-    """The formulas in float64 for torch to differentiate: all B×B×P differences, the P×P matrix of correlations."""
-    z = z.double().flatten(1)
-    batch, features = z.shape
-    if variant == "covariance":
-        z = z - z.mean(dim=0)
-        covariances = (z[:, :, None] * z[:, None]).mean(dim=0)
-        deviations = covariances.diagonal().sqrt()
-        others = ~torch.eye(features, dtype=torch.bool)
-        return (covariances / deviations / deviations[:, None])[others].square().sum() / (features * (features - 1))
-    pairs = torch.ones(batch, batch, dtype=torch.bool) if include_self else ~torch.eye(batch, dtype=torch.bool)
-    distances = (z[:, None] - z[None]).square().sum(dim=2)[pairs] / features
-    if variant == "infonce_l2":
-        return (-distances / tau).exp().mean().log()
-    if variant == "hinge":
-        return (margin - distances).clamp_min(0).square().mean()
-    unit = z / z.square().sum(dim=1, keepdim=True).sqrt()
-    return ((unit[:, None] * unit[None]).sum(dim=2)[pairs] / tau).exp().mean().log()
-
-
 def gradient(loss, z, **arguments):
     z = z.detach().clone().requires_grad_()
     return torch.autograd.grad(loss(z, **arguments), z)[0]
-
-
-# --- value and gradient
-
-
-@every_case
-@pytest.mark.parametrize(("dtype", "rel"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("shape", [(3, 2), (6, 4, 5), (5, 2, 3, 3)])
-def test_the_value_is_that_of_the_formula(case, shape, dtype, rel):
-    z = 0.7 * torch.randn(shape, dtype=dtype)
-    loss = dispersive_loss(z, **CASES[case])
-    assert loss.shape == ()
-    assert loss.dtype == dtype
-    assert loss.item() == pytest.approx(by_formula(z, **CASES[case]).item(), rel=rel)
-
-
-@every_case
-@pytest.mark.parametrize("shape", [(3, 2), (7, 4, 3), (4, 30)])
-def test_the_gradient_is_that_of_the_formula(case, shape):
-    z = 0.5 * torch.randn(shape, dtype=torch.float64)
-    expected = gradient(by_formula, z, **CASES[case])
-    assert expected.abs().max() > 1e-4
-    torch.testing.assert_close(gradient(dispersive_loss, z, **CASES[case]), expected, rtol=1e-9, atol=1e-13)
-
-
-@every_case
-def test_the_second_derivative_passes_gradgradcheck(case):
-    z = (0.7 * torch.randn(4, 3, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda z: dispersive_loss(z, **CASES[case]), z)
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0])
@@ -95,41 +46,8 @@ def test_wide_gaussian_features_have_the_value_of_the_law_of_large_numbers(scale
         assert gradient(dispersive_loss, z, variant=variant, **arguments).count_nonzero() == z.numel()
 
 
-# --- symmetries
-
-
-def draw(seed, *shape, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-DISTANCES = {"infonce_l2", "hinge"}
-MOVES = {  # what is done to B×P features with a random seed, and which variants do not see it
-    "samples permuted": (lambda z, r: z[draw(r, len(z)).argsort()], set(VARIANTS)),
-    "features permuted": (lambda z, r: z[:, draw(r, z.shape[1]).argsort()], set(VARIANTS)),
-    "features turned into tokens": (lambda z, r: z.reshape(len(z), 2, -1), set(VARIANTS)),
-    "all mirrored": (lambda z, r: -z, set(VARIANTS)),
-    "all translated": (lambda z, r: z + draw(r, z.shape[1]), {*DISTANCES, "covariance"}),
-    "all rotated": (
-        lambda z, r: z @ torch.linalg.qr(draw(r, z.shape[1], z.shape[1])).Q,
-        {*DISTANCES, "infonce_cosine"},
-    ),
-    "features repeated": (lambda z, r: z.repeat(1, 3), {*DISTANCES, "infonce_cosine"}),
-    "all scaled": (lambda z, r: 1.5 * z, {"infonce_cosine", "covariance"}),
-    "each sample scaled": (lambda z, r: draw(r, len(z), 1).exp() * z, {"infonce_cosine"}),
-    "each feature scaled and shifted": (lambda z, r: draw(r, z.shape[1]) * z + draw(r + 1, z.shape[1]), {"covariance"}),
-}
-
-
-@every_variant
-@pytest.mark.parametrize("move", MOVES)
-@settings(max_examples=8)
-@given(seed=st.integers(0, 2**31), batch=st.integers(3, 9), pairs_of_features=st.integers(1, 6))
-def test_each_variant_sees_what_it_should_and_nothing_else(variant, move, seed, batch, pairs_of_features):
-    act, blind = MOVES[move]
-    arguments = {"margin": 3.0} if variant == "hinge" else {}
-    z = 0.4 * draw(seed, batch, 2 * pairs_of_features)
-    before, after = (dispersive_loss(x, variant, **arguments).item() for x in (z, act(z, seed + 1)))
-    assert math.isclose(before, after, rel_tol=1e-9, abs_tol=1e-12) == (variant in blind)
+def draw(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 # --- bounds
@@ -153,7 +71,7 @@ def test_the_loss_lies_between_its_floor_and_its_ceiling(variant, batch, feature
     arguments = {"variant": variant}
     if variant != "covariance":
         arguments |= {"margin" if variant == "hinge" else "tau": knob, "include_self": include_self}
-    loss = dispersive_loss(scale * draw(seed, batch, features, dtype=torch.float32), **arguments).item()
+    loss = dispersive_loss(scale * draw(seed, batch, features), **arguments).item()
     rounding = 1e-5 * (1 + abs(ceiling(**arguments)))
     assert dispersive_floor(batch, features=features, **arguments) - rounding <= loss
     assert loss <= ceiling(**arguments) + rounding
@@ -200,13 +118,6 @@ def test_identical_samples_give_the_ceiling_and_nothing_worse(case, dtype):
     assert gradient(dispersive_loss, same, **CASES[case]).abs().max() < 1e-5
 
 
-def test_nearly_identical_samples_are_still_pushed_apart():
-    clusters = 30.0 * torch.tensor([1, 1, 1, 1, -1, -1, -1, -1])[:, None]  # too far apart to push each other
-    z = clusters + 1e-3 * torch.randn(8, 256)  # and inside them closer than a Gram matrix resolves
-    expected = gradient(by_formula, z.double())
-    assert (gradient(dispersive_loss, z).double() - expected).norm() < 0.05 * expected.norm()
-
-
 @pytest.mark.parametrize("value", [0.1, 1e4 + 0.1])
 @pytest.mark.parametrize("batch", [3, 48])
 def test_a_constant_feature_correlates_with_nothing(batch, value):
@@ -219,34 +130,12 @@ def test_a_constant_feature_correlates_with_nothing(batch, value):
     assert (grad[:, [0, 1, 3, 4]] != 0).all() and grad.isfinite().all()
 
 
-@pytest.mark.parametrize("offset", [10.0, 1000.0])
-def test_a_large_common_offset_costs_little_accuracy(offset):
-    z = 0.5 * torch.randn(6, 12) + offset
-    for variant in (*sorted(DISTANCES), "covariance"):
-        assert dispersive_loss(z, variant).item() == pytest.approx(by_formula(z, variant).item(), rel=1e-3)
-        expected = gradient(by_formula, z, variant=variant)
-        assert (gradient(dispersive_loss, z, variant=variant) - expected).norm() < 1e-3 * expected.norm()
-
-
 @every_variant
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_features_that_are_not_finite_are_not_hidden(variant, bad):
     z = torch.randn(5, 6)
     z[1, 2] = bad
     assert dispersive_loss(z, variant).isnan()
-
-
-@every_case
-@pytest.mark.parametrize("exponent", [-12, -6, -3, 3, 6, 12])
-def test_at_any_norm_the_gradient_is_the_closed_form_and_never_nan(case, exponent):
-    z = (2 * torch.rand(6, 8, dtype=torch.float64) - 1).mul(10.0**exponent).float()
-    loss, grad = dispersive_loss(z, **CASES[case]), gradient(dispersive_loss, z, **CASES[case])
-    assert loss.isfinite() and grad.isfinite().all()
-    expected = gradient(by_formula, z.double(), **CASES[case])
-    if expected.isfinite().all():  # without self-pairs the plain formula takes the log of 0 when all are far
-        assert loss.item() == pytest.approx(by_formula(z, **CASES[case]).item(), rel=1e-5, abs=1e-6)
-        atol = max(1e-5 * expected.abs().max().item(), 1e-44)
-        torch.testing.assert_close(grad.double(), expected, rtol=1e-3, atol=atol)
 
 
 def test_on_the_sphere_both_infonce_variants_are_the_uniformity_of_wang_and_isola():
