@@ -52,16 +52,12 @@ def original(a, b, variant, tau=0.5):
 
 
 FORMULAS = {
-    "dispersive": (dispersive, lambda a, b, **arguments: repulsion(a, **arguments)),
-    "contrastive": (
-        contrastive_loss,
-        lambda a, b, **arguments: alignment(a, b, **arguments) + repulsion(a, **arguments),
-    ),
+    "dispersive": (dispersive, lambda a, b, **knobs: repulsion(a, **knobs)),
+    "contrastive": (contrastive_loss, lambda a, b, **knobs: alignment(a, b, **knobs) + repulsion(a, **knobs)),
     "original": (partial(contrastive_loss, form="original"), original),
 }
-EVERY_PAIR = [{"variant": v} for v in ("infonce_l2", "infonce_cosine", "hinge", "covariance")]  # by default
 ARGUMENTS = [
-    *EVERY_PAIR,
+    *({"variant": v} for v in ("infonce_l2", "infonce_cosine", "hinge", "covariance")),  # by default
     {"variant": "infonce_l2", "tau": 2.0, "include_self": False},
     {"variant": "infonce_cosine", "tau": 0.2, "include_self": False},
     {"variant": "hinge", "margin": 3.0, "include_self": False},
