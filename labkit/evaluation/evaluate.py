@@ -4,7 +4,12 @@ Both complete the same ``EvaluationConfig``, draw samples in the same batches an
 so that the same weights have the same Fréchet distance everywhere. ``evaluate_run`` draws shard by shard, on several
 ranks if need be, and keeps samples and results: samples in ``evaluations/<samples>/`` of the run, where they serve
 every metric, a result in ``evaluations/<samples>-<metrics>.json``. Both names are digests of all that they depend on,
-so that the same request finds them again.
+so that the same request finds them again. The path of a number:
+
+    evaluate_run → Shards.make → sample_network              noise to images, on the disk
+                 → Evaluator.metrics → extract → features    of the images; those of the reference are computed once
+                                     → frechet_distance, …   of both, and of real images beside them
+                 → memorisation                              where the training images are few
 """
 
 import hashlib

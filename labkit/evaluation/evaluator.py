@@ -114,6 +114,7 @@ class Evaluator:
         elif extractor is None:
             extractor = DigitsFeatures() if settings.features == "digits" else _pixels(reference)
         self.extractor, self.reference = extractor, _usable(reference, extractor, shape)
+        self._frechet, self._kernel = DISTANCES.get(extractor.name, DISTANCES["digits"])
         beside = self.reference.read is not None and extractor.name != "pixels"
         self._extractors = [extractor, *([_pixels(self.reference)] if beside else [])]
         self._controls: dict[int, dict[str, Real]] = {}
@@ -152,7 +153,7 @@ class Evaluator:
         """Metrics that cannot be computed with this reference, and why."""
         reasons, second = {}, self.reference.second
         if self.reference.read is None:
-            metrics = f"precision, recall, {self._names[1]}, frechet_pixels"
+            metrics = f"precision, recall, {self._kernel}, frechet_pixels"
             reasons[metrics] = "the reference holds statistics and no images"
         if second is None:
             reasons[REAL] = "the reference has no second set of real images"
@@ -170,11 +171,6 @@ class Evaluator:
             "features": {"name": self.extractor.name, "digest": self.extractor.digest},
         }
 
-    @property
-    def _names(self) -> tuple[str, str]:
-        """Names of the Fréchet and the kernel distance."""
-        return DISTANCES.get(self.extractor.name, DISTANCES["digits"])
-
     @cached_property
     def _real(self) -> list[Extracted] | None:
         """Features of the reference's images, if it has some."""
@@ -189,12 +185,11 @@ class Evaluator:
 
     def _compared(self, extracted: list[Extracted], seed: int) -> dict[str, Metric]:
         """Metrics of features: the extractor's, then those of the pixels if they are extracted, too."""
-        frechet, kernel = self._names
         z, real, statistics = extracted[0].features, self._real, self.reference.statistics
         if statistics is not None:
-            metrics = {frechet: Metric(frechet_of_moments(*moments(z), *statistics))}
+            metrics = {self._frechet: Metric(frechet_of_moments(*moments(z), *statistics))}
         else:
-            metrics = {frechet: Metric(frechet_distance(z, real[0].features))}
+            metrics = {self._frechet: Metric(frechet_distance(z, real[0].features))}
         if real is not None:
             if len(extracted) > 1:
                 metrics["frechet_pixels"] = Metric(frechet_distance(extracted[1].features, real[1].features))
@@ -202,7 +197,7 @@ class Evaluator:
             for name, value in zip(("precision", "recall"), precision_recall(real_z, z), strict=True):
                 metrics[name] = Metric(value, constants={"neighbours": NEIGHBOURS})
             subsets = {"subsets": SUBSETS, "subset": subset_size(len(real_z), len(z))}
-            metrics[kernel] = Metric(*kernel_distance(real_z, z, seed=seed), constants=subsets)
+            metrics[self._kernel] = Metric(*kernel_distance(real_z, z, seed=seed), constants=subsets)
         if self.extractor.name == "inception" and extracted[0].logits is not None:
             metrics["inception_score"] = Metric(*inception_score(extracted[0].logits), constants={"splits": SPLITS})
         return metrics
