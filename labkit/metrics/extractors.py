@@ -70,7 +70,9 @@ class Inception(Extractor):
         except (RuntimeError, TypeError, AttributeError) as error:
             why = " ".join(str(error).split())[:200]
             file = "None (downloaded)" if weights is None else repr(str(weights))
-            raise ConfigError(f"inception = {file} are not this network's weights: {why}") from error
+            raise ConfigError(
+                f"inception = {file} are not this network's weights; give those of torch-fidelity ({why})."
+            ) from error
         self.network.to(device()).eval()
 
     @torch.no_grad()
@@ -98,7 +100,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # cut, of another format, or a pickle of more than tensors: each has its own class
-        raise ConfigError(f"inception = {str(path)!r} cannot be read as tensors: {_first_line(error)}") from error
+        raise ConfigError(
+            f"inception = {str(path)!r} cannot be read as tensors ({_first_line(error)}); give a state dict, "
+            ".safetensors or .pth."
+        ) from error
     tensors = isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
     require(tensors, "inception", str(path), "give a state dict, name → tensor")
     return dict(state)
