@@ -49,7 +49,12 @@ MUTATIONS = [
         ("losses/dispersive.py", "/ tau)\n        return (margin", "* tau)\n        return (margin", LOSSES),
         ("losses/dispersive.py", ".relu().square().mean()", ".square().mean()", LOSSES),
         ("losses/dispersive.py", "/ batch**2\n", "/ (batch - 1) ** 2\n", LOSSES),
-        ("losses/dispersive.py", "return -math.log(batch) if own", "return -math.log(batch - 1) if own", LOSSES),
+        (
+            "losses/dispersive.py",
+            "return -math.log(batch) if with_self",
+            "return -math.log(batch - 1) if with_self",
+            LOSSES,
+        ),
         ("losses/dispersive.py", "(pairs(pairwise_cosines(flat))", "(off_diagonal(pairwise_cosines(flat))", LOSSES),
         ("ops.py", "- math.log(x.numel())", "- math.log(len(x))", LOSSES),
         ("ops.py", "[:, 1:].flatten()", "[:, :-1].flatten()", "tests/test_ops.py " + LOSSES),
