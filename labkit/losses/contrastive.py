@@ -18,7 +18,7 @@ both forms are of order 1 at any P. No P×P matrix is made: ‖Z₁ᵀZ₂‖² 
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -82,24 +82,14 @@ def contrastive_parts(
     return _parts(z, z_positive, form, variant, **loss_arguments(variant, tau, margin, include_self))
 
 
-def _parts(
-    z: Tensor,
-    z_positive: Tensor,
-    form: Form,
-    variant: Variant,
-    tau: float | None,
-    margin: float | None,
-    include_self: bool | None,
-) -> Parts:
+def _parts(z: Tensor, z_positive: Tensor, form: Form, variant: Variant, tau: float | None, **others: Any) -> Parts:
     """Both terms, with arguments that are checked and completed."""
     a, b = rows(z), rows(z_positive, "z_positive")
     if a.shape != b.shape:
-        raise ValueError(
-            f"z has {tuple(z.shape)} and z_positive {tuple(z_positive.shape)}: give two views of the same samples, "
-            "with as many features each."
-        )
+        shapes = f"z has {tuple(z.shape)} and z_positive {tuple(z_positive.shape)}"
+        raise ValueError(f"{shapes}: give two views of the same samples, with as many features each.")
     if form == "additive":
-        repelled = repulsion(a, variant, tau, margin, include_self)  # a, not z: half features are raised once
+        repelled = repulsion(a, variant, tau, **others)  # a, not z: half features are raised once
         with full_precision(z.device):
             return Parts(_alignment(a, b, variant, tau), repelled)
     check_size(*a.shape, variant)

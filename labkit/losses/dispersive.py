@@ -57,16 +57,15 @@ def loss_arguments(
     choose(variant, Variant, f"{prefix}variant")
     knobs, arguments = KNOBS[variant], {}
     for name, value in {"tau": tau, "margin": margin, "include_self": include_self}.items():
-        has = f"it takes {' and '.join(knobs)}" if knobs else "it takes none"
-        require(value is None or name in knobs, f"{prefix}{name}", value, f"{variant} has no such setting, {has}")
-        arguments[name] = knobs.get(name) if value is None else value
-    for name in knobs.keys() & {"tau", "margin"}:
-        value, meaning = arguments[name], {"tau": "the temperature", "margin": "the margin ε"}[name]
-        allowed = f"{meaning} must be a finite number above 0 (by default {knobs[name]})"
-        require(finite(value) and value > 0, f"{prefix}{name}", value, allowed)
-    include_self = arguments["include_self"]
-    ok = include_self is None or isinstance(include_self, bool)
-    require(ok, f"{prefix}include_self", include_self, "give True or False")
+        others = f"{variant} has no such setting, it takes {' and '.join(knobs) or 'none'}"
+        require(value is None or name in knobs, f"{prefix}{name}", value, others)
+        default = knobs.get(name)
+        arguments[name] = value = default if value is None else value
+        if isinstance(default, bool):
+            require(isinstance(value, bool), f"{prefix}{name}", value, "give True or False")
+        elif default is not None:
+            allowed = f"give a finite number above 0 (by default {default})"
+            require(finite(value) and value > 0, f"{prefix}{name}", value, allowed)
     return arguments
 
 
