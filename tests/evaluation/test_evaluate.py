@@ -29,6 +29,7 @@ from labkit.metrics import (
 from labkit.metrics.extractors import to_bytes, to_floats
 from labkit.runtime import Purpose, generator
 from labkit.sampling import Sampler
+from labkit.training import Samples
 
 FEW = EvaluationConfig(count=30, sampler=Sampler(steps=2), batch=7)
 judge = partial(evaluate_run, shard=12)
@@ -133,6 +134,13 @@ def test_copying_the_training_set_scores_what_real_digits_score():
     copies, worse = (evaluator.metrics(x.split(100), no_class)["frechet"].value for x in (copied, blurred))
     assert real.low <= real.mean <= real.high
     assert 0.5 * real.low < copies < 2 * real.high and worse > 3 * real.high
+
+
+def test_copies_of_training_images_are_memorised(run, monkeypatch):
+    train = datasets.digits("train")
+    copies = Samples(train.x[:30], train.y[:30], {"nfe": 1})
+    monkeypatch.setattr(evaluating, "sample_network", lambda *_, **__: copies)
+    assert evaluate(run.model(), run.config, FEW).values["memorisation"] == 1
 
 
 def test_samples_serve_other_metrics_and_only_the_same_request(run, tmp_path, monkeypatch):
