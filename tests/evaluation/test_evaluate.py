@@ -136,11 +136,13 @@ def test_copying_the_training_set_scores_what_real_digits_score():
     assert 0.5 * real.low < copies < 2 * real.high and worse > 3 * real.high
 
 
-def test_copies_of_training_images_are_memorised(run, monkeypatch):
+def test_copies_of_training_images_are_memorised_and_new_ones_are_not(run, monkeypatch):
     train = datasets.digits("train")
     copies = Samples(train.x[:30], train.y[:30], {"nfe": 1})
     monkeypatch.setattr(evaluating, "sample_network", lambda *_, **__: copies)
     assert evaluate(run.model(), run.config, FEW).values["memorisation"] == 1
+    images, held_out = (to_bytes(part) for part in (train.x, datasets.digits("held_out").x))
+    assert memorisation(held_out, images, held_out) == pytest.approx(0.05, abs=0.002)  # new images, by definition
 
 
 def test_samples_serve_other_metrics_and_only_the_same_request(run, tmp_path, monkeypatch):
