@@ -49,7 +49,12 @@ MUTATIONS = [
         ("losses/dispersive.py", "/ tau)\n        return (margin", "* tau)\n        return (margin", LOSSES),
         ("losses/dispersive.py", ".relu().square().mean()", ".square().mean()", LOSSES),
         ("losses/dispersive.py", "/ batch**2\n", "/ (batch - 1) ** 2\n", LOSSES),
-        ("losses/dispersive.py", "return -math.log(batch) if own", "return -math.log(batch - 1) if own", LOSSES),
+        (
+            "losses/dispersive.py",
+            "return -math.log(batch) if with_self",
+            "return -math.log(batch - 1) if with_self",
+            LOSSES,
+        ),
         ("losses/dispersive.py", "(pairs(pairwise_cosines(flat))", "(off_diagonal(pairwise_cosines(flat))", LOSSES),
         ("ops.py", "- math.log(x.numel())", "- math.log(len(x))", LOSSES),
         ("ops.py", "[:, 1:].flatten()", "[:, :-1].flatten()", "tests/test_ops.py " + LOSSES),
@@ -86,8 +91,8 @@ MUTATIONS = [
         ),
         (
             "losses/diffusion.py",
-            "schedule.data(x_k, said.detach(), k)",
-            "schedule.data(x_k, said, k)",
+            "schedule.data(x_k, eps_pred.detach(), k)",
+            "schedule.data(x_k, eps_pred, k)",
             LOSSES + " tests/test_process.py",
         ),
         ("losses/diffusion.py", "/ math.log(2)\n", "\n", LOSSES + " tests/test_process.py"),
@@ -230,8 +235,8 @@ def main() -> int:
                 ".venv", ".git", "__pycache__", "runs", "book", ".hypothesis", ".pytest_cache"
             )
             copies.put(shutil.copytree(args.repo, Path(folder) / str(number), ignore=kept))
-        found = list(pool.map(lambda mutation: tried(mutation, args.repo, copies, args.likely), chosen))
-    survivors = [m for m, caught in zip(chosen, found, strict=True) if not caught]
+        caught_by = list(pool.map(lambda mutation: tried(mutation, args.repo, copies, args.likely), chosen))
+    survivors = [m for m, caught in zip(chosen, caught_by, strict=True) if not caught]
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutations were caught.")
     for m in survivors:
         print(f"  survived: {m.file}: {m.old.strip()!r} → {m.new.strip()!r}")

@@ -15,11 +15,11 @@ LOSS_DRAWS = 4
 
 @torch.no_grad()
 def losses(network: nn.Module, config: Config, count: int) -> dict[str, float]:
-    """Mean squared error of what the network predicts, ``loss_train`` and ``loss_held_out``, and their ``loss_gap``.
+    """Mean squared error of the network's prediction, ``loss_train`` and ``loss_held_out``, and their ``loss_gap``.
 
     Noise and times are the same for every run. They are the same for both splits, too, unless one has fewer than
-    ``count`` images, as digits-few has: the levels of the two losses, and so of the gap, then differ by what other
-    times cost, which differences between runs leave out.
+    ``count`` images, as digits-few has: other times then shift the two losses, and the gap, by an amount that
+    differences between runs do not contain.
     """
     on, means = next(network.parameters()).device, {}
     process = process_of(config).to(on)
@@ -42,7 +42,7 @@ def block_geometry(
 
 
 def block_probes(network: nn.Module, config: Config, count: int) -> dict[int, float]:
-    """Block → held-out accuracy of a linear probe for the class, which the network does not get; empty for one class.
+    """Block → held-out accuracy of a linear probe for the class, which the network is not given; empty for one class.
 
     Args:
         count: images of each split.

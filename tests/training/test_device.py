@@ -85,7 +85,7 @@ def test_a_loss_and_its_gradient_are_those_of_float64(device, loss, precision):
         assert close(ours, theirs, 2e-3 if precision == "TF32" else 2e-5), (ours, theirs)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="minutes on a CPU; test_memory takes smaller ones there")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="minutes on a CPU; test_every_loss takes smaller ones there")
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_loss_of_a_large_batch_takes_three_times_its_features(device, loss):
     views = [torch.randn(256, 256, 768, device=device, requires_grad=True) for _ in range(2)]
