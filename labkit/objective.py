@@ -118,7 +118,7 @@ class Objective(nn.Module):
         view, settings, process = draws.second, self.config.contrastive, self.process
         t = time_sampling.second(t, view.uniforms, settings.noise, settings.max_gap, process.time)
         x = process.noised(batch.x, view.noise, t)
-        return self.network.features(x, process.told(t), labels, taps=self.blocks["contrastive"])
+        return self.network.features(x, process.model_time(t), labels, taps=self.blocks["contrastive"])
 
 
 def _over_blocks(loss: Callable[..., Tensor], settings: Dispersive, blocks: Sequence[int], *views: Features) -> Tensor:

@@ -4,7 +4,7 @@ A process is named by the model's family: ``FlowProcess`` (SiT), ``DiffusionProc
 count time from noise, t = 0, to data, t = 1, and answer to
 
     time(u)                                       uniform numbers in [0, 1) → times of training
-    told(t)                                       what the network is told of a time
+    model_time(t)                                 the time t as the network takes it
     noised(x1, x0, t)                             the point between data and noise that the network is shown
     base(network, batch, draws, labels, taps)     run the network once with gradient → Base
 
@@ -48,7 +48,7 @@ class _OnPath(nn.Module):
 
     path: paths.Path
 
-    def told(self, t: Tensor) -> Tensor:
+    def model_time(self, t: Tensor) -> Tensor:
         return t
 
     def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class DiffusionProcess(nn.Module):
         last = len(self.schedule) - 1
         return last - (t * len(self.schedule)).long().clamp(0, last)
 
-    def told(self, t: Tensor) -> Tensor:
+    def model_time(self, t: Tensor) -> Tensor:
         return self.schedule.timesteps[self.step(t)].to(t.dtype)
 
     def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class DiffusionProcess(nn.Module):
     def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
         t = draws.uniforms[:, 0]
         x_k = self.noised(batch.x, draws.noise, t)
-        output, features = network(x_k, self.told(t), labels, taps=taps)
+        output, features = network(x_k, self.model_time(t), labels, taps=taps)
         errors, bound = diffusion_errors(output, draws.noise, batch.x, x_k, self.step(t), self.schedule)
         terms = {"noise": errors.mean(), "bound": bound.mean()}
         return Base(terms["noise"] + terms["bound"], terms, errors, t, features)

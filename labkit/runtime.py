@@ -166,7 +166,7 @@ class Finding(NamedTuple):
     """One line of the doctor's report."""
 
     ok: bool
-    told: str
+    text: str
     remedy: str = ""
 
 

@@ -189,7 +189,7 @@ def test_times_stay_where_nothing_is_infinite(settings, kind):
     assert first - 1e-7 <= t[0] and t[-1] <= min(last + 1e-7, 1)
     assert (last - first) == pytest.approx(1, abs=3e-3)
     assert process.weight(t).isfinite().all() and (process.weight(t) > 0).all()
-    assert torch.equal(process.told(t), t)
+    assert torch.equal(process.model_time(t), t)
 
 
 @pytest.mark.parametrize("path", get_args(PathName))
@@ -230,7 +230,7 @@ def test_diffusion_counts_its_steps_from_noise():
     middles = (k.double() + 0.5) / 1000
     assert torch.equal(process.step(middles), 999 - k)
     assert process.step(torch.tensor([0.0, 0.0005, 0.9995, 1 - 2**-24, 1.0])).tolist() == [999, 999, 0, 0, 0]
-    said = process.told(middles.float())
+    said = process.model_time(middles.float())
     assert said.dtype == torch.float32
     assert said.tolist() == [*range(999, -1, -1)]
     u = torch.rand(9)
@@ -424,7 +424,7 @@ def test_the_model_says_which_process_trains_it_and_its_features_are_returned(mo
     base = found.base(net, batch, draws, LABELS, (1, 3))
     assert list(base.features) == [1, 3]
     x_t, over = found.noised(batch.x, draws.noise, base.times), 2 if process is MeanFlowProcess else 0
-    wanted = net.features(x_t, found.told(base.times), LABELS, taps=(1, 3))
+    wanted = net.features(x_t, found.model_time(base.times), LABELS, taps=(1, 3))
     for block, z in base.features.items():
         assert z.requires_grad
         torch.testing.assert_close(z[over:], wanted[block][over:], rtol=1e-7, atol=1e-9)

@@ -105,7 +105,7 @@ def fault(monkeypatch, **changes) -> runtime.Finding:
 def test_the_doctor_is_content_here():
     findings = runtime.doctor()
     assert [f for f in findings if not f.ok] == []
-    told = " · ".join(finding.told for finding in findings)
+    told = " · ".join(finding.text for finding in findings)
     for word in ("Python", f"torch {torch.__version__}", "ipykernel", "embedded data", "GiB free", "tier"):
         assert word in told
 
@@ -117,7 +117,7 @@ def test_the_doctor_on_an_old_python(monkeypatch):
 @pytest.mark.parametrize("version", ["7.0.0", "7.1.2", "7.3.1"])
 def test_the_doctor_on_a_kernel_that_corrupts_sliders(monkeypatch, version):
     found = fault(monkeypatch, importlib__metadata__version=lambda _: version)
-    assert version in found.told
+    assert version in found.text
     assert "ipykernel 6.31" in found.remedy
 
 
@@ -126,19 +126,19 @@ def test_the_doctor_without_a_kernel(monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr("importlib.metadata.version", missing)
-    [finding] = [finding for finding in runtime.doctor() if "ipykernel" in finding.told]
-    assert finding.ok and 'pip install "labkit[lab]"' in finding.told, "a cluster needs none"
+    [finding] = [finding for finding in runtime.doctor() if "ipykernel" in finding.text]
+    assert finding.ok and 'pip install "labkit[lab]"' in finding.text, "a cluster needs none"
 
 
 def test_the_doctor_without_the_embedded_data(monkeypatch, tmp_path):
     found = fault(monkeypatch, labkit__runtime__data_dir=lambda: tmp_path)
-    assert str(tmp_path) in found.told
+    assert str(tmp_path) in found.text
 
 
 def test_the_doctor_on_a_full_disk(monkeypatch):
     usage = namedtuple("usage", "free")
     found = fault(monkeypatch, shutil__disk_usage=lambda _: usage(2**29))
-    assert "0 GiB free" in found.told
+    assert "0 GiB free" in found.text
     assert "checkpoints" in found.remedy
 
 
@@ -147,7 +147,7 @@ def test_the_doctor_names_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Stand-in 9000")
     properties = namedtuple("properties", "total_memory")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties(80 * 2**30))
-    assert "GPU: Stand-in 9000 with 80 GiB" in [finding.told for finding in runtime.doctor()]
+    assert "GPU: Stand-in 9000 with 80 GiB" in [finding.text for finding in runtime.doctor()]
     assert runtime.machine()["gpu"] == "Stand-in 9000"
 
 

@@ -61,7 +61,7 @@ class Look:
         check_seed(self.seed)
 
 
-class Seen(NamedTuple):
+class FeatureSet(NamedTuple):
     """Fixed inputs, and what a network made of them."""
 
     x1: Float[Tensor, "n c h w"]
@@ -75,7 +75,7 @@ class Seen(NamedTuple):
     """Block → features, on the CPU."""
 
 
-def inputs(look: Look, config: Config) -> Seen:
+def inputs(look: Look, config: Config) -> FeatureSet:
     """The inputs of a look, without features yet: of the config's data, noised by its model's process."""
     images = datasets.load(config.dataset, look.split)
     draw = generator(look.seed, Purpose.PROBE)
@@ -84,11 +84,13 @@ def inputs(look: Look, config: Config) -> Seen:
     shown, t = images.batch(torch.arange(min(look.count, most))), times[: look.count]
     if look.t is not None:
         t = torch.full_like(t, look.t)
-    return Seen(shown.x, shown.y, t, process_of(config).noised(shown.x, noise[: look.count], t), {})
+    return FeatureSet(shown.x, shown.y, t, process_of(config).noised(shown.x, noise[: look.count], t), {})
 
 
 @torch.no_grad()
-def see(network: Transformer, look: Look, config: Config, blocks: Iterable[int] | None = None) -> Seen:
+def extract_features(
+    network: Transformer, look: Look, config: Config, blocks: Iterable[int] | None = None
+) -> FeatureSet:
     """Run a network over the inputs of a look.
 
     Args:
@@ -96,7 +98,7 @@ def see(network: Transformer, look: Look, config: Config, blocks: Iterable[int] 
         blocks: numbers from 0; by default all.
     """
     blocks = sorted(range(len(network.blocks)) if blocks is None else blocks)
-    shown, on, told_time = inputs(look, config), next(network.parameters()).device, process_of(config).told
+    shown, on, told_time = inputs(look, config), next(network.parameters()).device, process_of(config).model_time
     y = shown.y if look.labelled else torch.full_like(shown.y, network.num_classes)
     parts = [
         network.features(x_t.to(on), told_time(t).to(on), told.to(on), blocks)

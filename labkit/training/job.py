@@ -2,7 +2,7 @@
 
     job = Job.launch(config, "runs/x")     one process, or one for each GPU
     job = Job.attach("runs/x")             later, from any notebook
-    job.told(), job.running, job.stop(), job.wait(), job.log_tail()
+    job.summary(), job.running, job.stop(), job.wait(), job.log_tail()
 
 The run's folder says all there is to know: its trainer writes ``status.json``, and a launch two files more.
 
@@ -104,10 +104,10 @@ class Job:
         return self.process is not None and self.process.here and self.process.alive
 
     @property
-    def asked(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether it was asked to stop, from whichever notebook, and trains still."""
         elsewhere = self.process is not None and not self.process.here
-        return self.log.asked and (self._launched or (elsewhere and self.running))
+        return self.log.stop_requested and (self._launched or (elsewhere and self.running))
 
     @property
     def running(self) -> bool:
@@ -131,7 +131,7 @@ class Job:
         if not self.running:
             return "it is not running"
         if self._launched:
-            return "it was asked to already, and is saving" if self.asked else ""
+            return "it was asked to already, and is saving" if self.stop_requested else ""
         if self.process is not None and not self.process.here:
             return f"it runs on {self.process.host}; stop it there"
         return "it was not launched as a job; stop it where it was started"
@@ -142,7 +142,7 @@ class Job:
         Raises:
             RunError: it is not to be reached from here, or another user's.
         """
-        if not self.running or self.asked:
+        if not self.running or self.stop_requested:
             return
         if self.unstoppable:
             raise RunError(f"{self.path} cannot be stopped from here: {self.unstoppable}.")
@@ -162,7 +162,7 @@ class Job:
         """The last lines that it wrote."""
         return self.log.tail(lines)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """How it stands, in a sentence."""
         self.history.refresh()
         saved, of = max(self.folder.checkpoints, default=0), f"of {self.config.steps:,}"
@@ -179,12 +179,12 @@ class Job:
         }[kind]
 
     def __repr__(self) -> str:
-        return f"Job in {self.path}. {self.told()}"
+        return f"Job in {self.path}. {self.summary()}"
 
     def _progress(self, now: str) -> str:
         """What is said of a job that runs."""
         where, rate = self._where(), self.history.rate
-        if self.asked:
+        if self.stop_requested:
             return f"Asked to save and leave, {now}{where}."
         if self.history.step == 0 or self.status is None:  # of a resumed run, the table is that of the time before
             return f"Starting{where}; nothing is logged yet."
@@ -219,7 +219,7 @@ class Job:
             return Ending("failed", error)
         if self.config.steps in self.folder.checkpoints:
             return Ending("finished")
-        if by == "SIGTERM" or (self.log.asked and not by):  # before it listened
+        if by == "SIGTERM" or (self.log.stop_requested and not by):  # before it listened
             return Ending("stopped")
         if by:
             return _killed(by)

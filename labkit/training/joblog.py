@@ -33,7 +33,7 @@ class JobLog:
             _write_line(file, f"{ASKED} at {_now()}.")
 
     @property
-    def asked(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether the last launch was asked to stop, from whichever notebook."""
         return f"\n{ASKED}" in self._last_launch()
 

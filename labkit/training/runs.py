@@ -14,7 +14,7 @@ from labkit.models.sizes import parse_name
 from labkit.runtime import device
 from labkit.sampling import Frame, Samples, film_network, sample_network
 from labkit.training import checkpoint as ckpt
-from labkit.training.features import Look, Seen, Shelf, inputs, see
+from labkit.training.features import FeatureSet, Look, Shelf, extract_features, inputs
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.trainer import Trainer, build_network
 
@@ -64,7 +64,7 @@ class Run(RunFolder):
         blocks: Iterable[int] | None = None,
         step: int | None = None,
         weights: Weights = "ema",
-    ) -> Seen:
+    ) -> FeatureSet:
         """What the network at a checkpoint makes of fixed inputs; kept in the run's folder for the next time.
 
         Args:
@@ -90,7 +90,7 @@ class Run(RunFolder):
         found = {block: shelf.get(block) for block in blocks}
         missing = [block for block, z in found.items() if z is None]
         if missing:
-            made = see(self.model(weights, step), look, self.config, missing).features
+            made = extract_features(self.model(weights, step), look, self.config, missing).features
             for block, z in made.items():
                 shelf.put(block, z)
             found |= made

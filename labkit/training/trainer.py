@@ -136,7 +136,7 @@ class Trainer:
         """How many samples repel each other: the B of the floor −log B."""
         return negatives(self.config, self.fabric.world_size)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """How it trains here, in words."""
         e, ranks = self.config.engine, self.fabric.world_size
         share = micro_batch(self.config, ranks)

@@ -21,7 +21,7 @@ from labkit.models.sizes import features_per_sample, parse_name
 from labkit.projection import Pca, UmapReference, seed_flicker
 from labkit.runtime import one_thread
 from labkit.training import Look, Run
-from labkit.training.features import Seen, inputs
+from labkit.training.features import FeatureSet, inputs
 
 Time = float | Literal["mixed"]  # mixed: each image has its own; not None, which no menu of ipywidgets can offer
 TIMES: tuple[Time, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, "mixed")
@@ -97,7 +97,7 @@ class Explorer(HasTraits):
             (t, told): Look(None if t == "mixed" else t, count, told) for t in times for told in (True, False)
         }
         config = next(iter(self.runs.values())).config
-        self.inputs: dict[Time, Seen] = {t: inputs(self._looks[t, True], config) for t in times}
+        self.inputs: dict[Time, FeatureSet] = {t: inputs(self._looks[t, True], config) for t in times}
         self.y = self.inputs[times[0]].y
         self.clouds: dict[Place, dict[str, Spread]] = {}
         self.maps: dict[tuple[int, Time, bool], Map] = {}

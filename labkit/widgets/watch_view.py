@@ -39,7 +39,7 @@ def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: s
     def draw(state: Watch, plot: BaseFigure) -> str:
         for button, why_not in (("stop", state.unstoppable), ("resume", state.unresumable)):
             buttons[button].disabled, buttons[button].tooltip = bool(why_not), why_not
-        unreachable = state.state == "running" and state.unstoppable and not state.job.asked
+        unreachable = state.state == "running" and state.unstoppable and not state.job.stop_requested
         off = f" Stop is off: {state.unstoppable}." if unreachable else ""
         fault = f"<b>{html.escape(state.fault)}</b> " if state.fault else ""
         bar.value, status.value = state.share_done, said(fault + html.escape(state.told + off))

@@ -8,7 +8,7 @@ from labkit import Run, Trainer, paths
 from labkit.checks import ConfigError
 from labkit.config import Config
 from labkit.datasets import digits
-from labkit.training import CheckpointError, Look, RunError, see
+from labkit.training import CheckpointError, Look, RunError, extract_features
 from labkit.training import features as module
 
 
@@ -69,8 +69,8 @@ def test_without_labels_the_null_class_is_told(run):
 def test_the_second_time_nothing_is_computed(run, monkeypatch):
     first = run.features(Look(count=6))
     assert len(kept(run)) == 4
-    monkeypatch.setattr(module, "see", None)
-    monkeypatch.setattr("labkit.training.runs.see", None)
+    monkeypatch.setattr(module, "extract_features", None)
+    monkeypatch.setattr("labkit.training.runs.extract_features", None)
     again = run.features(Look(count=6))
     assert all(torch.equal(first.features[b], again.features[b]) for b in first.features)
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_trained_anew_is_looked_at_anew(tmp_path):
             pass
         run = Run.open(folder, shelf=tmp_path / "shelf")  # one shelf, as when a folder is emptied and used again
         found.append(run.features(Look(count=4)).features[3])
-        torch.testing.assert_close(found[-1], see(run.model(), Look(count=4), run.config).features[3])
+        torch.testing.assert_close(found[-1], extract_features(run.model(), Look(count=4), run.config).features[3])
     assert not torch.equal(*found)
 
 
