@@ -35,7 +35,7 @@ def test_the_readers_flags_come_last_and_are_not_doubled():
     argv, sentence = arguments("--no-browser", "--port", "8890", display=False)
     assert argv[-3:] == ["--no-browser", "--port", "8890"]
     assert argv.count("--no-browser") == 1
-    assert "as you asked" in sentence
+    assert "as requested" in sentence
 
 
 def test_only_root_gets_allow_root():

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from labkit import disk
-from labkit.types import LabError
+from labkit.checks import LabError
 
 FORMAT = "labkit-checkpoint-1"
 HEADER = ("step", "samples", "seconds", "config")  # what the file's header says beside the tensors

@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from labkit.checks import ConfigError, require
+from labkit.checks import ConfigError, LabError, require
 from labkit.config import Config
 from labkit.disk import unwritten
 from labkit.runtime import machine
 from labkit.training import checkpoint as ckpt
 from labkit.training.status import State, Status, now
-from labkit.types import LabError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import psutil
 
-from labkit.types import LabError
+from labkit.checks import LabError
 
 State = Literal["running", "finished", "stopped", "failed"]
 SILENT = 600.0  # seconds after which a trainer on another machine counts as dead if nothing was heard of it

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from labkit import datasets
-from labkit.checks import require
+from labkit.checks import LabError, require
 from labkit.config import Config
 from labkit.distributed import any_rank
 from labkit.models import Transformer, build_model
@@ -29,7 +29,7 @@ from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, meas
 from labkit.training.sheet import write_sheet
 from labkit.training.status import one_line
 from labkit.training.stream import Stream, parts
-from labkit.types import LabError, Losses
+from labkit.types import Losses
 
 SHEET, SHEET_STEPS = 50, 20  # samples, and steps, of the sheet that goes with a checkpoint
 
