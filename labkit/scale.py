@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from labkit.checks import check_number, check_whole, choose, require
+from labkit.checks import check_number, check_whole, choose
 from labkit.config import Precision
 from labkit.flops import macs, training_flops
 from labkit.losses import MeanFlow
@@ -31,8 +31,10 @@ from labkit.models import Transformer, build_model, parse_name
 if TYPE_CHECKING:
     import pandas as pd
 
-IMAGENET, EPOCHS, BATCH = 1_281_167, 80, 256
-"""Training images of ImageNet; epochs and batch size of the paper's shorter training."""
+BATCH = 256
+"""Batch size of the paper's training on ImageNet."""
+PAPER_STEPS = 80 * (1_281_167 // BATCH)
+"""Steps of its shorter training: 80 epochs without their incomplete last batch."""
 
 
 class Gpu(NamedTuple):
@@ -147,17 +149,9 @@ def seconds(flops: float, rate: float, utilisation: float = 1.0) -> float:
     return flops / (rate * utilisation)
 
 
-def paper_steps(epochs: int = EPOCHS, batch: int = BATCH) -> int:
-    """Training steps on ImageNet, without the incomplete last batch of each epoch."""
-    check_whole("epochs", epochs)
-    check_whole("batch", batch)
-    require(batch <= IMAGENET, "batch", batch, f"there are {IMAGENET:,} training images")
-    return epochs * (IMAGENET // batch)
-
-
-def paper_days(model: Cost, rate: float, utilisation: float, epochs: int = EPOCHS) -> float:
+def paper_days(model: Cost, rate: float, utilisation: float) -> float:
     """Days of the paper's training on one machine: an estimate for the network alone, on stored latents."""
-    return seconds(paper_steps(epochs) * BATCH * model.step_flops, rate, utilisation) / 86_400
+    return seconds(PAPER_STEPS * BATCH * model.step_flops, rate, utilisation) / 86_400
 
 
 def measured_flops(

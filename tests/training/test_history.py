@@ -7,7 +7,7 @@ from tiny import tiny, trained
 
 from labkit import Run, Trainer
 from labkit.training.folder import RunFolder
-from labkit.training.history import History, lasting
+from labkit.training.history import History, duration
 
 
 @pytest.fixture
@@ -128,4 +128,4 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends(folder):
     ],
 )
 def test_times_are_told_in_two_units_at_most(seconds, told):
-    assert lasting(seconds) == told
+    assert duration(seconds) == told

@@ -182,7 +182,7 @@ def test_a_job_of_another_machine_is_judged_by_its_status(out):
     assert noted(out, host="elsewhere", created=time.time() - 3600).state == "stopped"
     status = now("running", 7, 12, started=time.time())._replace(host="elsewhere", pid=3)
     status.write(out / "status.json")
-    assert job.running and "(process 3 on elsewhere, heard of 0 s ago)" in job.summary()
+    assert job.running and "(process 3 on elsewhere, status of 0 s ago)" in job.summary()
     status._replace(updated=time.time() - SILENT - 1).write(out / "status.json")
     assert not job.running and job.state == "lost"
 
@@ -203,7 +203,7 @@ def test_a_run_that_was_not_launched_can_be_attached_to(out):
     with closing(iter(Trainer(tiny(), out))) as loop:
         next(loop)
         job = noted(out, pid=gone.pid, created=0.0)  # an earlier launch, which has ended
-        job.log.ask()
+        job.log.request_stop()
         assert job.running and "Training, step 8" in job.summary()
         assert job.unstoppable == "it was not launched as a job; stop it where it was started"
     trained(tiny(), out)
@@ -274,5 +274,5 @@ def test_the_log_of_the_last_launch(tmp_path, printed, error, killed_rank):
     assert (log.error(), log.killed_rank()) == (error, killed_rank)
     assert log.last() == (printed.splitlines() or [""])[-1]
     assert not log.stop_requested
-    log.ask()
+    log.request_stop()
     assert log.stop_requested and log.error() == error
