@@ -367,8 +367,8 @@ def test_a_regularizer_reaches_every_weight_up_to_its_block_and_none_after(netwo
 def test_closed_gates_hide_attention_and_mlp_from_a_regularizer(batch, draws):
     fresh = build_model("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10)
     losses = with_loss(fresh, blocks=(2,))(batch, draws)
-    found = gradients(dispersive_loss(losses.features[2], tau=5.0), fresh)
-    reached = {name for name, gradient in found.items() if gradient.abs().max() > 1e-7}  # not rounding
+    gradient_of = gradients(dispersive_loss(losses.features[2], tau=5.0), fresh)
+    reached = {name for name, gradient in gradient_of.items() if gradient.abs().max() > 1e-7}  # not rounding
     gates = {f"blocks.{n}.adaLN_modulation.1.{kind}" for n in range(3) for kind in ("weight", "bias")}
     assert reached == gates | {"x_embedder.proj.weight"}  # but not its bias, which moves all samples alike
 
@@ -387,10 +387,10 @@ def test_all_three_at_once_are_a_weighted_sum(network, teacher, batch, draws):
         alone = objective(network, teacher, **{name: settings})
         if name == "repa":
             alone.projector.load_state_dict(module.projector.state_dict())
-        found = alone(batch, draws)
-        torch.testing.assert_close(found.terms[name], t[name])
+        losses_alone = alone(batch, draws)
+        torch.testing.assert_close(losses_alone.terms[name], t[name])
         assert abs(t[name]) > 1e-3
-        parts.append(gradients(found.weighted[name], network))
+        parts.append(gradients(losses_alone.weighted[name], network))
     summed = {name: sum(part[name] for part in parts) for name in parts[0]}
     assert_close_gradients(gradients(losses.total, network), summed)
 

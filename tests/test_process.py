@@ -83,10 +83,10 @@ def gradients(loss, module):
 def assert_same_training(base, loss, module):
     """One loss, one gradient for every weight."""
     torch.testing.assert_close(base.loss, loss, rtol=1e-9, atol=1e-12)
-    found = gradients(base.loss, module)
-    assert sum(g.any() for g in found) > 20
-    for mine, theirs in zip(found, gradients(loss, module), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9 * (1 + mine.abs().max().item()))
+    mine = gradients(base.loss, module)
+    assert sum(g.any() for g in mine) > 20
+    for a, b in zip(mine, gradients(loss, module), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9 * (1 + a.abs().max().item()))
 
 
 # --- SiT
@@ -392,12 +392,12 @@ def test_who_predicts_at_one_time_takes_no_span(family, batch):
 def test_the_model_says_which_process_trains_it_and_its_features_are_returned(model, process, batch, draws):
     """Those of the points that it was trained on, with gradient: of the one forward, and of the tapped blocks."""
     config = Config(model=model, batch_size=SIZE)
-    found, net = process_of(config), network(config.family)
-    assert type(found) is process
-    base = found.base(net, batch, draws, LABELS, (1, 3))
+    ours, net = process_of(config), network(config.family)
+    assert type(ours) is process
+    base = ours.base(net, batch, draws, LABELS, (1, 3))
     assert list(base.features) == [1, 3]
-    x_t, over = found.noised(batch.x, draws.noise, base.times), 2 if process is MeanFlowProcess else 0
-    wanted = net.features(x_t, found.model_time(base.times), LABELS, taps=(1, 3))
+    x_t, over = ours.noised(batch.x, draws.noise, base.times), 2 if process is MeanFlowProcess else 0
+    wanted = net.features(x_t, ours.model_time(base.times), LABELS, taps=(1, 3))
     for block, z in base.features.items():
         assert z.requires_grad
         torch.testing.assert_close(z[over:], wanted[block][over:], rtol=1e-7, atol=1e-9)
@@ -446,9 +446,10 @@ FIRST_TERM = {"DiT": "noise", "MeanFlow": "average_velocity"}
 
 def config(base, patch=4, **changes):
     """A few images of few tokens: two steps take milliseconds."""
-    known = dict(BASES[base])
-    known["model"] = f"{known['model']}-Nano/{patch}"
-    return Config(batch_size=8, steps=2, log_every=2, ema_decay=0.5, optimizer=Optimizer(lr=1e-3), **known, **changes)
+    settings = dict(BASES[base])
+    settings["model"] = f"{settings['model']}-Nano/{patch}"
+    settings |= dict(batch_size=8, steps=2, log_every=2, ema_decay=0.5, optimizer=Optimizer(lr=1e-3))
+    return Config(**settings, **changes)
 
 
 @pytest.mark.parametrize(("base", "regularized"), STAR)

@@ -85,9 +85,9 @@ def fault(monkeypatch, **changes) -> runtime.Finding:
     sound = [finding for finding in runtime.doctor() if not finding.ok]
     for name, value in changes.items():
         monkeypatch.setattr(name.replace("__", "."), value)
-    (found,) = [finding for finding in runtime.doctor() if not finding.ok and finding not in sound]
-    assert len(found.remedy) > 20
-    return found
+    (finding,) = [each for each in runtime.doctor() if not each.ok and each not in sound]
+    assert len(finding.remedy) > 20
+    return finding
 
 
 def test_the_doctor_finds_no_fault_here():
@@ -110,8 +110,8 @@ def test_the_doctor_finds_no_fault_here():
     ids=["old Python", "kernel 7.0", "kernel 7.3", "no data", "full disk"],
 )
 def test_the_doctor_names_a_fault_and_its_remedy(monkeypatch, changes, text, remedy):
-    found = fault(monkeypatch, **changes)
-    assert text in found.text and remedy in found.remedy
+    finding = fault(monkeypatch, **changes)
+    assert text in finding.text and remedy in finding.remedy
 
 
 def test_the_doctor_without_a_kernel(monkeypatch):

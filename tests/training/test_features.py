@@ -32,16 +32,16 @@ def cached(run):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_features_are_those_of_a_plain_forward_pass(run, labelled):
     """Without labels, of the null class."""
-    seen = run.features(Look(t=0.3, count=7, seed=5, labelled=labelled), step=2)
+    features = run.features(Look(t=0.3, count=7, seed=5, labelled=labelled), step=2)
     held_out = digits("held_out")
-    assert torch.equal(seen.x1, held_out.x[:7]) and torch.equal(seen.y, held_out.y[:7])
-    noise = (seen.x_t - 0.3 * seen.x1) / 0.7
-    torch.testing.assert_close(seen.x_t, paths.linear(seen.x1, noise, torch.full((7,), 0.3)).x_t)
+    assert torch.equal(features.x1, held_out.x[:7]) and torch.equal(features.y, held_out.y[:7])
+    noise = (features.x_t - 0.3 * features.x1) / 0.7
+    torch.testing.assert_close(features.x_t, paths.linear(features.x1, noise, torch.full((7,), 0.3)).x_t)
     labels = held_out.y[:7] if labelled else torch.full((7,), 10)
-    direct = run.model(step=2)(seen.x_t, torch.full((7,), 0.3), labels, taps=(0, 3)).features
-    assert set(seen.features) == {0, 1, 2, 3}
+    direct = run.model(step=2)(features.x_t, torch.full((7,), 0.3), labels, taps=(0, 3)).features
+    assert set(features.features) == {0, 1, 2, 3}
     for block in (0, 3):
-        torch.testing.assert_close(seen.features[block], direct[block])
+        torch.testing.assert_close(features.features[block], direct[block])
 
 
 def test_an_image_has_the_same_noise_and_time_whatever_the_count(run):
@@ -81,21 +81,21 @@ def test_only_missing_blocks_are_computed(run, monkeypatch):
     ids=str,
 )
 def test_whatever_makes_a_difference_is_part_of_the_key(run, other):
-    usual, found = run.features(Look(count=6), [3]).features[3], run.features(blocks=[3], **other).features[3]
+    usual, other_z = run.features(Look(count=6), [3]).features[3], run.features(blocks=[3], **other).features[3]
     assert len(cached(run)) == 2
-    assert not torch.equal(found, usual)
+    assert not torch.equal(other_z, usual)
 
 
 def test_a_checkpoint_trained_anew_has_new_features(tmp_path):
-    found = []
+    both = []
     for seed in (0, 1):
         folder = tmp_path / f"seed{seed}"
         for _ in Trainer(tiny(steps=2, seed=seed), folder):
             pass
         run = Run.open(folder, shelf=tmp_path / "shelf")  # one cache, as when a folder is emptied and used again
-        found.append(run.features(Look(count=4)).features[3])
-        torch.testing.assert_close(found[-1], extract_features(run.model(), Look(count=4), run.config).features[3])
-    assert not torch.equal(*found)
+        both.append(run.features(Look(count=4)).features[3])
+        torch.testing.assert_close(both[-1], extract_features(run.model(), Look(count=4), run.config).features[3])
+    assert not torch.equal(*both)
 
 
 @pytest.mark.parametrize("left", [0, 4, 100, -1])
@@ -112,14 +112,14 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(folder, tmp_path):
     (tmp_path / "shelf").write_text("a file where the folder should be")
     run = Run.open(folder, shelf=tmp_path / "shelf")
     with pytest.warns(UserWarning, match="Features are not kept"):
-        found = run.features(Look(count=4), blocks=[0])
-    assert found.features[0].shape == (4, 4, 64)
+        features = run.features(Look(count=4), blocks=[0])
+    assert features.features[0].shape == (4, 4, 64)
 
 
 def test_features_at_step_0_agree_in_all_blocks(run):
     """adaLN-Zero: every block returns its input until its gate opens."""
-    seen = run.features(Look(count=4), step=0)
-    assert all(torch.equal(seen.features[0], z) for z in seen.features.values())
+    features = run.features(Look(count=4), step=0)
+    assert all(torch.equal(features.features[0], z) for z in features.features.values())
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -243,11 +243,11 @@ def test_guidance_leaves_the_variance_to_the_labels(network, channels):
     with torch.no_grad():
         field = guided(lambda x, t, y: net(x, t, y).output, labels, NULL, 3.0, channels)
         with_label, without = (net(x, t, y).output for y in (labels, torch.full_like(labels, NULL)))
-        found = field(x, t)
-    assert found.shape == (3, 2, 8, 8)
-    torch.testing.assert_close(found[:, 1:], with_label[:, 1:], rtol=1e-5, atol=1e-5)
+        output = field(x, t)
+    assert output.shape == (3, 2, 8, 8)
+    torch.testing.assert_close(output[:, 1:], with_label[:, 1:], rtol=1e-5, atol=1e-5)
     noise = without[:, :1] + 3 * (with_label - without)[:, :1]
-    torch.testing.assert_close(found[:, :1], noise, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output[:, :1], noise, rtol=1e-4, atol=1e-5)
     assert (with_label - without).abs().mean() > 1e-3
 
 

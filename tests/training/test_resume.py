@@ -173,9 +173,9 @@ def test_kill_9_within_a_save(tmp_path, straight, moment):
         process.kill()
     (tmp_path / "hanging").unlink()
     whole = {5: "step-00000005.safetensors"} | ({10: "step-00000010.safetensors"} if "after" in moment else {})
-    found = Run.open(tmp_path).checkpoints
-    assert {step: file.name for step, file in found.items()} == whole
-    assert [checkpoint.read(file).step for file in found.values()] == list(whole)
+    checkpoints = Run.open(tmp_path).checkpoints
+    assert {step: file.name for step, file in checkpoints.items()} == whole
+    assert [checkpoint.read(file).step for file in checkpoints.values()] == list(whole)
     assert bool(leftovers(tmp_path)) == (moment != "after replace")
     trainer = Trainer(tiny(), tmp_path)
     assert trainer.step == max(whole)
