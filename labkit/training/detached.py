@@ -1,6 +1,5 @@
 """A process that continues when the one that started it ends, and the note by which any other process finds it."""
 
-import contextlib
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ import psutil
 
 from labkit.training import checkpoint as ckpt
 from labkit.training.folder import RunError
-from labkit.training.status import living
+from labkit.training.status import running
 
 SAVING = "600"  # seconds that torchrun gives its ranks to save when it is stopped; its default is 30
 _CHILDREN: dict[int, subprocess.Popen] = {}  # processes started from here, which remain zombies until polled here
@@ -92,13 +91,11 @@ class Process(NamedTuple):
         """Whether the process itself runs."""
         if self._child is not None:
             return self._child.poll() is None
-        process = living(self.pid)
-        with contextlib.suppress(psutil.Error):  # it ended just now
-            # The command is compared as well, since the times differ if the clock was set meanwhile.
-            return process is not None and (
-                abs(process.create_time() - self.created) < 2 or process.cmdline() == self.command
-            )
-        return False
+        process = running(self.pid)
+        if process is None:
+            return False
+        began, command = process  # the command as well, since times differ if the clock was set meanwhile
+        return abs(began - self.created) < 2 or command == self.command
 
     def _orphans(self) -> list[int]:
         """Ranks that continue although torchrun was killed: the last words of their command are the same."""

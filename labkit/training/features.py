@@ -113,11 +113,10 @@ class FeatureCache:
 
     def __init__(self, folder: Path, step: int, made_by: Mapping[str, object]) -> None:
         self._made_by = json.dumps([FORMAT, made_by], sort_keys=True)
-        key = hashlib.sha256(self._made_by.encode()).hexdigest()[:16]
-        self._name = str(folder / f"step-{step:08d}-{key}-block")
+        self._start = folder / f"step-{step:08d}-{hashlib.sha256(self._made_by.encode()).hexdigest()[:16]}-block"
 
     def _file(self, block: int) -> Path:
-        return Path(f"{self._name}{block:02d}.safetensors")
+        return Path(f"{self._start}{block:02d}.safetensors")
 
     def get(self, block: int) -> Tensor | None:
         """A block's features; None if they are not stored, or cannot be read."""

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 
@@ -33,17 +33,7 @@ STARTING = 120.0  # seconds within which a job on another machine has to write i
 FALSE_START = {"config.json", "machine.json", "metrics.csv", "status.json", "job.json", "job.log", ".lock"}
 _LAUNCHING = threading.Lock()  # two clicks may be handled at once
 
-Kind = Literal["finished", "stopped", "failed", "lost"]
-State = Literal["running"] | Kind
-
-
-class Ending(NamedTuple):
-    """How a job ended."""
-
-    kind: Kind
-    """``lost`` if its trainer could not write how it ended."""
-    reason: str = ""
-    """Cause of a failure or loss."""
+State = Literal["running", "finished", "stopped", "failed", "lost"]
 
 
 class Job:
@@ -122,8 +112,8 @@ class Job:
 
     @property
     def state(self) -> State:
-        """``running``, or how it ended; ``lost`` if its trainer could not write that."""
-        return "running" if self.running else self._end().kind
+        """``running``, or how it ended; ``lost`` if its trainer could not write how."""
+        return "running" if self.running else self._end()[0]
 
     @property
     def unstoppable(self) -> str:
@@ -168,7 +158,7 @@ class Job:
         saved, total = max(self.folder.checkpoints, default=0), f"of {self.config.steps:,}"
         if self.running:
             return self._progress(f"step {self.history.step:,} {total}")
-        kind, reason = self._end()
+        state, reason = self._end()
         at = f"step {max(self.history.step, saved):,} {total}"
         rest = f"training can go on from step {saved:,}" if saved else "nothing was saved"
         return {
@@ -176,7 +166,7 @@ class Job:
             "stopped": f"Stopped at {at}; {rest}.",
             "failed": f"Failed at {at}: {reason}",
             "lost": f"Ended at {at}, {reason}; {rest}.",
-        }[kind]
+        }[state]
 
     def __repr__(self) -> str:
         return f"Job in {self.path}. {self.summary()}"
@@ -205,32 +195,30 @@ class Job:
         age = "" if status.here else f", status of {duration(time.time() - status.updated)} ago"
         return f" (process {status.pid} on {status.host}{age})"
 
-    def _end(self) -> Ending:
-        """How it ended: as its trainer wrote, else as far as log and process show."""
-        status, signal = self.status, "" if self.process is None else self.process.killed_by
+    def _end(self) -> tuple[State, str]:
+        """State and cause of its end: as its trainer wrote, else as far as log and process show."""
+        status, process, error = self.status, self.process, self.log.error()
+        rank, signal = self.log.killed_rank(), "" if process is None else process.killed_by
         if status is not None and status.state in ("finished", "stopped"):
-            return Ending(status.state)
-        if rank := self.log.killed_rank():
-            return _killed(rank)
-        if status is not None and status.state == "failed":
-            alone = self.process is None or self.process.processes == 1
-            return Ending("failed", status.error if alone else self.log.error() or status.error)  # maybe another rank's
-        if error := self.log.error():
-            return Ending("failed", error)
+            return status.state, ""
+        if rank:
+            return "lost", _killed_by(rank)
+        if status is not None and status.state == "failed":  # with several ranks, maybe because another one failed
+            return "failed", (error if process is not None and process.processes > 1 else "") or status.error
+        if error:
+            return "failed", error
         if self.config.steps in self.folder.checkpoints:
-            return Ending("finished")
+            return "finished", ""
         if signal == "SIGTERM" or (self.log.stop_requested and not signal):  # before its trainer handled signals
-            return Ending("stopped")
+            return "stopped", ""
         if signal:
-            return _killed(signal)
+            return "lost", _killed_by(signal)
         last = self.log.last()
-        return Ending("lost", "without saying why" + (f" (the last line of its log: {last})" if last else ""))
+        return "lost", "without saying why" + (f" (the last line of its log: {last})" if last else "")
 
 
-def _killed(signal: str) -> Ending:
-    """The end of a process that a signal of this name killed."""
-    memory = ", as the system does when memory runs out" if signal == "SIGKILL" else ""
-    return Ending("lost", f"killed by {signal}{memory}")
+def _killed_by(signal: str) -> str:
+    return f"killed by {signal}" + (", as the system does when memory runs out" if signal == "SIGKILL" else "")
 
 
 def _make_room(out: Path, config: Config) -> None:

@@ -60,18 +60,16 @@ class Status(NamedTuple):
         """Whether it trains: on this machine if its process runs, elsewhere if the status is recent."""
         if self.state != "running" or not self.here:
             return self.state == "running" and time.time() - self.updated < SILENT
-        process = living(self.pid)
-        with contextlib.suppress(psutil.Error):  # it ended just now
-            # A process that began after this status was written has only inherited the number.
-            return process is not None and process.create_time() < self.updated + 1
-        return False
+        process = running(self.pid)
+        return process is not None and process[0] < self.updated + 1  # a later one has only inherited the number
 
 
-def living(pid: int) -> psutil.Process | None:
-    """The process of a number on this machine; None if there is none, or only a zombie."""
+def running(pid: int) -> tuple[float, list[str]] | None:
+    """Start (Unix time) and command of a process of this machine; None if there is none, or only a zombie."""
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return None if zombie else (process.create_time(), process.cmdline())
     except psutil.Error:
         return None
 
