@@ -1,4 +1,4 @@
-"""Train, sample and judge small diffusion models with and without Dispersive Loss.
+"""Train, sample and evaluate diffusion models with and without Dispersive Loss.
 
     labkit doctor
     labkit train digits --dispersive.lam 0.5 --out runs/x
@@ -26,12 +26,12 @@ from tyro.conf import OmitArgPrefixes, Positional, PositionalMetavarFromFieldNam
 from tyro.extras import SubcommandApp
 
 import labkit  # its modules are imported when they are used, so that help needs no torch
-from labkit.asking import RECIPES, axes_of, check_word, command, later, listed, refusals, with_recipes
+from labkit.arguments import RECIPES, axes_of, check_word, command, later, read_list, refusals, with_recipes
 from labkit.checks import LabError, require
 
 
 def doctor() -> int:
-    """Check what this machine can do, and how to put right what is missing."""
+    """Check what this machine can run, and how to mend what is missing."""
     findings = labkit.runtime.doctor()
     for finding in findings:
         print(f"{'ok ' if finding.ok else 'NO '} {finding.text}" + ("" if finding.ok else f"\n    → {finding.remedy}"))
@@ -51,7 +51,7 @@ def prepare(source: Positional[str], out: Path, settings: Annotated[labkit.datas
 
 
 def verify(verify: Path) -> int:
-    """Compare all files of a store with its checksums.
+    """Check all files of a store against its checksums.
 
     Args:
         verify: Folder of the store.
@@ -88,7 +88,7 @@ def _train(trainer: labkit.Trainer) -> int:
     tell(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
     tell(trainer.summary())
     with labkit.training.engine.saving_on_signals(trainer.stop):
-        stopped = _drive(trainer, len(trainer), _words, silent=not trainer.leads)
+        stopped = _drive(trainer, len(trainer), _terms, silent=not trainer.leads)
     if stopped:
         saved = ", saved" if trainer.step else ""
         tell(f"\nStopped at step {trainer.step}{saved}. Go on with:  {command('train', '--resume', out)}")
@@ -167,11 +167,11 @@ def compare(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("ru
 
     comparison = labkit.experiments.Comparison.with_and_without(config, out)
     print(f"Training {' and '.join(comparison.trainers)} side by side in {out}, {config.steps} steps each.")
-    if _drive(comparison, len(comparison), lambda item: f"{item[0]} {_words(item[1])}"):
+    if _drive(comparison, len(comparison), lambda item: f"{item[0]} {_terms(item[1])}"):
         raise KeyboardInterrupt
     result = comparison.evaluate()
     print(result.table().T.to_string(float_format=lambda value: f"{value:.3f}", na_rep="–"))
-    print(f"({result.told()}; real against real: mean of several draws of as many training images)")
+    print(f"({result.describe()}; real against real: mean of several draws of as many training images)")
     logs = {name: labkit.Run.open(out / name).metrics() for name in result.costs}
     page = write_page(out / "compare.html", result, logs)
     print(f"Curves, samples, spread and cost: {page}")
@@ -179,51 +179,51 @@ def compare(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("ru
 
 
 @dataclass(frozen=True)
-class Sweeping:
-    """How a sweep is done."""
+class SweepOptions:
+    """Options of a sweep."""
 
     workers: int | None = None
     """Runs at a time, each with one thread. None is one for each processor core."""
     count: int = 500
-    """Samples of each run, on which it is judged."""
+    """Samples of each run, on which it is measured."""
     batched: bool = False
     """Train runs that differ only in seed and λ as one program, for a GPU that one small model leaves idle."""
 
 
 def sweep(
     config: Annotated[labkit.Config, arg(name="")],
-    how: Annotated[Sweeping, arg(name="")],
+    options: Annotated[SweepOptions, arg(name="")],
     grid: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE,VALUE,…")] = (),
     out: Path = Path("runs/sweep"),
 ) -> int:
-    """Train and judge every combination of values, or a list of runs, into one table.
+    """Train and measure every combination of values, or a list of runs, into one table.
 
     Args:
         grid: Values of a setting, as in dispersive.lam=None,0.1,0.5 or seed=0..4. Give it once for each setting.
         out: Folder of the runs and their table. The same command goes on there.
     """
     require(len(grid) > 0, "grid", None, "name fields and values, as in --grid seed=0..4; once for each")
-    return _sweep(labkit.experiments.grid(config, axes_of(grid)), how, out)
+    return _sweep(labkit.experiments.grid(config, axes_of(grid)), options, out)
 
 
-def sweep_list(list: Path, how: Annotated[Sweeping, arg(name="")], out: Path = Path("runs/sweep")) -> int:
-    """Train and judge the runs that a file lists: labkit sweep --list FILE
+def sweep_list(list: Path, options: Annotated[SweepOptions, arg(name="")], out: Path = Path("runs/sweep")) -> int:
+    """Train and measure the runs that a file lists: labkit sweep --list FILE
 
     Args:
         list: File with a line for each run, as after labkit train: digits --dispersive.lam 0.5, or NAME: digits …
         out: Folder of the runs and their table. The same command goes on there.
     """
-    return _sweep(listed(list), how, out)
+    return _sweep(read_list(list), options, out)
 
 
-def _sweep(configs: dict[str, labkit.Config], how: Sweeping, out: Path) -> int:
+def _sweep(configs: dict[str, labkit.Config], options: SweepOptions, out: Path) -> int:
     for name in dict.fromkeys(config.dataset for config in configs.values()):
         latents = "it holds latents, and a sweep measures images; train each run, then labkit evaluate --vae"
         require(labkit.datasets.load(name).channels in (1, 3), "dataset", name, latents)
     print(f"{len(configs)} runs in {out}. What is there already is not done again; Ctrl-C saves.")
-    measures = labkit.experiments.Measures(how.count)
-    result = labkit.experiments.sweep(configs, out, measures, how.workers, batched=how.batched)
-    print(result.told())
+    measures = labkit.experiments.Measures(options.count)
+    result = labkit.experiments.sweep(configs, out, measures, options.workers, batched=options.batched)
+    print(result.describe())
     print(f"Every value with its config, seed, commit and machine: {out / 'table.parquet'}")
     return 1 if result.failures else 0
 
@@ -275,7 +275,7 @@ def _silent(*_: object) -> None:
     """Print nothing, on ranks other than the first."""
 
 
-def _drive(loop: Iterable[Any], total: int, words: Callable[[Any], str], silent: bool = False) -> bool:
+def _drive(loop: Iterable[Any], total: int, describe: Callable[[Any], str], silent: bool = False) -> bool:
     """Run a loop of reports, under a progress bar if this is a terminal; True if Ctrl-C ended it."""
     with tqdm(total=total, unit="step", mininterval=0.5, disable=silent or None) as bar:
         steps = iter(loop)
@@ -283,14 +283,14 @@ def _drive(loop: Iterable[Any], total: int, words: Callable[[Any], str], silent:
             for number, report in enumerate(steps):
                 bar.update()
                 if number % 50 == 0 and not silent:
-                    bar.set_postfix_str(words(report), refresh=False)
+                    bar.set_postfix_str(describe(report), refresh=False)
         except KeyboardInterrupt:
             steps.close()
             return True
     return False
 
 
-def _words(report: labkit.training.Report) -> str:
+def _terms(report: labkit.training.Report) -> str:
     return ", ".join(f"{name} {value.item():.3f}" for name, value in report.terms.items() if name != "total")
 
 

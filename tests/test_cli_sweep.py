@@ -6,7 +6,7 @@ import pytest
 from forked import ForkedCommand
 
 from labkit import recipes
-from labkit.asking import axes_of, listed
+from labkit.arguments import axes_of, read_list
 from labkit.checks import ConfigError
 from labkit.cli import main
 from labkit.experiments import Sweep
@@ -54,7 +54,7 @@ def test_a_file_of_runs(tmp_path):
     file.write_text(f"# runs\n\ndigits --seed 1\nmine: {mine}\nbig: {big} --preset release\n")
     expected = {"digits,seed-1": recipes.digits(seed=1), "mine": recipes.digits(lam=0.5, tau=1.0)}
     expected["big"] = recipes.imagenet256(preset="release", lam=0.5)  # 0.5 is λ of the other preset, not of this one
-    assert listed(file) == expected
+    assert read_list(file) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_file_of_runs(tmp_path):
 def test_files_of_runs_that_cannot_be(tmp_path, text, printed):
     (tmp_path / "runs.txt").write_text(text)
     with pytest.raises(ConfigError, match=printed):
-        listed(tmp_path / "runs.txt")
+        read_list(tmp_path / "runs.txt")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""Work in processes of its own: what raises, or is killed, fails alone, and the rest goes on.
+"""Jobs in processes of their own: one that raises, or is killed, fails alone, and the others go on.
 
-Every process has one thread, since they share the machine: a thread each is faster than all threads for all. Ctrl-C
-and SIGTERM are handed on to each once, so that it can save; one whose parent is gone asks ``orphaned`` and leaves.
+Every process has one thread, since they share the machine: one thread for each is faster than all threads for all.
+Ctrl-C and SIGTERM are passed to each process once, so that it can save. A process whose parent has gone learns that
+from ``orphaned`` and stops.
 """
 
 import os
@@ -30,20 +31,23 @@ FAILURE = "failure.txt"
 
 
 class Job(NamedTuple):
-    """A function at the top of a module, what it is called with, and the folder where its failure is told."""
+    """A function at the top of a module, its arguments, and the folder to which its traceback is written."""
 
     work: Callable[..., None]
     arguments: tuple[Any, ...]
     folder: Path
 
 
-def run_apart(
+def run_jobs(
     jobs: Mapping[str, Job], workers: int, progress: bool, due: Callable[[str], bool] = lambda name: True
 ) -> dict[str, str]:
-    """Do all jobs, ``workers`` at a time; name → why it failed, for those that did.
+    """Run all jobs, ``workers`` at a time.
 
     Args:
-        due: says of a name, just before its turn, whether it is to be done.
+        due: whether a job is still to be done; called just before it starts.
+
+    Returns:
+        Name → why it failed, for those that did.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the processes have ended.
@@ -51,21 +55,21 @@ def run_apart(
     context = _context()
     alive: dict[str, BaseProcess] = {}
     failures: dict[str, str] = {}
-    # Starting a process asks all others whether they have ended, and how one ended can be asked only once.
-    asking = Lock()
+    # Starting a process polls all others, and the exit status of one that has ended can be read only once.
+    polling = Lock()
     stopping = False
 
     def one(name: str) -> str | None:
         process = context.Process(target=_guarded, args=jobs[name], name=name)
         if stopping or not due(name):
             return None
-        with asking:
+        with polling:
             process.start()
         alive[name] = process
-        if stopping:  # it started while the others were told
+        if stopping:  # it started while the others were being stopped
             process.terminate()
         wait([process.sentinel])
-        with asking:
+        with polling:
             process.join()
         del alive[name]
         return _why(process, jobs[name].folder)
@@ -93,15 +97,15 @@ def run_apart(
 
 
 def orphaned() -> bool:
-    """Whether the process that started this one is gone: whoever goes on wants its folders for himself."""
+    """Whether the process that started this one has gone, and another may want to go on in its folders."""
     parent = parent_process()
     return parent is not None and not parent.is_alive()
 
 
 def _context() -> BaseContext:
-    """Processes are forked from a server that has imported labkit: importing it takes longer than a small run.
+    """Start processes as forks of a server that has imported labkit, since importing takes longer than a small run.
 
-    On a GPU, and where there is no fork, each imports for itself.
+    On a GPU, and where there is no fork, each process imports labkit itself.
     """
     if torch.cuda.is_available() or "forkserver" not in get_all_start_methods():
         return get_context("spawn")
@@ -112,9 +116,9 @@ def _context() -> BaseContext:
 
 
 def _shield() -> None:
-    """Processes that this thread starts do not hear the terminal's Ctrl-C, which the parent hands on."""
+    """Block the terminal's Ctrl-C in processes that this thread starts; the parent passes it on."""
     if hasattr(signal, "pthread_sigmask"):
-        resource_tracker.ensure_running()  # else the first process starts it, which lifts what is blocked here
+        resource_tracker.ensure_running()  # else the first process starts it, which would unblock the signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
@@ -123,7 +127,7 @@ def _interrupt() -> None:
 
 
 def _why(process: BaseProcess, folder: Path) -> str | None:
-    """What a process that has ended died of, None if it was well."""
+    """Why a process that has ended failed; None if it did not."""
     code = process.exitcode
     if code == FAILED:
         return (folder / FAILURE).read_text(encoding="utf-8").strip().splitlines()[-1]
@@ -136,13 +140,13 @@ def _why(process: BaseProcess, folder: Path) -> str | None:
 
 
 def _guarded(work: Callable[..., None], arguments: tuple[Any, ...], folder: Path) -> None:
-    """What a process does."""
-    _shield()  # a fork of the server has that one's signals
+    """Main function of a process."""
+    _shield()  # a fork of the server inherits the server's signal mask
     torch.set_num_threads(1)
     (folder / FAILURE).unlink(missing_ok=True)
     try:
         work(*arguments)
-    except BusyError:  # somebody took the folder at this very moment
+    except BusyError:  # another process took the folder at this very moment
         os._exit(BUSY)
     except KeyboardInterrupt:
         os._exit(STOPPED)

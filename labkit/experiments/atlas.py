@@ -1,23 +1,23 @@
-"""The atlas: what many runs came to, shipped in ``data/atlas/`` and looked up in moments.
+"""The atlas: results of many runs, which ship in ``data/atlas/``.
 
     atlas.json       format, command, date, seeds, commits and machines of the runs, checksums of the other files
-    conditions.json  condition → config, the steps at which conditions are compared, and what is asked of them
+    conditions.json  condition → config, the steps at which conditions are compared, and the questions
     table.parquet    condition, seed, step, block, sampler, measure, value; the real images beside them
     samples.npz      condition → 20 images of seed 0, all from the same noise and labels
     findings.parquet question, condition, measure, …: differences from a baseline, paired by seed
-    maps.parquet     where held-out images lie: PCA on the union of some conditions, and UMAP
-    stopping.parquet few images, judged every 100 steps: condition, seed, step, measure, value, …
+    maps.parquet     places of held-out images: PCA on the union of some conditions, and UMAP
+    stopping.parquet runs on few images, measured every 100 steps: condition, seed, step, measure, value, …
     CLAIMS.md        the paper's claims beside what was measured
 
-``data/build_atlas.py`` makes it. A condition is a config but for its seed; its point says where it lies among the
-others. Only what was measured can be looked up: there is no value between two points.
+``data/build_atlas.py`` makes it. A condition is a config without its seed; its point holds the coordinates that the
+explorer has controls for. Only what was measured can be looked up: nothing is interpolated between points.
 """
 
 import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -53,11 +53,11 @@ FILES = (
     "stopping.parquet",
     "CLAIMS.md",
 )
-NEVER = 0.02  # where λ = 0 lies among the λs, whose ratio matters
+ZERO = 0.02  # stands for λ = 0 and τ = 0 where ratios are compared
 
 
 class AtlasError(LabError):
-    """The atlas is missing, or not what was shipped; the message says what to do."""
+    """The atlas is missing, or not as it was shipped; the message says what to do."""
 
 
 class Band(NamedTuple):
@@ -78,24 +78,24 @@ class Band(NamedTuple):
         return len(self.values)
 
     def holds(self, value: float) -> bool:
-        """Whether one more run of this value would be nothing unusual."""
+        """Whether a run with this value would be nothing unusual."""
         return bool(self.first <= value <= self.last)
 
 
 def band(values: "pd.Series") -> Band:
-    """The band of a measure's values by seed; of fewer than two it is as wide as the numbers go."""
+    """Band of a measure's values by seed; of fewer than two it is infinite."""
     from scipy.stats import t as student
 
     n, mean = len(values), float(values.mean())
     if n < 2:
         return Band(values, mean, -math.inf, math.inf, -math.inf, math.inf)
     reach = float(student.ppf((1 + LEVEL) / 2, n - 1) * values.std())
-    of_mean, of_one = reach / n**0.5, reach * (1 + 1 / n) ** 0.5
-    return Band(values, mean, mean - of_mean, mean + of_mean, mean - of_one, mean + of_one)
+    interval, prediction = reach / n**0.5, reach * (1 + 1 / n) ** 0.5
+    return Band(values, mean, mean - interval, mean + interval, mean - prediction, mean + prediction)
 
 
 def point(config: Config) -> dict[str, Any]:
-    """Where a config lies: the coordinates that the explorer has controls for. A variant without τ has τ = 0."""
+    """Coordinates of a config: those that the explorer has controls for. A variant without τ has τ = 0."""
     on = config.contrastive if config.contrastive.lam is not None else config.dispersive
     depth, blocks = len(blocks_of(type(on)(blocks="all"), config.model)), blocks_of(on, config.model)
     parent = on is config.contrastive
@@ -121,22 +121,22 @@ def point(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """What ``data/atlas/`` holds; ``Atlas.load()`` reads it and compares it with its checksums."""
+    """Contents of ``data/atlas/``; ``Atlas.load()`` reads them and checks them against their checksums."""
 
     folder: Path
     record: dict[str, Any]
     conditions: dict[str, Config]
     """Condition → config, of seed 0."""
     compared_at: dict[str, int]
-    """Data set → the step at which its conditions are compared; some are measured at others, too."""
+    """Data set → the step at which its conditions are compared; some are measured at other steps, too."""
     questions: dict[str, str]
-    """Question → its words."""
+    """Question → its text."""
     table: "pd.DataFrame"
 
     @classmethod
     @cache
     def load(cls, folder: Path | None = None) -> "Atlas":
-        """The shipped one, or that of a folder.
+        """Load the atlas that ships, or the one in a folder.
 
         Raises:
             AtlasError: it is missing, of another version, or a file is not the one that was shipped.
@@ -155,20 +155,23 @@ class Atlas:
             there = (folder / name).read_bytes() if (folder / name).is_file() else b""
             if hashlib.sha256(there).hexdigest() != digest:
                 raise AtlasError(f"{folder / name} is missing or not as it was shipped; {remedy}.")
-        known = json.loads((folder / "conditions.json").read_text(encoding="utf-8"))
-        conditions = {name: Config.from_json(json.dumps(one)) for name, one in known["conditions"].items()}
+        content = json.loads((folder / "conditions.json").read_text(encoding="utf-8"))
+        conditions = {name: Config.from_json(json.dumps(tree)) for name, tree in content["conditions"].items()}
         table = pd.read_parquet(folder / "table.parquet")
-        return cls(folder, record, conditions, known["compared_at"], known["questions"], table)
+        return cls(folder, record, conditions, content["compared_at"], content["questions"], table)
 
-    def told(self) -> str:
-        """What was measured, in words."""
-        seeds, runs = self.record["seeds_of_each"], sum(self.record["seeds_of_each"].values())
+    def describe(self, conditions: Sequence[str] | None = None) -> str:
+        """Seeds, commits, machines and steps of some conditions, by default of all, as text."""
+        names = list(self.conditions) if conditions is None else list(conditions)
+        seeds = [self.record["seeds_of_each"][name] for name in names]
+        rows = self.table[self.table["condition"].isin(names)]
+        compared = {WHOLE.get(self._config(name).dataset, self._config(name).dataset) for name in names}
+        steps = ", ".join(f"{step:,} steps on {name}" for name, step in self.compared_at.items() if name in compared)
+        hours = rows.groupby("run")["seconds"].max().sum() / 3600
         return (
-            f"{len(seeds)} conditions, {min(seeds.values())} to {max(seeds.values())} seeds of each: {runs} runs, "
-            f"{self.record['core_hours']:g} core hours of training, commits {', '.join(self.record['commits'])}, "
-            f"{', '.join(self.record['machines'])}. Compared after "
-            + ", ".join(f"{step:,} steps on {name}" for name, step in self.compared_at.items())
-            + "."
+            f"{len(names)} conditions, {min(seeds)} to {max(seeds)} seeds of each: {sum(seeds)} runs, {hours:.2g} core "
+            f"hours of training, commits {', '.join(sorted(rows['commit'].dropna().unique()))}, "
+            f"{', '.join(sorted(rows['machine'].dropna().unique()))}. Compared after {steps}."
         )
 
     def step(self, condition: str) -> int:
@@ -185,25 +188,25 @@ class Atlas:
         block: int | None = None,
         sampler: str | None = None,
     ) -> Band:
-        """One measure of a condition by seed.
+        """Values of a measure of a condition by seed, and their intervals.
 
         Args:
             step: by default the one of comparison.  block: of geometry; by default the first regularized one.
-            sampler: of samples, in its words; by default the model's usual one.
+            sampler: description of the sampler; by default that of the model's usual one.
 
         Raises:
-            ConfigError: it was not measured; the message says what was.
+            ConfigError: this was not measured; the message says what was.
         """
         at = self.step(condition) if step is None else step
         rows = self._by_condition[condition]
         rows = rows[(rows["measure"] == measure) & (rows["step"] == at)]
-        told = f"{condition} was not measured so at step {at}; measured were {', '.join(self.measures(condition))}"
-        require(len(rows) > 0, "measure", measure, told)
+        remedy = f"{condition} was not measured so at step {at}; measured were {', '.join(self.measures(condition))}"
+        require(len(rows) > 0, "measure", measure, remedy)
         if rows["block"].notna().any():
             rows = rows[rows["block"] == (self.block(condition) if block is None else block)]
         if rows["sampler"].notna().any():
             rows = rows[rows["sampler"] == (rows["sampler"].iloc[0] if sampler is None else sampler)]
-        require(len(rows) > 0, "block" if sampler is None else "sampler", sampler or block, told)
+        require(len(rows) > 0, "block" if sampler is None else "sampler", sampler or block, remedy)
         return band(rows.set_index("seed")["value"])
 
     def measures(self, condition: str) -> list[str]:
@@ -215,13 +218,13 @@ class Atlas:
         return blocks_of(config.repelling, config.model)[0]
 
     def real(self, condition: str, measure: str) -> float | None:
-        """The same measure of real images of the condition's data set; None where it has no meaning."""
+        """The measure of real images of the condition's data set; None where it has no meaning."""
         rows = self.table[(self.table["run"] == REAL) & (self.table["measure"] == measure)]
         rows = rows[rows["dataset"] == WHOLE.get(self._config(condition).dataset, self._config(condition).dataset)]
         return float(rows["value"].iloc[0]) if len(rows) else None
 
     def baseline(self, condition: str) -> str:
-        """The condition that is this one without any regularizer; of a baseline it is itself."""
+        """The condition with the same settings but no regularizer; a baseline's is itself."""
         return self._baselines[condition]
 
     def difference(self, condition: str, measure: str, **where: Any) -> "pd.Series":
@@ -234,13 +237,13 @@ class Atlas:
         bands = {name: self.band(name, measure, **{**where, "block": block}) for name in (other, condition)}
         rows = [
             {"run": name, "seed": seed, "measure": measure, "value": value}
-            for name, found in bands.items()
-            for seed, value in found.values.items()
+            for name, one in bands.items()
+            for seed, value in one.values.items()
         ]
         return paired_differences(pd.DataFrame(rows), other).iloc[0]
 
     def sheet(self, condition: str) -> Float[Tensor, "n c h w"]:
-        """Samples of seed 0 in [-1, 1]: the same noise and labels for all conditions."""
+        """Samples of the run of seed 0 in [-1, 1], from the same noise and labels for all conditions."""
         return torch.from_numpy(self.samples[condition]).float() / 127.5 - 1
 
     @cached_property
@@ -249,7 +252,7 @@ class Atlas:
         return {name: point(config) for name, config in self.conditions.items()}
 
     def choices(self, coordinate: str) -> list[Any]:
-        """The values of a coordinate at which something was measured, in order."""
+        """Values of a coordinate at which something was measured, in order."""
         values = dict.fromkeys(at[coordinate] for at in self.points.values())
         numbers = all(isinstance(value, float) for value in values)
         return sorted(values) if numbers else list(values)
@@ -277,7 +280,7 @@ class Atlas:
 
     @cached_property
     def stopping(self) -> "pd.DataFrame":
-        """Baseline and dispersive on 200 digits, judged every 100 steps: what may stop in time is found here."""
+        """Baseline and dispersive on 200 digits, measured every 100 steps, for comparisons with early stopping."""
         import pandas as pd
 
         return pd.read_parquet(self.folder / "stopping.parquet")
@@ -289,7 +292,7 @@ class Atlas:
 
     @cached_property
     def samples(self) -> dict[str, np.ndarray]:
-        """Condition → its sheet in 0 … 255."""
+        """Condition → its samples, in 0 … 255."""
         with np.load(self.folder / "samples.npz") as file:
             return {name: file[name] for name in file.files}
 
@@ -307,28 +310,28 @@ class Atlas:
 
 
 def baselines(conditions: Mapping[str, Config]) -> dict[str, str]:
-    """Condition → the one that is alike but for having no regularizer."""
+    """Condition → the one with the same settings but no regularizer."""
     plain = {_without(config): name for name, config in conditions.items() if not config.regularizers}
     return {name: plain[_without(config)] for name, config in conditions.items()}
 
 
 def _without(config: Config) -> str:
-    """What a config has in common with its baseline: all but regularizers, length and what is kept."""
-    kept = json.loads(config.to_json())
+    """Settings that a config has in common with its baseline: all but regularizers, length and checkpoints."""
+    settings = json.loads(config.to_json())
     for name in ("dispersive", "contrastive", "repa", "steps", "save_every", "keep_last", "keep_every", "log_every"):
-        del kept[name]
-    return json.dumps(kept, sort_keys=True)
+        del settings[name]
+    return json.dumps(settings, sort_keys=True)
 
 
 def _distance(at: Mapping[str, Any], wanted: Mapping[str, Any]) -> float:
     weights = {"dataset": 400, "model": 200, "also": 100, "noise": 30, "variant": 30, "block": 30}
-    words = sum(weight for name, weight in weights.items() if at[name] != wanted[name])
-    ratios = sum(abs(math.log2(max(at[name], NEVER) / max(wanted[name], NEVER))) for name in ("lam", "tau"))
-    return words + ratios + 4 * abs(at["alpha"] - wanted["alpha"])
+    names = sum(weight for name, weight in weights.items() if at[name] != wanted[name])
+    ratios = sum(abs(math.log2(max(at[name], ZERO) / max(wanted[name], ZERO))) for name in ("lam", "tau"))
+    return names + ratios + 4 * abs(at["alpha"] - wanted["alpha"])
 
 
 def write_atlas(folder: Path, files: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
-    """Write the files of an atlas, and last its record with their checksums."""
+    """Write the files of an atlas, and at last its record with their checksums."""
     require(set(files) == set(FILES), "files", sorted(files), f"an atlas has {', '.join(FILES)}")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -336,11 +339,11 @@ def write_atlas(folder: Path, files: Mapping[str, bytes], record: Mapping[str, A
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     text = json.dumps({"format": FORMAT, **record, "sha256": digests}, indent=1, ensure_ascii=False)
     (folder / "atlas.json").write_text(text + "\n", encoding="utf-8")
-    Atlas.load.cache_clear()  # what was read before is there no more
+    Atlas.load.cache_clear()  # the files that were read before are gone
 
 
 def parquet(table: "pd.DataFrame") -> bytes:
-    """A table as the bytes of a file."""
+    """Contents of a Parquet file of a table."""
     out = io.BytesIO()
     table.to_parquet(out, index=False, compression="zstd")
     return out.getvalue()

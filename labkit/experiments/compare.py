@@ -1,4 +1,4 @@
-"""Runs side by side: the same seed, data, noise and number of steps; only what the configs name differs."""
+"""Runs side by side: the same seed, data, noise and number of steps; they differ only in what their configs say."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took: optimizer steps, seconds inside them, training samples."""
+    """Cost of a run: optimizer steps, seconds inside them, training samples."""
 
     steps: int
     seconds: float
@@ -35,7 +35,7 @@ DISTANCES = ("frechet", "fid", "kernel_distance", "kid")
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """Everything that a comparison's table and figures are drawn from."""
+    """Measurements of a comparison, from which its table and figures are drawn."""
 
     settings: EvaluationConfig
     configs: dict[str, Config]
@@ -46,33 +46,33 @@ class ComparisonResult:
 
     @property
     def real(self) -> dict[str, Real]:
-        """Metric → what as many real images score."""
+        """Metric → its values for as many real images."""
         metrics = next(iter(self.evaluations.values())).metrics
         return {name: metric.real for name, metric in metrics.items() if metric.real is not None}
 
     @property
     def distance(self) -> str:
-        """The Fréchet distance that runs are compared by: of the features that the data set is measured on."""
+        """Name of the Fréchet distance on the features that the data set is measured by."""
         return next(name for name in next(iter(self.evaluations.values())).metrics if name.startswith(DISTANCES))
 
     def table(self) -> "pd.DataFrame":
-        """One row a run and one for real images against real images; beside each distance its excess over these."""
+        """A row for each run and one for real images; beside each distance its excess over that of real images."""
         import pandas as pd
 
         rows = {
             name: {
-                **_with_excess(found),
+                **_with_excess(evaluation),
                 **self.geometry[name][regularized_blocks(self.configs[name])[0]],
                 "steps": self.costs[name].steps,
                 "images_per_second": self.costs[name].images_per_second,
             }
-            for name, found in self.evaluations.items()
+            for name, evaluation in self.evaluations.items()
         }
         rows[REAL] = {name: real.mean for name, real in self.real.items()}
         return pd.DataFrame(rows).T
 
-    def told(self) -> str:
-        """How the samples were drawn, in words."""
+    def describe(self) -> str:
+        """How the samples were drawn, as text."""
         return self.settings.describe(*(config.family for config in self.configs.values()))
 
     def finding(self) -> str:
@@ -82,7 +82,7 @@ class ComparisonResult:
         growth = self.geometry[second][block]["feature_norm"] / self.geometry[first][block]["feature_norm"]
         read = ""
         if "agreement" in a.metrics:
-            shares = (found.values["agreement"] for found in (a, b))
+            shares = (evaluation.values["agreement"] for evaluation in (a, b))
             words = "{:.1%} of the {} samples read as the digit asked for and {:.1%} of the {} ones; "
             read = words.format(next(shares), first, next(shares), second)
         distance, real = self.distance, self.real.get(self.distance)
@@ -95,7 +95,7 @@ class ComparisonResult:
 
 
 class Comparison:
-    """Trains several configs in turn, a step of each at a time, so that all can be watched at the same age.
+    """Train several configs in turn, one step of each at a time, so that all can be watched at the same age.
 
     Iterating yields (name, Report) until every run has its steps. Left early, it saves, and iterating again goes on.
 
@@ -118,7 +118,7 @@ class Comparison:
         return cls({"baseline": config.baseline(), " + ".join(config.regularizers): config}, out)
 
     def __len__(self) -> int:
-        """Reports that are left."""
+        """Number of reports still to come."""
         return sum(len(trainer) for trainer in self.trainers.values())
 
     def __iter__(self) -> Iterator[tuple[str, Report]]:
@@ -135,7 +135,7 @@ class Comparison:
                         yield name, report
 
     def evaluate(self, settings: EvaluationConfig = EvaluationConfig()) -> "ComparisonResult":
-        """Judge every run as it stands now, by one protocol."""
+        """Measure every run as it stands now, by one protocol."""
         runs = self.trainers.items()
         return ComparisonResult(
             settings,
@@ -146,10 +146,10 @@ class Comparison:
         )
 
 
-def _with_excess(found: Evaluation) -> dict[str, float]:
-    rows = {}
-    for name, metric in found.metrics.items():
-        rows[name] = metric.value
+def _with_excess(evaluation: Evaluation) -> dict[str, float]:
+    row = {}
+    for name, metric in evaluation.metrics.items():
+        row[name] = metric.value
         if name.startswith(DISTANCES) and metric.excess is not None:
-            rows[f"{name}_excess"] = metric.excess
-    return rows
+            row[f"{name}_excess"] = metric.excess
+    return row

@@ -1,12 +1,12 @@
-"""The judge of a sweep: what became of a run, as rows of its table.
+"""Measurements of a run for a sweep's table.
 
     agreement … memorisation         metrics of samples, of ``labkit.evaluation``
     loss_train, loss_held_out        squared error per entry of what the network predicts, on fixed noise and times
     loss_gap                         how much larger it is on held-out images: over-fitting
     feature_norm, …                  ``labkit.metrics.geometry`` of each block, on held-out images at t = 0.5
-    linear_probe                     held-out accuracy of reading the class off each block, which is not told it
+    linear_probe                     held-out accuracy of a class read off each block, without the label as input
 
-Everything is of the averaged weights. Noise of samples follows from the run's own seed, so that runs of one seed start
+All are of the averaged weights. The noise of samples follows from the run's own seed, so that runs of one seed start
 from the same noise.
 """
 
@@ -29,14 +29,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Measures:
-    """The judge of a sweep."""
+    """Judge of a sweep: samples against real images, losses, and the geometry of each block."""
 
     count: int = 500
-    """Samples; as many real images are measured the same way."""
+    """Number of samples; as many real images are measured the same way."""
     samplers: tuple[Sampler, ...] = (Sampler(),)
-    """Each way of sampling is a row of its own. The rest is measured beside the first."""
+    """Each sampler has rows of its own. What does not depend on it is measured once."""
     steps: tuple[int, ...] | None = None
-    """Which of a run's checkpoints; None is all."""
+    """Checkpoints of a run to measure; None is all."""
 
     def __post_init__(self) -> None:
         least = NEIGHBOURS + 1
@@ -47,22 +47,22 @@ class Measures:
         rows: list[Row] = []
         for step in (step for step in steps if self.steps is None or step in self.steps):
             network = run.model(step=step)
-            found = [self._sampled(network, run.config, sampler) for sampler in self.samplers]
-            found += [_losses(network, run.config, self.count), _blocks(network, run.config, self.count)]
-            rows += [{"step": step, **row} for part in found for row in part]
+            parts = [self._samples(network, run.config, sampler) for sampler in self.samplers]
+            parts += [_losses(network, run.config, self.count), _blocks(network, run.config, self.count)]
+            rows += [{"step": step, **row} for part in parts for row in part]
         return rows
 
-    def _sampled(self, network: Transformer, config: Config, sampler: Sampler) -> list[Row]:
-        way = sampler.describe(config.family)
-        found = evaluate(network, config, self._settings(config.dataset, sampler))
-        return [{"sampler": way, "measure": name, "value": value} for name, value in found.values.items()]
+    def _samples(self, network: Transformer, config: Config, sampler: Sampler) -> list[Row]:
+        values = evaluate(network, config, self._settings(config.dataset, sampler)).values
+        text = sampler.describe(config.family)
+        return [{"sampler": text, "measure": name, "value": value} for name, value in values.items()]
 
     def _settings(self, dataset: str, sampler: Sampler) -> EvaluationConfig:
         """The usual protocol; a store is measured on pixels, for which nothing has to be fetched."""
         return EvaluationConfig(self.count, sampler, features=None if dataset in datasets.EMBEDDED else "pixels")
 
     def real(self, dataset: str) -> list[Row]:
-        """The same of other real images of the data set: the mean over several draws of ``count`` of them."""
+        """Rows of real images in place of samples: means over several draws of ``count`` of them."""
         whole_set = WHOLE.get(dataset, dataset)
         source = datasets.load(whole_set)
         require(self.count <= len(source), "count", self.count, f"{whole_set} has {len(source)} training images")
@@ -76,10 +76,10 @@ def _losses(network: Transformer, config: Config, count: int) -> list[Row]:
 
 
 def _blocks(network: Transformer, config: Config, count: int) -> list[Row]:
-    """Geometry of each block's features, and how well a class that was not told can be read off them."""
-    found, probes = block_geometry(network, config, count=count), block_probes(network, config, 2 * count)
+    """Geometry of each block's features, and the accuracy of a class read off them without the label as input."""
+    blocks, probes = block_geometry(network, config, count=count), block_probes(network, config, 2 * count)
     return [
         {"block": block, "measure": name, "value": value}
-        for block, metrics in found.items()
+        for block, metrics in blocks.items()
         for name, value in {**metrics, **({"linear_probe": probes[block]} if probes else {})}.items()
     ]

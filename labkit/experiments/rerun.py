@@ -1,4 +1,4 @@
-"""One condition of the atlas, trained once more: does this machine find what the atlas says?"""
+"""One condition of the atlas, trained again: does this machine get the values of the atlas?"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,26 +25,26 @@ SHOWN = (
 
 
 class Rerun:
-    """Iterating trains, then judges as the atlas did; left early it saves, and goes on when it is entered again.
+    """Iterating trains, then measures as the atlas did. Left early, it saves; iterating again goes on.
 
     Args:
-        atlas: what it is compared with.  condition: which of its.  seed: of the run.
-        out: folder of the run; what is there already goes on.
-        steps: by default those of the comparison; with fewer there is nothing to compare with.
+        atlas: the results to compare with.  condition: one of its conditions.  seed: of the run.
+        out: folder of the run; a run that is there already goes on.
+        steps: by default as many as the atlas compares after; fewer cannot be compared.
     """
 
     def __init__(self, atlas: Atlas, condition: str, seed: int, out: Path, steps: int | None = None) -> None:
         self.atlas, self.condition, self.seed = atlas, condition, seed
         self.whole = atlas.step(condition)
         steps = self.whole if steps is None else steps
-        told = f"take 1 to {self.whole}, at which the atlas compares"
-        require(whole(steps, 1) and steps <= self.whole, "steps", steps, told)
+        remedy = f"take 1 to {self.whole}, at which the atlas compares"
+        require(whole(steps, 1) and steps <= self.whole, "steps", steps, remedy)
         config = atlas.conditions[condition]
         self.trainer = Trainer(replace(config, seed=seed, steps=int(steps), save_every=int(steps)), out)
         self.rows: list[Row] = []
 
     def __len__(self) -> int:
-        """Reports that are left."""
+        """Number of reports still to come."""
         return len(self.trainer)
 
     def __iter__(self) -> Iterator[Report]:
@@ -61,49 +61,47 @@ class Rerun:
         return self.trainer.config.steps == self.whole
 
     def value(self, measure: str) -> float | None:
-        """One measure of the run, at the regularized block if it is of blocks; None before it is judged."""
+        """A measure of the run, at the regularized block if it is one of blocks; None before the run was measured."""
         block = self.atlas.block(self.condition)
         own = [row["value"] for row in self.rows if row["measure"] == measure and row.get("block", block) == block]
         return own[0] if own else None
 
     def sheet(self) -> torch.Tensor:
-        """The same images as the atlas's of this condition: same noise, same labels."""
+        """Samples from the noise and labels of the atlas's sheet of this condition."""
         run = self.run
         return sample_network(run.model(), run.config, SHEET, seed=0).x
 
     def verdicts(self) -> list[dict[str, Any]]:
-        """measure, value, the band's n, mean, first and last, and whether the value lies inside."""
-        found = []
+        """Rows of measure, value, the band's n, mean, first and last, and whether the value lies inside."""
+        rows = []
         for measure in SHOWN:
             value = self.value(measure)
             if value is not None and self.comparable:
                 band: Band = self.atlas.band(self.condition, measure)
-                about = dict(n=band.n, mean=band.mean, first=band.first, last=band.last)
-                found.append({"measure": measure, "value": value, **about, "inside": band.holds(value)})
-        return found
+                limits = dict(n=band.n, mean=band.mean, first=band.first, last=band.last)
+                rows.append({"measure": measure, "value": value, **limits, "inside": band.holds(value)})
+        return rows
 
-    def told(self) -> str:
-        """The verdicts in words."""
+    def describe(self) -> str:
+        """The verdicts as text."""
         config = self.trainer.config
         if not self.rows:
             return f"Step {self.trainer.step} of {config.steps}."
-        main = "frechet" if self.value("frechet") is not None else "frechet_pixels"  # no classifier but of digits
+        main = "frechet" if self.value("frechet") is not None else "frechet_pixels"  # only digits have a classifier
         if not self.comparable:
             return (
-                f"You trained {config.steps} of {self.whole:,} steps: too few to be compared with the atlas's runs. "
-                f"Its Fréchet distance is {self.value(main):.2f}; theirs, "
-                f"{self.atlas.band(self.condition, main).mean:.2f} in the mean."
+                f"You trained {config.steps} of {self.whole:,} steps: too few to compare with the atlas's runs. Your "
+                f"run's Fréchet distance is {self.value(main):.2f}; the mean of theirs is "
+                f"{self.atlas.band(self.condition, main).mean:.2f}."
             )
-        found = self.verdicts()
-        out = [row for row in found if not row["inside"]]
-        first = next(row for row in found if row["measure"] == main)
-        lines = (
+        rows = self.verdicts()
+        outside = [row for row in rows if not row["inside"]]
+        first = next(row for row in rows if row["measure"] == main)
+        text = (
             f"Your run of seed {self.seed}: Fréchet distance {first['value']:.2f}; from the {first['n']} seeds of the "
             f"atlas one more is expected between {first['first']:.2f} and {first['last']:.2f}. "
-            f"{len(found) - len(out)} of {len(found)} measures lie inside their bands"
+            f"{len(rows) - len(outside)} of {len(rows)} measures lie inside their bands"
         )
-        outside = "; ".join(
-            f"{r['measure']} {r['value']:.3g}, expected {r['first']:.3g} to {r['last']:.3g}" for r in out
-        )
-        chance = " (one measure in twenty falls outside by chance)" if out else ""
-        return lines + (f", outside: {outside}{chance}." if out else ".")
+        cells = (f"{r['measure']} {r['value']:.3g}, expected {r['first']:.3g} to {r['last']:.3g}" for r in outside)
+        chance = " (one measure in twenty falls outside by chance)"
+        return text + (f", outside: {'; '.join(cells)}{chance}." if outside else ".")

@@ -1,6 +1,6 @@
-"""Tables of how runs' features lie in space: by block, by time, by age, and what can be read from them.
+"""Tables of how features of runs lie in space: by block, by time, by step, and what can be read from them.
 
-All are tidy: one row a value. Features come from ``Run.features``, so a second call takes moments.
+All are tidy: one row per value. Features come from ``Run.features``, so a second call takes moments.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ def geometry_table(
     steps: Iterable[int] | None = None,
     look: Look = Look(),
 ) -> "pd.DataFrame":
-    """run, step, block, t, measure, value: every meter of ``geometry``, and the ``alignment`` of two views.
+    """Table of run, step, block, t, measure, value: those of ``geometry``, and the ``alignment`` of two views.
 
     Args:
         runs: name → run.  times: of the inputs, each instead of ``look.t``.
@@ -56,11 +56,11 @@ def probe_table(
     count: int = 2000,
     k: int = 20,
 ) -> "pd.DataFrame":
-    """run, block, t, measure, value: held-out accuracy of ``knn`` and of a ``linear_probe`` fitted on training images.
+    """Table of run, block, t, measure, value: held-out accuracy of ``knn`` and of a ``linear_probe``.
 
     Args:
         runs: name → run.  times: of the inputs.  blocks: by default all.  step: by default each run's last.
-        labelled: tell the model the class, and so its features, and so the probe: nearly always a mistake.
+        labelled: give the model the class, which the probe then reads off its features: nearly always a mistake.
         count: at most so many images of each split.  k: neighbours.
 
     Raises:
@@ -72,13 +72,13 @@ def probe_table(
     rows, times, blocks = [], list(times), _listed(blocks)
     for name, run in runs.items():
         for t in times:
-            known, shown = (
+            train, held_out = (
                 run.features(Look(t, count, labelled, split), blocks, step) for split in ("train", "held_out")
             )
-            for block, z in shown.features.items():
-                asked = known.features[block], known.y, z, shown.y
-                rows.append((name, block, t, "knn", knn_accuracy(*asked, k=min(k, len(known.y)))))
-                rows.append((name, block, t, "linear_probe", linear_probe_accuracy(*asked)))
+            for block, z in held_out.features.items():
+                sets = train.features[block], train.y, z, held_out.y
+                rows.append((name, block, t, "knn", knn_accuracy(*sets, k=min(k, len(train.y)))))
+                rows.append((name, block, t, "linear_probe", linear_probe_accuracy(*sets)))
     return pd.DataFrame(rows, columns=["run", "block", "t", "measure", "value"])
 
 
@@ -101,5 +101,5 @@ def similarity_table(
 
 
 def _listed(numbers: Iterable[int] | None) -> list[int] | None:
-    """An iterator can be read once, but is needed for every run."""
+    """A list of an iterator, which could be read only once, but is needed for every run."""
     return None if numbers is None else list(numbers)

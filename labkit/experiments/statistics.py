@@ -1,10 +1,10 @@
-"""Is a difference more than luck? Runs of the same seed are paired, and every interval carries its n.
+"""Is a difference more than chance? Runs of the same seed are paired, and every interval carries its n.
 
-Two runs of one seed share initial weights, order of the data, noise and times, so much of what a seed does to a figure
-is in both and leaves their difference d. Over n seeds that has mean d̄ and, by Student's t with n − 1 degrees of
-freedom, the 95 % interval d̄ ± t·s/√n. It is no wider or narrower for the number of comparisons: it says how large an
-effect may be. The p-values are corrected, since who looks for the condition that pays takes the best of many: Holm's
-are within one measure (at one step, block and sampler), over all conditions that are compared with the baseline there.
+Two runs of one seed share initial weights, order of the data, noise and times, so much of what a seed does to a metric
+is in both and cancels in their difference d. Over n seeds that has mean d̄ and, by Student's t with n − 1 degrees of
+freedom, the 95 % interval d̄ ± t·s/√n. Intervals are not corrected for the number of comparisons: they say how large an
+effect may be. The p-values are, since a reader looks for the best of many conditions: by Holm, within one measure (at
+one step, block and sampler), over all conditions that are compared with the baseline there.
 """
 
 from collections.abc import Collection
@@ -26,7 +26,7 @@ def paired_differences(table: "pd.DataFrame", baseline: str, of: str = "run") ->
     Args:
         table: tidy: seed, measure, value, the column ``of``; step, block and sampler where there are such.
         baseline: the condition that the others are compared with.
-        of: column that names a run's condition, ``condition`` in a sweep's table; its runs differ in their seeds alone.
+        of: column that names conditions, ``condition`` in a sweep's table; runs of one condition differ only in seed.
 
     Returns:
         A row for each measure (step, block, sampler) and condition: ``n`` seeds that both have, ``baseline``, the mean
@@ -44,23 +44,23 @@ def paired_differences(table: "pd.DataFrame", baseline: str, of: str = "run") ->
     missing = [name for name in (of, "seed", "measure", "value") if name not in table]
     require(not missing, "table", list(table), f"it has no column {', '.join(missing)}")
     table = table[table["seed"].notna()]  # real images have none
-    known = list(dict.fromkeys(table[of].dropna()))
-    require(baseline in known, "baseline", baseline, f"choose one of {', '.join(map(str, known))}")
-    require(len(known) > 1, of, known, "give another condition to compare with the baseline")
+    conditions = list(dict.fromkeys(table[of].dropna()))
+    require(baseline in conditions, "baseline", baseline, f"choose one of {', '.join(map(str, conditions))}")
+    require(len(conditions) > 1, of, conditions, "give another condition to compare with the baseline")
     place = [name for name in PLACE if name in table]
     twice = table.duplicated([*place, of, "seed"])
-    told = "it has two values for one seed; name the column whose runs differ in their seeds alone"
-    require(not twice.any(), of, table.loc[twice, of].iloc[0] if twice.any() else None, told)
+    remedy = "it has two values for one seed; name the column whose runs differ in their seeds alone"
+    require(not twice.any(), of, table.loc[twice, of].iloc[0] if twice.any() else None, remedy)
 
     rows = []
     for where, group in table.groupby(place, dropna=False, sort=False):
         wide = group.pivot(index="seed", columns=of, values="value")
         if baseline in wide:
-            others = (name for name in known if name in wide and name != baseline)
-            found = [{of: name, **_compared(wide[name], wide[baseline], where[0])} for name in others]
-            adjusted = holm([row["p"] for row in found])
+            others = [name for name in conditions if name in wide and name != baseline]
+            group_rows = [{of: name, **_compared(wide[name], wide[baseline], where[0])} for name in others]
+            adjusted = holm([row["p"] for row in group_rows])
             at = dict(zip(place, where, strict=True))
-            rows += [{**at, **row, "p_holm": p} for row, p in zip(found, adjusted, strict=True)]
+            rows += [{**at, **row, "p_holm": p} for row, p in zip(group_rows, adjusted, strict=True)]
     last = ["n", "baseline", "difference", "low", "high", "wins", "ties", "p", "p_holm", "note"]
     return pd.DataFrame(rows, columns=[*place, of, *last])
 
@@ -96,7 +96,7 @@ def _compared(values: "pd.Series", baseline: "pd.Series", measure: str) -> dict[
 
 
 def side(row: "pd.Series") -> str:
-    """On which side of 0 an interval of ``paired_differences`` lies.
+    """Side of 0 on which an interval of ``paired_differences`` lies.
 
     Returns:
         ``better`` or ``worse``; ``different`` if neither is better; ``no difference shown`` if 0 is inside, or if there
@@ -111,7 +111,7 @@ def side(row: "pd.Series") -> str:
 def holm(p: Collection[float]) -> list[float]:
     """p-values corrected for their number m by Holm (1979): the i-th smallest times m + 1 − i, never falling.
 
-    The chance of any false finding stays at the level, whatever depends on what. NaN, no test, is not counted.
+    The chance of any false finding stays at the level, however the tests depend on each other. NaN means no test.
     """
     import numpy as np
     import pandas as pd
@@ -122,7 +122,7 @@ def holm(p: Collection[float]) -> list[float]:
 
 
 def describe_row(row: "pd.Series") -> str:
-    """One row of ``paired_differences`` in words, as a table's cell: difference, interval, wins."""
+    """One row of ``paired_differences`` as text for a table's cell: difference, interval, wins."""
     if row["n"] < 2:
         return f"{row['difference']:+.3g} (n = {row['n']}: no interval)"
     if not row["low"] <= row["high"]:

@@ -99,7 +99,7 @@ def _progress(state: Ablations) -> str:
         return f"Failed: {state.runner.error}"
     if state.mine is None:
         return f"about a minute on two cores: {state.atlas.step(state.condition):,} steps and 500 samples"
-    told = f"{state.mine.condition}: {state.mine.told()}"
+    told = f"{state.mine.condition}: {state.mine.describe()}"
     return told if state.runner.status != "stopped" or state.mine.rows else f"{told} Stopped and saved."
 
 

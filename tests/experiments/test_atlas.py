@@ -39,7 +39,7 @@ def test_it_is_small_and_says_how_it_was_made(atlas):
     assert atlas.record["command"] == "make atlas" and atlas.record["machines"] and atlas.record["torch"]
     assert all(len(commit) == 12 for commit in atlas.record["commits"]), "runs of a clean checkout alone"
     assert set(atlas.record["seeds_of_each"]) == set(atlas.conditions)
-    assert str(len(atlas.conditions)) in atlas.told() and atlas.record["machines"][0] in atlas.told()
+    assert str(len(atlas.conditions)) in atlas.describe() and atlas.record["machines"][0] in atlas.describe()
 
 
 def test_no_condition_rests_on_one_seed(atlas):
@@ -209,7 +209,7 @@ def test_a_cell_trained_here_falls_into_its_band(atlas, tmp_path):
         pass
     verdicts = {row["measure"]: row for row in found.verdicts()}
     assert {"frechet", "agreement", "loss_held_out", "feature_norm"} <= set(verdicts)
-    told = found.told()
+    told = found.describe()
     assert all(verdicts[name]["inside"] for name in ("loss_held_out", "feature_norm", "frechet")), told
     assert "inside their bands" in told and found.sheet().shape == (SHEET, 1, 8, 8)
 
@@ -226,19 +226,19 @@ def test_verdicts_are_whether_the_bands_hold_the_values(atlas, tmp_path):
     verdicts = {row["measure"]: row for row in rerun.verdicts()}
     assert set(verdicts) == set(SHOWN) and all(row["inside"] for row in verdicts.values())
     assert all(row["value"] in list(atlas.band(QUICK, name).values) for name, row in verdicts.items())
-    assert "8 of 8 measures lie inside their bands." in rerun.told()
+    assert "8 of 8 measures lie inside their bands." in rerun.describe()
     worse = next(row for row in rerun.rows if row["measure"] == "frechet")
     worse["value"] += 9
     assert [row["measure"] for row in rerun.verdicts() if not row["inside"]] == ["frechet"]
-    assert "7 of 8 measures lie inside their bands, outside: frechet" in rerun.told()
+    assert "7 of 8 measures lie inside their bands, outside: frechet" in rerun.describe()
 
 
 def test_a_short_rerun_says_that_it_cannot_be_compared(atlas, tmp_path, monkeypatch):
     monkeypatch.setattr("labkit.experiments.rerun.Measures", lambda: Measures(40, (Sampler("euler", 2),)))
     short = Rerun(atlas, QUICK, 9, tmp_path / "run", steps=3)
-    assert short.told() == "Step 0 of 3." and short.value("frechet") is None
+    assert short.describe() == "Step 0 of 3." and short.value("frechet") is None
     reports = list(short)
     assert len(reports) == 3 and not short.verdicts() and short.value("feature_norm") > 0
-    assert "You trained 3 of 1,500 steps: too few" in short.told()
+    assert "You trained 3 of 1,500 steps: too few" in short.describe()
     with pytest.raises(ConfigError, match="steps = 1501 cannot be used: take 1 to 1500"):
         Rerun(atlas, QUICK, 9, tmp_path / "other", steps=1501)

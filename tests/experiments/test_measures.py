@@ -131,7 +131,7 @@ def test_parts_of_a_data_set_are_measured_against_the_whole(run, tmp_path):
     assert FEW.real("digits-few") == FEW.real("digits")
     few = trained(tmp_path / "few", dataset="digits-few")
     found = Measures(40, (Sampler("euler", 2),))(few, [6])
-    expected = Measures(40, (Sampler("euler", 2),))._sampled(few.model(), TINY, Sampler("euler", 2))
+    expected = Measures(40, (Sampler("euler", 2),))._samples(few.model(), TINY, Sampler("euler", 2))
     assert value(found, "frechet_pixels") == value(expected, "frechet_pixels")
     assert len(datasets.load("digits-few")) == 200
     assert torch.equal(datasets.load("digits-few").x, datasets.digits().x[:200])

@@ -16,7 +16,7 @@ from forked import running
 
 from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
-from labkit.experiments.apart import Job, run_apart
+from labkit.experiments.apart import Job, run_jobs
 from labkit.experiments.sweep import Sweep, combinations, grid, sweep
 from labkit.training.folder import RunError, RunFolder
 
@@ -116,7 +116,7 @@ def test_one_table_of_all_and_nothing_done_twice(tmp_path):
 def test_processes_that_end_while_others_start_end_well(tmp_path):
     """How a process ended can be asked only once, and whoever starts one asks about all."""
     jobs = {str(i): Job(time.sleep, (0.01,), tmp_path / str(i)) for i in range(40)}
-    assert run_apart(jobs, workers=8, progress=False) == {}
+    assert run_jobs(jobs, workers=8, progress=False) == {}
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_a_run_of_ones_own(state, panel, monkeypatch):
     monkeypatch.setattr("labkit.experiments.rerun.Measures", lambda: Measures(40, (Sampler("euler", 2),)))
     state.go_to("batch32-baseline")
     mine = state.wait()
-    assert state.runner.status == "finished" and mine.rows and "too few to be compared" in mine.told()
+    assert state.runner.status == "finished" and mine.rows and "too few to compare" in mine.describe()
     panel.redraw()
     assert list(panel.figure.data[3].x) == [mine.value("frechet")]
     state.measure = "feature_norm"

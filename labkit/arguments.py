@@ -1,4 +1,4 @@
-"""How the command line reads experiments: a recipe and its settings, axes of a grid, a file of runs."""
+"""Arguments of the command line that name experiments: a recipe and its settings, axes of a grid, a file of runs."""
 
 import ast
 import contextlib
@@ -26,9 +26,9 @@ MOST = 10_000
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """Raise the ``ConfigError`` of a setting that refuses its value, where tyro would end the program with a box.
+    """Raise the ``ConfigError`` of a setting that refuses its value, where tyro would print a box and end the program.
 
-    Its sentence names the setting as it is typed; the box would add its place in our functions.
+    The error names the setting as it is typed; the box would name the parameters of our functions.
     """
     box = io.StringIO()
     try:
@@ -45,7 +45,7 @@ def refusals() -> Iterator[None]:
 
 
 def later(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
-    """The same command for tyro, which fills it with settings; calling what it returns does the work."""
+    """The command for tyro to fill with settings: it returns a function without arguments, which runs the command."""
     return wraps(command)(lambda *values, **settings: partial(command, *values, **settings))
 
 
@@ -55,12 +55,12 @@ def with_recipes(
     others: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
     **defaults: Any,
 ) -> Callable[..., Any]:
-    """A command whose next word names a recipe, all of whose settings can then be changed.
+    """A command whose next word names a recipe, with a flag for each setting of it.
 
     Args:
         command: takes a ``config`` and flags.  words: those after the command, which may name a preset.
-        others: what the command does when there is no recipe but a flag of one of these.
-        defaults: fields in which the command changes every recipe.
+        others: flag → what the command does with that flag in place of a recipe.
+        defaults: settings of every recipe that the command changes.
     """
 
     def recipe(name: str) -> Any:
@@ -89,16 +89,16 @@ def with_recipes(
 
 
 def _with_preset(command: Callable[..., Any], recipe: Callable[..., Any], words: Sequence[str]) -> Callable[..., Any]:
-    """A subcommand whose flag ``--preset`` says from which settings the other flags start."""
+    """A subcommand whose flag ``--preset`` chooses the settings from which the other flags start."""
 
     def read(preset: str = "paper") -> str:
         return preset
 
-    named = tyro.cli(read, args=words, return_unknown_args=True, add_help=False)[0]
-    start = partial(command, config=recipe(preset=named))
+    chosen = tyro.cli(read, args=words, return_unknown_args=True, add_help=False)[0]
+    start = partial(command, config=recipe(preset=chosen))
 
     def with_preset(
-        work: Annotated[Any, arg(name="", constructor=start)], preset: labkit.recipes.Preset = named
+        work: Annotated[Any, arg(name="", constructor=start)], preset: labkit.recipes.Preset = chosen
     ) -> Any:
         """Run.
 
@@ -111,7 +111,7 @@ def _with_preset(command: Callable[..., Any], recipe: Callable[..., Any], words:
 
 
 def check_word(words: Sequence[str], kind: str, choices: Sequence[str], remedy: str) -> None:
-    """Refuse a first word that is neither a flag nor one of the choices, and say which of them it resembles."""
+    """Refuse a first word that is neither a flag nor one of the choices, and suggest the choice nearest to it."""
     word = words[0] if words else ""
     if word in choices or word.startswith("-"):
         return
@@ -121,7 +121,7 @@ def check_word(words: Sequence[str], kind: str, choices: Sequence[str], remedy: 
 
 
 def axes_of(words: Sequence[str]) -> dict[str, list[Any]]:
-    """``dispersive.lam=None,0.1`` and ``seed=0..4`` → field → values; ``dispersive.blocks=all,(0,1)`` has two.
+    """Field → values of words such as ``dispersive.lam=None,0.1``, ``seed=0..4`` or ``dispersive.blocks=all,(0,1)``.
 
     Raises:
         ConfigError: no field, no values, or a field twice.
@@ -152,15 +152,15 @@ def _values(text: str, word: str) -> list[Any]:
         return [text]
 
 
-def listed(file: Path) -> "dict[str, labkit.Config]":
-    """Run → config of a file that has a line for each: ``digits --dispersive.lam 0.5``, or ``name: digits …``.
+def read_list(file: Path) -> "dict[str, labkit.Config]":
+    """Run → config of a file with a line for each run: ``digits --dispersive.lam 0.5``, or ``name: digits …``.
 
-    A line has the words that would follow ``labkit train``. Empty lines and what follows a # are left out.
+    A line has the words that would follow ``labkit train``. Empty lines and comments after # are skipped.
 
     Raises:
         ConfigError: no such file, no runs, a name twice, or a line that cannot be read, which is named.
     """
-    from labkit.experiments.sweep import named
+    from labkit.experiments.sweep import folder_name
 
     require(file.is_file(), "list", str(file), "there is no such file")
     runs: dict[str, labkit.Config] = {}
@@ -172,7 +172,7 @@ def listed(file: Path) -> "dict[str, labkit.Config]":
             raise ConfigError(f"{place} cannot be read: {error}") from error
         if not words:
             continue
-        name = words.pop(0)[:-1] if words[0].endswith(":") else named(" ".join(words).replace(" --", ","))
+        name = words.pop(0)[:-1] if words[0].endswith(":") else folder_name(" ".join(words).replace(" --", ","))
         require(name not in runs, place, name, "there is a run of this name already; begin the line with NAME:")
         require(len(name.encode()) <= 200, place, name, "that is too long for a folder; begin the line with NAME:")
         try:
