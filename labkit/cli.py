@@ -86,7 +86,7 @@ def _train(trainer: labkit.Trainer) -> int:
         tell(f"{out} is finished: {trainer.step} of {config.steps} steps. Give --steps to train on.")
         return 0
     tell(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
-    tell(trainer.summary())
+    tell(trainer.describe())
     with labkit.training.engine.saving_on_signals(trainer.stop):
         stopped = _drive(trainer, len(trainer), _terms, silent=not trainer.leads)
     if stopped:

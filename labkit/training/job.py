@@ -2,7 +2,7 @@
 
     job = Job.launch(config, "runs/x")     one process, or one for each GPU
     job = Job.attach("runs/x")             later, from any notebook
-    job.summary(), job.running, job.stop(), job.wait(), job.log_tail()
+    job.describe(), job.running, job.stop(), job.wait(), job.log_tail()
 
 All state is in the run's folder: the trainer writes ``status.json``, and a launch writes two more files.
 
@@ -152,7 +152,7 @@ class Job:
         """The last lines of its output."""
         return self.log.tail(lines)
 
-    def summary(self) -> str:
+    def describe(self) -> str:
         """Progress, or how it ended, in one sentence."""
         self.history.refresh()
         saved, total = max(self.folder.checkpoints, default=0), f"of {self.config.steps:,}"
@@ -169,7 +169,7 @@ class Job:
         }[state]
 
     def __repr__(self) -> str:
-        return f"Job in {self.path}. {self.summary()}"
+        return f"Job in {self.path}. {self.describe()}"
 
     def _progress(self, at: str) -> str:
         """Summary of a job that runs."""

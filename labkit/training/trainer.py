@@ -129,7 +129,7 @@ class Trainer:
         """Number of samples that repel each other: the B of the floor −log B."""
         return negatives(self.config, self.fabric.world_size)
 
-    def summary(self) -> str:
+    def describe(self) -> str:
         """One sentence on batch, device, precision and negatives."""
         engine, ranks, batch = self.config.engine, self.fabric.world_size, self.config.batch_size
         share = micro_batch(self.config, ranks)

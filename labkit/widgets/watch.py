@@ -62,7 +62,7 @@ class Watch(HasTraits):
     def refresh(self) -> bool:
         """Look once; whether anything is new."""
         self.state = self.job.state  # first: of what has ended, all that follows is the last of it
-        self.told = self.job.summary()
+        self.told = self.job.describe()
         self.unstoppable = self.job.unstoppable
         self._find_sheet()
         seen = (self.job.history.version, self.sheet_step, self.state, self.told, self.fault)

@@ -47,7 +47,7 @@ def until(job: Job, step: int) -> Job:
     limit = time.monotonic() + 120
     while job.history.step < step:
         assert job.running, job.log_tail()
-        assert time.monotonic() < limit, job.summary()
+        assert time.monotonic() < limit, job.describe()
         time.sleep(0.05)
         job.history.refresh()
     return job
@@ -81,13 +81,13 @@ def test_it_outlives_its_parent_is_found_and_ends_as_a_straight_run(out, tmp_pat
     wait_for((tmp_path / "launched").exists)
     os.killpg(kernel.pid, signal.SIGKILL)
     job = Job.attach(out)
-    assert job.running and job.state == "running" and "Starting (process" in job.summary()
+    assert job.running and job.state == "running" and "Starting (process" in job.describe()
     again = Job.attach(out)
     assert again.running and again.process == job.process
     with pytest.raises(RunError, match=rf"being trained by process {job.process.pid} on .*attach to it"):
         Job.launch(tiny(), out)
     assert job.wait(120)
-    assert (again.running, again.state, again.summary()) == (False, "finished", "Finished 12 steps.")
+    assert (again.running, again.state, again.describe()) == (False, "finished", "Finished 12 steps.")
     assert "Finished 12 steps" in job.log_tail(1) and "it/s" not in job.log_tail()
     assert outcome(out) == outcome(trained(tiny(), tmp_path / "straight"))
 
@@ -99,16 +99,16 @@ def test_killed_then_stopped_it_says_so_and_goes_on_to_the_straight_run(out, tmp
     assert job.wait(10) and job.state == "lost"
     saved = max(job.folder.checkpoints)
     assert f"killed by SIGKILL, as the system does when memory runs out; training can go on from step {saved}" in (
-        job.summary()
+        job.describe()
     )
     job = until(Job.launch(endless, out), saved + 20)
-    assert "steps/s" in job.summary() and f"(process {job.process.pid})" in job.summary()
+    assert "steps/s" in job.describe() and f"(process {job.process.pid})" in job.describe()
     assert not job.wait(0.2)
     Job.attach(out).stop()
     job.stop()  # a second request, from elsewhere, must not cut the saving short
     assert job.wait(60)
     saved = max(job.folder.checkpoints)
-    assert job.summary() == f"Stopped at step {saved:,} of 1,000,000; training can go on from step {saved:,}."
+    assert job.describe() == f"Stopped at step {saved:,} of 1,000,000; training can go on from step {saved:,}."
     assert job.log_tail(100).count("── ") == 2, "one log of both launches"
     straight = endless.replace(steps=saved + 5, save_every=10**6)
     trained(endless.replace(steps=saved + 5), out)
@@ -120,7 +120,7 @@ def test_a_job_that_fails_says_why_and_leaves_room_for_a_config_put_right(out):
     job = Job.launch(tiny(blocks=(9,)), out)
     assert job.wait(120)
     assert job.state == "failed"
-    assert job.summary().startswith("Failed at step 0 of 12: dispersive.blocks = (9,) cannot be used")
+    assert job.describe().startswith("Failed at step 0 of 12: dispersive.blocks = (9,) cannot be used")
     right = Job.launch(tiny(), out)
     assert right.config == tiny() and right.running
 
@@ -129,7 +129,7 @@ def test_a_job_that_fails_says_why_and_leaves_room_for_a_config_put_right(out):
 @pytest.mark.parametrize("leader", ["alive", "killed"])
 def test_two_ranks_stop_together_even_if_torchrun_was_killed(out, leader):
     job = until(Job.launch(tiny(**ENDLESS), out, processes=2), 5)
-    assert "with 2 ranks" in job.summary()
+    assert "with 2 ranks" in job.describe()
     if leader == "killed":
         os.kill(job.process.pid, signal.SIGKILL)
         time.sleep(1)
@@ -147,7 +147,7 @@ def test_a_rank_that_was_killed_takes_the_job_along_and_is_named(out):
     job = until(Job.launch(tiny(**ENDLESS), out, processes=2), 5)
     os.kill(psutil.Process(job.process.pid).children()[-1].pid, signal.SIGKILL)
     assert job.wait(60)
-    assert "killed by SIGKILL" in job.summary()
+    assert "killed by SIGKILL" in job.describe()
 
 
 def test_another_process_of_its_number_is_not_the_job(out):
@@ -160,7 +160,7 @@ def test_another_process_of_its_number_is_not_the_job(out):
         pass
     job = with_note(out, pid=gone.pid)
     assert not job.running
-    assert job.summary() == "Ended at step 7 of 12, without saying why; training can go on from step 7."
+    assert job.describe() == "Ended at step 7 of 12, without saying why; training can go on from step 7."
     job.stop()  # nothing happens
 
 
@@ -168,7 +168,7 @@ def test_a_job_of_another_machine_is_judged_by_its_status(out):
     """Before its first one it is believed to be starting, for two minutes."""
     stopped(out)
     job = with_note(out, host="elsewhere")
-    assert job.running and "Starting (launched on elsewhere)" in job.summary()
+    assert job.running and "Starting (launched on elsewhere)" in job.describe()
     with pytest.raises(RunError, match="it runs on elsewhere; stop it there"):
         job.stop()
     with pytest.raises(RunError, match=r"being trained by process \d+ on elsewhere"):
@@ -176,7 +176,7 @@ def test_a_job_of_another_machine_is_judged_by_its_status(out):
     assert with_note(out, host="elsewhere", created=time.time() - 3600).state == "stopped"
     status = now("running", 7, 12, started=time.time())._replace(host="elsewhere", pid=3)
     status.write(out / "status.json")
-    assert job.running and "(process 3 on elsewhere, status of 0 s ago)" in job.summary()
+    assert job.running and "(process 3 on elsewhere, status of 0 s ago)" in job.describe()
     status._replace(updated=time.time() - SILENT - 1).write(out / "status.json")
     assert not job.running and job.state == "lost"
 
@@ -186,22 +186,22 @@ def test_a_run_that_was_not_launched_can_be_attached_to(out):
         assert len(list(islice(loop, 7))) == 7
         job = Job.attach(out)
         assert job.process is None and job.running
-        assert f"(process {os.getpid()} on {socket.gethostname()})" in job.summary()
+        assert f"(process {os.getpid()} on {socket.gethostname()})" in job.describe()
         with pytest.raises(RunError, match="stop it where it was started"):
             job.stop()
         with pytest.raises(RunError, match=f"being trained by process {os.getpid()}"):
             Job.launch(tiny(), out)
-    assert job.summary() == "Stopped at step 7 of 12; training can go on from step 7."
+    assert job.describe() == "Stopped at step 7 of 12; training can go on from step 7."
     with subprocess.Popen(["true"]) as gone:
         pass
     with closing(iter(Trainer(tiny(), out))) as loop:
         next(loop)
         job = with_note(out, pid=gone.pid, created=0.0)  # an earlier launch, which has ended
         job.log.request_stop()
-        assert job.running and "Training, step 8" in job.summary()
+        assert job.running and "Training, step 8" in job.describe()
         assert job.unstoppable == "it was not launched as a job; stop it where it was started"
     trained(tiny(), out)
-    assert job.summary() == "Finished 12 steps."
+    assert job.describe() == "Finished 12 steps."
     with pytest.raises(RunError, match="There is no run"):
         Job.attach(out / "nowhere")
 
@@ -209,10 +209,10 @@ def test_a_run_that_was_not_launched_can_be_attached_to(out):
 def test_a_run_of_an_early_version_has_no_status(out):
     (stopped(out) / "status.json").unlink()
     job = Job.attach(out)
-    assert not job.running and job.summary().startswith("Ended at step 7 of 12, without saying why")
+    assert not job.running and job.describe().startswith("Ended at step 7 of 12, without saying why")
     trained(tiny(), out)
     (out / "status.json").unlink()
-    assert Job.attach(out).summary() == "Finished 12 steps."
+    assert Job.attach(out).describe() == "Finished 12 steps."
 
 
 def test_what_cannot_be_launched_leaves_no_trace(out):
