@@ -42,32 +42,23 @@ def test_it_grows_with_the_table(folder):
     assert reader.version > before and reader.step == 4
 
 
-def test_only_new_bytes_are_read(folder):
-    """Not those that were read before: here they are overwritten, at the same length."""
+def test_only_new_bytes_are_read_and_half_a_line_waits_for_its_end(folder):
+    """Bytes that were read before are overwritten here, at the same length."""
     reader = history(folder)
     log(folder, 1, 2)
     reader.refresh()
     with open(reader.table, "r+b") as file:
-        file.write(b"x" * os.fstat(file.fileno()).st_size)
-    log(folder, 3)
-    reader.refresh()
-    assert reader.curve("velocity").steps.tolist() == [1, 2, 3]
-
-
-def test_half_a_line_waits_for_its_end(folder):
-    reader = history(folder)
-    log(folder, 1)
-    with open(reader.table, "a") as file:
-        file.write("2,16,2.0,velo")
+        file.write(b"x" * os.fstat(file.fileno()).st_size + b"3,24,3.0,velo")
         file.flush()
         reader.refresh()
-        assert reader.step == 1
-        file.write("city,0.5\n")
+        assert reader.step == 2
+        file.write(b"city,0.25\n")
     reader.refresh()
-    assert reader.curve("velocity").values.tolist() == [1, 0.5]
+    assert reader.curve("velocity").steps.tolist() == [1, 2, 3]
+    assert reader.curve("velocity").values.tolist() == [1, 0.5, 0.25]
 
 
-def test_a_table_that_a_resumed_run_wrote_anew_is_read_anew(folder):
+def test_a_table_that_a_resumed_run_has_rewritten_is_read_from_its_start(folder):
     reader = history(folder)
     log(folder, *range(1, 10))
     reader.refresh()
