@@ -7,7 +7,7 @@ from labkit import datasets
 from labkit.config import Config
 from labkit.metrics import geometry, linear_probe_accuracy
 from labkit.process import process_of
-from labkit.training import Look, see
+from labkit.training import Look, extract_features
 from labkit.training.stream import Stream
 
 LOSS_DRAWS = 4
@@ -37,7 +37,7 @@ def block_geometry(
     network: nn.Module, config: Config, t: float = 0.5, count: int = 500, seed: int = 0
 ) -> dict[int, dict[str, float]]:
     """Block → geometry of its features of ``count`` held-out images, noised to time t by a fixed draw."""
-    features = see(network, Look(t, count, seed=seed), config).features
+    features = extract_features(network, Look(t, count, seed=seed), config).features
     return {block: geometry(z) for block, z in features.items()}
 
 
@@ -48,7 +48,8 @@ def block_probes(network: nn.Module, config: Config, count: int) -> dict[int, fl
         count: images of each split.
     """
     train, held_out = (
-        see(network, Look(count=count, labelled=False, split=split), config) for split in ("train", "held_out")
+        extract_features(network, Look(count=count, labelled=False, split=split), config)
+        for split in ("train", "held_out")
     )
     if len(train.y.unique()) < 2:
         return {}

@@ -21,7 +21,7 @@ from labkit.models.sizes import features_per_sample, parse_name
 from labkit.projection import Pca, UmapReference, seed_flicker
 from labkit.runtime import one_thread
 from labkit.training import Look, Run
-from labkit.training.features import Seen, inputs
+from labkit.training.features import FeatureSet, inputs
 
 Time = float | Literal["mixed"]  # mixed: each image has its own; None would not do, as no menu of ipywidgets offers it
 TIMES: tuple[Time, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, "mixed")
@@ -95,7 +95,7 @@ class Explorer(HasTraits):
         require(whole(count, 3), "count", count, "a picture of spread takes 3 images or more")
         self._looks = {(t, on): Look(None if t == "mixed" else t, count, on) for t in times for on in (True, False)}
         config = next(iter(self.runs.values())).config
-        self.inputs: dict[Time, Seen] = {t: inputs(self._looks[t, True], config) for t in times}
+        self.inputs: dict[Time, FeatureSet] = {t: inputs(self._looks[t, True], config) for t in times}
         self.y = self.inputs[times[0]].y
         self.clouds: dict[Place, dict[str, Spread]] = {}
         self.maps: dict[tuple[int, Time, bool], Map] = {}

@@ -45,14 +45,14 @@ class Watch(TrainingState):
     def refresh(self) -> bool:
         """Read the folder once; whether anything is new."""
         self.state = self.job.state  # first: once a run has ended, what is read after that is final
-        self._progress, self._unstoppable = self.job.told(), self.job.unstoppable
+        self._progress, self._unstoppable = self.job.describe(), self.job.unstoppable
         self._read_sheet()
         version = (self.job.history.version, self.sheets, self.state, self._progress)
         new, self._version = version != self._version, version
         return new
 
     def describe(self) -> str:
-        running = self.state == "running" and self._unstoppable and not self.job.asked
+        running = self.state == "running" and self._unstoppable and not self.job.stop_requested
         return self._progress + (f" Stop is off: {self._unstoppable}." if running else "")
 
     @property
