@@ -8,14 +8,14 @@ PY := .venv/bin/python
 unexport PYTHONDONTWRITEBYTECODE
 # Two processes of one thread each: threads of torch that share a core with anything else slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
-SLOWER := tests/test_cli% %/test_process.py %/test_projection.py %/test_codec.py %/test_prepare.py \
+SLOWER := tests/test_cli% %/test_process.py %/test_projection.py %/test_prepare.py \
   %/test_training_on_stores.py
 FAST := tests/losses tests/metrics tests/models tests/sampling tests/plots \
   $(filter-out $(SLOWER), $(wildcard tests/test_*.py tests/datasets/test_*.py))
 PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile
 
 lab: .venv/lab-ready  ## open JupyterLab at the first notebook; flags: make lab ARGS="--no-browser --port 8890"
 	@$(PY) -m labkit.launch $(ARGS)
@@ -26,6 +26,15 @@ test: lint  ## check all that protects a change; one part of it: make test ARGS=
 
 test-all: test  ## the same, then what takes patience: retrains, kills, every notebook in the browser, the book
 	$(PYTEST) -m slow $(ARGS) || [ $$? = 5 ]  # 5: ARGS select no slow test
+
+test-oldest: RESOLUTION := lowest-direct
+test-latest: RESOLUTION := highest
+test-oldest test-latest: ENV = .venv-$(@:test-%=%)
+test-oldest test-latest:  ## check with the lowest, or newest, versions that pyproject.toml allows (torch as pinned)
+	$(PYTHON) -m venv $(ENV) && $(ENV)/bin/python -m pip install -q uv
+	grep '^torch==' constraints.txt > $(ENV)/pins
+	$(ENV)/bin/uv pip install -q --python $(ENV) -c $(ENV)/pins --upgrade --resolution $(RESOLUTION) -e ".[test]"
+	OMP_NUM_THREADS=1 $(ENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-fast: lint  ## check style, mathematics and data alone: no training, no notebook, no browser
 	$(PYTEST) -m "not slow" $(FAST) $(ARGS)
@@ -72,4 +81,4 @@ constraints: .venv/test-ready  ## write the versions installed in .venv into con
 	  { echo "This Python has no venv module; on Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.PHONY: help lab test test-all test-fast lint bench gpu atlas book constraints
+.PHONY: help lab test test-all test-oldest test-latest test-fast lint bench gpu atlas book constraints

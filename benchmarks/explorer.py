@@ -65,7 +65,7 @@ def moves(server: Server) -> dict[str, list[float]]:
         lab.open("explorer.ipynb")
         lab.run_all()
         lab.wait_plot(0, lambda plot: plot["traces"][0]["x"])
-        lab.wait_for(lambda: "every view is at hand" in lab.output(0).inner_text(), 300, "every view is at hand")
+        lab.wait_for(lambda: "all views are ready" in lab.output(0).inner_text(), 300, "all views are ready")
         for slider in SLIDERS:
             lab.press_slider(slider, "Home", within=0)
         lab.wait_still()

@@ -26,5 +26,5 @@ if __name__ == "__main__":
         "cosine_by_place": cosine_by_place(teacher),
     }
     path = save(teacher, Path(__file__).parent, SEED, measured)
-    print(teacher.cost.told())
+    print(teacher.cost.describe())
     print(f"linear probe on the 500 held-out digits: {measured}; written to {path}")

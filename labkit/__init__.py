@@ -7,7 +7,7 @@ labkit.build_model("SiT-B/2")              the backbone, S to XL; DiT-… is the
 labkit.load_official("SiT-XL-2-256.pt")    the same with released weights
 labkit.Trainer(labkit.recipes.digits())    a generator of training reports
 labkit.Job.launch(config, "runs/x")        the same as a process that outlives the notebook
-labkit.Run.open("runs/x"), labkit.sample   what a run leaves behind
+labkit.Run.open("runs/x"), labkit.sample   a finished run: its networks, features and samples
 """
 
 import importlib

@@ -9,8 +9,8 @@ status = main()
 if "TORCHELASTIC_RUN_ID" in os.environ:  # under torchrun
     from labkit.distributed import leave
 
-    # A rank that has saved everything ends here: taking the interpreter apart beneath the threads of torch's
-    # connections has aborted one now and then, and torchrun then calls the whole job failed.
+    # A rank that has saved everything ends here: shutting the interpreter down while threads of torch's connections
+    # run has aborted a rank now and then, and torchrun then reports the whole job as failed.
     leave()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""How a setting is checked: a bad one is refused with its name, the value, and what is allowed."""
+"""Checks of settings: a bad one is refused with its name, its value, and what is allowed."""
 
 import math
 from numbers import Integral, Real
@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 
 class LabError(Exception):
-    """Something that a person can put right; the message is one sentence that says what and how."""
+    """An error that a person can put right; the message is one sentence that says what is wrong and what to do."""
 
 
 class ConfigError(LabError, ValueError):
@@ -19,8 +19,24 @@ def require(ok: bool, name: str, value: Any, allowed: str) -> None:
 
 
 def choose(value: Any, kind: Any, name: str) -> None:
-    """Refuse what is not one of a Literal's words."""
+    """Refuse a value that is not one of a Literal's strings."""
     require(value in get_args(kind), name, value, f"choose one of {', '.join(get_args(kind))}")
+
+
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Refuse a value that is not a whole number of at least ``least``."""
+    require(whole(value, least), name, value, f"take a whole number of at least {least}")
+
+
+def check_number(
+    name: str, value: Any, least: float | None = None, most: float | None = None, *, ends: str = "[]"
+) -> None:
+    """Refuse a value that is not a finite number from ``least`` to ``most``; "(" or ")" in ``ends`` exclude an end."""
+    low, high = -math.inf if least is None else least, math.inf if most is None else most
+    fits = finite(value) and low <= value <= high
+    fits = fits and not (ends[0] == "(" and value == low) and not (ends[1] == ")" and value == high)
+    lower = f"{'above' if ends[0] == '(' else 'of at least'} {least}"
+    require(fits, name, value, f"take a number {lower if most is None else f'in {ends[0]}{least}, {most}{ends[1]}'}")
 
 
 def check_seed(seed: int) -> None:

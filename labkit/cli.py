@@ -34,7 +34,7 @@ def doctor() -> int:
     """Check what this machine can run, and how to mend what is missing."""
     findings = labkit.runtime.doctor()
     for finding in findings:
-        print(f"{'ok ' if finding.ok else 'NO '} {finding.told}" + ("" if finding.ok else f"\n    → {finding.remedy}"))
+        print(f"{'ok ' if finding.ok else 'NO '} {finding.text}" + ("" if finding.ok else f"\n    → {finding.remedy}"))
     return 0 if all(finding.ok for finding in findings) else 1
 
 
@@ -86,7 +86,7 @@ def _train(trainer: labkit.Trainer) -> int:
         tell(f"{out} is finished: {trainer.step} of {config.steps} steps. Give --steps to train on.")
         return 0
     tell(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
-    tell(trainer.told())
+    tell(trainer.describe())
     with labkit.training.engine.saving_on_signals(trainer.stop):
         stopped = _drive(trainer, len(trainer), _terms, silent=not trainer.leads)
     if stopped:

@@ -1,34 +1,28 @@
-"""What an experiment is: frozen dataclasses that refuse a bad value with its name, the value and what is allowed.
+"""An experiment's settings: frozen dataclasses that refuse a bad value with its name, the value and what is allowed.
 
-A config lives as ``config.json`` in the folder of its run and reads back to an equal object. Everything that can change
-a result is in here; where a run lies on disk and what shows it are not.
+A config is stored as ``config.json`` in the folder of its run and reads back to an equal object. Everything that can
+change a result is in here; the folder of a run and how it is displayed are not.
 """
 
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
-from labkit.checks import ConfigError, as_tuple, check_seed, choose, finite, require, whole
+from labkit.checks import ConfigError, as_tuple, check_number, check_seed, check_whole, choose, finite, require, whole
 from labkit.losses import Contrastive, Dispersive, MeanFlow, Repa
 from labkit.losses.weight import warm_up
 from labkit.models.sizes import Family, parse_name
 from labkit.paths import Flow
 
 REGULARIZERS = ("dispersive", "contrastive", "repa")
-"""Their names in a config."""
-LATER = {"flow", "meanflow", "engine", "keep_every"}  # what the configs of the first versions do not have
-FREE = (
-    "steps",
-    "log_every",
-    "save_every",
-    "keep_last",
-    "keep_every",
-    "engine.compile",
-    "engine.checkpointing",
-    "engine.resident",
-)
-"""Settings in which a run may change when it goes on: they say how long, how fast and what is kept."""
+"""Names of the regularizers' settings in a config."""
+LATER = {"flow", "meanflow", "engine", "keep_every"}  # fields that the configs of the first versions lack
+FREE = {
+    *("steps", "log_every", "save_every", "keep_last", "keep_every"),
+    *("engine.compile", "engine.checkpointing", "engine.resident"),
+}
+"""Settings that may change when a run continues: its length, its speed, and which files it keeps."""
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -45,24 +39,15 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", as_tuple(self.betas))
-        require(finite(self.lr) and self.lr > 0, "optimizer.lr", self.lr, "the learning rate must be above 0")
-        require(
-            len(self.betas) == 2 and all(finite(b) and 0 <= b < 1 for b in self.betas),
-            "optimizer.betas",
-            self.betas,
-            "give two numbers in [0, 1)",
-        )
-        require(
-            finite(self.weight_decay) and self.weight_decay >= 0,
-            "optimizer.weight_decay",
-            self.weight_decay,
-            "it must be at least 0",
-        )
+        check_number("optimizer.lr", self.lr, 0, ends="(]")
+        check_number("optimizer.weight_decay", self.weight_decay, 0)
+        fit = len(self.betas) == 2 and all(finite(beta) and 0 <= beta < 1 for beta in self.betas)
+        require(fit, "optimizer.betas", self.betas, "give two numbers in [0, 1)")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """How a step is computed: what matters on a GPU, and to a model that is large for it."""
+    """How a step is computed: for speed on a GPU, and for models that hardly fit its memory."""
 
     precision: Precision = "float32"
     """Precision of matrix products. Weights, their moments and averages, and the regularizers stay float32."""
@@ -82,23 +67,19 @@ class Engine:
         choose(self.precision, Precision, "engine.precision")
         for name in ("compile", "checkpointing", "resident"):
             require(isinstance(getattr(self, name), bool), f"engine.{name}", getattr(self, name), "say True or False")
-        require(whole(self.accumulate, 1), "engine.accumulate", self.accumulate, "take a whole number of at least 1")
-        require(
-            self.clip is None or (finite(self.clip) and self.clip > 0),
-            "engine.clip",
-            self.clip,
-            "take a number above 0, or None for no limit",
-        )
+        check_whole("engine.accumulate", self.accumulate)
+        if self.clip is not None:
+            check_number("engine.clip", self.clip, 0, ends="(]")
 
 
 @dataclass(frozen=True)
 class Config:
-    """One training run, whole."""
+    """All settings of one training run."""
 
     dataset: str = "digits"
     """Name of an embedded data set (digits, emoji, …), or folder of a store that labkit prepare wrote."""
     model: str = "SiT-Nano/2"
-    """Family (SiT, DiT or MeanFlow), size and patch, as in SiT-B/2. The family says what is trained."""
+    """Family (SiT, DiT or MeanFlow), size and patch, as in SiT-B/2. The family decides what is trained."""
     flow: Flow = field(default_factory=Flow)
     """Flow-matching settings (SiT models)."""
     meanflow: MeanFlow = field(default_factory=MeanFlow)
@@ -128,59 +109,38 @@ class Config:
     """Checkpoints at multiples of this number of steps stay as well."""
 
     def __post_init__(self) -> None:
-        named = isinstance(self.dataset, str) and self.dataset != ""
-        require(named, "dataset", self.dataset, "name an embedded set, such as 'digits', or the folder of a store")
+        has_name = isinstance(self.dataset, str) and self.dataset != ""
+        require(has_name, "dataset", self.dataset, "name an embedded set, such as 'digits', or the folder of a store")
         require(isinstance(self.model, str), "model", self.model, "name it as in 'SiT-Nano/2'")
-        groups = {
-            "flow": Flow,
-            "meanflow": MeanFlow,
-            "dispersive": Dispersive,
-            "contrastive": Contrastive,
-            "repa": Repa,
-            "optimizer": Optimizer,
-            "engine": Engine,
-        }
+        groups = {f.name: f.type for f in dataclasses.fields(self) if dataclasses.is_dataclass(f.type)}
         for name, group in groups.items():
             value = getattr(self, name)
             require(type(value) is group, name, value, f"give its settings as {group.__name__}(…)")
         for name, family in {"flow": "SiT", "meanflow": "MeanFlow"}.items():
-            asked = flat(dataclasses.asdict(getattr(self, name)), f"{name}.")
-            usual = flat(dataclasses.asdict(groups[name]()), f"{name}.")
-            for setting in asked if family != self.family else ():
-                wrong = f"{self.family} has no such setting, only {family} has; leave it at {usual[setting]!r}"
-                require(asked[setting] == usual[setting], setting, asked[setting], wrong)
-        require(
-            whole(self.batch_size, 2),
-            "batch_size",
-            self.batch_size,
-            "take a whole number of at least 2 (with one sample there is no pair, so the Dispersive Loss is 0 with "
-            "no gradient)",
-        )
+            for setting in dataclasses.fields(groups[name]) if family != self.family else ():
+                value = getattr(getattr(self, name), setting.name)
+                only = f"{self.family} has no such setting, only {family} has; leave it at {setting.default!r}"
+                require(value == setting.default, f"{name}.{setting.name}", value, only)
+        two = "take a whole number of at least 2 (one sample forms no pair, so the Dispersive Loss has no gradient)"
+        require(whole(self.batch_size, 2), "batch_size", self.batch_size, two)
+        for name in ("steps", "log_every", "save_every", "keep_last"):
+            check_whole(name, getattr(self, name))
+        if self.keep_every is not None:
+            check_whole("keep_every", self.keep_every)
         for name in ("dispersive", "contrastive"):
             group = getattr(self, name)
-            fits = group.chunk is None or self.batch_size % group.chunk == 0  # what a rank gets, the trainer checks
+            fits = group.chunk is None or self.batch_size % group.chunk == 0  # the trainer checks the ranks' shares
             require(fits, f"{name}.chunk", group.chunk, f"it must divide batch_size = {self.batch_size}")
-            computed = group.lam is not None or group is self.repelling  # what is off may yet be metered
+            computed = group.lam is not None or group is self.repelling  # the meters compute it even if it is off
             few = computed and group.variant == "covariance" and self.batch_size < 3
             require(not few, "batch_size", self.batch_size, "the covariance of two samples is constant, take 3")
-        for name in ("steps", "log_every", "save_every", "keep_last"):
-            require(whole(getattr(self, name), 1), name, getattr(self, name), "take a whole number of at least 1")
-        keep = self.keep_every
-        require(keep is None or whole(keep, 1), "keep_every", keep, "take a whole number of steps, or None")
         check_seed(self.seed)
-        require(
-            finite(self.label_drop) and 0 <= self.label_drop < 1,
-            "label_drop",
-            self.label_drop,
-            "take a share in [0, 1)",
-        )
-        require(
-            finite(self.ema_decay) and 0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "take a number in [0, 1)"
-        )
+        check_number("label_drop", self.label_drop, 0, 1, ends="[)")
+        check_number("ema_decay", self.ema_decay, 0, 1, ends="[)")
 
     @property
     def family(self) -> Family:
-        """What is trained: a flow (SiT), diffusion (DiT) or the average velocity (MeanFlow)."""
+        """The model's family: a flow (SiT), diffusion (DiT) or the average velocity (MeanFlow)."""
         return parse_name(self.model).family
 
     @property
@@ -199,19 +159,20 @@ class Config:
 
     @property
     def repelling(self) -> Dispersive:
-        """The settings by which dispersion is metered: the contrastive ones if only those are on."""
-        parent_only = self.dispersive.lam is None and self.contrastive.lam is not None
-        return self.contrastive if parent_only else self.dispersive
+        """The settings that dispersion is metered with: the contrastive ones if only those are on."""
+        only_contrastive = self.dispersive.lam is None and self.contrastive.lam is not None
+        return self.contrastive if only_contrastive else self.dispersive
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some fields changed; names like ``lam`` and ``tau`` reach into ``dispersive``."""
-        inner = {f.name for f in dataclasses.fields(Dispersive)}
-        reach = {name: changes.pop(name) for name in list(changes) if name in inner}
-        if reach:
-            changes["dispersive"] = dataclasses.replace(changes.get("dispersive", self.dispersive), **reach)
+        names = {f.name for f in dataclasses.fields(Dispersive)}
+        inner = {name: changes.pop(name) for name in list(changes) if name in names}
+        if inner:
+            changes["dispersive"] = dataclasses.replace(changes.get("dispersive", self.dispersive), **inner)
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:
+        """JSON text from which ``from_json`` makes an equal config."""
         return json.dumps(dataclasses.asdict(self), indent=2, default=lambda number: number.item())
 
     @classmethod
@@ -231,24 +192,20 @@ class Config:
         return [f"{name}: {mine[name]!r} → {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
 
     def breaks(self, other: "Config") -> list[str]:
-        """The differences that make another experiment of it, so that it cannot go on from this one's checkpoints."""
-        return [difference for difference in self.differences(other) if not difference.startswith(_FREELY)]
-
-
-_FREELY = tuple(f"{name}: " for name in FREE)
+        """The differences that make ``other`` a new experiment, which cannot continue from this one's checkpoints."""
+        return [text for text in self.differences(other) if text.partition(":")[0] not in FREE]
 
 
 def _build(cls: type, values: Any, prefix: str) -> Any:
     require(isinstance(values, dict), prefix.rstrip(".") or "config", values, "a group of settings is expected")
-    if prefix.rstrip(".") in REGULARIZERS and "schedule" not in values:  # of a version that knew a warm-up only
+    if prefix.rstrip(".") in REGULARIZERS and "schedule" not in values:  # written when there was only a warm-up
         steps = values.get("warmup", 0)
         values = {name: value for name, value in values.items() if name != "warmup"}
         values["schedule"] = warm_up(steps) if steps else ()
-    names = {f.name for f in dataclasses.fields(cls)}
-    for name in values.keys() ^ (names - (LATER - values.keys() if cls is Config else set())):
-        fault = "is missing" if name in names else f"is not a setting of this version ({', '.join(sorted(names))})"
+    kinds = {f.name: f.type for f in dataclasses.fields(cls)}
+    for name in values.keys() ^ (kinds.keys() - (LATER - values.keys() if cls is Config else set())):
+        fault = "is missing" if name in kinds else f"is not a setting of this version ({', '.join(sorted(kinds))})"
         raise ConfigError(f"{prefix}{name} {fault}; the config comes from another version of labkit or was edited.")
-    kinds = get_type_hints(cls)
     nested = {n: _build(kinds[n], v, f"{prefix}{n}.") for n, v in values.items() if dataclasses.is_dataclass(kinds[n])}
     lists = {n: tuple(v) for n, v in values.items() if isinstance(v, list)}
     return cls(**{**values, **lists, **nested})
@@ -256,7 +213,7 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by their dotted names, as on the command line."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
+        settings |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return settings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labkit.types import LabError
+from labkit.checks import LabError
 
 
 class DiskError(LabError, OSError):
@@ -19,8 +19,8 @@ def replace_file(path: Path, *data: bytes | np.ndarray, mark: str = "") -> None:
     """Write bytes to a neighbour of ``path``, flush it to the disk, then rename it over ``path``.
 
     Args:
-        data: pieces that follow one another in the file; arrays are flat.
-        mark: goes into the neighbour's name, where several processes may write the same file at the same time.
+        data: pieces of the file in their order; arrays are flat.
+        mark: part of the neighbour's name, for files that several processes may write at the same time.
     """
     part = path.with_name(f".{path.name}{mark}.part")
     try:
@@ -34,7 +34,8 @@ def replace_file(path: Path, *data: bytes | np.ndarray, mark: str = "") -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise DiskError(unwritten(path, sum(map(_size, data)), error)) from error
+        size = sum(len(piece) if isinstance(piece, bytes) else piece.nbytes for piece in data)
+        raise DiskError(unwritten(path, size, error)) from error
 
 
 def unwritten(path: Path, size: int, error: OSError) -> str:
@@ -43,7 +44,3 @@ def unwritten(path: Path, size: int, error: OSError) -> str:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     why = f"the disk is full ({free / 2**20:.0f} MiB free, {size / 2**20:.0f} MiB needed)" if full else error
     return f"Could not save {path}: {why}."
-
-
-def _size(piece: bytes | np.ndarray) -> int:
-    return len(piece) if isinstance(piece, bytes) else piece.nbytes

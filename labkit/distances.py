@@ -4,10 +4,10 @@ Symbols: B samples with P features, z_i.
 
     ‖z_i − z_j‖² = ‖z_i‖² + ‖z_j‖² − 2⟨z_i, z_j⟩
 
-Rows are centred first: of large squares the differences would have no digits left, and no distance sees the centre. A
-sample's distance from itself is the constant 0, without gradient: in float32 the rounding of self-pairs would swamp the
-gradient where all others are far apart (half of it at D/τ = 18). The elementwise parts expect autocast to be off
-(``ops.full_precision``); products are in true float32 here, and in whatever the reader has set on the way back.
+Rows are centred first, which changes no distance: differences of large squares would have no digits left. A sample's
+distance from itself is the constant 0, without gradient: in float32 the rounding of self-pairs would swamp the gradient
+where all others are far apart (half of it at D/τ = 18). The elementwise parts expect autocast to be off
+(``ops.full_precision``); products are in true float32 in the forward, and in the precision set outside in the backward.
 """
 
 import torch
@@ -60,11 +60,12 @@ def paired_sq_distances(
 
 
 def _lifted(distances: Tensor) -> Tensor:
-    """Lift what rounding left below 0 in value only, so that no gradient is lost."""
+    """Set distances that rounding left below 0 to 0, without changing their gradient."""
     return distances + (-distances).clamp_min(0).detach()
 
 
 def _diagonal(z: Tensor) -> Tensor:
+    """Mask of the pairs (i, i)."""
     return torch.eye(len(z), dtype=torch.bool, device=z.device)
 
 
@@ -95,8 +96,8 @@ def _inverse_root(square: Tensor) -> Tensor:
 def standardized(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
     """Each feature minus its mean over the batch, divided by its deviation (of the batch, not corrected by B − 1).
 
-    A feature that is constant in the batch, up to rounding, becomes 0 and gets no gradient. Batch normalisation is the
-    same, and its fused gradient takes half the time and memory of the formula written out.
+    A feature that is constant in the batch, up to rounding, becomes 0 and gets no gradient. By batch normalisation,
+    whose fused gradient takes half the time and memory of the formula written out.
     """
     with torch.no_grad():
         deviation = z.std(dim=0, correction=0)

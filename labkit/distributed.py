@@ -1,8 +1,8 @@
-"""The one place where ranks meet: a gather that gradients flow back through, means, and a vote.
+"""Communication between ranks: a gather that gradients flow back through, means, and a vote.
 
-Losses never gather. What is to be global is gathered here, once, before the loss; each rank then computes the same loss
-of the global batch. Its gradient reaches the own rows from all ranks and is summed, so with the averaging of
-DistributedDataParallel every parameter gets what one process with the whole batch would give it. Gathering detached
+Losses never gather. Global features are gathered here, once, before the loss; each rank then computes the same loss of
+the global batch. A rank's own rows receive the sum of the gradients of all ranks, so after the averaging of
+DistributedDataParallel every parameter gets the gradient of one process with the whole batch. Gathering detached
 tensors and putting the own slice back would give 1/world_size of it.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def launched() -> tuple[int, int]:
-    """(processes on this machine, machines), as torchrun's environment tells; (1, 1) without torchrun."""
+    """(processes on this machine, machines), from torchrun's environment; (1, 1) without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return 1, 1
     here = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -33,7 +33,7 @@ def world_size() -> int:
 
 
 def gather(z: Float[Tensor, "batch ..."]) -> Float[Tensor, "global ..."]:
-    """The rows of all ranks in their order, with gradient; every rank must bring as many. One rank: z itself."""
+    """The rows of all ranks in their order, with gradient; all ranks must have as many rows. One rank: z itself."""
     if world_size() == 1:
         return z
     from torch.distributed.nn.functional import all_gather
@@ -43,7 +43,7 @@ def gather(z: Float[Tensor, "batch ..."]) -> Float[Tensor, "global ..."]:
 
 @torch.no_grad()
 def mean(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The mean over all ranks of each tensor, whatever their shapes; all ranks get it. One rank: the tensors."""
+    """The mean of each tensor over all ranks, which all receive it; shapes may differ. One rank: the tensors."""
     if world_size() == 1:
         return tensors
     together = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
@@ -53,15 +53,15 @@ def mean(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def leave() -> None:
-    """Take this process out of the ranks, as it should be before it ends."""
+    """Take this process out of the ranks, before it ends."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
-def any_rank(wish: bool, on: torch.device) -> bool:
-    """Whether any rank wishes so; every rank gets the same answer."""
+def any_rank(vote: bool, on: torch.device) -> bool:
+    """Whether any rank votes True; every rank gets the same answer."""
     if world_size() == 1:
-        return wish
-    votes = torch.tensor(float(wish), device=on)
+        return vote
+    votes = torch.tensor(float(vote), device=on)
     dist.all_reduce(votes, dist.ReduceOp.MAX)
     return bool(votes)

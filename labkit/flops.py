@@ -1,12 +1,12 @@
-"""What a forward pass costs, in closed form: T tokens of width H through D blocks, patches of p×p pixels.
+"""Cost of a forward pass in closed form: T tokens of width H through D blocks, patches of p×p pixels.
 
     patches in          T·p²C·H
     time embedder       256·H + H²                 MeanFlow has two
     each of D blocks    4·T·H² (attention's four linears) + 2·T²·H (scores and mix) + 8·T·H² (MLP) + 6·H² (modulation)
     last layer          2·H² + T·H·p²·C_out
 
-These are multiply-accumulates, the "Gflops" of the papers. A FLOP counter counts two for each; norms, activations and
-softmax, which cost little, it leaves out as well.
+These are multiply-accumulates, the "Gflops" of the papers; a FLOP counter counts two for each. Like the counters, this
+leaves out norms, activations and softmax, which cost little.
 """
 
 from labkit.models import Transformer
@@ -29,5 +29,5 @@ def macs(network: Transformer) -> dict[str, int]:
 
 
 def training_flops(network: Transformer, images: int = 1) -> int:
-    """Floating-point operations of a training step on so many images: forward, and twice that backward; two a MAC."""
+    """Floating-point operations of a training step: two for each MAC, one forward pass and twice that backward."""
     return 6 * sum(macs(network).values()) * images

@@ -1,6 +1,4 @@
-"""Opens JupyterLab at the first notebook: `make lab`, or `python -m labkit.launch` with any option of `jupyter lab`."""
-
-from __future__ import annotations
+"""Open JupyterLab at the first notebook: `make lab`, or `python -m labkit.launch` with any option of `jupyter lab`."""
 
 import os
 import sys
@@ -20,7 +18,7 @@ def has_display(environ: Mapping[str, str], platform: str = sys.platform) -> boo
 def jupyter_arguments(
     args: Sequence[str], environ: Mapping[str, str], is_root: bool, has_display: bool
 ) -> tuple[list[str], str]:
-    """The arguments of `jupyter lab`, and one sentence telling the reader what happens next.
+    """The arguments of `jupyter lab`, and one sentence that tells the reader what happens next.
 
     `args` are the reader's own and come last, so that they win. Address (loopback) and token stay Jupyter's own.
     A reader who set `BROWSER`, as remote editors do, has a browser even without a display.
@@ -31,7 +29,7 @@ def jupyter_arguments(
         argv.append("--allow-root")  # Jupyter refuses root otherwise, the usual user in a container
     by_hand = "open the address printed below, token and all, by hand."
     if "--no-browser" in args:
-        sentence = f"No browser is opened, as you asked: {by_hand}"
+        sentence = f"No browser is opened, as requested: {by_hand}"
     elif has_display or environ.get("BROWSER"):
         sentence = f"JupyterLab opens in your browser; if no window appears, {by_hand}"
     else:
@@ -41,7 +39,7 @@ def jupyter_arguments(
 
 
 def main() -> None:
-    """Tells what happens, then becomes the JupyterLab server until Ctrl-C."""
+    """Print what happens next, then run the JupyterLab server until Ctrl-C."""
     from jupyterlab.labapp import LabApp
 
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0

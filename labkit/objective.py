@@ -1,16 +1,15 @@
-"""What is minimised: a network, its base loss and the regularizers at its blocks, as one module.
+"""The training objective: a network, its base loss and the regularizers at its blocks, as one module.
 
     L_total = L_base + λ_d · L_dispersive + λ_c · L_contrastive + λ_r · L_repa
 
 The base loss is that of the model's process: SiT's flow, DiT's diffusion or MeanFlow. The network runs once with
-gradient; the regularizers read features of that same forward. Only the contrastive loss needs those of a
-second view, for which the network runs once more, up to the last block that is read. This module is what gets wrapped
-for precision, compilation or many GPUs, because a wrapper that is called past does nothing.
+gradient, and the regularizers read features of that same forward. Only the contrastive loss needs a second view, for
+which the network runs once more, up to the last block that is read. This module is what gets wrapped for precision,
+compilation or many GPUs: a wrapper around the network alone would miss the losses.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +32,17 @@ def blocks_of(settings: Dispersive | Repa, model: str) -> tuple[int, ...]:
     depth = parse_name(model).size.depth
     if isinstance(settings, Repa):
         return (depth // 4 if settings.block is None else settings.block,)
-    named = {None: (depth // 4,), "all": tuple(range(depth)), "last": (depth - 1,)}
-    return settings.blocks if isinstance(settings.blocks, tuple) else named[settings.blocks]
+    by_name = {None: (depth // 4,), "all": tuple(range(depth)), "last": (depth - 1,)}
+    return settings.blocks if isinstance(settings.blocks, tuple) else by_name[settings.blocks]
 
 
 def regularized_blocks(config: Config) -> tuple[int, ...]:
-    """The blocks that are metered: REPA's if it is on alone, else those of the regularizer that repels, or would."""
+    """The blocks that are metered: REPA's if it alone is on, else those of the repelling loss, on or off."""
     return blocks_of(config.repa if config.regularizers == ("repa",) else config.repelling, config.model)
 
 
 def metered_floor(config: Config, input_size: int) -> float:
-    """The floor of the Dispersive Loss as it is metered: over a whole batch of images of this side; may be −inf."""
+    """Lower bound of the metered Dispersive Loss, over a whole batch of ``input_size``² images; may be −inf."""
     features = features_per_sample(config.model, input_size)
     return dispersive_floor(config.batch_size, **config.repelling.arguments, features=features)
 
@@ -54,8 +53,11 @@ class Objective(nn.Module):
     ``forward(batch, draws)`` is deterministic: time, noise, dropped labels and second view come from ``draws``.
 
     Args:
-        network: what is trained.  config: the experiment.
-        teacher: REPA's, by default the one that the config names. Its tokens must lie on the network's grid.
+        network: the model to train.  config: the experiment.
+        teacher: REPA's, by default the one that the config names.
+
+    Raises:
+        ConfigError: a block that the network lacks, or a teacher whose tokens are not on the network's grid.
     """
 
     def __init__(self, network: Transformer, config: Config, teacher: Teacher | None = None) -> None:
@@ -64,10 +66,9 @@ class Objective(nn.Module):
         self.blocks = {name: blocks_of(getattr(config, name), config.model) for name in REGULARIZERS}
         for name, blocks in self.blocks.items():
             network.check_blocks(blocks, f"{name}.{'block' if name == 'repa' else 'blocks'}")
-        on = config.regularizers
+        on = {name: getattr(config, name) for name in config.regularizers}
         self.taps = sorted({*regularized_blocks(config), *(block for name in on for block in self.blocks[name])})
-        groups = {name: getattr(config, name) for name in on}
-        self.weights = nn.ModuleDict({name: Weight(group.lam, group.schedule) for name, group in groups.items()})
+        self.weights = nn.ModuleDict({name: Weight(group.lam, group.schedule) for name, group in on.items()})
         self.teacher = self.projector = None
         if "repa" in on:
             self.teacher = teacher or load_teacher(config.repa.teacher, network.side)
@@ -81,13 +82,9 @@ class Objective(nn.Module):
             self.projector = Projector(network.width, config.repa.hidden, self.teacher.width)
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
-        with self._precision(batch.x.device.type):
+        low = self.config.engine.precision == "bfloat16"  # of float32, whatever the caller has set stays
+        with torch.autocast(batch.x.device.type, torch.bfloat16) if low else nullcontext():
             return self._losses(batch, draws)
-
-    def _precision(self, kind: str) -> AbstractContextManager[Any]:
-        """Matrix products in bfloat16, if the config says so; of float32, whatever the caller has set stays."""
-        low = self.config.engine.precision == "bfloat16"
-        return torch.autocast(kind, torch.bfloat16) if low else nullcontext()
 
     def _losses(self, batch: Batch, draws: Draws) -> Losses:
         labels = torch.where(draws.uniforms[:, 1] < self.config.label_drop, self.network.num_classes, batch.y)
@@ -114,15 +111,15 @@ class Objective(nn.Module):
         return Losses(total, terms, weighted, base.features, base.errors.detach(), base.times)
 
     def _second_view(self, batch: Batch, draws: Draws, labels: Tensor, t: Tensor) -> Features:
-        """Features of the same images and labels under other noise, at another time; its denoising is not trained."""
-        view, settings, process = draws.second, self.config.contrastive, self.process
-        t = time_sampling.second(t, view.uniforms, settings.noise, settings.max_gap, process.time)
-        x = process.noised(batch.x, view.noise, t)
-        return self.network.features(x, process.told(t), labels, taps=self.blocks["contrastive"])
+        """Features of the same images and labels with other noise, at another time; no base loss is computed on it."""
+        view, settings = draws.second, self.config.contrastive
+        t = time_sampling.second(t, view.uniforms, settings.noise, settings.max_gap, self.process.time)
+        x = self.process.noised(batch.x, view.noise, t)
+        return self.network.features(x, self.process.model_time(t), labels, taps=self.blocks["contrastive"])
 
 
 def _over_blocks(loss: Callable[..., Tensor], settings: Dispersive, blocks: Sequence[int], *views: Features) -> Tensor:
-    """The loss of each block over the samples that repel each other, made one over chunks and blocks."""
+    """The loss of each block and chunk of samples that repel each other: the mean over chunks, then one over blocks."""
     losses = []
     for block in blocks:
         scope = [view[block] for view in views]

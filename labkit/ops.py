@@ -1,4 +1,4 @@
-"""Small tensor operations that the losses and the meters share.
+"""Small tensor operations that losses and metrics share.
 
 Symbols: B samples, P features a sample.
 """
@@ -24,13 +24,13 @@ def expand_like(t: Shaped[Tensor, " batch"], x: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Autocast off, and matrix products in true float32 (no TF32), whatever the reader has switched on.
+    """Autocast off, and matrix products in true float32 (no TF32), whatever is switched on outside.
 
-    ``x.float()`` alone does not protect a matrix product from autocast. Inside torch.compile the switch of TF32 cannot
-    be turned for a part of a graph: there it stays as the reader has set it (torch's own default is off).
+    ``x.float()`` alone does not protect a matrix product from autocast. Inside torch.compile TF32 cannot be switched
+    for a part of a graph: there it stays as it is set outside (torch's default is off).
     """
-    known = torch.amp.is_autocast_available(device.type)  # not on "meta", where operations are only counted
-    with torch.autocast(device.type, enabled=False) if known else contextlib.nullcontext():
+    has_autocast = torch.amp.is_autocast_available(device.type)  # not on "meta", where operations are only counted
+    with torch.autocast(device.type, enabled=False) if has_autocast else contextlib.nullcontext():
         if device.type != "cuda" or torch.compiler.is_compiling():
             yield
             return
@@ -56,8 +56,8 @@ def rows(z: Float[Tensor, "batch ..."], name: str = "z") -> Float[Tensor, "batch
 def log_sum_exp(x: Tensor, dim: int = -1) -> Tensor:
     """log Σ exp(x) along ``dim``, without overflow.
 
-    Terms that are less than about 1e-30 of the largest (1e-300 in float64) count as 0. They could not change the sum,
-    but their gradients would be subnormal numbers, with which a processor computes up to forty times slower.
+    Terms below about 1e-30 of the largest (1e-300 in float64) count as 0. They could not change the sum, but their
+    gradients would be subnormal numbers, with which a processor computes up to forty times slower.
     """
     least = x.detach().amax(dim, keepdim=True) + math.log(torch.finfo(x.dtype).tiny) + SUBNORMAL_MARGIN
     return torch.logsumexp(x.masked_fill(x < least, -math.inf), dim)
@@ -79,7 +79,7 @@ def principal_axes(
 ) -> tuple[Float[Tensor, " features"], Float[Tensor, "components features"]]:
     """Mean of the rows, and their orthonormal axes of largest variance, in float64.
 
-    The largest entry of each axis is positive, and no random state is drawn from.
+    The largest entry of each axis is positive. Nothing is drawn from a global random state.
 
     Raises:
         ConfigError: components is not 1 to the smaller of n and the features.
@@ -90,7 +90,7 @@ def principal_axes(
     from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
-    # Of many axes all are computed; a few come several times faster by themselves, from a fixed start.
+    # A few axes alone are several times faster than all, by an iteration with a fixed start.
     few = components <= most // 8 and bool((x != x[0]).any())
     pca = PCA(components, svd_solver="arpack" if few else "full", random_state=0)
     with threadpool_limits(1, user_api="blas"), np.errstate(invalid="ignore"):  # identical rows have no variance

@@ -1,15 +1,16 @@
 """Paths between noise and data: x_t = α(t)·x₁ + σ(t)·x₀, with noise x₀ at t = 0 and data x₁ at t = 1.
 
-That is SiT's direction of time. The velocity of a point is v = dx_t/dt = α′(t)·x₁ + σ′(t)·x₀ (SiT, eq. 2 to 4).
+Time runs as in SiT. The velocity of a point is v = dx_t/dt = α′(t)·x₁ + σ′(t)·x₀ (SiT, eq. 2 to 4).
 
     linear   α = t,          σ = 1 − t             straight, at constant speed
     gvp      α = sin(πt/2),  σ = cos(πt/2)         a quarter of a circle: the variance of x_t stays that of the data
-    vp       α = e^−ℓ(t),    σ = √(1 − e^−2ℓ(t))   diffusion's: ℓ = (β₁ − β₀)(1 − t)²/4 + β₀(1 − t)/2, β from 0.1 to 20
+    vp       α = e^−ℓ(t),    σ = √(1 − e^−2ℓ(t))   the path of diffusion: ℓ = (β₁ − β₀)(1 − t)²/4 + β₀(1 − t)/2,
+                                                   with β from 0.1 to 20
 
-On VP the start is not pure noise, α(0) = 0.0066, and at t = 1 its speed is infinite.
+VP does not start from pure noise, since α(0) = 0.0066, and at t = 1 its velocity is infinite.
 
-At a point x_t, velocity v, noise x₀, data x₁ and score ∇log p = −x₀/σ say the same: any one gives the others, wherever
-nothing is divided by α = 0 or σ = 0 (``Path.interval``).
+At a point x_t, each of velocity v, noise x₀, data x₁ and score ∇log p = −x₀/σ determines the others, wherever nothing
+is divided by α = 0 or σ = 0 (``Path.interval``).
 """
 
 import math
@@ -31,11 +32,11 @@ Weighting = Literal["none", "velocity", "likelihood"]
 Quantity = Literal["velocity", "noise", "score", "data"]
 BETA_0, BETA_1 = 0.1, 20.0
 EDGE = 1e-3
-"""How far a time stays from an end at which something is divided by 0, as in SiT's samplers."""
+"""Distance that times keep from an end at which something is divided by 0, as in SiT's samplers."""
 
 
 class Coefficients(NamedTuple):
-    """α, σ and their derivatives by t, each shaped to broadcast against x."""
+    """α, σ and their derivatives with respect to t, each shaped to broadcast against x."""
 
     alpha: Tensor
     sigma: Tensor
@@ -45,11 +46,11 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Path:
-    """A way from noise to data; ``path(x1, x0, t)`` is the point on it, with its velocity."""
+    """A path from noise to data; ``path(x1, x0, t)`` is a point on it, with its velocity."""
 
     name: PathName
     coefficients: Callable[[Tensor], Coefficients]
-    """Times of any shape → coefficients of that shape."""
+    """Function from times of any shape to coefficients of that shape."""
 
     def __call__(
         self, x1: Float[Tensor, "batch ..."], x0: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"]
@@ -71,39 +72,40 @@ class Path:
     def convert(
         self,
         value: Float[Tensor, "batch ..."],
-        known: Quantity,
-        wanted: Quantity,
+        source: Quantity,
+        target: Quantity,
         x_t: Float[Tensor, "batch ..."],
         t: Float[Tensor, " batch"],
     ) -> Float[Tensor, "batch ..."]:
-        """Say in terms of one quantity what another one says at (x_t, t), as networks that predict either do.
+        """Convert a prediction of one quantity at (x_t, t) into a prediction of another.
 
         Args:
-            value: the ``known`` quantity, (B, …).  wanted: what comes back, of the same shape.
+            value: the ``source`` quantity, (B, …).  target: the quantity to return, of the same shape.
             x_t: the point.  t: its time, within ``interval`` of both quantities.
         """
-        choose(known, Quantity, "known")
-        choose(wanted, Quantity, "wanted")
-        if known == wanted:
+        choose(source, Quantity, "source")
+        choose(target, Quantity, "target")
+        if source == target:
             return value
         c = self.coefficients(expand_like(t, x_t))
-        if known == "data":
+        if source == "data":
             x1, x0 = value, (x_t - c.alpha * value) / c.sigma
-        elif known == "velocity":
-            speed = c.alpha * c.d_sigma - c.sigma * c.d_alpha  # the two equations' determinant; below 0 on every path
-            x1, x0 = (c.d_sigma * x_t - c.sigma * value) / speed, (c.alpha * value - c.d_alpha * x_t) / speed
+        elif source == "velocity":
+            determinant = c.alpha * c.d_sigma - c.sigma * c.d_alpha  # of both equations; below 0 on every path
+            x1 = (c.d_sigma * x_t - c.sigma * value) / determinant
+            x0 = (c.alpha * value - c.d_alpha * x_t) / determinant
         else:
-            x0 = value if known == "noise" else -c.sigma * value
-            x1 = (x_t - c.sigma * x0) / c.alpha if wanted in ("data", "velocity") else x0
-        if wanted == "velocity":
+            x0 = value if source == "noise" else -c.sigma * value
+            x1 = (x_t - c.sigma * x0) / c.alpha if target in ("data", "velocity") else x0
+        if target == "velocity":
             return c.d_alpha * x1 + c.d_sigma * x0
-        return {"data": x1, "noise": x0, "score": -x0 / c.sigma}[wanted]
+        return {"data": x1, "noise": x0, "score": -x0 / c.sigma}[target]
 
     def interval(self, predicted: Quantity) -> tuple[float, float]:
-        """The times at which a network may predict this and be asked for any other: ``EDGE`` off singular ends.
+        """First and last time at which a prediction of this quantity determines the others: ``EDGE`` off singular ends.
 
-        A velocity can be used from 0 to 1, but for VP's infinite speed at 1. Noise and score say nothing of the data
-        where α = 0, data nothing of the noise where σ = 0, and the score itself is infinite there.
+        A velocity serves from 0 to 1, except on VP, where it is infinite at 1. Noise and score do not determine the
+        data where α = 0, nor data the noise where σ = 0, where the score itself is infinite.
         """
         choose(predicted, Quantity, "predicted")
         start = EDGE if predicted in ("noise", "score") and self.name != "vp" else 0.0
@@ -117,7 +119,7 @@ def _linear(t: Tensor) -> Coefficients:
 
 def _gvp(t: Tensor) -> Coefficients:
     half = math.pi / 2
-    # σ from the sine of the rest, which is exactly 0 at t = 1, where cos(π/2) would be a rounding error.
+    # The sine of 1 − t is exactly 0 at t = 1, where cos(π/2) would be a rounding error.
     alpha, sigma = torch.sin(half * t), torch.sin(half * (1 - t))
     return Coefficients(alpha, sigma, half * sigma, -half * alpha)
 
@@ -143,15 +145,11 @@ class Flow:
     prediction: Predicted = "velocity"
     """Quantity that the network predicts."""
     weighting: Weighting = "none"
-    """Weight of the squared error of noise or score, by which it is the velocity's or bounds the likelihood."""
+    """Weight of the squared error of noise or score: the one of the velocity's error, or of a likelihood bound."""
 
     def __post_init__(self) -> None:
         choose(self.path, PathName, "flow.path")
         choose(self.prediction, Predicted, "flow.prediction")
         choose(self.weighting, Weighting, "flow.weighting")
-        require(
-            self.weighting == "none" or self.prediction != "velocity",
-            "flow.weighting",
-            self.weighting,
-            "the error of a velocity needs none; it is for prediction = noise or score",
-        )
+        fits = self.weighting == "none" or self.prediction != "velocity"
+        require(fits, "flow.weighting", self.weighting, "take none for a velocity; weights are for noise or score")

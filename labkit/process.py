@@ -1,14 +1,14 @@
-"""The processes between noise and data: what each trains a network on, and how its velocity is read off the network.
+"""Processes between noise and data: the loss that trains a network on each, and the velocity that samplers follow.
 
-A process is named by the model's family: ``FlowProcess`` (SiT), ``DiffusionProcess`` (DiT), ``MeanFlowProcess``. All
-count time from noise, t = 0, to data, t = 1, and answer to
+The model's family names the process: ``FlowProcess`` (SiT), ``DiffusionProcess`` (DiT), ``MeanFlowProcess``. All count
+time from noise, t = 0, to data, t = 1, and have the same methods:
 
-    time(u)                                       uniform numbers in [0, 1) → times of training
-    told(t)                                       what the network is told of a time
-    noised(x1, x0, t)                             the point between data and noise that the network is shown
+    time(u)                                       uniform numbers in [0, 1) → training times
+    model_time(t)                                 the time t as the network takes it
+    noised(x1, x0, t)                             the point between data x1 and noise x0 that is the network's input
     base(network, batch, draws, labels, taps)     run the network once with gradient → Base
 
-They are modules without parameters: their tables of numbers go to a device with the objective that they are part of.
+They are modules without parameters, so that their tables move to a device with the objective that holds them.
 """
 
 import math
@@ -33,22 +33,23 @@ class Base(NamedTuple):
     """A network's loss before any regularizer."""
 
     loss: Tensor
-    """What is minimised."""
+    """Scalar to minimise."""
     terms: dict[str, Tensor]
-    """What to log; first the mean of ``errors``."""
+    """Scalars to log; the mean of ``errors`` is the first."""
     errors: Tensor
-    """Squared error of each sample, per entry."""
+    """(B,): squared error of each sample, averaged over its entries."""
     times: Tensor
-    """t of each sample."""
+    """(B,): time t of each sample."""
     features: dict[int, Tensor]
+    """Block → (B, tokens, width)."""
 
 
 class _OnPath(nn.Module):
-    """What has a path: the network is told t itself."""
+    """A process on a path; its network takes t itself."""
 
     path: paths.Path
 
-    def told(self, t: Tensor) -> Tensor:
+    def model_time(self, t: Tensor) -> Tensor:
         return t
 
     def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
@@ -71,20 +72,20 @@ class FlowProcess(_OnPath):
         return first + (last - first) * u
 
     def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
-        t, predicted = self.time(draws.uniforms[:, 0]), self.settings.prediction
+        t, prediction = self.time(draws.uniforms[:, 0]), self.settings.prediction
         point = self.path(batch.x, draws.noise, t)
         output, features = network(point.x_t, t, labels, taps=taps)
-        if predicted == "velocity":
+        if prediction == "velocity":
             errors = squared_errors(output, point.velocity)
-        elif predicted == "noise":
+        elif prediction == "noise":
             errors = squared_errors(output, draws.noise)
         else:  # the score is −x₀/σ; times σ its error stays finite
             errors = squared_errors(expand_like(self.path.coefficients(t).sigma, output) * output, -draws.noise)
         mean = (self.weight(t) * errors).mean()
-        return Base(mean, {predicted: errors.mean()}, errors, t, features)
+        return Base(mean, {prediction: errors.mean()}, errors, t, features)
 
     def weight(self, t: Tensor) -> Tensor:
-        """Of the squared error of the noise, or of σ times the score (SiT, appendix A).
+        """Weight of the squared error of the noise, or of σ times the score (SiT, appendix A).
 
         ``velocity``: (w/σ)², ``likelihood``: w/σ², with w = σ²·α′/α − σ·σ′, the diffusion whose flow the path is.
         """
@@ -95,14 +96,14 @@ class FlowProcess(_OnPath):
         return speed**2 if self.settings.weighting == "velocity" else speed / c.sigma
 
     def velocity(self, network: nn.Module, clip: bool = False) -> Field:
-        """The velocity that a network's prediction means, if asked by way of data kept within [−1, 1]."""
-        known, convert = self.settings.prediction, self.path.convert
+        """The velocity that corresponds to a network's prediction; ``clip`` keeps the predicted data in [−1, 1]."""
+        prediction, convert = self.settings.prediction, self.path.convert
 
         def field(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            said = network(x, t, y).output
+            output = network(x, t, y).output
             if not clip:
-                return convert(said, known, "velocity", x, t)
-            return convert(convert(said, known, "data", x, t).clamp(-1, 1), "data", "velocity", x, t)
+                return convert(output, prediction, "velocity", x, t)
+            return convert(convert(output, prediction, "data", x, t).clamp(-1, 1), "data", "velocity", x, t)
 
         return field
 
@@ -118,11 +119,11 @@ class DiffusionProcess(nn.Module):
         return u
 
     def step(self, t: Tensor) -> Tensor:
-        """k, from 999 (noise) to 0."""
+        """The step k of a time, from 999 (noise) to 0 (data)."""
         last = len(self.schedule) - 1
         return last - (t * len(self.schedule)).long().clamp(0, last)
 
-    def told(self, t: Tensor) -> Tensor:
+    def model_time(self, t: Tensor) -> Tensor:
         return self.schedule.timesteps[self.step(t)].to(t.dtype)
 
     def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class DiffusionProcess(nn.Module):
     def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
         t = draws.uniforms[:, 0]
         x_k = self.noised(batch.x, draws.noise, t)
-        output, features = network(x_k, self.told(t), labels, taps=taps)
+        output, features = network(x_k, self.model_time(t), labels, taps=taps)
         errors, bound = diffusion_errors(output, draws.noise, batch.x, x_k, self.step(t), self.schedule)
         terms = {"noise": errors.mean(), "bound": bound.mean()}
         return Base(terms["noise"] + terms["bound"], terms, errors, t, features)
@@ -150,32 +151,30 @@ class MeanFlowProcess(_OnPath):
         return time_sampling.logit_normal(u, self.settings.mean, self.settings.deviation)
 
     def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
-        """The first rows train over a span: a batch comes in random order, and its parts keep their shapes."""
+        """The first ``share`` of the rows train over a span s − t > 0, the others at one time (s = t).
+
+        A batch comes in random order, so the first rows are a random choice, and every part keeps its shape.
+        """
         one, other = self.time(draws.uniforms[:, 0]), self.time(draws.ends)
         t, s = torch.minimum(one, other), torch.maximum(one, other)
-        over = math.ceil(self.settings.share * len(t))
-        span = torch.cat([(s - t)[:over], torch.zeros_like(t[over:])])
+        n = math.ceil(self.settings.share * len(t))  # rows with a span
+        span = torch.cat([(s - t)[:n], torch.zeros_like(t[n:])])
         point = self.path(batch.x, draws.noise, t)
-        # First with gradient: under autocast, torch before 2.11 keeps what it casts, and a weight that was first cast
-        # for the target, where no gradient is, would get none here either.
+        # First the pass with gradient: under autocast, torch before 2.11 caches the weights that it casts, and a
+        # weight that was first cast for the target, without gradient, would get no gradient here either.
         output, features = network(point.x_t, t, labels, taps=taps, span=span)
         velocity = self._guided(network, point.x_t, t, labels, point.velocity)
-        told = labels[:over]
         target = average_velocity_target(
-            lambda x, t, span: network(x, t, told, span=span).output,
-            point.x_t[:over],
-            t[:over],
-            span[:over],
-            velocity[:over],
+            lambda x, t, span: network(x, t, labels[:n], span=span).output, point.x_t[:n], t[:n], span[:n], velocity[:n]
         )
-        errors = squared_errors(output, torch.cat([target, velocity[over:]]))
+        errors = squared_errors(output, torch.cat([target, velocity[n:]]))
         summed = errors * batch.x[0].numel()
         loss = adaptive_loss(summed, self.settings.power, self.settings.constant).mean()
         return Base(loss, {"average_velocity": errors.mean(), "meanflow": loss}, errors, t, features)
 
     @torch.no_grad()
     def _guided(self, network: nn.Module, x_t: Tensor, t: Tensor, labels: Tensor, velocity: Tensor) -> Tensor:
-        """The velocity that is trained on; without a label it is that of the path."""
+        """The velocity to learn, with guidance built in; samples without a label keep that of the path."""
         if not self.settings.guided:
             return velocity
         omega, kappa = self.settings.guidance, self.settings.mixing
@@ -186,7 +185,7 @@ class MeanFlowProcess(_OnPath):
         return torch.where(expand_like(labels == null, x_t), velocity, guided)
 
     def velocity(self, network: nn.Module, clip: bool = False) -> Field:
-        """At one time the average velocity is the velocity; it has no use for ``clip``."""
+        """The network's output at span 0, where the average velocity is the velocity; ``clip`` has no effect."""
         return lambda x, t, y: network(x, t, y).output
 
 
@@ -196,7 +195,7 @@ def base_term(config: Config) -> str:
 
 
 def process_of(config: Config) -> FlowProcess | DiffusionProcess | MeanFlowProcess:
-    """What a config's model is trained on."""
+    """The process of a config's model."""
     if config.family == "DiT":
         return DiffusionProcess()
     return FlowProcess(config) if config.family == "SiT" else MeanFlowProcess(config)

@@ -1,12 +1,12 @@
-"""Maps of features to the plane that can be compared: principal axes, which keep spread, and UMAP, which cannot.
+"""Comparable maps of features to the plane: principal axes, which keep spread, and UMAP, which does not.
 
 A *condition* is one named set of features: a run, or a run at one step. Conditions are comparable only in one frame, so
 axes and maps are fitted on the *union* of all of them. Features (n, …) are flattened to z_i ∈ R^P.
 
-``Pca`` is the view to start from. It keeps scale, so a cloud of half the spread takes half the room. UMAP shows who is
-near whom and nothing else: it gives every neighbourhood about the same room, whatever its spread, and another seed
-draws another picture. It belongs beside numbers of spread (``labkit.metrics.geometry``), with its trustworthiness and
-``seed_flicker``, the part of a picture that is chance.
+``Pca`` is the view to start from. It keeps scale, so a cloud of half the spread takes half the room. UMAP shows which
+samples are neighbours and nothing else: it gives every neighbourhood about the same room, whatever its spread, and
+another seed draws another picture. It belongs beside numbers of spread (``labkit.metrics.geometry``), with its
+trustworthiness and ``seed_flicker``, the part of a picture that is chance.
 """
 
 import contextlib
@@ -59,22 +59,22 @@ def _rows_of(conditions: Conditions) -> list[Float[Tensor, "_ features"]]:
 
 @dataclass(frozen=True, eq=False)
 class Pca:
-    """The principal axes of a union of conditions: one frame for all, which keeps distances' scale.
+    """Principal axes of a union of conditions: one frame for all, which keeps the scale of distances.
 
-    ``Pca.fit(conditions).transform(z)`` is the plot's coordinates.
+    ``Pca.fit(conditions).transform(z)`` gives the coordinates to plot.
     """
 
     mean: Float[Tensor, " features"]
     axes: Float[Tensor, "components features"]
-    """Orthonormal, of falling variance; the largest entry of each is positive, so that axes do not flip. float64."""
+    """Orthonormal, by falling variance; the largest entry of each is positive, so that axes do not flip. float64."""
 
     @classmethod
     def fit(cls, conditions: Conditions, components: int = 2) -> "Pca":
-        """Axes of largest variance around the mean of the union. Draws nothing from any random state.
+        """Axes of largest variance around the mean of the union. Nothing is drawn from a global random state.
 
         Args:
             conditions: features by name, each (n, …), all of the same width P.
-            components: how many axes, 1 to the smaller of P and the samples of the union.
+            components: number of axes, 1 to the smaller of P and the samples of the union.
 
         Raises:
             ConfigError: for no condition, different widths, or more components than there can be.
@@ -83,10 +83,10 @@ class Pca:
         return cls(*principal_axes(torch.cat(_rows_of(conditions)), components))
 
     def transform(self, z: Features) -> Float[Tensor, "n components"]:
-        """Coordinates (z_i − mean)·axis / √P: "per coordinate", as the norm and distance of ``metrics.geometry`` are.
+        """Coordinates (z_i − mean)·axis / √P, "per coordinate" like the norm and distance of ``metrics.geometry``.
 
         Independent features of deviation s thus spread by s/√P along any one axis, and features that all vary together
-        by s. In float32, or float64 where z is.
+        by s. In float32; float64 stays float64.
         """
         flat = _finite_rows(z, "z", len(self.mean))
         return (((flat - self.mean) @ self.axes.T) / flat.shape[1] ** 0.5).to(rows(z).dtype)
@@ -94,7 +94,7 @@ class Pca:
     def explained(self, z: Features) -> float:
         """Share in [0, 1] of z's own variance, around its own mean, that lies along the axes; NaN if z has none.
 
-        Where it is small, the picture hides most of what this condition does.
+        Where it is small, the picture hides most of this condition's variation.
         """
         flat = _finite_rows(z, "z", len(self.mean))
         flat = flat - flat.mean(dim=0)
@@ -104,7 +104,7 @@ class Pca:
 
 @contextlib.contextmanager
 def _umap() -> Iterator[ModuleType]:
-    """The umap library, one thread at a time, without the warnings that say what we do on purpose."""
+    """The umap library, one thread at a time, without warnings about what is done here on purpose."""
     threads = torch.get_num_threads()
     try:
         with _ALONE, warnings.catch_warnings():
@@ -120,7 +120,7 @@ def _library() -> ModuleType:
     import umap
     from numba.core.dispatcher import Dispatcher
 
-    with contextlib.suppress(RuntimeError):  # no folder of numba's can be written to
+    with contextlib.suppress(RuntimeError):  # none of numba's cache folders can be written to
         for name in [name for name in sys.modules if name.partition(".")[0] == "umap"]:
             for part in vars(sys.modules[name]).values():
                 if isinstance(part, Dispatcher):
@@ -130,15 +130,15 @@ def _library() -> ModuleType:
 
 @dataclass(frozen=True, eq=False)
 class UmapReference:
-    """One UMAP (McInnes et al. 2018) of a union of conditions, into which further features are placed.
+    """One UMAP (McInnes et al. 2018) of a union of conditions, into which further features can be placed.
 
-    It sees distances in the full feature space: 50 principal components before it, as is usual, would save less than
-    0.1 s of 1 s, and lower the trustworthiness, since the axes of a union serve its widest condition.
+    It is fitted on distances in the full feature space: the usual 50 principal components before it would save less
+    than 0.1 s of 1 s, and lower the trustworthiness, since the axes of a union serve its widest condition.
     """
 
     features: Float[Tensor, "n features"]
     places: Float[Tensor, "n 2"]
-    """Where the map puts them. The numbers differ between machines: ship them, never compare them."""
+    """Their coordinates on the map. The numbers differ between machines: ship them, never compare them."""
     n_neighbors: int
     fitted: Any
     """The umap library's own object."""
@@ -154,12 +154,12 @@ class UmapReference:
             n_neighbors: samples that count as near, from 2 to one less than are fitted on.
             min_dist: how close the map may put two samples, 0 to 1.
             seed: of the map, from 0 to 2³² − 1. The same machine draws the same map from the same seed.
-            most: samples to fit on. Of larger conditions an equal share of each is drawn, the same for every seed.
+            most: largest number of samples to fit on; of larger conditions an equal share of each is drawn, the same
+                for every seed.
 
         Raises:
             ConfigError: for no condition, different widths, or too few samples for the neighbours.
-            ValueError: for features that are not finite, samples that are all the same, or a setting that the library
-                refuses.
+            ValueError: for features that are not finite, identical samples, or a setting that the library refuses.
         """
         require(finite(min_dist) and 0 <= min_dist <= 1, "min_dist", min_dist, "take a number from 0 to 1")
         flat = _rows_of(conditions)
@@ -178,9 +178,9 @@ class UmapReference:
     def transform(self, z: Features) -> Float[Tensor, "n 2"]:
         """Places of further features in the same map, which stays as it is: about 0.2 s for 300 samples.
 
-        A sample that is, bit for bit, one of those fitted on keeps its fitted place. Any other is put among its
-        neighbours there, within 1 to 5 % of the map's size. New samples do not pull at each other, so what the fit
-        never saw gets no place of its own.
+        A sample that equals a fitted one bit for bit keeps its fitted place. Any other is put among its nearest fitted
+        samples, within 1 to 5 % of the map's size. New samples do not attract each other, so a group that was not in
+        the fit gets no place of its own.
         """
         z = _finite_rows(z, "z", self.features.shape[1]).to(self.features.device)
         distances = _distances(z, self.features)
@@ -193,11 +193,11 @@ class UmapReference:
         return places
 
     def trustworthiness(self, z: Features) -> float:
-        """How far neighbours in the map are neighbours in feature space, 0 to 1 (Venna & Kaski 2001).
+        """Degree to which neighbours on the map are neighbours in feature space, 0 to 1 (Venna & Kaski 2001).
 
-        1 when the ``n_neighbors`` nearest on the map are among the nearest in truth, for every sample; about 0.5 when
-        places are drawn at random. It says nothing about sizes and distances on the map. z needs more than twice as
-        many samples as there are neighbours, else it is a ValueError.
+        1 when the ``n_neighbors`` nearest on the map are among the nearest in feature space, for every sample; about
+        0.5 for places drawn at random. Sizes and distances on the map do not enter. z needs more than twice as many
+        samples as there are neighbours, else it is a ValueError.
         """
         from sklearn.manifold import trustworthiness
 
@@ -207,47 +207,47 @@ class UmapReference:
 
 
 def _share(z: Float[Tensor, "n features"], most: int) -> Float[Tensor, "m features"]:
-    """At most this many rows, drawn from a fixed start: of conditions of one size the same rows."""
+    """At most this many rows, by a fixed seed: the same rows for conditions of the same size."""
     if len(z) <= most:
         return z
-    # Not every k-th row: where the classes come in turn, that could pick a single class.
+    # Not every k-th row, which could pick a single class where the classes come in turn.
     return z[torch.randperm(len(z), generator=generator(0))[:most].sort().values.to(z.device)]
 
 
 def _distances(z: Float[Tensor, "n features"], to: Float[Tensor, "m features"] | None = None) -> Float[Tensor, "n _"]:
-    """‖z_i − z_j‖ / √P, among z or to others, on the CPU."""
+    """‖z_i − z_j‖ / √P within z, or from z to others, on the CPU."""
     per = float(z.shape[1])
     return (pairwise_sq_distances(z, per) if to is None else cross_sq_distances(z, to, per)).sqrt().cpu()
 
 
 class Aligned(NamedTuple):
-    """A map laid onto another."""
+    """A map aligned with another."""
 
     points: Float[Tensor, "n d"]
     disparity: float
-    """0 when the shapes are the same, 1 when they have nothing in common."""
+    """0 for the same shape, 1 for shapes with nothing in common."""
 
 
 def procrustes(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Aligned:
-    """Move, turn or reflect, and scale b onto a, point by point, by least squares (Gower 1975).
+    """Align b with a, point by point, by the best shift, rotation or reflection, and scale (Gower 1975).
 
-    The points are in a's units, so both can stand in one figure.
+    The points are in a's units, so that both maps fit in one figure.
 
     Raises:
-        ValueError: when the shapes differ, when not finite, or when all points of a map are the same.
+        ValueError: shapes that differ, points that are not finite, or a map whose points are all the same.
     """
     from scipy.spatial import procrustes
 
     a, b = (_finite_rows(x, name).numpy(force=True) for x, name in ((a, "a"), (b, "b")))
-    _, laid, disparity = procrustes(a, b)  # centred and of norm 1
+    _, aligned, disparity = procrustes(a, b)  # centred and of norm 1
     size = ((a - a.mean(axis=0)) ** 2).sum() ** 0.5
-    return Aligned(torch.from_numpy(laid * size + a.mean(axis=0)), float(disparity))
+    return Aligned(torch.from_numpy(aligned * size + a.mean(axis=0)), float(disparity))
 
 
 def seed_flicker(conditions: Conditions, seeds: Sequence[int] = (0, 1), **settings: Any) -> float:
     """Mean disparity between UMAPs of the same features from different seeds: how much of a picture is chance, 0 to 1.
 
-    A difference between two maps that is no larger says nothing. Features of trained networks gave 0.07 to 0.33.
+    A difference between two maps means something only if it is larger. Features of trained networks gave 0.07 to 0.33.
     ``settings`` are those of ``UmapReference.fit``.
     """
     require(len(set(seeds)) == len(seeds) > 1, "seeds", tuple(seeds), "give at least two different ones")

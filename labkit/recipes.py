@@ -17,8 +17,8 @@ def digits(**changes: Any) -> Config:
         labkit train digits --out runs/baseline
         labkit train digits --dispersive.lam 0.5 --dispersive.tau 0.5 --out runs/dispersive
 
-    Expect about 3,000 images/s on two cores, so a minute for 1,500 steps. There the baseline's samples are read as the
-    digit asked for in 95 % of cases (Heun, 50 steps, no guidance; five seeds, data/atlas).
+    Expect about 3,000 images/s on two cores, so a minute for 1,500 steps. By then 95 % of the baseline's samples are
+    recognised as the requested digit (Heun, 50 steps, no guidance; five seeds, data/atlas).
 
     Args:
         changes: any field of ``Config``, and ``lam``, ``tau``, ``variant``, ``blocks`` of its Dispersive Loss.
@@ -28,13 +28,13 @@ def digits(**changes: Any) -> Config:
 
 
 def emoji(**changes: Any) -> Config:
-    """SiT-Micro/4 on 3,056 emoji at 32×32 in colour: between digits and what takes a GPU.
+    """SiT-Micro/4 on 3,056 emoji at 32×32 in colour: between the digits and experiments for a GPU.
 
         labkit train emoji --out runs/emoji-baseline
         labkit train emoji --dispersive.lam 0.5 --dispersive.tau 0.5 --out runs/emoji-dispersive
 
-    Expect about 250 images/s on two cores, so that 600 steps take two to three minutes and show blobs of the right
-    colours and outlines, no emoji yet. How long a GPU takes to make some was not measured yet.
+    Expect about 250 images/s on two cores, so that 600 steps take two to three minutes; the samples then are blobs of
+    the right colours and outlines, not yet emoji. The time on a GPU until they are was not measured yet.
 
     Args:
         changes: as in ``digits``.
@@ -50,9 +50,8 @@ def cifar10(**changes: Any) -> Config:
         labkit train cifar10 --out runs/cifar-baseline
         labkit train cifar10 --dispersive.lam 0.5 --out runs/cifar-dispersive
 
-    Expect an hour or two on one H100 (its operations would take 40 minutes at 40 % of the bfloat16 peak, which so
-    small a model does not reach; not measured yet). No published figure belongs to this setting, and none was
-    measured here.
+    Expect an hour or two on one H100 (the operations would take 40 minutes at 40 % of the bfloat16 peak, which such a
+    small model does not reach; not measured yet). No metric of this setting was published or measured here.
 
     Args:
         changes: as in ``digits``.
@@ -82,15 +81,15 @@ def imagenet256(model: str | None = None, preset: Preset = "paper", **changes: A
 
     Published FID-50K, 250 Heun steps, no guidance, for SiT-B/2: baseline 36.49, paper 32.35, release 32.64 (read in
     the authors' released source). SiT-XL/2 with guidance 1.5: 6.02, 5.09, 4.74 (same source). MeanFlow-XL/2 in one
-    step: 3.43, dispersive 3.21 (as quoted by others). REPA: no figure of this setting is known to us.
+    step: 3.43, dispersive 3.21 (as quoted by others). REPA: none for this setting.
 
     Args:
         model: by default ``SiT-XL/2``, or ``MeanFlow-XL/2`` for the MeanFlow presets.
         preset: ``baseline``; ``paper``: λ 0.5, τ 0.5 at a quarter of the depth, 16 samples repelling each other, as in
             the paper; ``release``: λ 0.25, τ 1 at the last block, 32 samples, as in the code released since. Each
             repels in chunks of the batch, so the number of GPUs changes nothing. ``repa`` aligns with DINOv2-B at
-            weight 0.5; ``meanflow`` is one-step; both with ``_dispersive`` add the paper's λ, τ and block (the authors'
-            place of the loss in MeanFlow is not known).
+            weight 0.5; ``meanflow`` is one-step; with ``_dispersive``, both add the paper's λ, τ and block (where the
+            authors apply the loss in MeanFlow is not published).
         changes: as in ``digits``.
     """
     choose(preset, Preset, "preset")

@@ -1,6 +1,7 @@
-"""One look at the machine, one decision, told in plain words: tier, device, seeds, and what the doctor says."""
+"""The machine that the lab runs on: device, tier, random generators, folders, and the doctor's report."""
 
 import contextlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -17,15 +18,10 @@ import numpy as np
 import torch
 
 from labkit import openmp
-from labkit.types import LabError
+from labkit.checks import choose
 
 Tier = Literal["smoke", "cpu", "gpu"]
-TIERS: tuple[Tier, ...] = ("smoke", "cpu", "gpu")
 T = TypeVar("T")
-
-
-class TierError(LabError, ValueError):
-    """LAB_TIER is set to something else than a tier."""
 
 
 def device() -> torch.device:
@@ -34,21 +30,19 @@ def device() -> torch.device:
 
 
 def tier() -> Tier:
-    """How large the notebooks run: ``LAB_TIER`` if set, else gpu or cpu after the machine. Tests use smoke."""
+    """Size at which notebooks run: ``LAB_TIER`` if it is set, else gpu or cpu, after the machine. Tests use smoke."""
     chosen = os.environ.get("LAB_TIER") or ("gpu" if device().type == "cuda" else "cpu")
-    if chosen not in TIERS:
-        raise TierError(f"LAB_TIER = {chosen!r} cannot be used: choose one of {', '.join(TIERS)}.")
+    choose(chosen, Tier, "LAB_TIER")
     return chosen
 
 
 def scaled(*, smoke: T, cpu: T, gpu: T | None = None) -> T:
-    """The value for this tier; the GPU takes the CPU's when it has none of its own."""
-    values = {"smoke": smoke, "cpu": cpu, "gpu": cpu if gpu is None else gpu}
-    return values[tier()]
+    """The value for this tier; by default a GPU takes the CPU's."""
+    return {"smoke": smoke, "cpu": cpu, "gpu": cpu if gpu is None else gpu}[tier()]
 
 
 class Purpose(IntEnum):
-    """What a random number is for: part of the key of its generator, so that no two purposes share numbers."""
+    """Purpose of random numbers: part of the key of their generator, so that no two purposes share numbers."""
 
     ORDER = 1
     NOISE = 2
@@ -66,7 +60,7 @@ class Purpose(IntEnum):
 
 
 def generator(*key: int, on: torch.device | str = "cpu") -> torch.Generator:
-    """A random generator that follows from whole numbers alone, such as (seed, purpose, samples seen)."""
+    """A random generator seeded by whole numbers alone, such as (seed, purpose, position in the stream)."""
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator(device=on).manual_seed(int(state) >> 1)
 
@@ -76,11 +70,11 @@ _SEEDED = threading.RLock()
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's global generator starts from ``seed``; afterwards it goes on as if nothing had been drawn.
+    """Inside, torch's global generator starts from ``seed``; afterwards it continues as if nothing had been drawn.
 
-    For what draws from that generator without asking, as torch does when it builds a layer. It is one for the whole
-    process, so two threads take turns here: a panel that opens a run in the background must not take numbers from the
-    initial weights that a cell is drawing. What builds layers only to fill them from a file belongs in here as well.
+    For code that draws from the global generator, as torch's layers do for their initial weights. The whole process
+    shares that generator, so threads take turns here: a panel that opens a run in the background must not draw between
+    the initial weights of a cell's network. Code that builds layers only to load their weights belongs in here, too.
     """
     with _SEEDED, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -94,26 +88,26 @@ def data_dir() -> Path:
 
 
 def runs_dir() -> Path:
-    """Where notebooks keep a reader's own runs: ``$LAB_RUNS``, else ``runs/`` of the checkout or of this folder."""
+    """Folder of a reader's own runs: ``$LAB_RUNS``, else ``runs/`` in the checkout or in the working folder."""
     checkout = Path(__file__).resolve().parent.parent
-    return Path(
-        os.environ.get("LAB_RUNS") or (checkout if (checkout / "pyproject.toml").exists() else ".") / Path("runs")
-    )
+    default = (checkout if (checkout / "pyproject.toml").exists() else Path()) / "runs"
+    return Path(os.environ.get("LAB_RUNS") or default)
 
 
 @cache
 def commit() -> str:
     """The commit of the checkout that this code runs from, with ``+changes`` if it was edited."""
-    package = Path(__file__).resolve().parent
-    if (package.parent / ".git").exists() and shutil.which("git"):
-        asked = ["git", "-C", str(package.parent)]
-        head = subprocess.run([*asked, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / ".git").exists() and shutil.which("git"):
+        head = _git(checkout, "rev-parse", "--short=12", "HEAD")
         if head.returncode == 0:
-            edited = subprocess.run(
-                [*asked, "status", "--porcelain", "--", "labkit"], capture_output=True, text=True
-            ).stdout
-            return head.stdout.strip() + ("+changes" if edited.strip() else "")
+            edited = _git(checkout, "status", "--porcelain", "--", "labkit").stdout.strip()
+            return head.stdout.strip() + ("+changes" if edited else "")
     return "unknown (no git checkout)"
+
+
+def _git(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True)
 
 
 @cache
@@ -127,9 +121,9 @@ def _processor() -> str:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """This thread's torch operations on one core: for work of many small steps, after each of which threads would wait.
+    """Run torch's operations on one core: for work of many small steps, after each of which threads would wait.
 
-    On a machine with other work to do such waits take many times as long as the steps.
+    On a machine with other work to do, such waits take many times as long as the steps.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -150,11 +144,10 @@ def cpp_compiler() -> str | None:
 
 
 def machine() -> dict[str, str]:
-    """What a figure must carry to be read later: processor, GPU, versions, commit."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    """Facts that a figure must carry to be understood later: processor, GPU, versions, commit."""
     return {
         "processor": f"{_processor()}, {cores()} cores, {torch.get_num_threads()} torch threads",
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "system": platform.system(),
@@ -166,48 +159,45 @@ class Finding(NamedTuple):
     """One line of the doctor's report."""
 
     ok: bool
-    told: str
+    text: str
     remedy: str = ""
 
 
 def doctor() -> list[Finding]:
-    """Look at what the lab needs on this machine; every finding that is not ok carries its remedy."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = [
-        Finding(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "Install Python 3.11 or newer."),
-        Finding(True, f"torch {torch.__version__}"),
-    ]
-    try:
-        kernel = version("ipykernel")
-        broken = kernel.startswith(("7.0.", "7.1.", "7.2.", "7.3."))
-        remedy = "Install ipykernel 6.31 or newer, but not 7.0 to 7.3: those run slider callbacks at the same time."
-        found.append(Finding(not broken, f"ipykernel {kernel}", remedy))
-    except PackageNotFoundError:
-        found.append(Finding(True, 'No ipykernel: for notebooks, `make lab`, or `pip install "labkit[lab]"`'))
+    """Check what the lab needs on this machine; every finding that is not ok carries its remedy."""
     if device().type == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        found.append(Finding(True, f"GPU: {torch.cuda.get_device_name()} with {memory:.0f} GiB"))
+        gpu = f"GPU: {torch.cuda.get_device_name()} with {memory:.0f} GiB"
     else:
-        found.append(Finding(True, f"No GPU that torch can use: everything runs on {cores()} processor cores"))
-    compiler = cpp_compiler() or "none, so nothing is compiled on a CPU"
-    found.append(Finding(True, f"C++ compiler: {compiler}"))
-    found.append(
-        Finding(
-            (data_dir() / "digits_classifier.safetensors").exists(),
-            f"embedded data in {data_dir()}",
-            "Restore the data/ folder of the checkout, for instance with `git checkout data`.",
-        )
-    )
-    free = shutil.disk_usage(".").free / 2**30
-    found.append(Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."))
+        gpu = f"No GPU that torch can use: everything runs on {cores()} processor cores"
+    data, free = data_dir(), shutil.disk_usage(".").free / 2**30
     spinning = openmp.WAITING == openmp.SPINNING and torch.get_num_threads() > 1
-    found.append(
+    return [
+        Finding(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "Install Python 3.11 or newer."),
+        Finding(True, f"torch {torch.__version__}"),
+        _kernel(),
+        Finding(True, gpu),
+        Finding(True, f"C++ compiler: {cpp_compiler() or 'none, so nothing is compiled on a CPU'}"),
+        Finding(
+            (data / "digits_classifier.safetensors").exists(),
+            f"embedded data in {data}",
+            "Restore the data/ folder of the checkout, for instance with `git checkout data`.",
+        ),
+        Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."),
         Finding(
             not spinning,
             f"torch's threads: {torch.get_num_threads()}; {openmp.WAITING}",
             "Import labkit before torch: beside other work, threads that spin make training many times slower.",
-        )
-    )
-    found.append(Finding(True, f"notebooks run in tier '{tier()}' (set LAB_TIER to smoke, cpu or gpu to change it)"))
-    return found
+        ),
+        Finding(True, f"notebooks run in tier '{tier()}' (set LAB_TIER to smoke, cpu or gpu to change it)"),
+    ]
+
+
+def _kernel() -> Finding:
+    try:
+        version = importlib.metadata.version("ipykernel")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(True, 'No ipykernel: for notebooks, `make lab`, or `pip install "labkit[lab]"`')
+    concurrent = version.startswith(("7.0.", "7.1.", "7.2.", "7.3."))
+    remedy = "Install ipykernel 6.31 or newer, but not 7.0 to 7.3: those run slider callbacks at the same time."
+    return Finding(not concurrent, f"ipykernel {version}", remedy)

@@ -2,13 +2,13 @@
 
     β_k from 0.0001 to 0.02 over k = 0 … 999,   ᾱ_k = Π_{j≤k} (1 − β_j)
 
-Here the steps count from data (k = 0) to noise (k = 999), the other way from the paths' time t, as in DiT's code. Given
-the data, the step back is Gaussian: q(x_{k−1} | x_k, x₁) = N(a_k·x₁ + b_k·x_k, β̃_k) with
+Steps count from data (k = 0) to noise (k = 999) as in DiT's code, against the direction of the paths' time t. Given the
+data, the step back is Gaussian: q(x_{k−1} | x_k, x₁) = N(a_k·x₁ + b_k·x_k, β̃_k) with
 
     a_k = √ᾱ_{k−1}·β_k/(1 − ᾱ_k),   b_k = √(1 − β_k)·(1 − ᾱ_{k−1})/(1 − ᾱ_k),   β̃_k = β_k·(1 − ᾱ_{k−1})/(1 − ᾱ_k)
 
-The network says the noise, and in the second half of its channels, v from −1 to 1, where between β̃_k and β_k the
-variance lies: log Σ = (v + 1)/2·log β_k + (1 − v)/2·log β̃_k.
+The network predicts the noise and, in the second half of its channels, a number v from −1 to 1 that places the variance
+between β̃_k and β_k: log Σ = (v + 1)/2·log β_k + (1 − v)/2·log β̃_k.
 """
 
 import torch
@@ -23,13 +23,13 @@ Steps = Int[Tensor, " batch"]
 
 
 class Schedule(nn.Module):
-    """Steps of a diffusion, all of them or a few; ``k`` below counts the steps that there are.
+    """Steps of a diffusion, all or a subset of them; ``k`` below numbers the steps of this schedule.
 
-    A module, so that its tables go to a device with whatever it is a part of; they are no part of a state dict.
+    It is a module so that its tables move to a device with the module that holds it. They are not in its state dict.
 
     Args:
         betas: β_k of each step.
-        timesteps: what the network is told at each step: its number among the original ones.
+        timesteps: the network's time input at each step, which is the step's number in the original schedule.
     """
 
     def __init__(self, betas: Float[Tensor, " steps"], timesteps: Int[Tensor, " steps"]) -> None:
@@ -41,6 +41,8 @@ class Schedule(nn.Module):
             "betas": betas,
             "timesteps": timesteps,
             "alpha_bar": alpha_bar,
+            "signal": alpha_bar.sqrt(),
+            "std": (1 - alpha_bar).sqrt(),
             "alpha_bar_before": before,  # ᾱ of the step before, 1 before the first
             "posterior_log_variance": torch.cat([variance[1:2], variance[1:]]).log(),  # log β̃; β̃ = 0 at the first
         }
@@ -48,13 +50,12 @@ class Schedule(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     @classmethod
-    def linear(cls, steps: int = STEPS) -> "Schedule":
-        """β on a line from 0.0001 to 0.02, in float64."""
-        require(whole(steps, 2), "steps", steps, "take a whole number of at least 2")
-        return cls(torch.linspace(FIRST, LAST, steps, dtype=torch.float64), torch.arange(steps))
+    def linear(cls) -> "Schedule":
+        """The 1,000 steps of DiT, with β on a line from 0.0001 to 0.02, in float64."""
+        return cls(torch.linspace(FIRST, LAST, STEPS, dtype=torch.float64), torch.arange(STEPS))
 
     def respaced(self, count: int) -> "Schedule":
-        """The same diffusion in ``count`` longer steps, evenly chosen, the first and the last among them."""
+        """The same diffusion in ``count`` longer steps, evenly spaced, the first and the last among them."""
         steps = len(self.betas)
         require(whole(count, 2) and count <= steps, "steps", count, f"take 2 to {steps} of this diffusion's steps")
         kept = torch.linspace(0, steps - 1, count, dtype=torch.float64).round().long()
@@ -67,27 +68,25 @@ class Schedule(nn.Module):
 
     def noised(self, x1: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
         """x_k, from data and noise."""
-        return self._at(self.alpha_bar.sqrt(), k, x1) * x1 + self._at((1 - self.alpha_bar).sqrt(), k, x1) * noise
+        return self._at(self.signal, k, x1) * x1 + self._at(self.std, k, x1) * noise
 
     def data(self, x_k: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
-        """x₁, from the point and its noise."""
-        off = x_k - self._at((1 - self.alpha_bar).sqrt(), k, x_k) * noise
-        return off / self._at(self.alpha_bar.sqrt(), k, x_k)
+        """x₁, from x_k and its noise."""
+        return (x_k - self._at(self.std, k, x_k) * noise) / self._at(self.signal, k, x_k)
 
     def noise(self, x_k: Float[Tensor, "batch ..."], x1: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
-        """The noise, from the point and its data."""
-        off = x_k - self._at(self.alpha_bar.sqrt(), k, x_k) * x1
-        return off / self._at((1 - self.alpha_bar).sqrt(), k, x_k)
+        """Noise, from x_k and its data."""
+        return (x_k - self._at(self.signal, k, x_k) * x1) / self._at(self.std, k, x_k)
 
     def posterior_mean(self, x1: Float[Tensor, "batch ..."], x_k: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
-        """The mean of q(x_{k−1} | x_k, x₁)."""
+        """Mean of q(x_{k−1} | x_k, x₁)."""
         rest = 1 - self.alpha_bar
         a = self.alpha_bar_before.sqrt() * self.betas / rest
         b = (1 - self.betas).sqrt() * (1 - self.alpha_bar_before) / rest
         return self._at(a, k, x1) * x1 + self._at(b, k, x1) * x_k
 
     def log_variance(self, v: Float[Tensor, "batch ..."], k: Steps) -> Tensor:
-        """log Σ of the step back, from the network's second half of channels."""
+        """log Σ of the step back, from the second half of the network's channels."""
         share = (v + 1) / 2
         return share * self._at(self.betas.log(), k, v) + (1 - share) * self._at(self.posterior_log_variance, k, v)
 

@@ -1,4 +1,4 @@
-"""Times: where on the path from noise (t = 0) to data (t = 1) a sample is looked at."""
+"""Times on the path from noise (t = 0) to data (t = 1) at which samples are shown to the network."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Noise = Literal["independent", "restricted"]
-"""Noise and time of a second view: of its own, or its own noise at a time near the first's."""
+"""Noise and time of a second view: both drawn independently, or fresh noise at a time near that of the first view."""
 
 
 def logit_normal(u: Float[Tensor, " b"], mean: float, deviation: float) -> Float[Tensor, " b"]:
@@ -23,17 +23,17 @@ def second(
     max_gap: float,
     time: Callable[[Tensor], Tensor] = lambda u: u,
 ) -> Float[Tensor, " b"]:
-    """The time of a second view of samples whose first is at t: its own (``independent``), or near t (``restricted``).
+    """Times of the second view of samples: drawn by ``time`` (``independent``), or near t (``restricted``).
 
     Args:
-        t, u: as in ``near``.  max_gap: the gap of ``restricted``.
-        time: how a uniform number becomes a time of its own.
+        t: times of the first view.  u: uniform numbers.  max_gap: the ``gap`` of ``near``.
+        time: function from uniform numbers to times.
     """
     return near(t, u, max_gap) if noise == "restricted" else time(u)
 
 
 def near(t: Float[Tensor, " b"], u: Float[Tensor, " b"], gap: float) -> Float[Tensor, " b"]:
-    """A second time at most ``gap`` away from t, mirrored at 0 and 1: with t uniform, so is it.
+    """Times at most ``gap`` away from t, mirrored at 0 and 1, so that they are uniform if t is.
 
     Args:
         t: times in [0, 1].  u: uniform numbers in [0, 1).  gap: in [0, 1].

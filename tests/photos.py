@@ -1,4 +1,4 @@
-"""Images, folders of them and a VAE, all small and of chance; stores made by processes that may be killed."""
+"""Small random images, folders of them and a VAE; stores prepared by processes that may be killed."""
 
 import importlib
 import json
@@ -46,6 +46,19 @@ def tiny_vae(folder: Path, **config: object) -> Path:
         for parameter in vae.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     vae.save_pretrained(folder)
+    return folder
+
+
+def tiny_dino(folder: Path, kind: str = "dinov2") -> Path:
+    """A DINOv2 of two blocks, with every weight random."""
+    import transformers
+
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=70, patch_size=14)
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **sizes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    model.save_pretrained(folder)
     return folder
 
 

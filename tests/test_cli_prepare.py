@@ -35,7 +35,7 @@ def test_prepare_verify_train_and_again(photos, tmp_path, capsys):
         assert "1 image could not be used" in printed and "a/broken.jpg: cannot identify image file" in printed
     assert main(["prepare", "--verify", out]) == 0
     assert f"10 images in {out}, all as they were written." in capsys.readouterr().out
-    assert (len(open_store(out)), len(open_store(out, "held_out")), open_store(out).chancy) == (7, 3, False)
+    assert (len(open_store(out)), len(open_store(out, "held_out")), open_store(out).augments) == (7, 3, False)
     train = ["train", "digits", "--dataset", out, "--batch-size", "4", "--steps", "1", "--out", str(tmp_path / "run")]
     assert main(train) == 0
     assert f"on {out}" in capsys.readouterr().out
@@ -58,7 +58,7 @@ def test_every_setting_can_be_typed(tmp_path):
         ("photos/a/0.png --size 8 --out o", "name the folder for images in files"),
         ("photos --size 8 --out photos/o", "it lies in the folder of images"),
         ("photos --size 8 --out photos/a/0.png", "it lies in the folder of images"),
-        ("photos --size 8 --held-out 9 --out o", "at most 8 can go"),
+        ("photos --size 8 --held-out 9 --out o", "take at most 8"),
         ("photos --size 8 --latents no/such/folder --out o", "latents = 'no/such/folder' cannot be loaded"),
         ("photos --size 8 --latents photos --out o", "latents = 'photos' cannot be loaded"),
         ("--verify photos", "photos is not a store"),

@@ -11,38 +11,25 @@ def arguments(*args, environ=(), is_root=False, display=True):
     return jupyter_arguments(list(args), dict(environ), is_root, display)
 
 
-def test_a_desktop_opens_the_first_notebook_in_a_browser():
-    argv, sentence = arguments()
+@pytest.mark.parametrize(
+    ("args", "more", "browser", "words"),
+    [
+        ((), {}, True, "opens in your browser"),
+        ((), {"display": False}, False, "no display"),
+        ((), {"display": False, "environ": {"BROWSER": "/usr/bin/helper"}}, True, "opens in your browser"),
+        (("--no-browser", "--port", "8890"), {"display": False}, False, "as requested"),
+    ],
+)
+def test_a_browser_opens_the_first_notebook_if_there_can_be_one(args, more, browser, words):
+    argv, sentence = arguments(*args, **more)
     assert f"--LabApp.default_url=/lab/tree/{FIRST}" in argv
-    assert "--no-browser" not in argv
-    assert "--allow-root" not in argv
-    assert "opens in your browser" in sentence
+    assert argv.count("--no-browser") == (0 if browser else 1)
+    assert words in sentence and "by hand" in sentence
+    assert argv[len(argv) - len(args) :] == list(args), "the reader's own come last, and win"
 
 
-def test_without_a_display_no_browser_is_tried_and_it_is_said():
-    argv, sentence = arguments(display=False)
-    assert argv.count("--no-browser") == 1
-    assert "no display" in sentence
-    assert "by hand" in sentence
-
-
-def test_a_browser_named_by_the_reader_is_used_even_without_a_display():
-    argv, _ = arguments(environ={"BROWSER": "/usr/bin/helper"}, display=False)
-    assert "--no-browser" not in argv
-
-
-def test_the_readers_flags_come_last_and_are_not_doubled():
-    argv, sentence = arguments("--no-browser", "--port", "8890", display=False)
-    assert argv[-3:] == ["--no-browser", "--port", "8890"]
-    assert argv.count("--no-browser") == 1
-    assert "as you asked" in sentence
-
-
-def test_only_root_gets_allow_root():
-    assert "--allow-root" in arguments(is_root=True)[0]
-
-
-def test_loopback_and_token_stay_jupyters_own():
+def test_only_root_gets_allow_root_and_address_and_token_stay_jupyters_own():
+    assert "--allow-root" in arguments(is_root=True)[0] and "--allow-root" not in arguments()[0]
     argv, _ = arguments(is_root=True, display=False)
     assert not [a for a in argv if "token" in a or "ip=" in a or "password" in a]
 

@@ -1,28 +1,41 @@
-"""The objective: one forward, its features to the regularizer, its gradient where it should go."""
+"""The objective: one forward, its features to the regularizers, their gradients where they should go."""
 
 import pytest
 import torch
 from small import (
     DEPTH,
     SIZE,
+    Patches,
     assert_close_gradients,
     assert_same_gradients,
     floor_of,
     gradients,
+    objective,
     some_batch,
     some_draws,
 )
 
 from labkit.checks import ConfigError
 from labkit.config import Config
-from labkit.losses import Contrastive, Dispersive, dispersive_loss
+from labkit.losses import Contrastive, Dispersive, Repa, contrastive_parts, dispersive_loss, warm_up
 from labkit.models import build_model
-from labkit.objective import Objective, regularized_blocks
+from labkit.objective import Objective, blocks_of, regularized_blocks
+
+ALL = {
+    "dispersive": Dispersive(0.5, blocks=(0, 3)),
+    "contrastive": Contrastive(0.25, variant="hinge", blocks=(2,), alignment_weight=0.5),
+    "repa": Repa(2.0, block=1, hidden=7),
+}
 
 
 @pytest.fixture
 def network(open_gates):
     return open_gates(build_model("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10))
+
+
+@pytest.fixture
+def teacher():
+    return Patches()
 
 
 @pytest.fixture
@@ -35,50 +48,73 @@ def draws():
     return some_draws()
 
 
-def objective(network, lam=None, *, label_drop=0.1, **dispersive):
-    return Objective(network, Config(batch_size=SIZE, label_drop=label_drop, dispersive=Dispersive(lam, **dispersive)))
+def with_loss(network, lam=None, *, label_drop=0.1, **settings):
+    return objective(network, label_drop=label_drop, dispersive=Dispersive(lam, **settings))
 
 
-# --- what is computed
+def with_two_views(network, lam=0.5, **settings):
+    return objective(network, contrastive=Contrastive(lam, **settings))
 
 
-def test_the_velocity_term_is_the_mean_square_on_the_linear_path(network, batch, draws):
-    losses = objective(network, label_drop=0.0)(batch, draws)
-    t = draws.uniforms[:, 0]
-    x_t = t[:, None, None, None] * batch.x + (1 - t)[:, None, None, None] * draws.noise
-    wanted = (network(x_t, t, batch.y).output - (batch.x - draws.noise)).square().mean()
-    torch.testing.assert_close(losses.terms["velocity"], wanted.detach())
-    assert torch.equal(losses.total, losses.terms["velocity"])
-    assert set(losses.terms) == {"velocity"}
-    assert losses.weighted == {}
+def with_repa(network, teacher, lam=0.5, **settings):
+    return objective(network, teacher, repa=Repa(lam, **{"hidden": 7} | settings))
 
 
-def test_each_sample_has_its_error_and_its_time(network, batch, draws):
-    losses = objective(network, 0.5, label_drop=0.0)(batch, draws)
+def plain(name, lam, **settings):
+    """One regularizer with nothing but these settings."""
+    return type(ALL[name])(lam, **({"hidden": 7} if name == "repa" else {}), **settings)
+
+
+def calls_of(module, argument=0):
+    """A list that grows by this argument of each call of a module."""
+    arguments = []
+    module.register_forward_pre_hook(lambda module, args: arguments.append(args[argument]))
+    return arguments
+
+
+# --- the base loss
+
+
+def test_each_sample_has_its_squared_error_on_the_linear_path(network, batch, draws):
+    losses = with_loss(network, label_drop=0.0)(batch, draws)
     t = draws.uniforms[:, 0]
     assert torch.equal(losses.times, t)
     for i in range(SIZE):
         x_t = t[i] * batch.x[i : i + 1] + (1 - t[i]) * draws.noise[i : i + 1]
         output = network(x_t, t[i : i + 1], batch.y[i : i + 1]).output[0]
-        wanted = (output - (batch.x[i] - draws.noise[i])).square().mean()
-        torch.testing.assert_close(losses.errors[i], wanted.detach())
-    assert not losses.errors.requires_grad
+        error = (output - (batch.x[i] - draws.noise[i])).square().mean()
+        torch.testing.assert_close(losses.errors[i], error.detach())
+    torch.testing.assert_close(losses.terms["velocity"], losses.errors.mean())
+    assert torch.equal(losses.total, losses.terms["velocity"])
+    assert (list(losses.terms), losses.weighted, losses.errors.requires_grad) == (["velocity"], {}, False)
 
 
-@pytest.mark.parametrize(("lam", "tau"), [(0.5, 0.5), (2, 1.0)])
-def test_the_total_is_velocity_plus_lambda_times_dispersion(network, batch, draws, lam, tau):
-    losses = objective(network, lam, tau=tau, blocks=(2,))(batch, draws)
-    assert losses.terms["dispersive"] == dispersive_loss(losses.features[2], tau=tau)
-    assert losses.terms["dispersive"] < -1e-3
-    torch.testing.assert_close(losses.total, losses.terms["velocity"] + lam * losses.terms["dispersive"])
+@pytest.mark.parametrize(("share", "dropped"), [(0.0, 0), (0.1, 2), (0.5, 4)])
+def test_labels_are_dropped_where_the_draw_lies_below_the_share(network, batch, draws, share, dropped):
+    draws.uniforms[:, 1] = torch.tensor([0.0, 0.09, 0.1, 0.49, 0.5, 0.9])
+    labels = calls_of(network, 2)
+    with_loss(network, label_drop=share)(batch, draws)
+    assert labels[0].tolist() == [10] * dropped + batch.y.tolist()[dropped:]
+
+
+@pytest.mark.parametrize("lam", [None, 0.5])
+def test_the_features_are_those_of_the_only_forward(network, batch, draws, lam):
+    outputs = []
+    network.blocks[1].register_forward_hook(lambda module, args, out: outputs.append(out))
+    module = with_loss(network, lam, blocks=(1,))
+    losses = module(batch, draws)
+    assert len(outputs) == 1 and losses.features[1] is outputs[0] and outputs[0].requires_grad
+    assert losses.total.requires_grad and not any(term.requires_grad for term in losses.terms.values())
+    assert torch.equal(module(batch, draws).total, losses.total)  # all randomness is in the draws
+
+
+# --- the Dispersive Loss
 
 
 VARIANTS = [
     {"tau": 0.3},
     {"tau": 0.3, "include_self": False},
     {"variant": "infonce_cosine", "tau": 2.0},
-    {"variant": "infonce_cosine", "include_self": False},
-    {"variant": "hinge"},
     {"variant": "hinge", "margin": 0.7, "include_self": False},
     {"variant": "covariance"},
 ]
@@ -86,16 +122,16 @@ VARIANTS = [
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 def test_every_variant_arrives_with_its_settings(network, batch, draws, settings):
-    losses = objective(network, 0.5, blocks=(2,), **settings)(batch, draws)
-    assert losses.terms["dispersive"] == dispersive_loss(losses.features[2], **settings)
-    assert losses.terms["dispersive"] != dispersive_loss(losses.features[2])
-    torch.testing.assert_close(losses.weighted["dispersive"].detach(), 0.5 * losses.terms["dispersive"])
+    losses = with_loss(network, 2, blocks=(2,), **settings)(batch, draws)
+    term = losses.terms["dispersive"]
+    assert term == dispersive_loss(losses.features[2], **settings) != dispersive_loss(losses.features[2])
+    torch.testing.assert_close(losses.total, losses.terms["velocity"] + 2 * term)
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
 @pytest.mark.parametrize("blocks", [(0, 2, 3), "all"])
-def test_several_blocks_become_one(network, batch, draws, blocks, reduce):
-    losses = objective(network, 1.0, blocks=blocks, reduce=reduce)(batch, draws)
+def test_several_blocks_become_one_term(network, batch, draws, blocks, reduce):
+    losses = with_loss(network, 1.0, blocks=blocks, reduce=reduce)(batch, draws)
     assert list(losses.features) == ([0, 1, 2, 3] if blocks == "all" else [0, 2, 3])
     each = [dispersive_loss(z).item() for z in losses.features.values()]
     assert max(each) - min(each) > 1e-3
@@ -105,117 +141,285 @@ def test_several_blocks_become_one(network, batch, draws, blocks, reduce):
 @pytest.mark.parametrize("settings", [{}, {"variant": "covariance"}, {"blocks": (0, 3), "reduce": "sum"}], ids=str)
 def test_chunks_are_batches_of_their_own(network, batch, draws, settings):
     """The mean of the loss over the chunks, in value and gradient, as devices with small batches would give it."""
-    losses = objective(network, 0.5, chunk=3, **settings)(batch, draws)
+    losses = with_loss(network, 0.5, chunk=3, **settings)(batch, draws)
     variant = settings.get("variant", "infonce_l2")
     each = [[dispersive_loss(z[first : first + 3], variant) for first in (0, 3)] for z in losses.features.values()]
-    wanted = sum(sum(chunks) / 2 for chunks in each)
-    torch.testing.assert_close(losses.terms["dispersive"], wanted.detach())
-    assert losses.terms["dispersive"].item() != pytest.approx(
-        sum(dispersive_loss(z, variant).item() for z in losses.features.values()), abs=1e-3
-    )
-    assert_close_gradients(gradients(losses.weighted["dispersive"], network), gradients(0.5 * wanted, network))
+    mean = sum(sum(chunks) / 2 for chunks in each)
+    torch.testing.assert_close(losses.terms["dispersive"], mean.detach())
+    whole = sum(dispersive_loss(z, variant).item() for z in losses.features.values())
+    assert losses.terms["dispersive"].item() != pytest.approx(whole, abs=1e-3)
+    assert_close_gradients(gradients(losses.weighted["dispersive"], network), gradients(0.5 * mean, network))
 
 
 @pytest.mark.parametrize("settings", [{"chunk": SIZE}, {"negatives": "global"}], ids=str)
-def test_a_chunk_that_is_the_batch_and_a_gather_on_one_rank_change_no_bit(network, batch, draws, settings):
-    plain = objective(network, 0.5)(batch, draws)
-    other = objective(network, 0.5, **settings)(batch, draws)
-    assert torch.equal(plain.total, other.total)
-    assert_same_gradients(gradients(other.total, network), gradients(plain.total, network))
-
-
-def test_the_diagonal_of_a_chunk_weighs_more(network, batch, draws):
-    """With far-apart pairs the loss sits on its floor: −log of the chunk, not of the batch."""
-    for chunk in (2, 3, 6):
-        losses = objective(network, 0.5, tau=1e-6, chunk=chunk)(batch, draws)
-        assert losses.terms["dispersive"].item() == pytest.approx(-torch.tensor(chunk).log().item())
-
-
-def test_the_terms_are_for_reading_and_the_total_for_training(network, batch, draws):
-    losses = objective(network, 0.5)(batch, draws)
-    assert not any(term.requires_grad for term in losses.terms.values())
-    assert losses.total.requires_grad
-    assert losses.weighted["dispersive"].requires_grad
-
-
-def test_the_same_draws_give_the_same_bits(network, batch, draws):
-    module = objective(network, 0.5)
-    assert torch.equal(module(batch, draws).total, module(batch, draws).total)
+@pytest.mark.parametrize("regularized", [with_loss, with_two_views])
+def test_a_chunk_that_is_the_batch_and_a_gather_on_one_rank_change_no_bit(network, batch, draws, regularized, settings):
+    one, other = regularized(network, 0.5)(batch, draws), regularized(network, 0.5, **settings)(batch, draws)
+    assert torch.equal(one.total, other.total)
+    assert_same_gradients(gradients(other.total, network), gradients(one.total, network))
 
 
 @pytest.mark.parametrize(("size", "block"), [("Nano", 1), ("S", 3), ("B", 3), ("L", 6), ("XL", 7)])
 def test_the_default_block_is_a_quarter_down(size, block):
     model = f"SiT-{size}/2"
-    assert regularized_blocks(Config(model=model)) == (block,)
+    assert regularized_blocks(Config(model=model)) == blocks_of(Repa(0.5), model) == (block,)
     assert regularized_blocks(Config(model=model, dispersive=Dispersive(blocks=(0,)))) == (0,)
     parent = Contrastive(0.5, blocks=(0, 2))
-    assert regularized_blocks(Config(model=model, contrastive=parent)) == (0, 2)  # alone it says what is metered
+    assert regularized_blocks(Config(model=model, contrastive=parent)) == (0, 2)  # alone it decides what is metered
     assert regularized_blocks(Config(model=model, contrastive=parent, dispersive=Dispersive(0.5))) == (block,)
+    assert blocks_of(Dispersive(blocks="last"), "SiT-B/2") == (11,)
 
 
-@pytest.mark.parametrize("blocks", [(4,), (0, 9)])
-def test_a_block_that_the_network_lacks_is_refused_at_construction(network, blocks):
-    with pytest.raises(ConfigError, match=r"^dispersive.blocks = \(.*numbered 0 to 3"):
-        objective(network, 0.5, blocks=blocks)
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"dispersive": Dispersive(0.5, blocks=(4,))}, "dispersive.blocks"),
+        ({"dispersive": Dispersive(blocks=(0, 9))}, "dispersive.blocks"),
+        ({"contrastive": Contrastive(0.5, blocks=(0, 4))}, "contrastive.blocks"),
+        ({"repa": Repa(0.5, block=4)}, "repa.block"),
+    ],
+)
+def test_a_block_that_the_network_lacks_is_refused_at_construction(network, settings, field):
+    with pytest.raises(ConfigError, match=rf"^{field} = .*numbered 0 to 3"):
+        objective(network, **settings)
 
 
-# --- one forward
+# --- the contrastive loss
 
 
-@pytest.mark.parametrize("lam", [None, 0.5])
-def test_the_features_are_those_of_the_only_forward(network, batch, draws, lam):
-    seen = []
-    network.blocks[1].register_forward_hook(lambda module, args, out: seen.append(out))
-    losses = objective(network, lam, blocks=(1,))(batch, draws)
-    assert len(seen) == 1
-    assert losses.features[1] is seen[0]
-    assert losses.features[1].requires_grad
+def both_views(network, batch, draws, block, second_times=None):
+    """Features of two separate calls of the whole network, the labels dropped as by label_drop = 0.1."""
+    labels = batch.y.masked_fill(draws.uniforms[:, 1] < 0.1, 10)
+    second_times = draws.second.uniforms if second_times is None else second_times
+    for noise, t in ((draws.noise, draws.uniforms[:, 0]), (draws.second.noise, second_times)):
+        tt = t[:, None, None, None]
+        yield network(tt * batch.x + (1 - tt) * noise, t, labels, taps={block}).features[block]
 
 
-@pytest.mark.parametrize(("share", "dropped"), [(0.0, 0), (0.1, 2), (0.5, 4)])
-def test_labels_are_dropped_where_the_draw_lies_below_the_share(network, batch, draws, share, dropped):
-    draws.uniforms[:, 1] = torch.tensor([0.0, 0.09, 0.1, 0.49, 0.5, 0.9])
-    seen = []
-    network.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
-    objective(network, label_drop=share)(batch, draws)
-    assert seen[0].tolist() == [10] * dropped + batch.y.tolist()[dropped:]
+PARENTS = [
+    {},
+    {"tau": 0.1, "include_self": False, "alignment_weight": 0.3},
+    {"variant": "infonce_cosine", "alignment_weight": 2.0},
+    {"variant": "hinge", "margin": 2.0},
+    {"variant": "covariance"},
+    {"form": "original", "variant": "infonce_cosine", "tau": 0.2},
+    {"form": "original", "variant": "covariance"},
+]
 
 
-# --- where the gradient goes
+@pytest.mark.parametrize("settings", PARENTS, ids=str)
+def test_it_is_the_loss_of_two_separate_forwards(network, batch, draws, settings):
+    """In value and gradient, which flows into both views."""
+    draws.uniforms[:2, 1] = 0.05  # two labels are dropped, in both views
+    losses = with_two_views(network, 0.7, blocks=(2,), **settings)(batch, draws)
+    z, z_positive = both_views(network, batch, draws, block=2)
+    torch.testing.assert_close(losses.features[2], z)
+    alignment, repulsion = contrastive_parts(z, z_positive, **settings)
+    whole = settings.get("alignment_weight", 1.0) * alignment + repulsion
+    assert (list(losses.terms), list(losses.weighted)) == (["velocity", "alignment", "contrastive"], ["contrastive"])
+    torch.testing.assert_close(losses.terms["alignment"], alignment.detach())
+    torch.testing.assert_close(losses.terms["contrastive"], whole.detach())
+    torch.testing.assert_close(losses.total, losses.terms["velocity"] + 0.7 * losses.terms["contrastive"])
+    assert_close_gradients(gradients(losses.weighted["contrastive"], network), gradients(0.7 * whole, network))
+    one_sided = gradients(contrastive_parts(z, z_positive.detach(), **settings).alignment, network)
+    two_sided = gradients(alignment, network)
+    assert (one_sided["blocks.0.mlp.fc1.weight"] - two_sided["blocks.0.mlp.fc1.weight"]).abs().max() > 1e-5
+
+
+def test_several_blocks_and_chunks_of_two_views(network, batch, draws):
+    losses = with_two_views(network, 1.0, blocks=(0, 2), reduce="sum", chunk=3, alignment_weight=0.5)(batch, draws)
+    total = 0
+    for block in (0, 2):
+        z, z_positive = both_views(network, batch, draws, block)
+        halves = [contrastive_parts(z[part], z_positive[part]) for part in (slice(0, 3), slice(3, 6))]
+        total = total + sum(0.5 * half.alignment + half.repulsion for half in halves) / 2
+    torch.testing.assert_close(losses.terms["contrastive"], total.detach())
+    assert_close_gradients(gradients(losses.weighted["contrastive"], network), gradients(total, network))
+
+
+@pytest.mark.parametrize("variant", ["infonce_l2", "infonce_cosine", "hinge", "covariance"])
+def test_alpha_0_is_the_dispersive_loss(network, batch, draws, variant):
+    """The same total and gradient, bit for bit; the alignment is computed and logged all the same."""
+    parent = with_two_views(network, 0.5, variant=variant, alignment_weight=0.0, blocks=(1, 2))(batch, draws)
+    child = with_loss(network, 0.5, variant=variant, blocks=(1, 2))(batch, draws)
+    assert parent.terms["contrastive"] == child.terms["dispersive"]
+    assert torch.equal(parent.total, child.total)
+    assert_same_gradients(gradients(parent.total, network), gradients(child.total, network))
+    assert parent.terms["alignment"] != 0
+
+
+def test_the_base_loss_depends_on_the_first_view_only(network, batch, draws):
+    two, one = with_two_views(network)(batch, draws), objective(network)(batch, draws)
+    assert torch.equal(two.terms["velocity"], one.total) and torch.equal(two.errors, one.errors)
+    rest = gradients(two.total - two.weighted["contrastive"], network)
+    assert_close_gradients(rest, gradients(one.total, network))
 
 
 @pytest.mark.parametrize("block", range(DEPTH))
-def test_dispersion_reaches_every_weight_up_to_its_block_and_none_after(network, batch, draws, block):
-    with_it = objective(network, 1.0, tau=50.0, blocks=(block,))(batch, draws)
-    without = objective(network, None, blocks=(block,))(batch, draws)
-    with_it, without = gradients(with_it.total, network), gradients(without.total, network)
-    for name, gradient in with_it.items():
-        assert torch.equal(gradient, without[name]) == (floor_of(name) > block), name
+def test_the_second_view_runs_up_to_the_block_that_is_read(network, batch, draws, block):
+    calls = []
+    for name in (*(f"blocks.{n}" for n in range(DEPTH)), "final_layer"):
+        network.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    with_two_views(network, blocks=tuple({0, block}))(batch, draws)
+    whole = [f"blocks.{n}" for n in range(DEPTH)] + ["final_layer"]
+    assert calls == whole + whole[: block + 1]
 
 
-def test_its_gradient_is_lambda_times_that_of_the_loss_on_the_features(network, batch, draws):
-    losses = objective(network, 0.5, tau=5.0, blocks=(1, 2))(batch, draws)
-    plain = objective(network, None, blocks=(1, 2))(batch, draws)
-    alone = gradients(sum(dispersive_loss(z, tau=5.0) for z in losses.features.values()) / 2, network)
-    total, base = gradients(losses.total, network), gradients(plain.total, network)
-    for name, gradient in alone.items():
-        torch.testing.assert_close(total[name], base[name] + 0.5 * gradient, rtol=1e-4, atol=1e-6)
-        assert gradient.any() == (floor_of(name) <= 2), name
+@pytest.mark.parametrize(
+    ("noise", "gap"), [("independent", 0.01), ("restricted", 0.0), ("restricted", 0.05), ("restricted", 1.0)]
+)
+def test_the_second_view_has_a_time_of_its_own_or_one_near_the_first(network, batch, draws, noise, gap):
+    draws.uniforms[:3, 0] = torch.tensor([0.001, 0.5, 0.999])
+    times = calls_of(network.t_embedder)
+    losses = with_two_views(network, 1.0, noise=noise, max_gap=gap, blocks=(2,))(batch, draws)
+    first, second = times
+    assert torch.equal(first, draws.uniforms[:, 0])
+    if noise == "independent":
+        assert torch.equal(second, draws.second.uniforms)
+    else:
+        assert ((second - first).abs() <= gap + 1e-6).all()
+        assert second[1].item() == pytest.approx(0.5 + gap * (2 * draws.second.uniforms[1].item() - 1))
+    views = both_views(network, batch, draws, 2, second)
+    torch.testing.assert_close(losses.terms["alignment"], contrastive_parts(*views).alignment.detach())
+    assert losses.terms["alignment"] > 1e-3  # at the same time, too: the noise is another
 
 
-def test_closed_gates_hide_attention_and_mlp_from_it(batch, draws):
+def test_restricted_noise_brings_the_views_closer(network, batch, draws):
+    """Noise at t = 0 is all there is: only near t = 1 do two views of an image agree."""
+    draws.uniforms[:, 0] = 0.98
+    near, far = (
+        with_two_views(network, noise=noise, max_gap=0.02)(batch, draws).terms["alignment"]
+        for noise in ("restricted", "independent")
+    )
+    assert near < far / 2
+
+
+# --- REPA
+
+
+def test_repa_is_minus_the_mean_cosine_of_projected_and_teachers_tokens(network, teacher, batch, draws):
+    """The teacher takes the clean images; the projector is Linear-SiLU-Linear-SiLU-Linear, of the stated width."""
+    module = with_repa(network, teacher, lam=0.7, block=2)
+    losses = module(batch, draws)
+    assert len(teacher.seen) == 1 and torch.equal(teacher.seen[0], batch.x)
+    h = losses.features[2].double()
+    for n, shape in {0: (7, 64), 2: (7, 7), 4: (5, 7)}.items():
+        layer = module.projector[n].double()
+        assert layer.weight.shape == shape
+        h = h @ layer.weight.T + layer.bias
+        h = h if n == 4 else h / (1 + (-h).exp())
+    y = teacher(batch.x).double()
+    cosines = (h * y).sum(-1) / (h.norm(dim=-1) * y.norm(dim=-1))
+    assert cosines.shape == (6, 16)
+    assert losses.terms["repa"].item() == pytest.approx(-cosines.mean().item(), rel=1e-5)
+    torch.testing.assert_close(losses.total, losses.terms["velocity"] + 0.7 * losses.terms["repa"])
+    assert list(losses.terms) == ["velocity", "repa"]
+
+
+def test_the_teacher_is_loaded_by_its_name_and_only_if_it_is_on(network, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("labkit.objective.load_teacher", lambda *arguments: loaded.append(arguments) or Patches())
+    off = objective(network, repa=Repa(None, teacher="facebook/dinov2-base"), dispersive=Dispersive(0.5))
+    assert (off.teacher, off.projector, loaded) == (None, None, [])
+    on = objective(network, repa=Repa(0.5, teacher="facebook/dinov2-base", hidden=7))
+    assert loaded == [("facebook/dinov2-base", network.side)]
+    assert isinstance(on.teacher, Patches)
+
+
+@pytest.mark.parametrize("model", ["SiT-Nano/4", "SiT-Nano/1"])
+def test_a_teacher_on_another_grid_is_refused_at_construction(teacher, model):
+    network = build_model(model, input_size=8, in_channels=1, num_classes=10)
+    with pytest.raises(ConfigError, match=r"^repa\.teacher = 'digits' cannot be used: it gives 16 tokens an image and"):
+        Objective(network, Config(model=model, repa=Repa(0.5)), teacher)
+    Objective(network, Config(model=model, repa=Repa(None)), teacher)
+
+
+def test_no_gradient_reaches_the_teacher_and_none_of_the_base_loss_the_projector(network, teacher, batch, draws):
+    module = with_repa(network, teacher).train()
+    assert module.projector.training and not module.teacher.training
+    losses = module(batch, draws)
+    repa, base = losses.weighted["repa"], losses.total - losses.weighted["repa"]
+    assert all(gradient.any() for gradient in gradients(repa, module.projector).values())
+    assert not any(gradient.any() for gradient in gradients(repa, teacher).values())
+    assert gradients(base, network)["final_layer.linear.weight"].any()
+    assert not any(gradient.any() for gradient in gradients(base, module.projector).values())
+
+
+def test_the_shipped_teacher_takes_the_nano_model_s_images():
+    network = build_model("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10)
+    module = objective(network, repa=Repa(0.5, hidden=7))
+    assert -1 <= module(some_batch(), some_draws()).terms["repa"] <= 1
+    assert not any(p.requires_grad for p in module.teacher.parameters())
+
+
+# --- where the gradients go
+
+
+@pytest.mark.parametrize("block", range(DEPTH))
+@pytest.mark.parametrize("name", ALL)
+def test_a_regularizer_reaches_every_weight_up_to_its_block_and_none_after(network, teacher, batch, draws, name, block):
+    at = {"block": block} if name == "repa" else {"blocks": (block,), "tau": 50.0}
+    losses = objective(network, teacher, **{name: plain(name, 1.0, **at)})(batch, draws)
+    for weight, gradient in gradients(losses.weighted[name], network).items():
+        assert bool(gradient.any()) == (floor_of(weight) <= block), weight
+
+
+def test_closed_gates_hide_attention_and_mlp_from_a_regularizer(batch, draws):
     fresh = build_model("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10)
-    losses = objective(fresh, blocks=(2,))(batch, draws)
-    found = gradients(dispersive_loss(losses.features[2], tau=5.0), fresh)
-    reached = {name for name, gradient in found.items() if gradient.abs().max() > 1e-7}  # not rounding
+    losses = with_loss(fresh, blocks=(2,))(batch, draws)
+    gradient_of = gradients(dispersive_loss(losses.features[2], tau=5.0), fresh)
+    reached = {name for name, gradient in gradient_of.items() if gradient.abs().max() > 1e-7}  # not rounding
     gates = {f"blocks.{n}.adaLN_modulation.1.{kind}" for n in range(3) for kind in ("weight", "bias")}
     assert reached == gates | {"x_embedder.proj.weight"}  # but not its bias, which moves all samples alike
 
 
-def test_lambda_0_is_computed_and_changes_no_bit(network, batch, draws):
-    zero, off = objective(network, 0.0)(batch, draws), objective(network, None)(batch, draws)
-    assert zero.terms["dispersive"] < 0
-    assert "dispersive" not in off.terms
+def test_all_three_at_once_are_a_weighted_sum(network, teacher, batch, draws):
+    """Each term is what it would be alone, and so is its gradient."""
+    module = objective(network, teacher, **ALL)
+    losses = module(batch, draws)
+    assert list(losses.terms) == ["velocity", "dispersive", "alignment", "contrastive", "repa"]
+    assert list(losses.weighted) == list(ALL) and list(losses.features) == [0, 1, 2, 3]
+    t = losses.terms
+    total = t["velocity"] + 0.5 * t["dispersive"] + 0.25 * t["contrastive"] + 2.0 * t["repa"]
+    torch.testing.assert_close(losses.total, total)
+    parts = [gradients(objective(network)(batch, draws).total, network)]
+    for name, settings in ALL.items():
+        alone = objective(network, teacher, **{name: settings})
+        if name == "repa":
+            alone.projector.load_state_dict(module.projector.state_dict())
+        losses_alone = alone(batch, draws)
+        torch.testing.assert_close(losses_alone.terms[name], t[name])
+        assert abs(t[name]) > 1e-3
+        parts.append(gradients(losses_alone.weighted[name], network))
+    summed = {name: sum(part[name] for part in parts) for name in parts[0]}
+    assert_close_gradients(gradients(losses.total, network), summed)
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["beside others", "alone"])
+@pytest.mark.parametrize("name", ALL)
+def test_lambda_0_is_computed_and_changes_no_bit(network, teacher, batch, draws, name, others):
+    other = {n: settings for n, settings in ALL.items() if n != name and others}
+    off = objective(network, teacher, **other)
+    zero = objective(network, teacher, **other, **{name: plain(name, 0.0)})
+    if name != "repa" and others:
+        zero.projector.load_state_dict(off.projector.state_dict())
+    off, zero = off(batch, draws), zero(batch, draws)
+    assert zero.terms[name].abs() > 1e-3
+    assert name not in off.terms
     assert torch.equal(zero.total, off.total)
-    mine, theirs = gradients(zero.total, network), gradients(off.total, network)
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert_same_gradients(gradients(zero.total, network), gradients(off.total, network))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("warmup", "step", "share"), [(0, 0, 1), (1, 0, 1), (4, 0, 0.25), (4, 1, 0.5), (4, 3, 1), (4, 10**6, 1)]
+)
+def test_lambda_warms_up_linearly(network, teacher, batch, name, warmup, step, share):
+    """λ · min((step + 1)/warmup, 1), of its own regularizer only; the term that is logged is unweighted."""
+    schedule = warm_up(warmup) if warmup else ()
+    losses = objective(network, teacher, **ALL | {name: plain(name, 0.8, schedule=schedule)})(batch, some_draws(step))
+    for n, weighted in losses.weighted.items():
+        lam = 0.8 * share if n == name else ALL[n].lam
+        assert weighted.item() == pytest.approx(lam * losses.terms[n].item(), rel=1e-6)
+    total = losses.terms["velocity"].item() + sum(w.item() for w in losses.weighted.values())
+    assert losses.total.item() == pytest.approx(total, rel=1e-6)

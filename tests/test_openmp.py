@@ -1,4 +1,4 @@
-"""How torch's threads wait is set before torch is loaded, and a reader's own setting wins."""
+"""The way in which torch's threads wait is set before torch is loaded, and a reader's own setting wins."""
 
 import os
 import subprocess
@@ -10,9 +10,9 @@ from labkit.openmp import SPINS, set_waiting
 def test_a_reader_s_own_setting_wins():
     for own in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "200"}):
         environment = {"HOME": "/", **own}
-        said = set_waiting(environment, loaded=False)
+        text = set_waiting(environment, loaded=False)
         assert environment == {"HOME": "/", **own}
-        assert "=".join(*own.items()) in said
+        assert "=".join(*own.items()) in text
 
 
 def test_it_is_set_here_and_for_processes_to_come():

@@ -1,4 +1,4 @@
-"""Maps to the plane: axes against numpy's, and UMAP by what it may and may not show.
+"""Maps to the plane: axes against numpy's, and UMAP by properties of its maps.
 
 UMAP's coordinates differ between machines, so only their properties are asserted.
 """
@@ -13,11 +13,8 @@ import numpy as np
 import pytest
 import sklearn.manifold
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from labkit.checks import ConfigError
-from labkit.metrics import mean_pairwise_distance
 from labkit.projection import Pca, UmapReference, procrustes, seed_flicker
 
 
@@ -65,34 +62,21 @@ def test_axes_are_those_of_numpys_svd_of_the_union(n, p, components):
 
 @pytest.mark.parametrize(
     "z",
-    [
-        unequal(40, 12),
-        torch.randn(9, 300),
-        torch.eye(30),
-        torch.ones(5, 4),
-        torch.randn(20, 1) * torch.randn(1, 50),
-        torch.nn.functional.pad(torch.randn(30, 1), (0, 40)),
-        torch.randn(30, 3) @ torch.randn(3, 80),
-    ],
-    ids=["tall", "wide", "one hot", "identical", "a line", "one feature", "rank 3"],
+    [torch.eye(30), torch.ones(5, 4), torch.randn(20, 1) * torch.randn(1, 50), torch.randn(30, 3) @ torch.randn(3, 80)],
+    ids=["one hot", "identical", "a line", "rank 3"],
 )
-def test_axes_are_orthonormal_point_to_their_largest_entry_and_fall_in_variance(z):
-    pca = Pca.fit({"a": z}, components=4)
-    torch.testing.assert_close(pca.axes @ pca.axes.T, torch.eye(4).double(), rtol=0, atol=1e-10)
-    assert (pca.axes.amax(dim=1) >= -pca.axes.amin(dim=1)).all()
-    variance = pca.transform(z).var(dim=0)
-    assert (variance[1:] <= variance[:-1] * (1 + 1e-4) + 1e-9).all()
+def test_axes_without_variance_are_orthonormal_all_the_same(z):
+    axes = Pca.fit({"a": z}, components=4).axes
+    torch.testing.assert_close(axes @ axes.T, torch.eye(4).double(), rtol=0, atol=1e-10)
 
 
-def test_axes_neither_flip_nor_depend_on_chance_and_draw_none():
+def test_axes_do_not_depend_on_chance_and_draw_none():
     z = unequal(60, 20)
     first = Pca.fit({"a": z})
     torch.manual_seed(7)
     before = random_states()
-    again, mirrored = Pca.fit({"a": z}), Pca.fit({"a": -z})
+    assert torch.equal(first.axes, Pca.fit({"a": z}).axes)
     assert random_states() == before
-    assert torch.equal(first.axes, again.axes)
-    torch.testing.assert_close(mirrored.axes, first.axes, atol=1e-4, rtol=0)
 
 
 def test_the_share_of_each_condition_is_that_of_its_own_variance():
@@ -105,22 +89,6 @@ def test_the_share_of_each_condition_is_that_of_its_own_variance():
     assert pca.explained(narrow) < 0.3 < pca.explained(wide)
 
 
-@pytest.mark.parametrize("width", [10, 1000])
-def test_coordinates_read_as_per_feature(width):
-    z = 0.7 * torch.randn(50, 1).expand(50, width)
-    along = Pca.fit({"a": z}).transform(z)
-    assert along[:, 0].std().item() == pytest.approx(z[:, 0].std().item(), rel=1e-5)
-    assert mean_pairwise_distance(along) * 2**0.5 == pytest.approx(mean_pairwise_distance(z), rel=1e-4)
-
-
-@pytest.mark.parametrize("scale", [1e-25, 1e25])
-def test_tiny_and_huge_features_have_the_axes_of_ordinary_ones(scale):
-    z = unequal(40, 12)
-    ordinary, other = Pca.fit({"a": z}), Pca.fit({"a": scale * z})
-    torch.testing.assert_close(other.axes, ordinary.axes, atol=1e-4, rtol=0)
-    assert other.explained(scale * z) == pytest.approx(ordinary.explained(z), rel=1e-4)
-
-
 def test_identical_samples_have_no_place_but_the_middle_and_nothing_to_explain():
     z = torch.randn(1, 50).expand(12, 50)
     pca = Pca.fit({"a": z[:2], "b": z[2:]})
@@ -128,9 +96,8 @@ def test_identical_samples_have_no_place_but_the_middle_and_nothing_to_explain()
     assert math.isnan(pca.explained(z))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_is_raised_and_gradients_stay_out(dtype):
-    z = torch.randn(30, 4, 6).to(dtype).requires_grad_()
+def test_low_precision_is_raised_and_gradients_stay_out():
+    z = torch.randn(30, 4, 6).bfloat16().requires_grad_()
     pca = Pca.fit({"a": z})
     assert torch.equal(pca.axes, Pca.fit({"a": z.detach().float()}).axes)
     assert pca.transform(z).dtype == torch.float32 and not pca.transform(z).requires_grad
@@ -143,66 +110,46 @@ def test_more_axes_than_features_or_none_are_refused(components):
         Pca.fit({"a": torch.randn(20, 5)}, components)
 
 
-# --- what neither can map
-
-
-def spoilt():
-    z = torch.randn(30, 6)
-    z[3, 2], z[7, 0], z[7, 1] = float("nan"), float("inf"), float("-inf")
-    return z
+# --- conditions
 
 
 @pytest.mark.parametrize("fit", [Pca.fit, UmapReference.fit], ids=["pca", "umap"])
 @pytest.mark.parametrize(
-    ("conditions", "error", "told"),
+    ("conditions", "error", "fault"),
     [
         ({}, ConfigError, "at least one named set"),
         ({"run": torch.randn(30, 4), "wider": torch.randn(30, 2, 4)}, ConfigError, r"'run': 4, 'wider': 8.*share axes"),
-        ({"good": torch.randn(30, 6), "bad": spoilt()}, ValueError, "'bad' holds NaN or infinite features in 2 of 30"),
-        ({"empty": torch.randn(0, 6)}, ValueError, "'empty' has shape"),
-        ({"whole": torch.ones(30, 6, dtype=torch.int64)}, TypeError, "'whole' has dtype"),
+        ({"good": torch.randn(30, 6), "bad": torch.full((2, 6), math.inf)}, ValueError, "'bad' holds .* in 2 of 2"),
     ],
-    ids=["none", "widths", "not finite", "empty", "integers"],
+    ids=["none", "widths", "not finite"],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_conditions_that_cannot_share_a_map_are_refused_by_name(fit, conditions, error, told):
-    with pytest.raises(error, match=told):
+def test_conditions_that_cannot_share_a_map_are_refused_by_name(fit, conditions, error, fault):
+    with pytest.raises(error, match=fault):
         fit(conditions)
 
 
 # --- alignment
 
 
-def similar(angle, scale, shift, reflect):
-    """A map of x to the plane by rotation, reflection, scale and shift."""
-    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
-    mirror = torch.diag(torch.tensor([1.0, -1.0 if reflect else 1.0], dtype=torch.float64))
-    return lambda x: scale * x.double() @ turn @ mirror + shift
+def test_a_turned_or_mirrored_scaled_and_moved_map_is_laid_back_onto_itself():
+    a = torch.randn(20, 2, dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(2, 2, dtype=torch.float64)).Q
+    for orthogonal in (turn, turn * torch.tensor([1, -1])):
+        points, disparity = procrustes(a, 7 * a @ orthogonal + 3)
+        torch.testing.assert_close(points, a)
+        assert disparity == pytest.approx(0, abs=1e-9)
 
 
-ANY = st.builds(similar, st.floats(-4, 4), st.floats(1e-3, 1e3), st.floats(-100, 100), st.booleans())
-
-
-@given(seed=st.integers(0, 99), n=st.integers(3, 30), moved=ANY)
-def test_a_moved_turned_mirrored_and_scaled_map_is_laid_back_onto_itself(seed, n, moved):
-    a = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    points, disparity = procrustes(a, moved(a))
-    torch.testing.assert_close(points, a, atol=1e-6, rtol=0)
-    assert disparity == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("b", "message"),
-    [
+@pytest.mark.usefixtures("unchecked")
+def test_maps_without_a_shape_are_refused():
+    for b, message in (
         (torch.randn(4, 2), "same shape"),
         (torch.full((5, 2), 0.1), "unique points"),
         (torch.full((5, 2), math.nan), "b holds NaN or infinite features in 5 of 5"),
-    ],
-)
-@pytest.mark.usefixtures("unchecked")
-def test_maps_without_a_shape_are_refused(b, message):
-    with pytest.raises(ValueError, match=message):
-        procrustes(torch.randn(5, 2), b)
+    ):
+        with pytest.raises(ValueError, match=message):
+            procrustes(torch.randn(5, 2), b)
 
 
 # --- UMAP
@@ -218,33 +165,28 @@ def fitted():
 def test_fits_and_transforms_from_two_threads_take_turns(fitted):
     conditions, reference = fitted
     further = conditions["a"] + 0.1
-    expected, found = reference.transform(further), []
+    expected, maps = reference.transform(further), []
 
     def map_again():
         for _ in range(3):
             again = UmapReference.fit(conditions)
-            found.append((again.places, again.transform(further)))
+            maps.append((again.places, again.transform(further)))
 
     threads = [threading.Thread(target=map_again) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 6  # and the process is alive: unguarded, numba takes it down
-    assert all(torch.equal(places, reference.places) and torch.equal(new, expected) for places, new in found)
-
-
-def test_torch_keeps_its_number_of_threads():
-    """Which is 1 in these tests; numba's is that of the cores, and OpenMP is one library for both."""
-    UmapReference.fit({"a": groups()})
-    assert torch.get_num_threads() == 1
+    assert len(maps) == 6  # and the process is alive: unguarded, numba takes it down
+    assert all(torch.equal(places, reference.places) and torch.equal(new, expected) for places, new in maps)
+    assert torch.get_num_threads() == 1  # numba's is that of the cores, and OpenMP is one library for both
 
 
 def test_what_was_compiled_is_kept_for_the_next_process(fitted):
     from numba.core.dispatcher import Dispatcher
 
-    found = [part for name in ("layouts", "utils", "umap_") for part in vars(sys.modules[f"umap.{name}"]).values()]
-    compiled = [part for part in found if isinstance(part, Dispatcher) and part.signatures]
+    parts = [part for name in ("layouts", "utils", "umap_") for part in vars(sys.modules[f"umap.{name}"]).values()]
+    compiled = [part for part in parts if isinstance(part, Dispatcher) and part.signatures]
     assert len(compiled) > 5
     for part in compiled:
         assert part.stats.cache_hits or part.stats.cache_misses, f"{part} is not cached"
@@ -255,8 +197,8 @@ def test_the_graph_of_neighbours_is_the_one_that_the_library_finds_in_the_featur
 
     z = groups(each=20)
     graph = umap.UMAP(n_neighbors=7, random_state=0, n_jobs=1).fit(z.numpy()).graph_
-    found = UmapReference.fit({"a": z[:25], "b": z[25:]}, n_neighbors=7).fitted.graph_
-    np.testing.assert_allclose(found.toarray(), graph.toarray(), atol=1e-3)
+    ours = UmapReference.fit({"a": z[:25], "b": z[25:]}, n_neighbors=7).fitted.graph_
+    np.testing.assert_allclose(ours.toarray(), graph.toarray(), atol=1e-3)
 
 
 def test_a_seed_draws_one_map_and_nothing_from_anybodys_random_state(fitted):
@@ -288,12 +230,6 @@ def test_trustworthiness_is_sklearns(fitted):
         assert reference.trustworthiness(z) == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_collapsed_condition_keeps_its_neighbours_beside_one_far_away():
-    tight = 1e-3 * torch.randn(60, 2) @ torch.randn(2, 8)
-    reference = UmapReference.fit({"tight": tight, "far": 1e3 + torch.randn(60, 8)})
-    assert reference.trustworthiness(tight) > 0.8
-
-
 def test_a_cloud_and_a_hundredth_of_it_fill_about_the_same_room():
     cloud = torch.randn(120, 10)
     conditions = {"cloud": cloud, "small": 0.01 * cloud + 20}
@@ -314,43 +250,30 @@ def test_of_large_conditions_the_same_rows_are_fitted_and_small_ones_are_kept_wh
     assert reference.transform(numbers).shape == (100, 2)
 
 
-def test_the_smallest_maps_that_there_are():
-    z = torch.randn(4, 3)
-    for neighbours in (2, 3):
-        reference = UmapReference.fit({"a": z}, n_neighbors=neighbours)
-        assert reference.transform(z + 0.1).isfinite().all()
-
-
 @pytest.mark.parametrize("scale", [1e-25, 1e25])
 def test_tiny_and_huge_features_are_mapped_as_well(scale):
     z = scale * groups(count=5, each=20)
-    reference, again = (UmapReference.fit({"a": z}, n_neighbors=5) for _ in range(2))
+    reference = UmapReference.fit({"a": z}, n_neighbors=5)
     assert reference.trustworthiness(z) > 0.95
-    assert torch.equal(reference.places, again.places)
     moved = reference.transform(1.0001 * z) - reference.places
     assert moved.norm(dim=1).mean() < 0.1 * size(reference.places)
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "message"),
+    ("z", "settings", "error", "message"),
     [
-        ({"n_neighbors": 30}, ConfigError, "n_neighbors = 30 .*n = 30"),
-        ({"most": 15}, ConfigError, "n_neighbors = 15 .*n = 15"),
-        ({"n_neighbors": 1}, ConfigError, "n_neighbors = 1 .*at least 2"),
-        ({"min_dist": math.nan}, ConfigError, "min_dist = nan .*0 to 1"),
-        ({"seed": -1}, ValueError, "between 0 and"),
+        (torch.randn(30, 4), {"n_neighbors": 30}, ConfigError, "n_neighbors = 30 .*n = 30"),
+        (torch.randn(30, 4), {"most": 15}, ConfigError, "n_neighbors = 15 .*n = 15"),
+        (torch.randn(30, 4), {"n_neighbors": 1}, ConfigError, "n_neighbors = 1 .*at least 2"),
+        (torch.randn(30, 4), {"min_dist": math.nan}, ConfigError, "min_dist = nan .*0 to 1"),
+        (torch.randn(30, 4), {"seed": -1}, ValueError, "between 0 and"),
+        (torch.randn(3, 4), {"n_neighbors": 2}, ConfigError, "n_neighbors = 2 .*n = 3"),
+        (torch.full((30, 4), 0.1), {}, ValueError, "All 30 samples are the same"),
     ],
 )
-def test_settings_that_umap_cannot_use_are_refused(settings, error, message):
+def test_settings_that_umap_cannot_use_are_refused(z, settings, error, message):
     with pytest.raises(error, match=message):
-        UmapReference.fit({"a": torch.randn(30, 4)}, **settings)
-
-
-def test_three_samples_and_identical_ones_have_no_map():
-    with pytest.raises(ConfigError, match=r"n_neighbors = 2 .*n = 3"):
-        UmapReference.fit({"a": torch.randn(3, 4)}, n_neighbors=2)
-    with pytest.raises(ValueError, match="All 30 samples are the same"):
-        UmapReference.fit({"a": torch.full((30, 4), 0.1)})
+        UmapReference.fit({"a": z}, **settings)
 
 
 def test_further_features_that_do_not_fit_are_refused(fitted):
@@ -362,22 +285,16 @@ def test_further_features_that_do_not_fit_are_refused(fitted):
         reference.trustworthiness(conditions["a"][:30])
 
 
-# --- chance
-
-
 def test_flicker_is_the_mean_disparity_between_the_maps_of_all_pairs_of_seeds():
     conditions = {"a": torch.randn(60, 8)}
     maps = [UmapReference.fit(conditions, n_neighbors=8, seed=seed).places for seed in (0, 1, 5)]
     pairs = [procrustes(maps[i], maps[j]).disparity for i, j in ((0, 1), (0, 2), (1, 2))]
-    found = seed_flicker(conditions, seeds=(0, 1, 5), n_neighbors=8)
-    assert found == pytest.approx(sum(pairs) / 3)
-    assert 0.01 < found < 1
-
-
-@pytest.mark.parametrize("seeds", [(), (0,), (1, 1)])
-def test_flicker_of_a_single_seed_is_refused(seeds):
-    with pytest.raises(ConfigError, match="at least two different ones"):
-        seed_flicker({"a": torch.randn(30, 4)}, seeds=seeds)
+    flicker = seed_flicker(conditions, seeds=(0, 1, 5), n_neighbors=8)
+    assert flicker == pytest.approx(sum(pairs) / 3)
+    assert 0.01 < flicker < 1
+    for seeds in ((0,), (1, 1)):
+        with pytest.raises(ConfigError, match="at least two different ones"):
+            seed_flicker(conditions, seeds=seeds)
 
 
 def test_importing_labkit_loads_no_library_that_takes_seconds():

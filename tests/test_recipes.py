@@ -1,42 +1,36 @@
 """A recipe is a function that returns a config."""
 
-import dataclasses
-
 import pytest
 
-import labkit
-from labkit import Config, ConfigError, Trainer, recipes
+from labkit import ConfigError, Trainer, recipes
+from labkit.scale import PAPER_STEPS
 
 
-def test_digits_is_a_frozen_config_that_runs():
-    config = recipes.digits()
-    assert isinstance(config, Config)
-    assert config == recipes.digits()
-    assert config.dispersive.lam is None
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        config.steps = 1
-    report = next(iter(Trainer(config)))
-    assert report.step == 1
-    assert report.samples == config.batch_size
-
-
-def test_changes_reach_the_config_and_nothing_else():
-    changes = dict(lam=0.5, tau=0.25, blocks=(2,), batch_size=16, seed=9)
-    assert set(recipes.digits().differences(recipes.digits(**changes))) == {
-        "dispersive.lam: None → 0.5",
-        "dispersive.tau: None → 0.25",
-        "dispersive.blocks: None → (2,)",
-        f"batch_size: {recipes.digits().batch_size} → 16",
-        "seed: 0 → 9",
-    }
-
-
-def test_bad_changes_are_refused_by_name(unchecked):
+@pytest.mark.parametrize("recipe", [recipes.digits, recipes.emoji])
+def test_a_recipe_runs_and_takes_changes(recipe, unchecked):
+    assert next(iter(Trainer(recipe(batch_size=8)))).samples == 8
+    assert recipe().differences(recipe(lam=0.5, seed=9)) == ["dispersive.lam: None → 0.5", "seed: 0 → 9"]
     with pytest.raises(ConfigError, match=r"dispersive\.tau = 0"):
-        recipes.digits(tau=0)
+        recipe(tau=0)
     with pytest.raises(TypeError, match="temperature"):
-        recipes.digits(temperature=1)
+        recipe(temperature=1)
 
 
-def test_it_is_part_of_the_public_face():
-    assert labkit.recipes.digits is recipes.digits
+def test_recipes_for_a_gpu_have_the_settings_of_the_papers(unchecked):
+    """Two official settings, and a step count of 80 epochs of 1,281,167 images."""
+    paper, release = recipes.imagenet256(preset="paper"), recipes.imagenet256("SiT-B/2", preset="release")
+    d = paper.dispersive
+    assert (d.lam, d.tau, d.chunk, d.blocks) == (0.5, 0.5, 16, None)
+    d = release.dispersive
+    assert (d.lam, d.tau, d.chunk, d.blocks) == (0.25, 1.0, 32, "last")
+    assert (paper.optimizer.betas, release.optimizer.betas) == ((0.9, 0.95), (0.9, 0.999))
+    assert paper.optimizer.lr == release.optimizer.lr == 1e-4
+    assert (paper.batch_size, paper.ema_decay, paper.label_drop) == (256, 0.9999, 0.1)
+    assert paper.steps == PAPER_STEPS
+    base = recipes.imagenet256(preset="baseline")
+    assert base.regularizers == ()
+    assert base.baseline() == paper.baseline()
+    assert recipes.imagenet256(preset="meanflow").model == "MeanFlow-XL/2"
+    assert recipes.imagenet256(preset="repa_dispersive").regularizers == ("dispersive", "repa")
+    with pytest.raises(ConfigError, match="preset = 'best'"):
+        recipes.imagenet256(preset="best")

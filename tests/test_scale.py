@@ -1,4 +1,4 @@
-"""What a model takes: counts that add up, memory beside what torch keeps, times that follow their laws."""
+"""Cost of a model: counts that add up, memory compared with torch's, times that follow their laws."""
 
 import pytest
 import torch
@@ -6,18 +6,7 @@ import torch
 from labkit import build_model
 from labkit.checks import ConfigError
 from labkit.flops import training_flops
-from labkit.scale import (
-    DATASHEET,
-    IMAGENET,
-    activations,
-    cost,
-    measured_flops,
-    memory,
-    models_table,
-    paper_days,
-    paper_steps,
-    seconds,
-)
+from labkit.scale import PAPER_STEPS, activations, cost, measured_flops, memory, models_table, paper_days, seconds
 
 PARAMETERS = {"SiT-XL/2": 675_129_632, "DiT-XL/2": 675_129_632, "SiT-B/4": 130_475_648, "SiT-S/8": 33_148_160}
 
@@ -25,14 +14,6 @@ PARAMETERS = {"SiT-XL/2": 675_129_632, "DiT-XL/2": 675_129_632, "SiT-B/4": 130_4
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_parts_add_up_to_the_published_parameters(name):
     assert sum(cost(name).parameters.values()) == PARAMETERS[name]
-
-
-@pytest.mark.parametrize("size", ["Nano", "S", "B"])
-def test_a_block_has_18_squares_of_the_width(size):
-    c = cost(f"SiT-{size}/2")
-    assert c.parameters["attention"] == c.depth * (4 * c.width**2 + 4 * c.width)
-    assert c.parameters["MLP"] == c.depth * (8 * c.width**2 + 5 * c.width)
-    assert c.parameters["modulation"] == (6 * c.depth + 2) * (c.width**2 + c.width)
 
 
 def test_meanflow_has_a_time_embedder_more_and_half_a_forward_pass():
@@ -77,8 +58,7 @@ def kept(name, batch, bf16=False):
 
 
 @pytest.mark.parametrize(
-    ("name", "batch"),
-    [("SiT-Nano/2", 1), ("SiT-Nano/2", 4), ("SiT-Nano/4", 4), ("SiT-S/4", 2), ("MeanFlow-S/4", 2), ("SiT-S/8", 4)],
+    ("name", "batch"), [("SiT-Nano/2", 1), ("SiT-Nano/4", 4), ("SiT-S/4", 2), ("MeanFlow-S/4", 2), ("SiT-S/8", 4)]
 )
 def test_activations_are_estimated_to_a_twentieth_of_what_torch_keeps(name, batch):
     assert batch * activations(cost(name)) == pytest.approx(kept(name, batch), rel=0.05)
@@ -115,17 +95,11 @@ def test_only_activations_go_with_the_batch():
 
 def test_time_is_operations_over_the_share_of_the_rate():
     assert seconds(1e12, 1e12) == 1.0 and seconds(1e12, 1e12, 0.25) == 4.0
-    assert paper_steps() == 400_320 and paper_steps(1, IMAGENET) == 1
+    assert PAPER_STEPS == 400_320
     c = cost("SiT-XL/2")
     flops = 400_320 * 256 * 6 * 118.6e9
     assert paper_days(c, 312e12, 0.4) == pytest.approx(flops / (312e12 * 0.4) / 86_400, rel=1e-3)
-    assert paper_days(c, 312e12, 0.4, epochs=800) == pytest.approx(10 * paper_days(c, 312e12, 0.4))
-    assert all(gpu.tflops > 0 and gpu.gigabytes > 0 for gpu in DATASHEET.values())
-
-
-def test_the_rate_of_this_machine_is_measured_quickly():
-    rate = measured_flops("cpu", budget=0.05)
-    assert 1e8 < rate < 1e15
+    assert 1e8 < measured_flops("cpu", budget=0.05) < 1e15
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -133,17 +107,11 @@ def test_the_rate_of_this_machine_is_measured_quickly():
     ("call", "name"),
     [
         (lambda: memory(cost("SiT-S/8"), 0), "batch"),
-        (lambda: memory(cost("SiT-S/8"), 1.5), "batch"),
         (lambda: memory(cost("SiT-S/8"), 1, "float8"), "precision"),
         (lambda: cost("SiT-M/2"), "model"),
         (lambda: cost("SiT-S/3"), "input_size"),
-        (lambda: seconds(-1.0, 1.0), "flops"),
         (lambda: seconds(float("nan"), 1.0), "flops"),
         (lambda: seconds(1.0, 0.0), "rate"),
-        (lambda: seconds(1.0, 1.0, 0.0), "utilisation"),
-        (lambda: seconds(1.0, 1.0, 1.1), "utilisation"),
-        (lambda: paper_steps(0), "epochs"),
-        (lambda: paper_steps(1, IMAGENET + 1), "batch"),
         (lambda: measured_flops("cpu", 0.0), "budget"),
         (lambda: paper_days(cost("SiT-S/8"), 1.0, 2.0), "utilisation"),
     ],

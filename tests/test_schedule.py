@@ -1,5 +1,6 @@
 """The discrete diffusion: its numbers against diffusers', its step back against Bayes' rule."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -13,47 +14,37 @@ def schedule():
     return Schedule.linear()
 
 
-def test_betas_and_products_are_diffusers(schedule):
-    theirs = pytest.importorskip("diffusers").DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+def test_betas_and_products_are_those_of_diffusers_and_data_and_noise_come_back(schedule):
+    theirs = diffusers.DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
     np.testing.assert_allclose(schedule.betas, theirs.betas, rtol=1e-5)
     np.testing.assert_allclose(schedule.alpha_bar, theirs.alphas_cumprod, rtol=2e-4)  # theirs is a float32 product
-    x1, noise = torch.randn(2, 5, 1, 4, 4)
+    x1, noise = torch.randn(2, 5, 1, 4, 4, dtype=torch.float64)
     k = torch.tensor([0, 1, 30, 500, 999])
-    torch.testing.assert_close(schedule.noised(x1, noise, k), theirs.add_noise(x1, noise, k), rtol=1e-3, atol=1e-4)
+    x_k = schedule.noised(x1, noise, k)
+    torch.testing.assert_close(x_k.float(), theirs.add_noise(x1, noise, k).float(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(schedule.data(x_k, noise, k), x1)
+    torch.testing.assert_close(schedule.noise(x_k, x1, k), noise)
 
 
 def test_the_step_back_is_bayes_rule(schedule):
     """q(x_{k−1} | x_k, x₁) ∝ q(x_k | x_{k−1})·q(x_{k−1} | x₁): precisions add, means are weighted by them."""
-    x1, x_k = 0.7, -0.4
+    x1, x_k = torch.tensor([[0.7]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
+    lowest, highest = (torch.tensor([[v]], dtype=torch.float64) for v in (-1.0, 1.0))
     for k in (1, 2, 57, 999):
         beta, before = schedule.betas[k].item(), schedule.alpha_bar[k - 1].item()
         forward, prior = (1 - beta) / beta, 1 / (1 - before)
         variance = 1 / (forward + prior)
-        mean = variance * (forward * x_k / (1 - beta) ** 0.5 + prior * before**0.5 * x1)
+        mean = variance * (forward * x_k.item() / (1 - beta) ** 0.5 + prior * before**0.5 * x1.item())
         at = torch.tensor([k])
-        ends = torch.full((1, 1), x1, dtype=torch.float64), torch.full((1, 1), x_k, dtype=torch.float64)
-        assert schedule.posterior_mean(*ends, at).item() == pytest.approx(mean, rel=1e-9)
-        lowest = schedule.log_variance(-torch.ones(1, 1, dtype=torch.float64), at)
-        assert lowest.exp().item() == pytest.approx(variance, rel=1e-9)
-        highest = schedule.log_variance(torch.ones(1, 1, dtype=torch.float64), at)
-        assert highest.exp().item() == pytest.approx(beta, rel=1e-9)
+        assert schedule.posterior_mean(x1, x_k, at).item() == pytest.approx(mean, rel=1e-9)
+        assert schedule.log_variance(lowest, at).exp().item() == pytest.approx(variance, rel=1e-9)
+        assert schedule.log_variance(highest, at).exp().item() == pytest.approx(beta, rel=1e-9)
+    first = torch.tensor([0])  # ends at the data, with the variance of the second step
+    torch.testing.assert_close(schedule.posterior_mean(x1, x_k, first), x1)
+    assert torch.equal(schedule.log_variance(lowest, first), schedule.log_variance(lowest, first + 1))
 
 
-def test_the_first_step_back_ends_at_the_data_with_the_second_one_s_variance(schedule):
-    x1, x_k = torch.randn(2, 3, 4, dtype=torch.float64)
-    at = torch.zeros(3).long()
-    torch.testing.assert_close(schedule.posterior_mean(x1, x_k, at), x1)
-    second = schedule.log_variance(-torch.ones(3, 4, dtype=torch.float64), at + 1)
-    assert torch.equal(schedule.log_variance(-torch.ones(3, 4, dtype=torch.float64), at), second)
-
-
-def test_data_and_noise_come_back(schedule):
-    x1, noise = torch.randn(2, 5, 3, dtype=torch.float64)
-    k = torch.tensor([0, 3, 200, 700, 999])
-    torch.testing.assert_close(schedule.data(schedule.noised(x1, noise, k), noise, k), x1)
-
-
-@pytest.mark.parametrize("count", [2, 3, 50, 250, 999, 1000])
+@pytest.mark.parametrize("count", [2, 50, 999, 1000])
 def test_fewer_steps_are_the_same_diffusion(schedule, count):
     few = schedule.respaced(count)
     assert len(few) == count == len(set(few.timesteps.tolist()))
@@ -73,7 +64,7 @@ def test_the_250_steps_are_those_of_dit(schedule):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("count", [0, 1, 1001, 2.5])
-def test_step_counts_that_cannot_be_are_refused(schedule, count):
+@pytest.mark.parametrize("count", [1, 1001, 2.5])
+def test_impossible_numbers_of_steps_are_refused(schedule, count):
     with pytest.raises(ConfigError, match=f"^steps = {count} "):
         schedule.respaced(count)

@@ -1,11 +1,12 @@
-"""Data sets: embedded ones by name, others by the folder of a store that ``labkit prepare`` wrote."""
+"""Data sets: embedded ones by name, others as a store, the folder that ``labkit prepare`` writes."""
 
 from pathlib import Path
 
 from labkit.checks import choose, require
-from labkit.datasets.base import Chance, Images, Source, Split
+from labkit.datasets.base import AugmentationDraws, Images, Source, Split
 from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji
-from labkit.datasets.prepare import Preparation, prepare
+from labkit.datasets.prepare import prepare
+from labkit.datasets.sources import Preparation
 from labkit.datasets.store import StoreError, describe, open_store, verify
 from labkit.datasets.vae import Codec
 
@@ -14,18 +15,18 @@ def load(name: str, split: Split = "train", resident: bool = False) -> Source:
     """A data set by its name in a config.
 
     Args:
-        name: of an embedded set, or the folder of a store.
-        split: ``train``, or ``held_out``, which models are evaluated against.
-        resident: hold the whole of a store where its batches are wanted.
+        name: an embedded set, or the folder of a store.
+        split: ``train``, or ``held_out`` for evaluation.
+        resident: keep all rows of a store on the device, instead of reading each batch from files.
 
     Raises:
         ConfigError: there is no such data set or no such split.
-        StoreError: the folder is not a whole store, or has no such split.
+        StoreError: the folder is not a complete store, or has no such split.
     """
     choose(split, Split, "split")
     if name in EMBEDDED:
         return EMBEDDED[name](split)
-    choices = f"choose {' or '.join(EMBEDDED)}, or the folder of a store, which `labkit prepare` makes of your images"
+    choices = f"choose {' or '.join(EMBEDDED)}, or the folder of a store, which `labkit prepare` makes from images"
     require(Path(name).exists(), "dataset", name, choices)
     return open_store(name, split, resident)
 
@@ -34,7 +35,7 @@ __all__ = [
     "EMBEDDED",
     "EMOJI_CLASSES",
     "EMOJI_STYLES",
-    "Chance",
+    "AugmentationDraws",
     "Codec",
     "Images",
     "Preparation",

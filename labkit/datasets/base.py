@@ -1,4 +1,4 @@
-"""Labelled images, or latents of them, by row number: a ``Source`` is what training reads."""
+"""Labelled images, or their latents, by row number: training reads them from a ``Source``."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from labkit.types import Batch
 Split = Literal["train", "held_out"]
 
 
-class Chance(NamedTuple):
-    """The random numbers that a source may turn into an augmentation, drawn by the caller of ``batch``."""
+class AugmentationDraws(NamedTuple):
+    """Random numbers for the augmentation of a batch, drawn by the caller of ``Source.batch``."""
 
     noise: Float[Tensor, "batch channels height width"]
     """Normal, of the data's shape."""
@@ -25,17 +25,17 @@ class Chance(NamedTuple):
 
 
 class Source(ABC):
-    """Labelled images of one size, in about [-1, 1]. Subclasses say where they lie and how a batch is made."""
+    """Labelled images or latents of one size, in about [-1, 1]."""
 
     shape: tuple[int, int, int]
-    """Channels, height and width of what the network sees."""
+    """Channels, height and width of the network's input."""
     num_classes: int
-    chancy: bool = False
-    """Whether a batch depends on chance: a flip, a draw from a latent's posterior."""
+    augments: bool = False
+    """Whether a batch depends on random numbers: a flip, a sample of a latent's posterior."""
     files: Sequence[Path] | None = None
-    """The image file of each row, where there are files."""
+    """Image file of each row, if there are files."""
     resident: bool = False
-    """Whether all of it lies on its device."""
+    """Whether all rows lie on the device."""
 
     @property
     def size(self) -> int:
@@ -48,30 +48,30 @@ class Source(ABC):
 
     @property
     def dimensions(self) -> tuple[int, int, int]:
-        """Side, channels and number of classes: what a network must be built for."""
+        """Side, channels and number of classes: the arguments of a network for these images."""
         return self.size, self.channels, self.num_classes
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def batch(self, rows: Int[Tensor, " batch"], chance: Chance | None = None) -> Batch:
-        """The images and labels of these rows, in this order, on the source's device.
+    def batch(self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None) -> Batch:
+        """Images and labels of these rows, in this order, on the source's device.
 
         Args:
-            rows: on the CPU; better on the source's device, if it is ``resident``: else that is waited for.
-            chance: what ``chancy`` sources draw on, on the source's device; None gives the plain image: not flipped,
-                the posterior's mean.
+            rows: row numbers on the CPU; for a ``resident`` source better on its device, to which they are copied.
+            draws: random numbers for a source that ``augments``, on its device. None gives the plain image: not
+                flipped, the posterior's mean.
         """
 
     @abstractmethod
     def to(self, device: torch.device) -> "Source":
-        """The same rows, with batches on a device."""
+        """The same rows, with batches on another device."""
 
 
 @dataclass(frozen=True)
 class Images(Source):
-    """Images that lie in memory as they are."""
+    """Images in memory, which batches hold as they are."""
 
     x: Float[Tensor, "n c h w"]
     y: Int[Tensor, " n"]
@@ -85,7 +85,7 @@ class Images(Source):
     def to(self, device: torch.device) -> "Images":
         return Images(self.x.to(device), self.y.to(device), self.num_classes)
 
-    def batch(self, rows: Int[Tensor, " batch"], chance: Chance | None = None) -> Batch:
+    def batch(self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None) -> Batch:
         rows = rows.to(self.x.device)
         return Batch(self.x[rows], self.y[rows])
 

@@ -1,9 +1,8 @@
-"""From an image file to a square of pixels, by the published preprocessing of ImageNet (Dhariwal & Nichol 2021, ADM).
+"""Squares of pixels from image files, by the published preprocessing of ImageNet (Dhariwal & Nichol 2021, ADM).
 
-While its shorter side is at least twice what is wanted, an image is halved by box averages; then a bicubic resize
-brings the shorter side to size and the centre is cut out. A smaller image is enlarged. Before that, and of next to no
-consequence for ImageNet, a photo is turned upright as its EXIF data say, what is transparent is laid on white, and 16
-bits become 8.
+An image is halved by box averages while its shorter side is at least twice the wanted size; then a bicubic resize
+brings the shorter side to size, and the centre is cut out. A smaller image is enlarged. Before that, a photo is turned
+upright by its EXIF data, transparent pixels are laid on white, and 16 bits become 8; this hardly concerns ImageNet.
 """
 
 import errno
@@ -13,16 +12,16 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-OF_THE_FILE = (errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.EPERM)
-NARROW = 50  # times as long as wide: brought to size, it would fill the memory
+FILE_ERRORS = (errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.EPERM)
+NARROW = 50  # times as long as wide: at full size such an image would fill the memory
 
 
 class BrokenImage(Exception):
-    """An image that cannot be used; the message says why."""
+    """An image that cannot be used; the message is the reason."""
 
 
 class Square(NamedTuple):
-    """The pixels cut out of an image."""
+    """Pixels cut out of an image."""
 
     pixels: UInt8[np.ndarray, "channels size size"]
     enlarged: bool
@@ -30,14 +29,14 @@ class Square(NamedTuple):
 
 
 def decode(file: Any, size: int, channels: int = 3) -> Square:
-    """The square of an image: RGB, or grey for one channel.
+    """The central square of an image: RGB, or grey for one channel.
 
     Args:
         file: a path, an open file, or an array of pixels, (h, w) or (h, w, c).
 
     Raises:
-        BrokenImage: it is no image, cut, or of a kind that cannot be shown in 8 bits.
-        OSError: the disk or the network failed, which says nothing about the image.
+        BrokenImage: the file is no image, is cut, or does not fit into 8 bits.
+        OSError: the disk or the network failed; the image may be fine.
     """
     try:
         with Image.fromarray(file) if isinstance(file, np.ndarray) else Image.open(file) as picture:
@@ -45,9 +44,9 @@ def decode(file: Any, size: int, channels: int = 3) -> Square:
             square = np.asarray(crop(_plain(picture, "L" if channels == 1 else "RGB"), size))
     except MemoryError:
         raise
-    except Exception as error:  # what Pillow raises at damaged files is listed nowhere: OSError, SyntaxError, …
+    except Exception as error:  # Pillow raises all kinds at damaged files: OSError, SyntaxError, …
         number = error.errno if isinstance(error, OSError) else None
-        if number is not None and number not in OF_THE_FILE:
+        if number is not None and number not in FILE_ERRORS:
             raise
         why = str(error) if number is None else error.strerror
         raise BrokenImage(" ".join(why.split())[:200] or type(error).__name__) from error
@@ -55,7 +54,7 @@ def decode(file: Any, size: int, channels: int = 3) -> Square:
 
 
 def crop(picture: Image.Image, size: int) -> Image.Image:
-    """The centre of an image, ``size`` pixels square."""
+    """The centre of an image, as a square of ``size`` pixels."""
     while min(picture.size) >= 2 * size:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     scale = size / min(picture.size)
@@ -65,11 +64,11 @@ def crop(picture: Image.Image, size: int) -> Image.Image:
 
 
 def _plain(picture: Image.Image, mode: str) -> Image.Image:
-    """Upright, opaque, 8 bits a channel."""
+    """The image upright, opaque and with 8 bits per channel."""
     if max(picture.size) > NARROW * min(picture.size):
         raise BrokenImage(f"it has {picture.width}×{picture.height} pixels, which is too narrow for a square")
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "F" or picture.mode.startswith("I"):  # Pillow would cut off at 255 what it cannot show
+    if picture.mode == "F" or picture.mode.startswith("I"):  # Pillow would cut off above 255
         values = np.asarray(picture).astype(np.float64)
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise BrokenImage("its pixels are numbers of unknown range; save it with 8 or 16 bits a channel")

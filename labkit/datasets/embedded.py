@@ -4,10 +4,10 @@ Digits: 1,797 real 8×8 images from 43 writers, the test part of UCI's *Optical 
 scikit-learn ships it (CC BY 4.0). 500 of them, about 50 of each class, are held out by a fixed stratified draw.
 
 Emoji: 3,812 colour images of 32×32 on white in two drawing styles, Noto Color Emoji (Google, Apache License 2.0) and
-Twemoji (Twitter and contributors, CC BY 4.0), scaled down from two npm packages by ``data/build_emoji.py``. That also
-says how a fifth was held out so that nothing on one side has a near-duplicate on the other.
+Twemoji (Twitter and contributors, CC BY 4.0), scaled down from two npm packages by ``data/build_emoji.py``, which also
+describes how a fifth is held out so that no image has a near-duplicate in the other split.
 
-No generator and no classifier of the lab trains on held-out images; quality is measured against them.
+No generator and no classifier of the lab trains on held-out images; samples are compared with them.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ EMOJI_CLASSES = (
     "Symbols",
     "Travel & Places",
 )
-"""Unicode's groups, in the order of the labels."""
+"""Unicode's groups of emoji, in the order of the labels."""
 EMOJI_STYLES = ("google", "twitter")
 
 
@@ -47,13 +47,13 @@ def digits(split: Split = "train") -> Images:
 
 
 def few_digits(split: Split = "train") -> Images:
-    """The first 200 training digits alone, about 20 of each class; the held-out ones are those of ``digits``."""
+    """The first 200 training digits, about 20 of each class, or the held-out ones of ``digits``."""
     images = digits(split)
     return images if split == "held_out" else Images(images.x[:FEW], images.y[:FEW], images.num_classes)
 
 
 def unlabelled_digits(split: Split = "train") -> Images:
-    """The digits as a single class: no label says which digit an image shows."""
+    """The digits as a single class, so that no label tells which digit an image shows."""
     images = digits(split)
     return Images(images.x, torch.zeros_like(images.y), num_classes=1)
 
@@ -75,7 +75,7 @@ class Emoji(Images):
     """Images with a second label."""
 
     style: Int[Tensor, " n"]
-    """Number of the style in ``EMOJI_STYLES``. The same emoji occurs in both, always in the same split."""
+    """Number of the style in ``EMOJI_STYLES``. An emoji occurs in both styles, always in the same split."""
 
 
 def emoji(split: Split = "train") -> Emoji:
@@ -90,7 +90,7 @@ def emoji(split: Split = "train") -> Emoji:
 
 @cache
 def small_emoji(split: Split = "train") -> Emoji:
-    """Emoji at half the side, (N, 3, 16, 16): each pixel the mean of four. A laptop learns them in minutes."""
+    """Emoji at half the side, (N, 3, 16, 16), each pixel the mean of four, for minutes of training on a laptop."""
     images = emoji(split)
     return Emoji(avg_pool2d(images.x, 2), images.y, images.num_classes, images.style)
 
@@ -119,4 +119,4 @@ EMBEDDED = {
     "emoji": emoji,
     "emoji-16": small_emoji,
 }
-"""By the name that a config has for them."""
+"""Embedded data sets by their names in a config."""

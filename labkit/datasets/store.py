@@ -1,11 +1,11 @@
-"""A store: a folder of prepared images or latents, and how training reads it, by memory map or resident on the device.
+"""A store: a folder of prepared images or latents, which training reads by memory map or keeps on the device.
 
-store.json        what it holds and how it came about; ``complete`` once all of it is there
-shard-00000.npy   rows of the first images that were listed: uint8 pixels, (n, c, h, w), or the mean and deviation of
-                  latents as float16, (n, views, 2, c, h, w), of the image as it is and, the second view, flipped
-shard-00000.json  count, size and sha256 of the shard, and the images that were skipped on the way
-labels.npy        int64, a class a row
-files.txt         path of each row's image below ``root`` of store.json, if they came from a folder
+store.json        contents of the store and the settings it was made with; ``complete`` once all files are there
+shard-00000.npy   rows of the first images of the listing: uint8 pixels, (n, c, h, w), or mean and standard deviation of
+                  latents as float16, (n, views, 2, c, h, w), where the second view is that of the flipped image
+shard-00000.json  count, size and sha256 of the shard, and the images that were skipped
+labels.npy        int64, a class for each row
+files.txt         path of each row's image below ``root`` of store.json, if the images came from a folder
 """
 
 import copy
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,30 +24,32 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.datasets.base import Chance, Source, Split
+from labkit.checks import LabError
+from labkit.datasets.base import AugmentationDraws, Source, Split
 from labkit.datasets.decode import BrokenImage, decode
 from labkit.runtime import cores
-from labkit.types import Batch, LabError
+from labkit.types import Batch
 
 FORMAT = "labkit-store-1"
 ABOUT = "store.json"
-SHOWN = 5  # skipped images
-AGAIN = "run the `labkit prepare` command that began it again"
+AT_ONCE = 4096  # rows, when all of them are copied to a device
+SHOWN = 5  # skipped images that ``describe`` lists
+AGAIN = "run its `labkit prepare` command again"
 
 
 class StoreError(LabError, RuntimeError):
-    """A folder that is not the store that is wanted; the message says what it is and what to do."""
+    """A folder that is not a complete store of the right kind; the message says what to do."""
 
 
 def npy(parts: list[np.ndarray]) -> list[bytes | np.ndarray]:
-    """An .npy file of arrays that follow one another, in pieces."""
+    """Pieces of an .npy file that holds the concatenation of arrays."""
     head, kind = io.BytesIO(), np.lib.format.header_data_from_array_1_0(parts[0])
     np.lib.format.write_array_header_1_0(head, kind | {"shape": (sum(map(len, parts)), *parts[0].shape[1:])})
     return [head.getvalue(), *(np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts)]
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """The contents of store.json.
+    """Contents of store.json.
 
     Raises:
         StoreError: the folder holds no store, or one of another version.
@@ -68,10 +70,10 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def complete(folder: Path) -> dict[str, Any]:
-    """The contents of store.json, of a store whose every file is there and has its size."""
+    """Contents of store.json, after a check that every file of the store is there and has its size."""
     about = read_about(folder)
     if not about["complete"]:
-        raise StoreError(f"{folder} is not complete; {AGAIN}, and it goes on where it stopped.")
+        raise StoreError(f"{folder} is not complete; {AGAIN}, which goes on where it stopped.")
     for entry in (*about["shards"], *about["tables"]):
         path = folder / entry["file"]
         size = path.stat().st_size if path.is_file() else None
@@ -82,7 +84,7 @@ def complete(folder: Path) -> dict[str, Any]:
 
 
 def shard_record(folder: Path, number: int) -> dict[str, Any] | None:
-    """A shard's record; None if the shard is not there, or not whole."""
+    """Record of a shard; None if the shard is missing or cut."""
     try:
         record = json.loads((folder / f"shard-{number:05d}.json").read_text())
         whole = not record["count"] or (folder / record["file"]).stat().st_size == record["bytes"]
@@ -104,13 +106,14 @@ def load_array(path: Path, **options: Any) -> np.ndarray:
 
 
 def mapped(folder: Path, shard: dict[str, Any], about: dict[str, Any]) -> np.ndarray:
-    """A shard as items: one a row, or one for each view of it."""
+    """Items of a shard by memory map: one for each row, or one for each view of a row."""
     data = load_array(folder / shard["file"], mmap_mode="r")
     latents = about["kind"] == "latents"
     item = ((2,) if latents else ()) + tuple(about["shape"])
     views = ((1 + about["flips"]),) if latents else ()
     if data.shape != (shard["count"], *views, *item) or data.dtype != (np.float16 if latents else np.uint8):
-        raise StoreError(f"{folder / shard['file']} is no shard of this store: it holds {data.dtype} {data.shape}.")
+        holds = f"it holds {data.dtype} {data.shape}"
+        raise StoreError(f"{folder / shard['file']} is no shard of this store: {holds}; copy the store again.")
     return data.reshape(-1, *item)
 
 
@@ -119,9 +122,9 @@ def describe(folder: Path) -> str:
     about = read_about(folder)
     if not about["complete"]:
         return f"This share of {folder} is made; the store is complete when the other processes have made theirs."
-    shape = "×".join(map(str, about["shape"]))
-    kind = {"pixels": f"images of {shape}", "latents": f"latents of {shape}, of images of {about['size']} pixels"}
-    text = f"{folder} holds {about['count']} {kind[about['kind']]}, in {_number(about['num_classes'], 'class')}"
+    kind = f"{'images' if about['kind'] == 'pixels' else 'latents'} of {'×'.join(map(str, about['shape']))}"
+    kind += f", of images of {about['size']} pixels" if about["kind"] == "latents" else ""
+    text = f"{folder} holds {about['count']} {kind}, in {_number(about['num_classes'], 'class')}"
     text += f", {len(about['held_out'])} of them held out." if about["held_out"] else "."
     if about["enlarged"]:
         text += f"\n{_number(about['enlarged'], 'image')} had to be enlarged to {about['size']} pixels."
@@ -129,7 +132,7 @@ def describe(folder: Path) -> str:
         first = "\n".join(f"    {entry['path']}: {entry['why']}" for entry in about["skipped"][:SHOWN])
         many = _number(len(about["skipped"]), "image")
         text += f'\n{many} could not be used; {folder / ABOUT} lists all under "skipped":\n{first}'
-    return text.encode(errors="backslashreplace").decode()  # names of files may be no text
+    return text.encode(errors="backslashreplace").decode()  # a file's name may be no valid text
 
 
 def _number(count: int, noun: str) -> str:
@@ -137,32 +140,29 @@ def _number(count: int, noun: str) -> str:
 
 
 def verify(folder: str | Path, progress: bool = False) -> int:
-    """Read all of a store and compare it with its checksums; gives the number of its images.
+    """Read all of a store and compare it with its checksums; return the number of its images.
 
     Raises:
-        StoreError: as ``open_store``, or files are not what was written; all of these are named.
+        StoreError: as ``open_store``, or files whose contents have changed; all of these are named.
     """
     folder = Path(folder)
     about = complete(folder)
     entries = [*about["shards"], *about["tables"]]
-    bad = []
+    damaged = []
     for entry in tqdm(entries, desc="verifying", unit="file", disable=not progress):
         with open(folder / entry["file"], "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                bad.append(entry["file"])
-    if bad:
+                damaged.append(entry["file"])
+    if damaged:
         raise StoreError(
-            f"{folder} is corrupted: {', '.join(bad)} {'does' if len(bad) == 1 else 'do'} not match the checksum. "
-            f"Remove {'it' if len(bad) == 1 else 'them'} and {AGAIN}, or copy the store again."
+            f"{folder} is corrupted; these files do not match their checksums: {', '.join(damaged)}. Remove them and "
+            f"{AGAIN}, or copy the store again."
         )
     return about["count"]
 
 
-AT_ONCE = 4096  # rows, where all of them are copied
-
-
 class Files(Sequence[Path]):
-    """Paths below a folder, each built when it is read: a million of them would fill the memory."""
+    """Paths below a folder, built one by one, since a million of them would fill the memory."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.root, self.names = root, names
@@ -170,23 +170,19 @@ class Files(Sequence[Path]):
     def __len__(self) -> int:
         return len(self.names)
 
-    @overload
-    def __getitem__(self, row: int) -> Path: ...
-    @overload
-    def __getitem__(self, row: slice) -> "Files": ...
-    def __getitem__(self, row: int | slice) -> "Path | Files":
-        return Files(self.root, self.names[row]) if isinstance(row, slice) else self.root / self.names[row]
+    def __getitem__(self, row: int) -> Path:
+        return self.root / self.names[row]
 
 
 class Store(Source):
-    """Rows of one split, gathered from the shards; ``open_store`` gives one of the two kinds."""
+    """Rows of one split, gathered from the shards; ``open_store`` returns one of the two kinds."""
 
     def __init__(self, folder: Path, about: dict[str, Any], rows: Int64[np.ndarray, " n"], resident: bool) -> None:
         self.folder, self.about = folder, about
         self.shape: tuple[int, int, int] = tuple(about["shape"])
         self.num_classes: int = about["num_classes"]
         self.views = 2 if about["kind"] == "latents" and about["flips"] else 1
-        """Items of a row in the shards."""
+        """Number of items of a row in the shards."""
         self._rows, self.resident, self._device = rows, resident, torch.device("cpu")
         self._labels = torch.from_numpy(load_array(folder / "labels.npy")[rows])
         self._shards = [mapped(folder, shard, about) for shard in about["shards"]]
@@ -201,7 +197,7 @@ class Store(Source):
         moved._device = torch.device(device)
         if self.resident:
             moved._labels = self._labels.to(device)
-            moved._held = self._copied(moved._device) if self._held is None else self._held.to(device)
+            moved._held = self._copy_to(moved._device) if self._held is None else self._held.to(device)
         return moved
 
     @cached_property
@@ -213,36 +209,36 @@ class Store(Source):
         return Files(Path(self.about["root"]), [names[row] for row in self._rows])
 
     def _items(self, rows: Int[Tensor, " b"], view: Int[Tensor, " b"] | None = None) -> Tensor:
-        """Items of these rows, on the device and as compact as in the shards."""
+        """Items of these rows on the device, of the type that the shards have."""
         if self._held is not None:
             items = rows.to(self._device) * self.views
             return self._held[items if view is None else items + view]
         items = self._rows[rows.numpy()] * self.views
         items = items if view is None else items + view.cpu().numpy()
-        return torch.from_numpy(self._gathered(items)).to(self._device)
+        return torch.from_numpy(self._gather(items)).to(self._device)
 
-    def _gathered(self, items: Int64[np.ndarray, " b"]) -> np.ndarray:
-        """Items of the files, read shard by shard and in the order that they lie in."""
+    def _gather(self, items: Int64[np.ndarray, " b"]) -> np.ndarray:
+        """Items of the files, read shard by shard in the order of the files."""
         first = self._shards[0]
         out = np.empty((len(items), *first.shape[1:]), dtype=first.dtype)
         order = np.argsort(items)
         shards = np.searchsorted(self._starts, items[order], side="right") - 1
         for number in np.unique(shards):
-            where = order[shards == number]
-            out[where] = self._shards[number][items[where] - self._starts[number]]
+            places = order[shards == number]
+            out[places] = self._shards[number][items[places] - self._starts[number]]
         return out
 
-    def _copied(self, device: torch.device) -> Tensor:
-        """All rows of the split."""
+    def _copy_to(self, device: torch.device) -> Tensor:
+        """All items of the split, on a device."""
         items = (self._rows[:, None] * self.views + np.arange(self.views)).reshape(-1)
-        first = torch.from_numpy(self._gathered(items[:1]))
+        first = torch.from_numpy(self._gather(items[:1]))
         try:
             held = torch.empty((len(items), *first.shape[1:]), dtype=first.dtype, device=device)
-        except RuntimeError as error:  # no memory, as a rule
+        except RuntimeError as error:  # usually out of memory
             why = f"{first.nbytes * len(items) / 2**30:.1f} GiB: {str(error).splitlines()[0]}"
             raise StoreError(f"{self.folder} cannot be held on {device} ({why}); leave engine.resident off.") from error
         for start in range(0, len(items), AT_ONCE):
-            held[start : start + AT_ONCE] = torch.from_numpy(self._gathered(items[start : start + AT_ONCE]))
+            held[start : start + AT_ONCE] = torch.from_numpy(self._gather(items[start : start + AT_ONCE]))
         return held
 
     def _label(self, rows: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
@@ -250,53 +246,53 @@ class Store(Source):
 
 
 class PixelStore(Store):
-    """Images as they are: a batch is scaled to [-1, 1], and half of it flipped if the store says so."""
+    """Images, which a batch scales to [-1, 1], and half of which it flips if the store was prepared with flips."""
 
     @property
-    def chancy(self) -> bool:
+    def augments(self) -> bool:
         return self.about["flips"]
 
-    def batch(self, rows: Int[Tensor, " batch"], chance: Chance | None = None) -> Batch:
+    def batch(self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None) -> Batch:
         x = _scaled(self._items(rows))
-        if chance is not None and self.chancy:
-            x = _flipped(x, chance)
+        if draws is not None and self.augments:
+            x = _flipped(x, draws)
         return Batch(x, self._label(rows))
 
 
 class LatentStore(Store):
-    """Latents of a VAE, drawn afresh from the posterior each time; half of them those of the flipped image.
+    """Latents of a VAE: a batch draws them from the posterior, half of them from that of the flipped image.
 
-    Without chance it gives the posterior's mean.
+    Without random numbers a batch holds the posterior's mean.
     """
 
-    chancy = True
+    augments = True
 
-    def batch(self, rows: Int[Tensor, " batch"], chance: Chance | None = None) -> Batch:
-        flips = chance is not None and self.views == 2
-        posterior = self._items(rows, (chance.uniforms < 0.5).long() if flips else None)
+    def batch(self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None) -> Batch:
+        flips = draws is not None and self.views == 2
+        posterior = self._items(rows, (draws.uniforms < 0.5).long() if flips else None)
         x, deviation = posterior.float().unbind(1)
-        if chance is not None:
-            x = x + deviation * chance.noise
+        if draws is not None:
+            x = x + deviation * draws.noise
         return Batch(x * self.about["scale"], self._label(rows))
 
-    def pixels(self, rows: Int[Tensor, " b"], chance: Chance | None = None) -> Float[Tensor, "b 3 side side"]:
-        """The images that the latents of ``batch`` were made from, flipped where those are; read from their files.
+    def pixels(self, rows: Int[Tensor, " b"], draws: AugmentationDraws | None = None) -> Float[Tensor, "b 3 side side"]:
+        """Images of the latents that ``batch`` returns, flipped where those are, read from their files.
 
         Raises:
-            StoreError: the store knows no files, or they are no longer where they were.
+            StoreError: the store was not made from files, or they have moved.
         """
         if self.files is None:
             raise StoreError(f"{self.folder} was not made from image files; prepare it from a folder of images.")
         x = _scaled(torch.from_numpy(np.stack(list(_readers().map(self._pixels, rows.tolist())))).to(self._device))
-        return _flipped(x, chance) if chance is not None and self.views == 2 else x
+        return _flipped(x, draws) if draws is not None and self.views == 2 else x
 
     def _pixels(self, row: int) -> np.ndarray:
         try:
             return decode(self.files[row], self.about["size"]).pixels
         except (BrokenImage, OSError) as error:
             raise StoreError(
-                f"{self.files[row]} could be read when {self.folder} was made, and now it cannot ({error}). If the "
-                f'images have moved, write their new place as "root" into {self.folder / ABOUT}.'
+                f"{self.files[row]} could be read when {self.folder} was made, but not now ({error}). If the images "
+                f'have moved, write their new folder as "root" into {self.folder / ABOUT}.'
             ) from error
 
 
@@ -304,9 +300,9 @@ def _scaled(x: Tensor) -> Float[Tensor, "b c h w"]:
     return x.float() / 127.5 - 1
 
 
-def _flipped(x: Float[Tensor, "b c h w"], chance: Chance) -> Float[Tensor, "b c h w"]:
-    """Mirrored from left to right where chance has it."""
-    return torch.where((chance.uniforms < 0.5)[:, None, None, None], x.flip(-1), x)
+def _flipped(x: Float[Tensor, "b c h w"], draws: AugmentationDraws) -> Float[Tensor, "b c h w"]:
+    """Images mirrored from left to right where the uniform number is below 1/2."""
+    return torch.where((draws.uniforms < 0.5)[:, None, None, None], x.flip(-1), x)
 
 
 @cache
@@ -315,12 +311,12 @@ def _readers() -> ThreadPoolExecutor:
 
 
 def open_store(folder: str | Path, split: Split = "train", resident: bool = False) -> PixelStore | LatentStore:
-    """A store as training reads it.
+    """A store, ready for training.
 
     Args:
-        folder: where ``labkit prepare`` wrote it.
-        split: ``held_out`` for the rows that were put aside, ``train`` for the others.
-        resident: hold all rows where ``to`` puts them, instead of reading each batch from the files.
+        folder: folder that ``labkit prepare`` wrote.
+        split: ``held_out`` for the rows that are kept out of training, else ``train``.
+        resident: keep all rows on the device of ``to``, instead of reading each batch from the files.
 
     Raises:
         StoreError: it is no store, not complete, of another version, a file is missing or cut, or it has no such split.
@@ -328,7 +324,7 @@ def open_store(folder: str | Path, split: Split = "train", resident: bool = Fals
     folder = Path(folder)
     about = complete(folder)
     if split == "held_out" and not about["held_out"]:
-        raise StoreError(f"{folder} has no held-out images; prepare it anew with `--held-out N` to put some aside.")
+        raise StoreError(f"{folder} has no held-out images; prepare it anew with `--held-out N`.")
     held_out = np.array(about["held_out"], dtype=np.int64)
     rows = held_out if split == "held_out" else np.setdiff1d(np.arange(about["count"]), held_out)
     return (LatentStore if about["kind"] == "latents" else PixelStore)(folder, about, rows, resident)

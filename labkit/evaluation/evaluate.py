@@ -1,10 +1,15 @@
 """The one way to judge a model: ``evaluate`` for a network at hand, ``evaluate_run`` for one in a folder.
 
-Both fill in the same ``EvaluationConfig``, draw samples in the same batches and hand them to the same ``Evaluator``, so
-that the same weights have the same Fréchet distance wherever it is asked for. ``evaluate_run`` draws shard by shard, on
-several ranks if need be, and keeps samples and results: samples in ``evaluations/<samples>/`` of the run, where they
-serve every metric, a result in ``evaluations/<samples>-<metrics>.json``. Both names are digests of all that they depend
-on, so that the same question finds them again.
+Both complete the same ``EvaluationConfig``, draw samples in the same batches and hand them to the same ``Evaluator``,
+so that the same weights have the same Fréchet distance everywhere. ``evaluate_run`` draws shard by shard, on several
+ranks if need be, and keeps samples and results: samples in ``evaluations/<samples>/`` of the run, where they serve
+every metric, a result in ``evaluations/<samples>-<metrics>.json``. Both names are digests of all that they depend on,
+so that the same request finds them again. The path of a number:
+
+    evaluate_run → Shards.make → sample_network              noise to images, on the disk
+                 → Evaluator.metrics → extract → features    of the images; those of the reference are computed once
+                                     → frechet_distance, …   of both, and of real images beside them
+                 → memorisation                              where the training images are few
 """
 
 import hashlib
@@ -12,6 +17,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,8 +30,8 @@ from labkit.config import Config
 from labkit.datasets import Codec
 from labkit.datasets.store import ABOUT, read_about
 from labkit.disk import replace_file
-from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, evaluator_of, images_of, memorisation
-from labkit.evaluation.references import Shape
+from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, evaluator_of, memorisation
+from labkit.evaluation.references import Shape, open_reference
 from labkit.evaluation.settings import WHOLE, EvaluationConfig
 from labkit.evaluation.shards import Shards
 from labkit.metrics import Extractor
@@ -47,59 +53,50 @@ class Evaluation(NamedTuple):
     metrics: dict[str, Metric]
     samples: Samples
     left_out: dict[str, str]
-    """Metrics that could not be taken, and why."""
+    """Metrics that could not be computed, and why."""
 
     @property
     def values(self) -> dict[str, float]:
         """Metric → value."""
         return {name: metric.value for name, metric in self.metrics.items()}
 
-    def table(self) -> "pd.DataFrame":
-        """A row a metric, in words."""
-        return metrics_table({name: metric.record() for name, metric in self.metrics.items()})
-
 
 class StoredEvaluation(NamedTuple):
-    """Metrics of a run's samples, and where they are kept."""
+    """Metrics of a run's samples, as they are stored, and the file."""
 
     record: dict[str, Any]
     path: Path
     samples: Shards
 
     def table(self) -> "pd.DataFrame":
-        """A row a metric, in words."""
-        return metrics_table(self.record["metrics"])
+        """A row a metric, as text: of the samples, of real images, and the excess of the one over the other."""
+        import pandas as pd
+
+        rows = {}
+        for name, record in self.record["metrics"].items():
+            real = record.get("real")
+            rows[name] = {
+                "samples": f"{record['value']:.4g}" + (f" ± {record['std']:.2g}" if "std" in record else ""),
+                REAL: "–" if real is None else f"{real['mean']:.4g}",
+                "excess": "–" if real is None else f"{record['excess']:+.3g}",
+            }
+        return pd.DataFrame(rows).T
 
     def summary(self) -> str:
         """The table, and in words what it depends on."""
-        drawn, reference, features = (self.record[part] for part in ("sampling", "reference", "features"))
-        way = drawn["sampler"]
-        steps = f" with {way['steps']} steps" if way["steps"] else ""
+        sampling, reference, features = (self.record[part] for part in ("sampling", "reference", "features"))
+        sampler = sampling["sampler"]
+        steps = f" with {sampler['steps']} steps" if sampler["steps"] else ""
         lines = [
-            f"{drawn['count']:,} samples by {way['method']}{steps}, guidance {way['guidance']:g}, "
-            f"{drawn['nfe']:g} evaluations each, seed {drawn['seed']}, {drawn['weights']} weights of step "
-            f"{drawn['checkpoint']['step']}; reference {reference['name']}, {reference['count']:,} images; "
+            f"{sampling['count']:,} samples by {sampler['method']}{steps}, guidance {sampler['guidance']:g}, "
+            f"{sampling['nfe']:g} evaluations each, seed {sampling['seed']}, {sampling['weights']} weights of step "
+            f"{sampling['checkpoint']['step']}; reference {reference['name']}, {reference['count']:,} images; "
             f"features {features['name']}",
             self.table().to_string(),
-            *(f"Left out: {what} ({why})." for what, why in self.record["left_out"].items()),
+            *(f"Left out: {metric} ({reason})." for metric, reason in self.record["left_out"].items()),
             f"Stored with all it depends on: {self.path}",
         ]
         return "\n".join(lines)
-
-
-def metrics_table(records: dict[str, dict[str, Any]]) -> "pd.DataFrame":
-    """A row a metric: of the samples, of real images, and the excess of the one over the other."""
-    import pandas as pd
-
-    def words(record: dict[str, Any]) -> dict[str, str]:
-        real = record.get("real")
-        return {
-            "samples": str(Metric(record["value"], record.get("std"))),
-            REAL: "–" if real is None else f"{real['mean']:.4g}",
-            "excess": "–" if real is None else f"{record['excess']:+.3g}",
-        }
-
-    return pd.DataFrame({name: words(record) for name, record in records.items()}).T
 
 
 def evaluate(
@@ -108,22 +105,21 @@ def evaluate(
     """Sample a network and measure the samples.
 
     Args:
-        network: a Transformer with the weights to be judged.  config: the run's.
+        network: a Transformer with the weights to be judged.  config: its run's.
         settings: the protocol.  progress: show bars.
 
     Raises:
-        ConfigError: a setting that cannot be, a reference or features that do not fit.
+        ConfigError: a setting that cannot work, a reference or features that do not fit.
     """
     settings = settings.filled(config)
     codec = codec_of(config, network.shape, settings.vae)
-    evaluator = evaluator_of(settings, _shape(network.shape, codec), progress=progress)
+    evaluator = evaluator_of(settings, _image_shape(network.shape, codec), progress=progress)
     labels = _labels(settings, network.num_classes)
     samples = _draw(network, config, settings, range(settings.count), labels)
     parts = samples.x.split(settings.batch)
     images = [to_bytes(codec.decode(part) if codec else part) for part in parts]
-    return Evaluation(
-        _measured(evaluator, lambda: images, config, labels, settings), samples, evaluator.left_out(settings.count)
-    )
+    metrics = _measure(evaluator, lambda: images, config, labels, settings.seed)
+    return Evaluation(metrics, samples, evaluator.left_out(settings.count))
 
 
 def evaluate_run(
@@ -134,67 +130,63 @@ def evaluate_run(
     step: int | None = None,
     shard: int = 500,
     extractor: Extractor | None = None,
-    rank: int | None = None,
-    ranks: int | None = None,
     progress: bool = False,
 ) -> StoredEvaluation | None:
-    """Draw what samples of a run are missing, measure them, store the result; a result that is stored is given back.
+    """Draw the samples of a run that are missing, measure all, store the result; a stored result is returned as it is.
+
+    Started by torchrun, each rank draws its share of the shards.
 
     Args:
         weights: averaged or live ones.  step: of the checkpoint, by default the newest.
-        shard: samples of one file, which a job that was killed loses at most.
+        shard: samples in one file; an interrupted job loses at most one file.
         extractor: in place of the one that ``features`` names.
-        rank, ranks: draw each ``ranks``-th shard from number ``rank`` on; by default as torchrun set them.
 
     Returns:
-        None where other processes have not drawn their share yet: the last one to be done measures.
+        None where other ranks have not drawn their share yet: the last one to finish measures.
 
     Raises:
-        ConfigError: a setting that cannot be, a reference or weights that do not fit.
+        ConfigError: a setting that cannot work, a reference or weights that do not fit.
     """
     require(whole(shard, 1), "shard", shard, "take a whole number of at least 1")
-    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-    ranks = int(os.environ.get("WORLD_SIZE", 1)) if ranks is None else ranks
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     config, settings = run.config, settings.filled(run.config)
     step = max(run.checkpoints, default=None) if step is None else step
     network = run.model(weights, step)
     codec = codec_of(config, network.shape, settings.vae)
-    checkpoint = {"step": step, "digest": digest(run.checkpoints[step]) if step else config.to_json()}
+    evaluator = evaluator_of(settings, _image_shape(network.shape, codec), extractor, progress)
+    labels = _labels(settings, network.num_classes)
+
     sampling = {
         "sampler": settings.sampler.record(),
         "count": settings.count,
         "seed": settings.seed,
         "labels": settings.labels,
-        "checkpoint": checkpoint,
+        "checkpoint": {"step": step, "digest": digest(run.checkpoints[step]) if step else config.to_json()},
         "weights": weights,
         "shard": shard,
         "vae": codec and {"name": codec.source, "digest": codec.digest},
     }
-    evaluator = evaluator_of(settings, _shape(network.shape, codec), extractor, progress)
-    labels = _labels(settings, network.num_classes)
+    measuring = evaluator.record()
     key = _key({**sampling, "vae": codec and codec.digest})
     shards = Shards(run.path / "evaluations" / key, labels, shard)
-    begun = {"sampling": sampling, **evaluator.record()}
-    path = shards.folder.with_name(f"{key}-{_key(_dependence(begun))}.json")
+    path = shards.folder.with_name(f"{key}-{_key(_without_names(measuring))}.json")
     if path.exists():
         return StoredEvaluation(json.loads(path.read_text(encoding="utf-8")), path, shards)
 
-    def draw(numbers: range, labels: Tensor) -> Samples:
-        return _draw(network, config, settings, numbers, labels)
-
-    shards.make(draw, codec.decode if codec else torch.Tensor.clone, rank, ranks, progress)
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    draw, decode = partial(_draw, network, config, settings), codec.decode if codec else torch.Tensor.clone
+    shards.make(draw, decode, rank, ranks, progress)
     if shards.missing:
         return None
-    sampling["nfe"] = shards.evaluations()
-    measured = _measured(evaluator, lambda: shards.batches(settings.batch), config, labels, settings)
+    metrics = _measure(evaluator, lambda: shards.batches(settings.batch), config, labels, settings.seed)
     record = {
         "format": FORMAT,
         "run": run.path.name,
-        "metrics": {name: metric.record() for name, metric in measured.items()},
+        "metrics": {name: metric.record() for name, metric in metrics.items()},
         "left_out": evaluator.left_out(settings.count),
-        **begun,
+        "sampling": {**sampling, "nfe": shards.evaluations()},
+        **measuring,
         "commit": commit(),
         "machine": machine(),
     }
@@ -203,25 +195,25 @@ def evaluate_run(
     return StoredEvaluation(record, path, shards)
 
 
-def _measured(
-    evaluator: Evaluator, batches: Callable[[], Batches], config: Config, labels: Tensor, settings: EvaluationConfig
+def _measure(
+    evaluator: Evaluator, batches: Callable[[], Batches], config: Config, labels: Tensor, seed: int
 ) -> dict[str, Metric]:
-    """The evaluator's metrics, and memorisation, which is of the run's own training images if they are few.
+    """The evaluator's metrics, and memorisation where the run was trained on few images.
 
     Args:
-        batches: gives the images anew at each call: 50,000 of 256×256 are not to be in memory together.
+        batches: gives the images anew at each call, since 50,000 of 256×256 should not be in memory together.
     """
-    labelled = labels if bool((labels > 0).any()) else None
-    metrics = evaluator.metrics(batches(), len(labels), labelled, settings.seed)
-    own = settings.reference == WHOLE.get(config.dataset, config.dataset)
+    metrics = evaluator.metrics(batches(), labels, seed)
+    own_data = evaluator.settings.reference == WHOLE.get(config.dataset, config.dataset)
     second = evaluator.reference.second
-    if own and second is not None and second.count <= FEW:
-        train, held_out = (images_of(config.dataset, split) for split in ("train", "held_out"))
-        metrics["memorisation"] = Metric(memorisation(torch.cat(list(batches())), train, held_out))
+    if own_data and second is not None and second.count <= FEW:
+        own = open_reference(config.dataset, evaluator.shape)
+        metrics["memorisation"] = Metric(memorisation(torch.cat(list(batches())), own.second.images(), own.images()))
     return metrics
 
 
 def _draw(network: nn.Module, config: Config, settings: EvaluationConfig, numbers: range, labels: Tensor) -> Samples:
+    """The samples of these numbers, with their labels."""
     return sample_network(
         network,
         config,
@@ -240,39 +232,39 @@ def _labels(settings: EvaluationConfig, classes: int) -> Int[Tensor, " n"]:
     return torch.randint(classes, (settings.count,), generator=generator(settings.seed, Purpose.LABELS))
 
 
-def _shape(shape: Shape, codec: Codec | None) -> Shape:
+def _image_shape(shape: Shape, codec: Codec | None) -> Shape:
     """Shape of the images that samples of this shape are decoded to."""
     _, height, width = shape
     return shape if codec is None else (3, height * codec.factor, width * codec.factor)
 
 
 def codec_of(config: Config, shape: Shape, vae: str | None) -> Codec | None:
-    """The VAE that decodes a run's samples of this shape, and None for a run on pixels.
+    """The VAE that decodes a run's samples of this shape; None for a run on pixels.
 
     Raises:
-        ConfigError: latents and no VAE, or one that their store was not made with; pixels and a VAE.
+        ConfigError: latents without a VAE, or with another than their store was made with; pixels with a VAE.
     """
     fault = f"this run makes {{}} of {shape[0]} channels; {{}}"
     if shape[0] in (1, 3):
         require(vae is None, "vae", vae, fault.format("images", "leave it out"))
         return None
-    remedy = "name the VAE that its latents are of, such as --vae stabilityai/sd-vae-ft-ema"
+    remedy = "name the VAE of its latents, such as --vae stabilityai/sd-vae-ft-ema"
     require(vae is not None, "vae", vae, fault.format("latents", remedy))
     codec = Codec(vae)
-    require(codec.channels == shape[0], "vae", vae, fault.format("latents", f"its are of {codec.channels}"))
+    require(codec.channels == shape[0], "vae", vae, fault.format("latents", f"this VAE has {codec.channels}"))
     if (Path(config.dataset) / ABOUT).is_file():
         stored = read_about(Path(config.dataset))["vae"]
         same = stored is None or stored["digest"] == codec.digest
-        require(same, "vae", vae, f"the run's latents are of another: {stored and stored['name']}")
+        require(same, "vae", vae, f"the run's latents are those of another: {stored and stored['name']}")
     return codec
 
 
-def _dependence(begun: dict[str, Any]) -> dict[str, Any]:
-    """Everything that metrics depend on beside the samples."""
-    reference = {name: value for name, value in begun["reference"].items() if name != "name"}
-    other = begun["real_images"] and begun["real_images"]["digest"]
-    return {"format": FORMAT, "reference": reference, "real_images": other, "features": begun["features"]}
+def _without_names(measuring: dict[str, Any]) -> dict[str, Any]:
+    """All that metrics depend on beside the samples; a reference may move to another path."""
+    reference = {name: value for name, value in measuring["reference"].items() if name != "name"}
+    others = measuring["real_images"] and measuring["real_images"]["digest"]
+    return {"format": FORMAT, "reference": reference, "real_images": others, "features": measuring["features"]}
 
 
-def _key(of: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:12]
+def _key(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

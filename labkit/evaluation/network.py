@@ -7,7 +7,7 @@ from labkit import datasets
 from labkit.config import Config
 from labkit.metrics import geometry, linear_probe_accuracy
 from labkit.process import process_of
-from labkit.training import Look, see
+from labkit.training import Look, extract_features
 from labkit.training.stream import Stream
 
 LOSS_DRAWS = 4
@@ -15,11 +15,11 @@ LOSS_DRAWS = 4
 
 @torch.no_grad()
 def losses(network: nn.Module, config: Config, count: int) -> dict[str, float]:
-    """Mean squared error of what the network predicts, ``loss_train`` and ``loss_held_out``, and their ``loss_gap``.
+    """Mean squared error of the network's prediction, ``loss_train`` and ``loss_held_out``, and their ``loss_gap``.
 
     Noise and times are the same for every run. They are the same for both splits, too, unless one has fewer than
-    ``count`` images, as digits-few has: the levels of the two losses, and so of the gap, then differ by what other
-    times cost, which differences between runs leave out.
+    ``count`` images, as digits-few has: other times then shift the two losses, and the gap, by an amount that
+    differences between runs do not contain.
     """
     on, means = next(network.parameters()).device, {}
     process = process_of(config).to(on)
@@ -37,18 +37,19 @@ def block_geometry(
     network: nn.Module, config: Config, t: float = 0.5, count: int = 500, seed: int = 0
 ) -> dict[int, dict[str, float]]:
     """Block → geometry of its features of ``count`` held-out images, noised to time t by a fixed draw."""
-    features = see(network, Look(t, count, seed=seed), config).features
+    features = extract_features(network, Look(t, count, seed=seed), config).features
     return {block: geometry(z) for block, z in features.items()}
 
 
 def block_probes(network: nn.Module, config: Config, count: int) -> dict[int, float]:
-    """Block → held-out accuracy of a linear probe for the class, which the network does not get; empty for one class.
+    """Block → held-out accuracy of a linear probe for the class, which the network is not given; empty for one class.
 
     Args:
         count: images of each split.
     """
     train, held_out = (
-        see(network, Look(count=count, labelled=False, split=split), config) for split in ("train", "held_out")
+        extract_features(network, Look(count=count, labelled=False, split=split), config)
+        for split in ("train", "held_out")
     )
     if len(train.y.unique()) < 2:
         return {}

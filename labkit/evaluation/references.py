@@ -1,4 +1,4 @@
-"""What generated images are measured against: ADM's .npz files, folders of images, the lab's data sets.
+"""Real images that generated ones are measured against: ADM's .npz files, folders of images, the lab's data sets.
 
 ADM's format (Dhariwal & Nichol 2021): ``arr_0`` holds uint8 images (n, h, w, 3), and a reference may hold the mean
 ``mu`` and covariance ``sigma`` of the Inception features of a whole data set, beside images or alone.
@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,75 +39,76 @@ class Reference:
 
     name: str
     digest: str
-    """Of the files or the images."""
+    """SHA-256 of the files or the images."""
     count: int
-    """Images at hand, 0 where there are statistics alone."""
+    """Number of images, 0 where there are statistics alone."""
     read: Read | None = None
+    """None where there are statistics alone."""
     statistics: tuple[Float[Tensor, " d"], Float[Tensor, "d d"]] | None = None
     """Mean and covariance of features."""
     second: "Reference | None" = None
-    """Other real images, which the reference's own can be measured with."""
+    """Other real images, with which the reference itself can be measured."""
 
     def batches(self, size: int, rows: Int[Tensor, " n"] | None = None) -> Iterator[UInt8[Tensor, "_ c h w"]]:
         """The images, or those of some rows, ``size`` at a time."""
         for part in (torch.arange(self.count) if rows is None else rows).split(size):
             yield self.read(part)
 
+    def images(self, rows: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "_ c h w"]:
+        """All images, or those of some rows."""
+        return torch.cat(list(self.batches(250, rows)))
+
 
 def open_reference(name: str, shape: Shape) -> Reference:
     """A reference for images of this shape.
 
     Args:
-        name: an .npz file in ADM's format; a folder of images, which are cut to size as ``labkit prepare`` does; an
-            embedded data set or the folder of a store, of which the held-out images are taken.
+        name: an .npz file in ADM's format; a folder of images, which are cropped and scaled as ``labkit prepare``
+            does; an embedded data set or the folder of a store, of which the held-out images are taken.
         shape: of the images to be measured; a reference of other images is refused.
 
     Raises:
         ConfigError: there is no such reference, it cannot be read, or does not fit.
-        StoreError: the store is not whole or has no held-out images.
+        StoreError: the store is incomplete or has no held-out images.
     """
     path = Path(name)
     if name in datasets.EMBEDDED or (path / ABOUT).is_file():
-        held_out, train = (_of_source(f"{name}, {split}", name, split, shape) for split in ("held_out", "train"))
-        return Reference(held_out.name, held_out.digest, held_out.count, held_out.read, second=train)
+        held_out, train = (_split_of(name, split, shape) for split in ("held_out", "train"))
+        return replace(held_out, second=train)
     if path.is_dir():
-        return _of_folder(path, shape)
-    known = f"give an .npz file, a folder of images, a store, or one of {', '.join(datasets.EMBEDDED)}"
-    require(path.is_file(), "reference", name, f"there is no such file, folder or data set; {known}")
-    require(path.suffix == ".npz", "reference", name, f"{known}")
-    return _of_npz(path, shape)
+        return _folder(path, shape)
+    remedy = f"give an .npz file, a folder of images, a store, or one of {', '.join(datasets.EMBEDDED)}"
+    require(path.is_file(), "reference", name, f"there is no such file, folder or data set; {remedy}")
+    require(path.suffix == ".npz", "reference", name, remedy)
+    return _npz(path, shape)
 
 
-def _fits(name: str, found: tuple[int, ...], shape: Shape) -> None:
-    told = "its images are {}×{}×{}, and those to be measured {}×{}×{} (channels, height, width)"
-    require(tuple(found) == shape, "reference", name, told.format(*found, *shape) + "; prepare it at this size")
+def _check_shape(name: str, images: tuple[int, ...], shape: Shape) -> None:
+    fault = "its images are {}×{}×{}, and those to be measured {}×{}×{} (channels, height, width)"
+    require(tuple(images) == shape, "reference", name, fault.format(*images, *shape) + "; prepare it at this size")
 
 
-def _of_source(told: str, name: str, split: str, shape: Shape) -> Reference:
+def _split_of(name: str, split: str, shape: Shape) -> Reference:
     """One split of a data set; of latents, the images that they were made from."""
     source = datasets.load(name, split)
     latents = isinstance(source, LatentStore)
-    _fits(name, (3, source.about["size"], source.about["size"]) if latents else source.shape, shape)
+    label = f"{name}, {split}"
+    _check_shape(label, (3, source.about["size"], source.about["size"]) if latents else source.shape, shape)
 
     def read(rows: Tensor) -> Tensor:
-        return pixels(source, rows)
+        return to_bytes(source.pixels(rows) if latents else source.batch(rows).x)
 
     if isinstance(source, Store):
-        about = {key: source.about[key] for key in ("shards", "held_out")}
-        digest = hashlib.sha256(f"{split} {json.dumps(about, sort_keys=True)}".encode()).hexdigest()
+        content = {key: source.about[key] for key in ("shards", "held_out")}
+        digest = hashlib.sha256(f"{split} {json.dumps(content, sort_keys=True)}".encode()).hexdigest()
     else:
         digest = hashlib.sha256(read(torch.arange(len(source))).numpy()).hexdigest()
-    return Reference(told, digest, len(source), read)
+    return Reference(label, digest, len(source), read)
 
 
-def pixels(source: datasets.Source, rows: Int[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
-    """Images of a data set; of latents, those that they were made from."""
-    return to_bytes(source.pixels(rows) if isinstance(source, LatentStore) else source.batch(rows).x)
-
-
-def _of_folder(root: Path, shape: Shape) -> Reference:
-    found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-    files = sorted(path for path in found if path.is_file())
+def _folder(root: Path, shape: Shape) -> Reference:
+    images = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    files = sorted(path for path in images if path.is_file())
     require(len(files) > 0, "reference", str(root), "the folder holds no images")
     channels, height, width = shape
     digest = hashlib.sha256()
@@ -118,11 +119,11 @@ def _of_folder(root: Path, shape: Shape) -> Reference:
 
     def square(row: int) -> np.ndarray:
         try:
-            found = decode(files[row], height, channels)
+            decoded = decode(files[row], height, channels)
         except (BrokenImage, OSError) as error:
             raise ConfigError(f"reference = {str(root)!r}: {files[row]} cannot be read ({error}).") from error
-        require(not found.enlarged, "reference", str(files[row]), f"it is smaller than {height}×{width} pixels")
-        return found.pixels
+        require(not decoded.enlarged, "reference", str(files[row]), f"it is smaller than {height}×{width} pixels")
+        return decoded.pixels
 
     def read(rows: Tensor) -> Tensor:
         with ThreadPoolExecutor(cores()) as pool:
@@ -131,39 +132,41 @@ def _of_folder(root: Path, shape: Shape) -> Reference:
     return Reference(str(root), digest.hexdigest(), len(files), read)
 
 
-def _of_npz(path: Path, shape: Shape) -> Reference:
+def _npz(path: Path, shape: Shape) -> Reference:
     name = str(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
-            images, mean, covariance = (archive.get(key) for key in ("arr_0", "mu", "sigma"))
+            arrays, mean, covariance = (archive.get(key) for key in ("arr_0", "mu", "sigma"))
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        told = "cannot be read as an .npz file of plain arrays"
-        raise ConfigError(f"reference = {name!r} {told}: {error}") from error
-    images = None if images is None else _images(name, images, shape)
-    statistics = None if mean is None or covariance is None else _statistics(name, mean, covariance)
-    some = images is not None or statistics is not None
-    require(some, "reference", name, "it has neither images (arr_0) nor statistics (mu and sigma)")
-    read = None if images is None else (lambda rows: images[rows])
-    return Reference(name, digest, 0 if images is None else len(images), read, statistics)
+        fault = "cannot be read as an .npz file of plain arrays"
+        raise ConfigError(f"reference = {name!r} {fault}: {error}") from error
+    has_images, has_statistics = arrays is not None, mean is not None and covariance is not None
+    require(has_images or has_statistics, "reference", name, "it has neither images (arr_0) nor mu and sigma")
+    reference = Reference(name, digest, 0)
+    if has_statistics:
+        reference = replace(reference, statistics=_statistics(name, mean, covariance))
+    if has_images:
+        images = _images(name, arrays, shape)
+        reference = replace(reference, count=len(images), read=lambda rows: images[rows])
+    return reference
 
 
-def _images(name: str, images: Any, shape: Shape) -> UInt8[Tensor, "n c h w"]:
-    """``arr_0``; of grey images it may hold three equal channels, as an export does."""
-    kind = f"{images.dtype} {images.shape}"
-    right = images.dtype == np.uint8 and images.ndim in (3, 4) and len(images) > 0
-    require(right, "reference", name, f"arr_0 is {kind}; give uint8 images (n, h, w, 3)")
-    x = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+def _images(name: str, arrays: Any, shape: Shape) -> UInt8[Tensor, "n c h w"]:
+    """``arr_0`` as a tensor; grey images may be stored as three equal channels, as in an export."""
+    valid = arrays.dtype == np.uint8 and arrays.ndim in (3, 4) and len(arrays) > 0
+    require(valid, "reference", name, f"arr_0 is {arrays.dtype} {arrays.shape}; give uint8 images (n, h, w, 3)")
+    x = torch.from_numpy(arrays if arrays.ndim == 4 else arrays[..., None]).permute(0, 3, 1, 2)
     if shape[0] == 1 and x.shape[1] == 3 and bool((x == x[:, :1]).all()):
         x = x[:, :1]
-    _fits(name, tuple(x.shape[1:]), shape)
+    _check_shape(name, tuple(x.shape[1:]), shape)
     return x
 
 
 def _statistics(name: str, mean: Any, covariance: Any) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
     square = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
-    right = square and mean.dtype.kind == covariance.dtype.kind == "f"
-    told = f"mu is {mean.dtype} {mean.shape} and sigma {covariance.dtype} {covariance.shape}; give (d,) and (d, d)"
-    require(right, "reference", name, told)
+    valid = square and mean.dtype.kind == covariance.dtype.kind == "f"
+    fault = f"mu is {mean.dtype} {mean.shape} and sigma {covariance.dtype} {covariance.shape}; give (d,) and (d, d)"
+    require(valid, "reference", name, fault)
     return torch.from_numpy(mean).double(), torch.from_numpy(covariance).double()

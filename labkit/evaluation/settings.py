@@ -1,4 +1,4 @@
-"""How a trained model is judged: how samples are drawn, what they are compared with, and on which features."""
+"""The protocol of an evaluation: how samples are drawn, their reference, and the features that are compared."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Literal
 from labkit import datasets
 from labkit.checks import check_seed, choose, require, whole
 from labkit.config import Config
-from labkit.metrics.figures import NEIGHBOURS
+from labkit.metrics.images import NEIGHBOURS
 from labkit.models import Family
 from labkit.sampling import Sampler
 
@@ -16,7 +16,7 @@ PUBLISHED, SMALL = 50_000, 500
 Features = Literal["inception", "digits", "pixels"]
 Labels = Literal["in_turn", "uniform"]
 WHOLE = {"digits-few": "digits", "digits-unlabelled": "digits"}
-"""Data sets whose images are some of another's: they are measured against that."""
+"""Data sets that are part of another, which is their reference."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class EvaluationConfig:
     inception: Path | None = None
     """File of Inception's weights (.pth, .safetensors); None downloads them."""
     batch: int = 250
-    """Number of images measured at a time."""
+    """Number of images sampled and measured at a time."""
 
     def __post_init__(self) -> None:
         if self.features is not None:
             choose(self.features, Features, "features")
         choose(self.labels, Labels, "labels")
         least = NEIGHBOURS + 1
-        allowed = f"take a whole number of at least {least}: precision and recall look at {NEIGHBOURS} neighbours"
+        allowed = f"take a whole number of at least {least}, since precision and recall need {NEIGHBOURS} neighbours"
         require(self.count is None or whole(self.count, least), "count", self.count, allowed)
         if self.seed is not None:
             check_seed(self.seed)
@@ -62,15 +62,14 @@ class EvaluationConfig:
         require(unused, "inception", str(self.inception), f"features are {self.features}; leave one of them out")
 
     def filled(self, config: Config) -> "EvaluationConfig":
-        """The same with everything filled in for a run of this config."""
+        """The protocol with everything filled in for a run of this config."""
         reference = WHOLE.get(config.dataset, config.dataset) if self.reference is None else self.reference
         embedded = reference in datasets.EMBEDDED
         usual = "digits" if WHOLE.get(reference, reference) == "digits" else "pixels"
-        features = self.features or (usual if embedded and self.inception is None else "inception")
         return replace(
             self,
             reference=reference,
-            features=features,
+            features=self.features or (usual if embedded and self.inception is None else "inception"),
             sampler=self.sampler.filled(config.family),
             count=self.count or (SMALL if embedded else PUBLISHED),
             seed=config.seed if self.seed is None else self.seed,
@@ -78,7 +77,6 @@ class EvaluationConfig:
 
     def describe(self, *families: Family) -> str:
         """The protocol in words, for models of these families."""
-        count = f"{self.count} samples" if self.count else f"{SMALL} samples"
-        ways = dict.fromkeys(self.sampler.describe(family) for family in families or ("SiT",))
+        samplers = dict.fromkeys(self.sampler.describe(family) for family in families or ("SiT",))
         seed = "each run's own seed" if self.seed is None else f"seed {self.seed}"
-        return f"{count}, {' or '.join(ways)}, {seed}, averaged weights"
+        return f"{self.count or SMALL} samples, {' or '.join(samplers)}, {seed}, averaged weights"

@@ -1,6 +1,6 @@
-"""Many samples of a run, made shard by shard, so that a job of hours goes on after a kill and ranks share it.
+"""Many samples of a run, drawn shard by shard, so that a job of hours goes on after a kill and ranks share it.
 
-A shard holds the samples of a fixed range of numbers, made in the same batches whoever makes it: neither the number of
+A shard holds the samples of a fixed range of numbers, drawn in the same batches by any process: neither the number of
 ranks nor an interruption changes a bit of an image.
 """
 
@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ class Shards:
     """The files ``samples-00000.npy``, … of a folder: uint8 (n, c, h, w), a record beside each.
 
     Args:
-        folder: of these samples alone.  labels: one a sample.  size: samples of one file.
+        folder: holds these samples alone.  labels: one a sample.  size: samples in one file.
     """
 
     def __init__(self, folder: Path, labels: Int[Tensor, " n"], size: int) -> None:
@@ -45,6 +44,7 @@ class Shards:
 
     @cached_property
     def ranges(self) -> list[range]:
+        """Numbers of the samples of each shard."""
         count = len(self.labels)
         return [range(first, min(first + self.size, count)) for first in range(0, count, self.size)]
 
@@ -53,15 +53,14 @@ class Shards:
 
     @property
     def missing(self) -> list[int]:
-        """Numbers of the shards that are not there; what is there is whole."""
+        """Numbers of the shards that are not there; a shard that is there is complete."""
         return [number for number in range(len(self.ranges)) if not self.path(number).exists()]
 
     def make(self, draw: Draw, decode: Callable[[Tensor], Tensor], rank: int, ranks: int, progress: bool) -> None:
-        """Make what is missing of this rank's share, each ``ranks``-th shard from number ``rank`` on."""
-        own = range(len(self.ranges))[rank::ranks]
-        missing = set(self.missing)
-        left = [number for number in own if number in missing]
-        total, todo = (sum(len(self.ranges[number]) for number in numbers) for numbers in (own, left))
+        """Draw the missing shards of this rank's share, each ``ranks``-th shard from number ``rank`` on."""
+        share = range(len(self.ranges))[rank::ranks]
+        left = [number for number in self.missing if number in share]
+        total, todo = (sum(len(self.ranges[number]) for number in numbers) for numbers in (share, left))
         label = "sampling" if ranks == 1 else f"sampling the share of rank {rank}"
         with tqdm(total=total, initial=total - todo, desc=label, unit="image", disable=not progress or rank > 0) as bar:
             for number in left:
@@ -71,19 +70,20 @@ class Shards:
                 bar.update(len(numbers))
 
     def _write(self, number: int, x: Float[Tensor, "n c h w"], evaluations: int) -> None:
-        if not x.isfinite().all():
-            first = self.ranges[number].start + int((~x.isfinite().flatten(1).all(dim=1)).nonzero()[0])
-            raise SampleError(f"Sample {first} is not finite: has the run diverged? Choose an earlier step.")
+        finite = x.isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            sample = self.ranges[number].start + int((~finite).nonzero()[0])
+            raise SampleError(f"Sample {sample} is not finite: has the run diverged? Choose an earlier step.")
         record = {"nfe": evaluations, "first": self.ranges[number].start, "count": len(x)}
         mark = f".{os.getpid()}"
         replace_file(self.path(number).with_suffix(".json"), json.dumps(record).encode(), mark=mark)
         replace_file(self.path(number), *npy([to_bytes(x).numpy()]), mark=mark)  # last: now the shard is there
 
     def evaluations(self) -> float:
-        """Of the network a sample: the mean over the shards, which only differ under dopri5."""
+        """Evaluations of the network a sample: the mean over the shards, which differ under dopri5 only."""
         records = [json.loads(self.path(n).with_suffix(".json").read_text()) for n in range(len(self.ranges))]
-        total = sum(record["nfe"] * record["count"] for record in records) / len(self.labels)
-        return int(total) if total == int(total) else total
+        mean = sum(record["nfe"] * record["count"] for record in records) / len(self.labels)
+        return int(mean) if mean == int(mean) else mean
 
     def batches(self, size: int) -> Iterator[UInt8[Tensor, "_ c h w"]]:
         """The images in their order, at most ``size`` at a time."""
@@ -95,41 +95,32 @@ class Shards:
         try:
             x = np.load(path)
         except (OSError, ValueError, EOFError) as error:
-            raise SampleError(f"{path} cannot be read ({error}); remove it and ask again.") from error
+            raise SampleError(f"{path} cannot be read ({error}); remove it and start again.") from error
         if x.dtype != np.uint8 or x.ndim != 4 or len(x) != len(self.ranges[number]):
-            told = f"it holds {x.dtype} {x.shape}; remove it and ask again"
-            raise SampleError(f"{path} is none of these samples: {told}.")
+            raise SampleError(f"{path} holds {x.dtype} {x.shape}, not these samples; remove it and start again.")
         return x
 
     def export(self, path: Path) -> None:
-        """Write all as an .npz in ADM's format: ``arr_0`` uint8 (n, h, w, 3), ``arr_1`` labels; grey thrice.
+        """Write all as an .npz in ADM's format: ``arr_0`` uint8 (n, h, w, 3), ``arr_1`` labels; grey three times.
 
-        A shard at a time; the file appears whole or not at all.
+        One shard is in memory at a time; the file appears whole or not at all.
         """
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        shape = (len(self.labels), *self._read(0).shape[2:], 3)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
                 with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-                    shape = (len(self.labels), *_colour(self._read(0)).shape[1:])
-                    _head(file, shape, np.dtype(np.uint8))
+                    header = {"shape": shape, "fortran_order": False, "descr": "|u1"}
+                    np.lib.format.write_array_header_1_0(file, header)
                     for number in range(len(self.ranges)):
-                        file.write(_colour(self._read(number)).tobytes())
+                        x = self._read(number).transpose(0, 2, 3, 1)
+                        file.write(np.broadcast_to(x, (len(x), *shape[1:])).tobytes())
                 with archive.open("arr_1.npy", "w") as file:
                     np.lib.format.write_array(file, self.labels.numpy())
             os.replace(part, path)
         except OSError as error:
-            raise DiskError(unwritten(path, len(self.labels) * 3 * self._read(0)[0, 0].size, error)) from error
+            raise DiskError(unwritten(path, int(np.prod(shape)), error)) from error
         finally:
             with contextlib.suppress(OSError):
                 part.unlink()
-
-
-def _colour(x: UInt8[np.ndarray, "n c h w"]) -> UInt8[np.ndarray, "n h w 3"]:
-    x = x.transpose(0, 2, 3, 1)
-    return np.broadcast_to(x, (*x.shape[:3], 3))
-
-
-def _head(file: Any, shape: tuple[int, ...], kind: np.dtype) -> None:
-    about = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(kind)}
-    np.lib.format.write_array_header_1_0(file, about)

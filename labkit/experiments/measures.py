@@ -19,7 +19,7 @@ from labkit.checks import require, whole
 from labkit.config import Config
 from labkit.evaluation import EvaluationConfig, block_geometry, block_probes, evaluate, evaluator_of, losses
 from labkit.evaluation.settings import WHOLE
-from labkit.metrics.figures import NEIGHBOURS
+from labkit.metrics.images import NEIGHBOURS
 from labkit.models import Transformer
 from labkit.sampling import Sampler
 from labkit.training import Run

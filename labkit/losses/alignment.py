@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import finite, require, whole
+from labkit.checks import require, whole
 from labkit.distances import NO_DIRECTION, paired_cosines
-from labkit.losses.weight import Schedule, checked_schedule
+from labkit.losses.weight import Schedule, check_weight
 from labkit.ops import full_precision, rows
 
 
@@ -34,58 +34,53 @@ def repa_loss(
 
     Raises:
         ValueError: shapes that differ or are not (B, T, D), or no token at all.
-        TypeError: tokens that are no floating-point numbers.
+        TypeError: tokens that are not floating-point numbers.
     """
-    _check(projected, target)
+    _check_shapes(projected, target)
     with full_precision(projected.device):
-        ours, theirs = rows(projected.flatten(0, 1), "projected"), rows(target.detach().flatten(0, 1), "target")
-        kind = torch.promote_types(ours.dtype, theirs.dtype)
-        cosines = paired_cosines(ours.to(kind), theirs.to(kind))
-        # The gradient grows as 1/norm; where there is no direction to turn, it would only be a huge number.
-        directionless = torch.linalg.vector_norm(ours.detach(), ord=math.inf, dim=1) < NO_DIRECTION  # NaN is not
+        h, y = rows(projected.flatten(0, 1), "projected"), rows(target.detach().flatten(0, 1), "target")
+        dtype = torch.promote_types(h.dtype, y.dtype)
+        cosines = paired_cosines(h.to(dtype), y.to(dtype))
+        # The gradient grows as 1/norm; for a token without direction it would be huge and mean nothing. NaN stays.
+        directionless = torch.linalg.vector_norm(h.detach(), ord=math.inf, dim=1) < NO_DIRECTION
         return -torch.where(directionless, 0, cosines).mean()
 
 
-def _check(projected: Tensor, target: Tensor) -> None:
-    told = f"projected has shape {tuple(projected.shape)} and target {tuple(target.shape)}"
+def _check_shapes(projected: Tensor, target: Tensor) -> None:
+    shapes = f"projected has shape {tuple(projected.shape)} and target {tuple(target.shape)}"
     if projected.ndim != 3 or target.ndim != 3 or 0 in projected.shape:
-        raise ValueError(f"{told}; give tokens of shape (B, T, D) for both, with at least one entry.")
-    (batch, tokens, width), (theirs_batch, theirs_tokens, theirs_width) = projected.shape, target.shape
-    if batch != theirs_batch:
-        raise ValueError(f"{told}: the batches differ; give the teacher the same images as the model.")
-    if tokens != theirs_tokens:
+        raise ValueError(f"{shapes}; give tokens of shape (B, T, D) for both, with at least one entry.")
+    (batch, tokens, width), (target_batch, target_tokens, target_width) = projected.shape, target.shape
+    if batch != target_batch:
+        raise ValueError(f"{shapes}: the batches differ; give the teacher the same images as the model.")
+    if tokens != target_tokens:
         raise ValueError(
-            f"{told}: the model has {tokens} tokens an image and the teacher {theirs_tokens}, since the model's patch "
-            "and the teacher's grid differ; choose a patch, or the size of the teacher's images, so that they agree."
+            f"{shapes}: the model has {tokens} tokens an image and the teacher {target_tokens}, since the model's "
+            "patch and the teacher's grid differ; choose a patch or a size of the teacher's images that makes them "
+            "agree."
         )
-    if width != theirs_width:
-        raise ValueError(f"{told}: the widths differ; give the projector the teacher's width, {theirs_width}.")
+    if width != target_width:
+        raise ValueError(f"{shapes}: the widths differ; give the projector the teacher's width, {target_width}.")
 
 
 @dataclass(frozen=True)
 class Repa:
-    """Settings of representation alignment (Yu et al. 2024), of a block's projected tokens with a teacher's."""
+    """Settings of representation alignment (Yu et al. 2024): a block's projected tokens with a teacher's."""
 
     lam: float | None = None
     """Weight λ ≥ 0; the paper's is 0.5. None is off."""
     block: int | None = None
-    """Block whose tokens are aligned, numbered from 0. None is depth // 4: 7 for XL and 3 for B, as in its paper."""
+    """Block whose tokens are aligned, numbered from 0. None is depth // 4: 7 for XL and 3 for B, as in the paper."""
     teacher: str = "digits"
-    """Teacher: digits is the lab's own; else hub id or folder of a DINOv2, such as facebook/dinov2-base."""
+    """Teacher: digits (the lab's own), or a hub id or folder of a DINOv2, such as facebook/dinov2-base."""
     hidden: int = 2048
-    """Width of the projector: three layers that are trained along."""
+    """Width of the hidden layers of the projector, which is trained with the model."""
     schedule: Schedule = ()
     """Factor of λ over training, as pairs of a step and a factor, on a line between them. Empty: λ stays."""
 
     def __post_init__(self) -> None:
-        lam = self.lam
-        require(lam is None or (finite(lam) and lam >= 0), "repa.lam", lam, "take a finite number ≥ 0, or None for off")
+        check_weight(self, "repa")
         require(self.block is None or whole(self.block, 0), "repa.block", self.block, "take a whole number from 0")
-        require(
-            isinstance(self.teacher, str) and self.teacher != "",
-            "repa.teacher",
-            self.teacher,
-            "say digits, or a hub id or folder",
-        )
-        object.__setattr__(self, "schedule", checked_schedule(self.schedule, "repa.schedule"))
+        named = isinstance(self.teacher, str) and self.teacher != ""
+        require(named, "repa.teacher", self.teacher, "give digits, or a hub id or folder")
         require(whole(self.hidden, 1), "repa.hidden", self.hidden, "take a whole number of at least 1")

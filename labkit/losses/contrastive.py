@@ -18,7 +18,7 @@ both forms are of order 1 at any P. No P×P matrix is made: ‖Z₁ᵀZ₂‖² 
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -77,29 +77,19 @@ def contrastive_parts(
     alignment_weight: float = 1.0,
     form: Form = "additive",
 ) -> Parts:
-    """The same in its two terms, not yet weighted by α."""
-    check_parent(variant, alignment_weight, form, include_self)
+    """The two terms of ``contrastive_loss``, before the weight α."""
+    _check_form(variant, alignment_weight, form, include_self)
     return _parts(z, z_positive, form, variant, **loss_arguments(variant, tau, margin, include_self))
 
 
-def _parts(
-    z: Tensor,
-    z_positive: Tensor,
-    form: Form,
-    variant: Variant,
-    tau: float | None,
-    margin: float | None,
-    include_self: bool | None,
-) -> Parts:
-    """Both terms, of arguments that are checked and filled in."""
+def _parts(z: Tensor, z_positive: Tensor, form: Form, variant: Variant, tau: float | None, **others: Any) -> Parts:
+    """Both terms, with arguments that are checked and completed."""
     a, b = rows(z), rows(z_positive, "z_positive")
     if a.shape != b.shape:
-        raise ValueError(
-            f"z has {tuple(z.shape)} and z_positive {tuple(z_positive.shape)}: give two views of the same samples, "
-            "with as many features each."
-        )
+        shapes = f"z has {tuple(z.shape)} and z_positive {tuple(z_positive.shape)}"
+        raise ValueError(f"{shapes}: give two views of the same samples, with as many features each.")
     if form == "additive":
-        repelled = repulsion(a, variant, tau, margin, include_self)  # of a: half features are raised once
+        repelled = repulsion(a, variant, tau, **others)  # a, not z: half features are raised once
         with full_precision(z.device):
             return Parts(_alignment(a, b, variant, tau), repelled)
     check_size(*a.shape, variant)
@@ -116,11 +106,7 @@ def _alignment(a: Tensor, b: Tensor, variant: Variant, tau: float | None) -> Flo
         return -paired_cosines(a, b).mean() / tau
     if variant == "hinge":
         return paired_sq_distances(a, b, per=features).square().mean()
-    return _unlike(torch.linalg.vecdot(standardized(a), standardized(b), dim=0) / len(a))
-
-
-def _unlike(diagonal: Float[Tensor, " features"]) -> Float[Tensor, ""]:
-    """Σ_m (1 − C⁺_mm)² / P."""
+    diagonal = torch.linalg.vecdot(standardized(a), standardized(b), dim=0) / len(a)
     return (1 - diagonal).square().mean()
 
 
@@ -137,12 +123,13 @@ def _cross_correlations(a: Tensor, b: Tensor) -> Parts:
     a, b = standardized(a), standardized(b)
     diagonal = torch.linalg.vecdot(a, b, dim=0) / batch
     squares = (gram(a) * gram(b)).sum() / batch**2
-    return Parts(_unlike(diagonal), (squares - diagonal.square().sum()) / (features * (features - 1)))
+    others = (squares - diagonal.square().sum()) / (features * (features - 1))
+    return Parts((1 - diagonal).square().mean(), others)
 
 
 @dataclass(frozen=True)
 class Contrastive(Dispersive):
-    """Settings of the contrastive parent: a second noised view of each image, to which its features are drawn.
+    """Settings of the contrastive loss, which draws the features of two noised views of an image together.
 
     L = α·A(z, z⁺) + dispersive_loss(z): α = 1 is contrastive, α = 0 the Dispersive Loss. The denoising loss sees the
     first view only.
@@ -160,35 +147,27 @@ class Contrastive(Dispersive):
     def __post_init__(self) -> None:
         super().__post_init__()
         choose(self.noise, Noise, "contrastive.noise")
-        check_parent(self.variant, self.alignment_weight, self.form, self.include_self, "contrastive.")
+        _check_form(self.variant, self.alignment_weight, self.form, self.include_self, "contrastive.")
         gap = self.max_gap
         require(finite(gap) and 0 <= gap <= 1, "contrastive.max_gap", gap, "take a distance between times in [0, 1]")
 
     def loss(self, z: Float[Tensor, "batch ..."], z_positive: Float[Tensor, "batch ..."]) -> Float[Tensor, ""]:
-        """``contrastive_loss`` by these settings."""
+        """``contrastive_loss`` with these settings."""
         alignment, repelled = self.parts(z, z_positive)
         return self.alignment_weight * alignment + repelled
 
     def parts(self, z: Float[Tensor, "batch ..."], z_positive: Float[Tensor, "batch ..."]) -> Parts:
-        """``contrastive_parts`` by these settings."""
+        """``contrastive_parts`` with these settings."""
         return _parts(z, z_positive, self.form, **self.arguments)
 
 
-def check_parent(variant: str, alignment_weight: float, form: str, include_self: bool | None, prefix: str = "") -> None:
-    """Refuse what a contrastive parent cannot be."""
+def _check_form(variant: str, weight: float, form: str, include_self: bool | None, prefix: str = "") -> None:
+    """Refuse a form, or settings that do not go with it."""
     choose(form, Form, f"{prefix}form")
-    weight = alignment_weight
-    require(
-        finite(weight) and weight >= 0, f"{prefix}alignment_weight", weight, "α must be a finite number of at least 0"
-    )
+    name = f"{prefix}alignment_weight"
+    require(finite(weight) and weight >= 0, name, weight, "α must be a finite number of at least 0")
     if form == "original":
-        require(
-            variant != "hinge", f"{prefix}form", form, "the hinge's parent is the additive one, it has no other form"
-        )
-        require(weight == 1, f"{prefix}alignment_weight", weight, "the original forms are whole, with α = 1 only")
-        require(
-            include_self is None,
-            f"{prefix}include_self",
-            include_self,
-            "in the original forms the pair (i, i) is the positive; leave it out",
-        )
+        require(variant != "hinge", f"{prefix}form", form, "the hinge has the additive form only")
+        require(weight == 1, name, weight, "the original forms have no weight: they are defined with α = 1 only")
+        allowed = "in the original forms the pair (i, i) is the positive; leave it out"
+        require(include_self is None, f"{prefix}include_self", include_self, allowed)

@@ -25,29 +25,29 @@ def diffusion_errors(
     k: Steps,
     schedule: Schedule,
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """The squared error of the noise, and the bound, of each sample, in float32 (float64 stays float64).
+    """Squared error of the noise, and the bound in bits a number, of each sample; float32 (float64 stays float64).
 
     Args:
-        output: the network's, noise and variance: (B, 2C, …).  noise: what was added.  x1: the data.
+        output: prediction of noise and variance, (B, 2C, …).  noise: added noise ε, (B, C, …).  x1: the data.
         x_k: the noised data.  k: the steps, 0 ≤ k < len(schedule).
     """
     channels = noise.shape[1]
     if output.shape != (len(noise), 2 * channels, *noise.shape[2:]):
         raise ValueError(
-            f"output has shape {tuple(output.shape)} and noise {tuple(noise.shape)}; the network has to say noise and "
-            "variance, twice the channels."
+            f"output has shape {tuple(output.shape)} and noise {tuple(noise.shape)}; the network has to predict noise "
+            "and variance, twice the channels."
         )
-    kind = torch.promote_types(output.dtype, torch.float32)
-    output, noise, x1, x_k = (x.to(kind) for x in (output, noise, x1, x_k))
-    said, v = output.split(channels, dim=1)
-    mean = schedule.posterior_mean(schedule.data(x_k, said.detach(), k), x_k, k)
-    log_variance = schedule.log_variance(v, k)
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    output, noise, x1, x_k = (x.to(dtype) for x in (output, noise, x1, x_k))
+    eps_pred, var_logit = output.split(channels, dim=1)
+    mean = schedule.posterior_mean(schedule.data(x_k, eps_pred.detach(), k), x_k, k)
+    log_variance = schedule.log_variance(var_logit, k)
     true_mean = schedule.posterior_mean(x1, x_k, k)
     true_log_variance = schedule.log_variance(-torch.ones_like(x1), k)  # the lower end of the range
     kl = _kl(true_mean, true_log_variance, mean, log_variance).flatten(1).mean(dim=1)
     likelihood = _level_log_likelihood(x1, mean, log_variance / 2).flatten(1).mean(dim=1)
     bound = torch.where(k == 0, -likelihood, kl) / math.log(2)
-    return (said - noise).square().flatten(1).mean(dim=1), bound
+    return (eps_pred - noise).square().flatten(1).mean(dim=1), bound
 
 
 def _kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def _kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tens
 
 
 def _level_log_likelihood(x: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
-    """log of the Gaussian's probability of x's level; the lowest and the highest reach to infinity."""
+    """Log-probability of x's level under a Gaussian; the lowest and the highest level reach to infinity."""
     scaled = torch.exp(-log_deviation)
     above, below = ((x - mean + side) * scaled for side in (LEVEL, -LEVEL))
     upper = torch.where(x > 0.999, torch.ones_like(x), torch.special.ndtr(above))

@@ -1,4 +1,4 @@
-"""Dispersive Loss (Wang & He 2025): contrastive learning's repulsion without its positive pair, in four variants.
+"""Dispersive Loss (Wang & He 2025): the repulsion of contrastive learning without positive pairs, in four variants.
 
 Symbols: z_i ∈ R^P is the flattened feature of sample i, D_ij = ‖z_i − z_j‖² / P, τ the temperature, ε the margin, B the
 batch, E_ij the mean over all B² ordered pairs, the B self-pairs included.
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from labkit.checks import as_tuple, choose, finite, require, whole
 from labkit.distances import gram, pairwise_cosines, pairwise_sq_distances, standardized
-from labkit.losses.weight import Schedule, checked_schedule
+from labkit.losses.weight import Schedule, check_weight
 from labkit.ops import full_precision, log_mean_exp, off_diagonal, rows
 
 Variant = Literal["infonce_l2", "infonce_cosine", "hinge", "covariance"]
@@ -46,28 +46,31 @@ KNOBS: dict[str, dict[str, float | bool]] = {
 def loss_arguments(
     variant: str, tau: float | None, margin: float | None, include_self: bool | None, prefix: str = ""
 ) -> dict[str, Any]:
-    """The settings that a variant works with: defaults for None, and what it has no use for is refused.
+    """Settings of a variant, with its defaults for None.
 
     Returns:
         tau, margin and include_self by name; None where the variant has none.
+
+    Raises:
+        ConfigError: an unknown variant, a setting that it does not have, or a value out of range.
     """
     choose(variant, Variant, f"{prefix}variant")
     knobs, arguments = KNOBS[variant], {}
     for name, value in {"tau": tau, "margin": margin, "include_self": include_self}.items():
-        has = f"it takes {' and '.join(knobs)}" if knobs else "it takes none"
-        require(value is None or name in knobs, f"{prefix}{name}", value, f"{variant} has no such setting, {has}")
-        arguments[name] = knobs.get(name) if value is None else value
-    for name, meaning in {"tau": "the temperature", "margin": "the margin ε"}.items():
-        value, default = arguments[name], knobs.get(name)
-        allowed = f"{meaning} must be a finite number above 0 (by default {default})"
-        require(name not in knobs or (finite(value) and value > 0), f"{prefix}{name}", value, allowed)
-    own = arguments["include_self"]
-    require(own is None or isinstance(own, bool), f"{prefix}include_self", own, "say True or False")
+        others = f"{variant} has no such setting, it takes {' and '.join(knobs) or 'none'}"
+        require(value is None or name in knobs, f"{prefix}{name}", value, others)
+        default = knobs.get(name)
+        arguments[name] = value = default if value is None else value
+        if isinstance(default, bool):
+            require(isinstance(value, bool), f"{prefix}{name}", value, "give True or False")
+        elif default is not None:
+            allowed = f"give a finite number above 0 (by default {default})"
+            require(finite(value) and value > 0, f"{prefix}{name}", value, allowed)
     return arguments
 
 
 def own_knobs(variant: str, holder: Any) -> dict[str, float]:
-    """Those of τ and ε that a variant has, with the values that ``holder`` has under these names."""
+    """τ or ε, if the variant has it, by name, with the value of the holder's attribute of that name."""
     return {name: getattr(holder, name) for name in ("tau", "margin") if name in KNOBS[variant]}
 
 
@@ -98,7 +101,7 @@ def dispersive_loss(
     Raises:
         ConfigError: an unknown variant, a value out of its range, or a setting that the variant does not have.
         ValueError: too few samples or features.
-        TypeError: features that are no floating-point numbers.
+        TypeError: features that are not floating-point numbers.
     """
     return repulsion(z, variant, **loss_arguments(variant, tau, margin, include_self))
 
@@ -106,7 +109,7 @@ def dispersive_loss(
 def repulsion(
     z: Float[Tensor, "batch ..."], variant: Variant, tau: float | None, margin: float | None, include_self: bool | None
 ) -> Float[Tensor, ""]:
-    """The same of arguments that ``loss_arguments`` has checked and filled in."""
+    """Dispersive Loss with arguments that ``loss_arguments`` has checked and completed."""
     flat = rows(z)
     batch, features = flat.shape
     check_size(batch, features, variant)
@@ -125,7 +128,7 @@ def _off_diagonal_correlations(flat: Float[Tensor, "batch features"]) -> Float[T
     batch, features = flat.shape
     z = standardized(flat)
     squares = gram(z).square().sum() / batch**2
-    # The diagonal, C_mm = 1 (0 for a constant feature), is what standardising makes it: it has no gradient.
+    # The diagonal is fixed by the standardising, C_mm = 1 (0 for a constant feature), and has no gradient.
     diagonal = z.detach().square().mean(dim=0).square().sum()
     return (squares - diagonal) / (features * (features - 1))
 
@@ -138,7 +141,7 @@ def dispersive_floor(
     include_self: bool | None = None,
     features: int | None = None,
 ) -> float:
-    """The least value that the loss of a batch can have; where a curve stays on it, its regularizer has finished.
+    """Least value that the loss of a batch can have; a curve that stays on it has nothing left to gain.
 
     −log B for L2, once all pairs are far apart; for the cosine when the B directions spread like a simplex; ε²/B for
     the hinge when all pairs have D ≥ ε; for the covariance with P ``features`` (needed there) what is left when P
@@ -150,20 +153,20 @@ def dispersive_floor(
         if features is None:
             raise ValueError("features = None: the floor of the covariance depends on the number of features P.")
         return max(features**2 / (batch - 1) - features, 0.0) / (features * (features - 1))
-    own, tau = arguments["include_self"], arguments["tau"]
+    with_self, tau = arguments["include_self"], arguments["tau"]
     if variant == "hinge":
-        return arguments["margin"] ** 2 / batch if own else 0.0
+        return arguments["margin"] ** 2 / batch if with_self else 0.0
     if variant == "infonce_l2":
-        return -math.log(batch) if own else -math.inf
+        return -math.log(batch) if with_self else -math.inf
     if variant != "infonce_cosine":
-        return -math.inf  # not known
+        return -math.inf  # of a variant whose floor nobody has derived
     apart = -1 / ((batch - 1) * tau)
     # 1/τ is taken out of both exponentials, which overflow at small τ.
-    return 1 / tau + math.log(1 / batch + (1 - 1 / batch) * math.exp(apart - 1 / tau)) if own else apart
+    return 1 / tau + math.log(1 / batch + (1 - 1 / batch) * math.exp(apart - 1 / tau)) if with_self else apart
 
 
 def check_size(batch: int, features: int, variant: Variant) -> None:
-    """Refuse a batch in which the variant has nothing to tell."""
+    """Refuse a batch that is too small for the variant."""
     if batch < 2:
         raise ValueError(
             f"z has a batch of {batch}; give at least 2 samples: one alone has no pair, loss 0, no gradient."
@@ -177,7 +180,7 @@ def check_size(batch: int, features: int, variant: Variant) -> None:
 
 @dataclass(frozen=True)
 class Dispersive:
-    """Settings of the Dispersive Loss: its arguments, the blocks that it reads, and its weight λ."""
+    """Settings of the Dispersive Loss: its arguments, the blocks that it acts on, and its weight λ."""
 
     lam: float | None = None
     """Weight λ ≥ 0. None is off; 0 is computed, logged and multiplied by 0, so it trains the same bits as off."""
@@ -186,7 +189,7 @@ class Dispersive:
     variant: Variant = "infonce_l2"
     """Form of the loss."""
     blocks: tuple[int, ...] | Literal["all", "last"] | None = None
-    """Blocks, numbered from 0, whose output is regularized (metered, where λ is off). None is depth // 4."""
+    """Blocks, numbered from 0, whose output is regularized (only measured, where λ is off). None is depth // 4."""
     margin: float | None = None
     """Margin ε > 0 of the hinge. None is 1 (the paper's value is not known)."""
     include_self: bool | None = None
@@ -202,52 +205,28 @@ class Dispersive:
 
     def __post_init__(self) -> None:
         group = type(self).__name__.lower()
-        require(
-            self.lam is None or (finite(self.lam) and self.lam >= 0),
-            f"{group}.lam",
-            self.lam,
-            "λ must be a finite number of at least 0, or None for off",
-        )
-        _ = self.arguments  # refuses what cannot be
-        self._check_blocks(f"{group}.blocks")
+        check_weight(self, group)
+        _ = self.arguments  # refuses what the variant cannot use
+        if self.blocks not in (None, "all", "last"):
+            blocks, name = as_tuple(self.blocks), f"{group}.blocks"
+            allowed = "give one or several blocks as whole numbers from 0, or 'all' or 'last'"
+            require(len(blocks) > 0 and all(whole(block, 0) for block in blocks), name, blocks, allowed)
+            require(len(set(blocks)) == len(blocks), name, blocks, "give each block once")
+            object.__setattr__(self, "blocks", blocks)
         choose(self.reduce, Reduce, f"{group}.reduce")
         choose(self.negatives, Negatives, f"{group}.negatives")
-        least = 3 if self.variant == "covariance" else 2
-        require(
-            self.chunk is None or whole(self.chunk, least),
-            f"{group}.chunk",
-            self.chunk,
-            f"take a whole number of at least {least}",
-        )
-        require(
-            self.chunk is None or self.negatives == "local",
-            f"{group}.chunk",
-            self.chunk,
-            "chunks part the batch of one device; take negatives = local",
-        )
-        object.__setattr__(self, "schedule", checked_schedule(self.schedule, f"{group}.schedule"))
-
-    def _check_blocks(self, name: str) -> None:
-        if self.blocks is None or self.blocks in ("all", "last"):
-            return
-        object.__setattr__(self, "blocks", as_tuple(self.blocks))
-        require(
-            len(self.blocks) > 0 and all(whole(b, 0) for b in self.blocks),
-            name,
-            self.blocks,
-            "name one or several blocks by whole numbers from 0, or say 'all' or 'last'",
-        )
-        require(len(set(self.blocks)) == len(self.blocks), name, self.blocks, "name each block once")
+        if self.chunk is not None:
+            least, name = 3 if self.variant == "covariance" else 2, f"{group}.chunk"
+            require(whole(self.chunk, least), name, self.chunk, f"take a whole number of at least {least}")
+            allowed = "chunks divide the batch of one device; take negatives = local"
+            require(self.negatives == "local", name, self.chunk, allowed)
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """Arguments of ``dispersive_loss`` beside the features, checked and filled in."""
-        prefix = f"{type(self).__name__.lower()}."
-        return {
-            "variant": self.variant,
-            **loss_arguments(self.variant, self.tau, self.margin, self.include_self, prefix),
-        }
+        variant, prefix = self.variant, f"{type(self).__name__.lower()}."
+        return {"variant": variant, **loss_arguments(variant, self.tau, self.margin, self.include_self, prefix)}
 
     def loss(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, ""]:
-        """``dispersive_loss`` by these settings."""
+        """``dispersive_loss`` with these settings."""
         return repulsion(z, **self.arguments)

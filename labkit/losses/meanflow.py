@@ -52,18 +52,18 @@ def tangent(
     """
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         if torch.compiler.is_compiling():
-            point = tuple(p.clone() for p in point)  # of a view it cannot trace the derivative
+            point = tuple(p.clone() for p in point)  # the compiler cannot trace the derivative of a view
             return torch.func.jvp(f, point, direction)[1]
         with forward.dual_level(), _Constants():
-            found = f(*(forward.make_dual(p, d) for p, d in zip(point, direction, strict=True)))
-            slope = forward.unpack_dual(found).tangent
-            return torch.zeros_like(found) if slope is None else slope
+            output = f(*(forward.make_dual(p, d) for p, d in zip(point, direction, strict=True)))
+            slope = forward.unpack_dual(output).tangent
+            return torch.zeros_like(output) if slope is None else slope
 
 
 class _Constants(TorchFunctionMode):
-    """Linear layers and sums in which one operand has no tangent: torch would add zeros for it, in half of its time.
+    """Linear layers and sums in which one operand has no tangent.
 
-    Of a small network, that is: what the zeros cost does not depend on the size of a batch.
+    torch would make a tangent of zeros for it, which takes half of the time of a small network, at any batch size.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -74,9 +74,9 @@ class _Constants(TorchFunctionMode):
                 return forward.make_dual(F.linear(value, weight, bias), F.linear(slope, weight))
         if func in SUMS and not kwargs and len(args) == 2:
             values, slopes = zip(*(_parts(term) for term in args), strict=True)
-            known = [slope for slope in slopes if slope is not None]
-            if len(known) == 1 and known[0].shape == (total := func(*values)).shape:
-                return forward.make_dual(total, known[0].to(total.dtype))  # under autocast, bfloat16 + float32
+            tangents = [slope for slope in slopes if slope is not None]
+            if len(tangents) == 1 and tangents[0].shape == (total := func(*values)).shape:
+                return forward.make_dual(total, tangents[0].to(total.dtype))  # under autocast, bfloat16 + float32
         return func(*args, **(kwargs or {}))
 
 
@@ -89,7 +89,7 @@ def _parts(term: Tensor | float) -> tuple[Tensor | float, Tensor | None]:
 
 
 def adaptive_loss(squared: Float[Tensor, " batch"], power: float, constant: float) -> Float[Tensor, " batch"]:
-    """e/(e + c)^p of each sample, the divisor detached (its eq. 22): with p = 1 about 1 for ever, while e falls.
+    """e/(e + c)^p of each sample, the divisor detached (eq. 22): with p = 1 it stays near 1 while e falls.
 
     Args:
         squared: e, the squared error summed over a sample's entries.  power: p ≥ 0.  constant: c > 0.
@@ -102,9 +102,9 @@ class MeanFlow:
     """Settings of MeanFlow (Geng et al. 2025), by default those of its ImageNet runs.
 
     A pair of times is drawn logit-normal and sorted, t ≤ s. Most samples train at s = t, where the average velocity is
-    the velocity itself; a fixed share of each batch trains over a span. With guidance ω and mixing κ the velocity that
-    is trained on is ω·v + κ·u(x, t, t | y) + (1 − ω − κ)·u(x, t, t | no label); with κ = 0 this is classifier-free
-    guidance of scale ω, in the one step.
+    the velocity itself; a fixed share of each batch trains over a span. With guidance ω and mixing κ the target
+    velocity is ω·v + κ·u(x, t, t | y) + (1 − ω − κ)·u(x, t, t | no label); with κ = 0 this is classifier-free guidance
+    of scale ω, built into the network.
     """
 
     share: float = 0.25
@@ -118,25 +118,25 @@ class MeanFlow:
     constant: float = 0.01
     """Constant c > 0 of the weight 1/(e + c)^p."""
     guidance: float = 1.0
-    """Guidance ω > 0 of the velocity that is trained on. 1 is none."""
+    """Guidance ω > 0 of the target velocity. 1 is none."""
     mixing: float = 0.0
-    """Mixing κ from 0 to below 1, with which the scale of the guidance is ω/(1 − κ)."""
+    """Mixing κ from 0 to below 1; the effective scale of the guidance is ω/(1 − κ)."""
 
     def __post_init__(self) -> None:
-        def check(name: str, ok: bool, allowed: str) -> None:
+        ranges = {
+            "share": (lambda share: 0 < share <= 1, "take a share above 0 and at most 1"),
+            "mean": (lambda _: True, "take a finite number"),
+            "deviation": (lambda deviation: deviation > 0, "it must be above 0"),
+            "power": (lambda power: power >= 0, "it must be at least 0"),
+            "constant": (lambda constant: constant > 0, "it must be above 0"),
+            "guidance": (lambda omega: omega > 0, "it must be above 0; 1 is no guidance"),
+            "mixing": (lambda kappa: 0 <= kappa < 1, "take a share from 0 to below 1"),
+        }
+        for name, (fits, allowed) in ranges.items():
             value = getattr(self, name)
-            require(finite(value) and ok, f"meanflow.{name}", value, allowed)
-
-        for name in ("share", "mean", "deviation", "power", "constant", "guidance", "mixing"):
-            check(name, True, "take a finite number")
-        check("share", 0 < self.share <= 1, "take a share above 0, and at most 1")
-        check("deviation", self.deviation > 0, "it must be above 0")
-        check("power", self.power >= 0, "it must be at least 0")
-        check("constant", self.constant > 0, "it must be above 0")
-        check("guidance", self.guidance > 0, "it must be above 0; 1 is none")
-        check("mixing", 0 <= self.mixing < 1, "take a share from 0 to below 1")
+            require(finite(value) and fits(value), f"meanflow.{name}", value, allowed)
 
     @property
     def guided(self) -> bool:
-        """Whether the target is another than the velocity of the path."""
+        """Whether the target differs from the velocity of the path."""
         return (self.guidance, self.mixing) != (1.0, 0.0)

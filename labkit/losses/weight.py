@@ -22,37 +22,43 @@ from labkit.checks import finite, require, whole
 Schedule = tuple[tuple[int, float], ...]
 
 
+def _check_steps(steps: int) -> None:
+    require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
+
+
 def warm_up(steps: int) -> Schedule:
     """λ/steps at the first step, λ from the last of ``steps`` on."""
-    require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
+    _check_steps(steps)
     return ((0, 1 / steps), (steps - 1, 1.0)) if steps > 1 else ()
 
 
 def burst(steps: int) -> Schedule:
     """λ for the first ``steps`` steps, then 0."""
-    require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
+    _check_steps(steps)
     return ((steps - 1, 1.0), (steps, 0.0))
 
 
 def late(steps: int) -> Schedule:
     """0 for the first ``steps`` steps, then λ."""
-    require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
+    _check_steps(steps)
     return ((steps - 1, 0.0), (steps, 1.0))
 
 
-def checked_schedule(knots: Any, name: str) -> Schedule:
-    """Knots as a tuple of pairs.
+def check_weight(settings: Any, group: str) -> None:
+    """Refuse a ``lam`` or ``schedule`` of frozen settings that cannot work; turn the schedule into a tuple of pairs.
 
     Raises:
-        ConfigError: no pairs of a whole step and a finite factor of at least 0, or steps that do not grow.
+        ConfigError: λ below 0 or not finite; no pairs of a whole step and a finite factor of at least 0, or steps that
+            do not grow.
     """
+    lam, knots, name = settings.lam, settings.schedule, f"{group}.schedule"
+    allowed = "λ must be a finite number of at least 0, or None for off"
+    require(lam is None or (finite(lam) and lam >= 0), f"{group}.lam", lam, allowed)
     pairs = isinstance(knots, Sequence) and all(isinstance(knot, Sequence) and len(knot) == 2 for knot in knots)
     allowed = "give pairs of a step and a factor, such as ((0, 0), (1000, 1)), with factors of at least 0"
-    good = pairs and all(whole(at, 0) and finite(factor) and factor >= 0 for at, factor in knots)
-    require(good, name, knots, allowed)
-    grow = all(one[0] < other[0] for one, other in pairwise(knots))
-    require(grow, name, knots, "its steps have to grow")
-    return tuple((int(at), float(factor)) for at, factor in knots)
+    require(pairs and all(whole(s, 0) and finite(f) and f >= 0 for s, f in knots), name, knots, allowed)
+    require(all(one[0] < other[0] for one, other in pairwise(knots)), name, knots, "its steps have to grow")
+    object.__setattr__(settings, "schedule", tuple((int(step), float(factor)) for step, factor in knots))
 
 
 def describe_schedule(knots: Schedule) -> str:
@@ -63,11 +69,11 @@ def describe_schedule(knots: Schedule) -> str:
         steps = knots[-1][0] + (shape is warm_up)
         if len(knots) == 2 and steps > 0 and shape(steps) == knots:
             return f"λ {words} {steps} steps"
-    return "λ × " + ", ".join(f"{factor:g} at step {at}" for at, factor in knots)
+    return "λ × " + ", ".join(f"{factor:g} at step {step}" for step, factor in knots)
 
 
 class Weight(nn.Module):
-    """λ at a step, as a tensor: another λ or schedule of as many knots needs no other compiled program.
+    """λ at a step, as a tensor, so that another λ or schedule of as many knots does not compile the objective again.
 
     Args:
         lam: λ.  schedule: its knots.

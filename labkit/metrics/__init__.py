@@ -1,8 +1,7 @@
-"""Measurements: the geometry of features, what can be read from them, and the quality of images on given features."""
+"""Metrics: the geometry of features, probes of them, and the quality of images on given features."""
 
 from labkit.metrics.classifier import DigitsClassifier
 from labkit.metrics.extractors import DigitsFeatures, Extracted, Extractor, Inception, Pixels, extract
-from labkit.metrics.figures import frechet_of_moments, inception_score, kernel_distance, moments, precision_recall
 from labkit.metrics.geometry import (
     alignment,
     anisotropy,
@@ -15,7 +14,16 @@ from labkit.metrics.geometry import (
     uniformity,
 )
 from labkit.metrics.gradients import Conflict, gradient_conflict
-from labkit.metrics.images import PixelPca, class_agreement, frechet_distance
+from labkit.metrics.images import (
+    PixelPca,
+    class_agreement,
+    frechet_distance,
+    frechet_of_moments,
+    inception_score,
+    kernel_distance,
+    moments,
+    precision_recall,
+)
 from labkit.metrics.probes import knn_accuracy, linear_probe_accuracy, neighbour_purity
 from labkit.metrics.table import BASE_LOSSES, METRICS, MetricInfo, metric
 from labkit.metrics.times import by_time

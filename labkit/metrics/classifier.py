@@ -1,7 +1,7 @@
-"""The digits classifier: the lab's measuring network, a small convolutional network trained here.
+"""The digits classifier, with which samples of digits are measured: a small convolutional network trained here.
 
-Its 64 features carry the Fréchet distance on digits and its decisions the class agreement. It never meets the 500
-held-out digits in training, and shares no weights with any generator. Trained again by
+The Fréchet distance on digits uses its 64 features and the class agreement its decisions. It is not trained on the 500
+held-out digits, and shares no weights with any generator. It is trained again by
 
     python data/build_classifier.py
 """
@@ -49,7 +49,7 @@ class DigitsClassifier(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Float[Tensor, "n 1 8 8"]) -> Float[Tensor, "n 64"]:
-        """The 64 numbers under the last layer."""
+        """The 64 inputs of the last layer."""
         return self.body(x)
 
     @torch.no_grad()
@@ -84,12 +84,12 @@ def train(seed: int = 0, epochs: int = 40, batch: int = 64) -> DigitsClassifier:
     draw = generator(seed, 1)
     for _ in range(epochs):
         order = torch.randperm(len(data), generator=draw)
-        for pick in order[: len(data) // batch * batch].split(batch):
+        for rows in order[: len(data) // batch * batch].split(batch):
             down, right = torch.randint(-1, 2, (2,), generator=draw).tolist()
-            padded = F.pad(data.x[pick], (1, 1, 1, 1), value=-1)
+            padded = F.pad(data.x[rows], (1, 1, 1, 1), value=-1)
             shifted = padded[:, :, 1 + down : 9 + down, 1 + right : 9 + right]
             optimizer.zero_grad()
-            F.cross_entropy(model(shifted), data.y[pick], label_smoothing=0.05).backward()
+            F.cross_entropy(model(shifted), data.y[rows], label_smoothing=0.05).backward()
             optimizer.step()
             schedule.step()
     model.held_out_accuracy = (model.predict(held_out.x) == held_out.y).double().mean().item()
@@ -97,7 +97,7 @@ def train(seed: int = 0, epochs: int = 40, batch: int = 64) -> DigitsClassifier:
 
 
 def save(model: DigitsClassifier, folder: Path, seed: int) -> Path:
-    """Write the weights with a record of how they came about."""
+    """Write the weights with a record of their training: accuracy, seed, machine."""
     record = {"held_out_accuracy": model.held_out_accuracy, "seed": seed, "machine": machine()}
     path = folder / FILE
     save_file(model.state_dict(), path, metadata={"record": json.dumps(record)})

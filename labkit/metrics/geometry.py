@@ -1,10 +1,10 @@
-"""How features lie in space. Each meter takes (B, …), flattens to z_i ∈ R^P, and returns one number, without gradient.
+"""Geometry of features. Each metric takes (B, …), flattens to z_i ∈ R^P, and returns one number, without gradient.
 
 Norm and distance are divided by √P, so that they read as "per coordinate" and compare across widths: independent
 coordinates of deviation s give a norm of s and a distance of s·√2. The Dispersive Loss, too, divides D = ‖·‖² by P.
 
-Features with NaN or infinite entries have no geometry: every meter of them is nan, so that a run that diverges is
-logged to its end. Shapes that cannot be measured are an error.
+Features with NaN or infinite entries give nan, so that a run that diverges is logged to its end. Shapes that cannot be
+measured are an error.
 """
 
 from collections.abc import Hashable, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Features = Float[Tensor, "batch ..."]
-NO_SPREAD = 1e-12  # share of the features' size: what identical samples keep of their mean is rounding, no direction
+NO_SPREAD = 1e-12  # share of the features' size: below it, deviations from the mean are rounding
 
 
 def _at_least_two(z: Features, name: str = "z") -> Float[Tensor, "batch features"]:
@@ -40,7 +40,7 @@ def _directions(z: Float[Tensor, "batch features"]) -> Float[Tensor, "batch feat
 
 @torch.no_grad()
 def feature_norm(z: Features) -> float:
-    """mean_i ‖z_i‖ / √P, the size of a feature; at least 0."""
+    """mean_i ‖z_i‖ / √P, the size of the features; at least 0."""
     z = rows(z)
     norm = torch.linalg.vector_norm(z, dim=1, dtype=torch.float64).mean() / z.shape[1] ** 0.5
     return norm.item() if norm.isfinite() else float("nan")
@@ -57,8 +57,8 @@ def mean_pairwise_distance(z: Features) -> float:
 def effective_rank(z: Features) -> float:
     """exp of the entropy of σ_k / Σσ, the singular values of the centred B×P matrix (Roy & Vetterli 2007).
 
-    Between 1, when all samples lie on a line, and min(B − 1, P), when they spread evenly over all directions. Identical
-    samples have no direction at all and give 0. Unchanged by shifts, rotations and scale.
+    Between 1, when all samples lie on a line, and min(B − 1, P), when they spread evenly over all directions; 0 for
+    identical samples. Unchanged by shifts, rotations and scale.
     """
     z = _at_least_two(z).double()
     if not z.isfinite().all():
@@ -69,8 +69,8 @@ def effective_rank(z: Features) -> float:
     with one_thread():  # on two busy cores, 1000×1000 took 0.08 s with one thread and up to 10 s with two
         sigma = torch.linalg.eigvalsh(inner).clamp_min(0).sqrt()
     sigma = sigma[sigma > NO_SPREAD * size]
-    share = sigma / sigma.sum()
-    return torch.special.entr(share).sum().exp().item() if len(share) else 0.0
+    shares = sigma / sigma.sum()
+    return torch.special.entr(shares).sum().exp().item() if len(shares) else 0.0
 
 
 @torch.no_grad()
@@ -86,8 +86,8 @@ def uniformity(z: Features) -> float:
 def anisotropy(z: Features) -> float:
     """mean over pairs i ≠ j of cos(z_i, z_j) (Ethayarajh 2019): 1 when all directions agree, at least −1/(B − 1).
 
-    Of the raw features, not the centred ones: directions that are spread evenly give 0, a common offset moves it
-    towards 1. A row of zeros has cosine 0 with every other. Blind to norms.
+    Features are not centred: directions that are spread evenly give 0, a common offset moves it towards 1. A row of
+    zeros has cosine 0 with every other. Blind to norms.
     """
     return off_diagonal(pairwise_cosines(_at_least_two(z))).mean().item()
 
@@ -96,8 +96,7 @@ def anisotropy(z: Features) -> float:
 def alignment(a: Features, b: Features) -> float:
     """mean_i ‖u_i − u_i⁺‖², u = z/‖z‖, of two views of the same samples (Wang & Isola 2020): 0 (same direction) to 4.
 
-    The lower, the closer two views of one sample lie; collapsed features reach 0 as well, so read it beside
-    ``uniformity``. A row of zeros is at 1 from any direction.
+    Collapsed features reach 0 as well, so read it beside ``uniformity``. A row of zeros is at 1 from any direction.
 
     Raises:
         ValueError: views whose shapes differ.
@@ -125,9 +124,9 @@ def linear_cka(a: Features, b: Features) -> float:
     Between 0 and 1, whatever the two widths; 1 for what differs by a rotation, a scale and a shift only. Taken from
     B×B Gram matrices, ‖AᵀB‖² = ⟨AAᵀ, BBᵀ⟩, in O(B²P) time and in float64.
 
-    It is biased upwards: unrelated Gaussian features of widths P and Q read about √(P/(P + B) · Q/(Q + B)), close to 1
+    It is biased upwards: unrelated Gaussian features of widths P and Q give about √(P/(P + B) · Q/(Q + B)), close to 1
     unless B ≫ P, Q. Compare only at equal counts and widths, beside that floor. nan where all samples of a or of b are
-    the same: without variation there is nothing to be similar.
+    the same.
 
     Raises:
         ValueError: different numbers of samples, or fewer than 2.
@@ -149,7 +148,7 @@ def cka_table(features: Mapping[Hashable, Features]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    labels = pd.Index(list(features))  # of tuples it makes levels; a DataFrame would not, and then finds none of them
+    labels = pd.Index(list(features))  # makes levels of tuples, which a DataFrame would not, and then not find
     return pd.DataFrame(_cka(features).numpy(force=True), index=labels, columns=labels)
 
 
@@ -157,14 +156,14 @@ def cka_table(features: Mapping[Hashable, Features]) -> "pd.DataFrame":
 def _cka(features: Mapping[Hashable, Features]) -> Float[Tensor, "n n"]:
     counts = {name: len(z) for name, z in features.items()}
     if len(set(counts.values())) != 1:
-        told = ", ".join(f"{name} has {count}" for name, count in counts.items()) or "there is none"
-        raise ValueError(f"Representations of the same samples are compared, but {told}; give each the same number.")
-    grams = torch.stack([_unit_gram(z, str(name)).flatten() for name, z in features.items()])
-    found = gram(grams)
-    return ((found + found.T) / 2).clamp(0, 1)  # rounding leaves a few 1e-16: outside, or between (a, b) and (b, a)
+        samples = ", ".join(f"{name} has {count}" for name, count in counts.items()) or "there is none"
+        raise ValueError(f"Representations of the same samples are compared, but {samples}; give each the same number.")
+    similarities = gram(torch.stack([_unit_gram(z, str(name)).flatten() for name, z in features.items()]))
+    # Rounding leaves some 1e-16 beyond 0 and 1, and between (a, b) and (b, a).
+    return ((similarities + similarities.T) / 2).clamp(0, 1)
 
 
 def geometry(z: Features) -> dict[str, float]:
-    """The five meters of one batch by name."""
-    meters = (feature_norm, mean_pairwise_distance, effective_rank, uniformity, anisotropy)
-    return {meter.__name__: meter(z) for meter in meters}
+    """The metrics of one batch by name."""
+    metrics = (feature_norm, mean_pairwise_distance, effective_rank, uniformity, anisotropy)
+    return {metric.__name__: metric(z) for metric in metrics}

@@ -1,21 +1,21 @@
-"""Do two losses pull the same way? The angle between their gradients, and how strong the second is beside the first."""
+"""Conflict of two losses: the angle between their gradients, and the size of the second relative to the first."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 Gradient = Sequence[Tensor | None]
-"""One entry a parameter; None where the loss does not reach it."""
+"""One entry a parameter; None for a parameter that the loss does not depend on."""
 
 
 class Conflict(NamedTuple):
-    """How a regularizer's gradient lies to the base loss's, on the parameters that both reach."""
+    """A regularizer's gradient compared with the base loss's, on the parameters that both depend on."""
 
     cosine: float
-    """In [−1, 1]: 1 they agree, 0 they ignore each other, −1 one undoes the other. NaN if either is zero."""
+    """In [−1, 1]: 1 if they agree, 0 if orthogonal, −1 if opposite. NaN if either is zero."""
     ratio: float
     """‖regularizer's‖ / ‖base's‖, at least 0. NaN if the base's is zero, as behind closed gates."""
 
@@ -23,20 +23,16 @@ class Conflict(NamedTuple):
 def gradient_conflict(base: Gradient, regularizer: Gradient) -> Conflict:
     """Compare two gradients with respect to the same parameters.
 
-    A regularizer at a block reaches the blocks up to it and the embedders: only there do the two meet.
+    A regularizer at a block depends on the blocks up to it and the embedders: only these are compared.
 
     Args:
-        base, regularizer: as ``torch.autograd.grad(loss, parameters, allow_unused=True)`` gives them; what weights
-            the regularizer has in the total belongs into its gradient.
+        base, regularizer: as ``torch.autograd.grad(loss, parameters, allow_unused=True)`` gives them; the regularizer's
+            of its weighted term, as it stands in the total.
     """
     shared = [(a, b) for a, b in zip(base, regularizer, strict=True) if a is not None and b is not None]
     if not shared:
-        return Conflict(float("nan"), float("nan"))
-    a, b = (_joined([pair[side] for pair in shared]) for side in (0, 1))
+        return Conflict(math.nan, math.nan)
+    a, b = (torch.cat([part.detach().flatten().double() for part in parts]) for parts in zip(*shared, strict=True))
     size = a.norm()
-    ratio = (b.norm() / size).item() if size > 0 else float("nan")
+    ratio = (b.norm() / size).item() if size > 0 else math.nan
     return Conflict(torch.dot(a, b).div(size * b.norm()).item(), ratio)
-
-
-def _joined(parts: list[Tensor]) -> Float[Tensor, " entries"]:
-    return torch.cat([part.detach().flatten().double() for part in parts])

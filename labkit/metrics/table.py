@@ -1,6 +1,6 @@
-"""One table of all metrics: what figures and sentences call each, and which way it gets better.
+"""One table of all metrics: the title of each in figures and sentences, and which way it gets better.
 
-A new metric needs its code and a line here. Losses and meters of the training log are metrics, too.
+A new metric needs its code and a line here. Losses and other numbers of the training log are metrics, too.
 """
 
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ class MetricInfo:
 
     title: str
     unit: str = ""
-    """Or whatever says what its numbers mean."""
+    """Unit, or a few words on what its numbers mean."""
     direction: int = 0
-    """1 if more is better, −1 if less is, 0 if neither: size and shape of features are the question."""
+    """1 if more is better, −1 if less is, 0 if neither, as for size and shape of features."""
     log: bool = False
-    """Runs differ by factors in it."""
+    """Whether a logarithmic axis suits it, since runs differ by factors."""
     percent: bool = False
-    """A share in [0, 1]."""
+    """Whether it is a share in [0, 1]."""
 
     @property
     def label(self) -> str:
-        """Title and unit, for a pane or an axis."""
+        """Title and unit, for a plot or an axis."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
 
@@ -32,7 +32,7 @@ BASE_LOSSES = {
     "score": MetricInfo("score loss", "mean squared error times σ²", -1),
     "average_velocity": MetricInfo("average velocity's loss", "mean squared error", -1),
 }
-"""That of each kind of model."""
+"""The base loss of each kind of model."""
 METRICS = BASE_LOSSES | {
     "total": MetricInfo("total loss", "", -1),
     "dispersive": MetricInfo("Dispersive Loss"),
@@ -57,7 +57,7 @@ METRICS = BASE_LOSSES | {
     "inception_score": MetricInfo("Inception Score", "", 1),
     "precision": MetricInfo("precision", "", 1, percent=True),
     "recall": MetricInfo("recall", "", 1, percent=True),
-    "agreement": MetricInfo("read as asked", "", 1, percent=True),
+    "agreement": MetricInfo("recognised as requested", "", 1, percent=True),
     "memorisation": MetricInfo("near training images", "", -1, percent=True),
     "loss_train": MetricInfo("loss on training images", "", -1),
     "loss_held_out": MetricInfo("loss on held-out images", "", -1),
@@ -66,9 +66,10 @@ METRICS = BASE_LOSSES | {
 
 
 def metric(name: str) -> MetricInfo:
-    """The entry of a metric, however it is logged: ``block1.feature_norm`` and ``repa.gradient_cosine`` have that of
-    their last part, ``velocity.t3`` of its first, ``frechet_excess`` of the distance. Any other name is its own title,
-    and neither more nor less of it is better.
+    """The entry of a metric under any name it is logged by.
+
+    ``block1.feature_norm`` and ``repa.gradient_cosine`` have the entry of their last part, ``velocity.t3`` of its
+    first, ``frechet_excess`` of the distance. Any other name is its own title, with no direction.
     """
     name = name.removesuffix("_excess")
     parts = [part for part in reversed(name.split(".")) if part in METRICS]

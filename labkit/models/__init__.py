@@ -1,4 +1,4 @@
-"""The SiT backbone in all its sizes, taps on foreign models, and REPA's teachers and projector."""
+"""The backbone in all its sizes, taps on foreign models, and REPA's teachers and projector."""
 
 from labkit.models.official import WeightsError, load_official
 from labkit.models.projector import Projector

@@ -8,7 +8,7 @@ from labkit.models.layers import Attention, Mlp, sincos_positions
 
 
 class EncoderBlock(nn.Module):
-    """Attention and MLP, each after a LayerNorm and added to its input; no condition."""
+    """Attention and MLP, each after a LayerNorm and added to its input, without a condition."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class EncoderBlock(nn.Module):
 
 
 class DigitsEncoder(nn.Module):
-    """8×8 digits in [-1, 1] → 16 tokens of 64 numbers, one a 2×2 patch, row by row; the last LayerNorm included.
+    """8×8 digits in [-1, 1] → 16 tokens of 64 numbers, one for each 2×2 patch, row by row, after a last LayerNorm.
 
     Raises:
         ValueError: images of another shape.

@@ -1,4 +1,4 @@
-"""The parts of the diffusion transformer (Peebles & Xie 2023), under the names of the released checkpoints."""
+"""Layers of the diffusion transformer (Peebles & Xie 2023), with the names of the released checkpoints."""
 
 import math
 
@@ -34,7 +34,7 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """A table with one row a class and a last one, number ``num_classes``, for the null class of guidance."""
+    """A table with a row for each class and a last one, number ``num_classes``, for the null class of guidance."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()

@@ -1,18 +1,18 @@
-"""A tap reads what a named part of any network gives out, so that a loss can be put on it in anyone's training loop.
+"""A tap reads the output of a named part of any network, so that a loss can be put on it in anyone's training loop.
 
     tap = labkit.tap(unet, "mid_block")
     ...
     prediction = unet(x_t, t).sample
     loss = mse(prediction, target) + 0.5 * labkit.dispersive_loss(tap.features, tau=0.5)
 
-It is a forward hook, with the traps of forward hooks turned into errors. What to know beyond that:
+It is a forward hook that turns the traps of forward hooks into errors. Beyond that:
 
 torch.compile    Set the tap before the compiled model first runs. Compiled code does not notice a change in place or an
                  old graph, and with fullgraph=True it allows no tap inside a checkpoint.
 checkpointing    Works with use_reentrant=False, on the tapped part, around it or inside it. The reentrant kind computes
                  all that is inside it without gradients; ``features`` refuses those.
-copies           A copy of a tapped model (copy.deepcopy, pickle) is not tapped. ``state_dict`` knows nothing of taps.
-many devices     DistributedDataParallel works; nn.DataParallel runs replicas, which a tap does not hear.
+copies           A copy of a tapped model (copy.deepcopy, pickle) is not tapped. ``state_dict`` does not hold taps.
+many devices     DistributedDataParallel works; nn.DataParallel runs replicas, which a tap does not see.
 """
 
 import difflib
@@ -23,18 +23,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from labkit.checks import require
-from labkit.types import LabError
+from labkit.checks import LabError, require
 
 
 class TapError(LabError, RuntimeError):
-    """Features that cannot be had, or on which a loss would not do what it is meant to do."""
+    """Features that are not there, or on which a loss would not do what it should."""
 
 
 def tap(module: nn.Module, name: str) -> "Tap":
-    """Listen to the part of ``module`` that ``module.named_modules()`` calls ``name``.
+    """Tap the part of ``module`` that ``module.named_modules()`` calls ``name``; '' is ``module`` itself.
 
-    Each call sets one tap; set as many as you like. The empty name is ``module`` itself, as everywhere in torch.
+    Each call sets one more tap.
 
     Raises:
         ConfigError: a name that the module does not have, or that of a mere list of modules, which never runs.
@@ -44,15 +43,15 @@ def tap(module: nn.Module, name: str) -> "Tap":
     require(name in parts, "name", name, f"{type(module).__name__} has no such part; the closest are {near}")
     part = parts[name]
     runs = getattr(part.forward, "__func__", None) is not nn.Module.forward
-    held = [f"{name}.{n}".lstrip(".") for n, _ in part.named_children()]
-    require(runs, "name", name, f"a {type(part).__name__} never runs; tap one of the parts that it holds, {held}")
+    inside = [f"{name}.{child}".lstrip(".") for child, _ in part.named_children()]
+    require(runs, "name", name, f"a {type(part).__name__} never runs; tap one of the parts inside it, {inside}")
     return Tap(module, part, name)
 
 
 class Tap:
-    """What ``tap`` returns: the features of the latest forward, until ``remove()`` or the end of a ``with`` block."""
+    """The features of a part's latest forward, until ``remove()`` or the end of a ``with`` block; see ``tap``."""
 
-    # A tap without a state of its own, as a copy is, hears nothing.
+    # A copy of a tap has none of its state, and reads nothing.
     _module: nn.Module | None = None
     _part: nn.Module | None = None
     _features: Tensor | None = None
@@ -61,30 +60,30 @@ class Tap:
     def __init__(self, module: nn.Module, part: nn.Module, name: str) -> None:
         self._module, self._part, self._name = module, part, name
         self._missing = (
-            "has not run since it was tapped; call the model, unless its forward passes this part by, it was compiled "
+            "has not run since it was tapped; call the model, unless its forward skips this part, it was compiled "
             "before the tap was set, or nn.DataParallel runs replicas of it"
         )
-        self._handle = part.register_forward_hook(self._hear)
+        self._handle = part.register_forward_hook(self._record)
 
     @property
     def features(self) -> Float[Tensor, "..."]:
-        """What the part gave out when it last ran: that very tensor, (B, …) in most models, with its graph.
+        """The output of the part's latest run: that very tensor, (B, …) in most models, with its graph.
 
-        Of a tuple, a list or a dictionary (diffusers and transformers return such ones) it is the first floating-point
-        tensor. A part that runs several times in a forward is heard the last time. Features serve one backward; after
-        it they can only be measured, so that features of old weights cannot slip into the next step.
+        From a tuple, a list or a dictionary, as diffusers and transformers return, it is the first floating-point
+        tensor. Features serve one backward; after it they can only be measured, so that features of old weights cannot
+        slip into the next step.
 
         Raises:
-            TapError: the part has not run, gave out no floating-point tensor, or is no longer tapped; its features were
-                changed in place later on; or, unless read under ``torch.no_grad()`` as for a meter: backward has passed
-                through them already, or the model trains but the features carry no gradient.
+            TapError: the part has not run, its output has no floating-point tensor, or it is no longer tapped; its
+                output was changed in place later on; or, except under ``torch.no_grad()``: backward has already passed
+                through the features, or the model trains but the features carry no gradient.
         """
         if self._features is None:
             raise self._error(self._missing)
         if self._version is not None and self._features._version != self._version:
             raise self._error(
-                "gave out features that were changed in place later on; turn that off, as in nn.ReLU(inplace=True), "
-                "or tap the part that does it"
+                "has an output that was changed in place later on; turn that off, as in nn.ReLU(inplace=True), or tap "
+                "the part that does it"
             )
         if torch.is_grad_enabled():
             if self._passed:
@@ -94,14 +93,14 @@ class Tap:
                 )
             if not self._features.requires_grad and any(p.requires_grad for p in self._module.parameters()):
                 raise self._error(
-                    "gave out features without a gradient, so that a loss on them would train nothing: it ran under "
+                    "has features without a gradient, so that a loss on them would train nothing: it ran under "
                     "torch.no_grad(), inference_mode() or a reentrant checkpoint, or all that leads to it is frozen or "
                     "detached; run it with gradients, tap a part that is trained, or measure under torch.no_grad()"
                 )
         return self._features
 
     def remove(self) -> None:
-        """Stop listening and let go of the features; a second call does nothing."""
+        """Remove the hook and release the features; a second call does nothing."""
         if self._part is not None:
             self._handle.remove()
             self._module = self._part = self._features = None
@@ -114,26 +113,26 @@ class Tap:
         self.remove()
 
     def __getstate__(self) -> dict[str, str]:
-        # A copied model brings copies of its hooks, which may neither write into this tap, nor copy a tensor with its
-        # graph (torch refuses to) or, along with a mere part, the whole model.
+        # A copied model brings copies of its hooks. Those must not write into this tap, nor copy its tensor with its
+        # graph (torch refuses to) or, along with one part, the whole model.
         return {"_name": self._name}
 
-    def _hear(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _record(self, module: nn.Module, args: Any, output: Any) -> None:
         if module is not self._part:  # a shallow copy shares the hooks of the original
             return
         compiling = torch.compiler.is_compiling()
         if not compiling and torch._C._current_graph_task_id() != -1:
-            return  # a checkpoint runs its part again inside backward, cut off from what came before
+            return  # a checkpoint runs its part again inside backward, cut off from the graph before it
         self._features = z = _first_float(output)
-        self._missing = f"gave out no floating-point tensor but a {type(output).__name__}; tap a part inside it"
+        self._missing = f"has no floating-point tensor in its output, a {type(output).__name__}; tap a part inside it"
         self._version, self._passed = None, []
         if z is not None and not compiling:
             self._version = None if z.is_inference() else z._version
             if z.grad_fn is not None:
-                z.register_hook(_note(self._passed))
+                z.register_hook(_append_backward(self._passed))
 
-    def _error(self, what: str) -> TapError:
-        return TapError(f"{self._name!r} {what}." if self._name else f"The tapped module {what}.")
+    def _error(self, fault: str) -> TapError:
+        return TapError(f"{self._name!r} {fault}." if self._name else f"The tapped module {fault}.")
 
 
 def _first_float(output: Any) -> Tensor | None:
@@ -143,7 +142,7 @@ def _first_float(output: Any) -> Tensor | None:
     return next((z for part in parts if (z := _first_float(part)) is not None), None)
 
 
-def _note(passed: list[bool]) -> Callable[[Tensor], None]:
-    """A tensor hook that notes a backward; not one with create_graph, which is a part of computing a loss."""
-    # It knows the list of one run, not the tap: that would hold tap and model in a circle that is never collected.
+def _append_backward(passed: list[bool]) -> Callable[[Tensor], None]:
+    """A tensor hook that records a backward, except one with create_graph, which is a part of computing a loss."""
+    # It refers to the list of one run, not to the tap: else tap and model would form a reference cycle.
     return lambda _: None if torch.is_grad_enabled() else passed.append(True)

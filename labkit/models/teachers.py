@@ -1,7 +1,7 @@
-"""The teachers of REPA: frozen encoders that turn a clean image into tokens, each with its price.
+"""The teachers of REPA: frozen encoders that turn a clean image into tokens, each with the cost of its training.
 
-None shares labels, weights or architecture with the network that measures (``labkit.metrics.classifier``): a generator
-that was taught by its own examiner would only look better.
+No teacher shares labels, weights or architecture with the classifier that judges samples (``labkit.metrics``): a
+generator that learnt from its own judge would only look better.
 """
 
 import json
@@ -17,81 +17,83 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from labkit.checks import require, whole
-from labkit.models.dinov2 import load_dinov2
 from labkit.models.encoder import DigitsEncoder
+from labkit.models.pretrained import load_pretrained
 from labkit.runtime import data_dir, seeded
 
 FILE = "digits_teacher.safetensors"
+KINDS = ("dinov2", "dinov2_with_registers")  # model types of transformers
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}  # of red, green and blue in [0, 1]
 DINOV2_IMAGES = 142_000_000  # LVD-142M, as published (Oquab et al. 2023)
 GIANT = 1_000_000_000  # DINOv2's giant has 1.1 billion parameters
 DISTILLED = (
-    "It was distilled from an encoder of 1.1 billion parameters, and that is the price which the Dispersive Loss "
+    "It was distilled from an encoder of 1.1 billion parameters, which is the cost that the Dispersive Loss "
     "paper's table puts beside REPA (quoted second-hand)."
 )
 
 
 class TeacherCost(NamedTuple):
-    """What a teacher brings into a comparison from outside; ``_asdict()`` goes into a record."""
+    """Cost that a teacher brings into a comparison from outside."""
 
     parameters: int
     """Parameters of the network that runs, all frozen."""
     images: int
     """Distinct images it was trained on."""
     seconds: float
-    """Processor seconds of its training, those of all cores together; NaN if unknown."""
+    """Processor seconds of its training, summed over cores; NaN if unknown."""
     source: str
-    """What it is and where its weights come from."""
+    """Name of the teacher and where its weights come from."""
     machine: str = ""
-    """Where the seconds were measured."""
+    """Machine on which the seconds were measured."""
     note: str = ""
-    """One more sentence that belongs to the price."""
+    """One more sentence that belongs to the cost."""
 
-    def told(self) -> str:
-        """The price in words."""
+    def describe(self) -> str:
+        """The cost in words."""
         time = "for an unknown time" if self.seconds != self.seconds else f"for {self.seconds:.0f} core-seconds"
         where = f" ({self.machine})" if self.machine else ""
-        told = f"{self.source}: {self.parameters:,} parameters, trained without labels on {self.images:,} images {time}"
-        return f"{told}{where}. {self.note}".strip()
+        training = f"trained without labels on {self.images:,} images {time}{where}"
+        return f"{self.source}: {self.parameters:,} parameters, {training}. {self.note}".strip()
 
 
 class Teacher(nn.Module):
-    """A frozen encoder: it stays in evaluation mode whatever its parent does, and no gradient passes through it."""
+    """A frozen encoder: always in evaluation mode, and without gradients."""
 
     width: int
-    """Numbers a token, d."""
+    """Numbers in a token, d."""
     tokens: int
-    """Tokens an image, t."""
+    """Tokens of an image, t."""
     cost: TeacherCost
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
-        """Clean images in [-1, 1] → tokens, row by row of the grid of patches.
+        """Tokens of clean images in [-1, 1], row by row of the grid of patches.
 
         Raises:
-            ValueError: images that this teacher cannot see.
+            ValueError: images of a shape that this teacher does not take.
         """
         with torch.no_grad():
             return self.encode(x)
 
     def encode(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
-        """What a teacher is made of; ``forward`` calls it without gradients."""
+        """Tokens of images; ``forward`` calls it without gradients."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "Teacher":
+        """Stay in evaluation mode when the module that holds the teacher trains."""
         return super().train(False)
 
-    def freeze(self) -> "Teacher":
-        return self.requires_grad_(False).eval()
+    def freeze(self) -> int:
+        """Freeze all parameters and return how many there are."""
+        self.requires_grad_(False).eval()
+        return sum(p.numel() for p in self.parameters())
 
 
 class DigitsTeacher(Teacher):
-    """The lab's own, trained without labels by ``labkit.training.teacher``; ``load()`` gives the shipped one.
-
-    It sees digits, (B, 1, 8, 8), and gives 16 tokens of 64 numbers.
+    """The lab's own teacher of digits, (B, 1, 8, 8) → 16 tokens of 64 numbers; ``load()`` gives the shipped one.
 
     Args:
-        encoder: what was trained; it is frozen from here on.
-        images, seconds, machine: its price, as in ``TeacherCost``.
+        encoder: an encoder that ``labkit.training.teacher`` has trained without labels; it is frozen here.
+        images, seconds, machine: as in ``TeacherCost``.
     """
 
     width, tokens = DigitsEncoder.width, DigitsEncoder.tokens
@@ -99,37 +101,35 @@ class DigitsTeacher(Teacher):
     def __init__(self, encoder: DigitsEncoder, images: int, seconds: float, machine: str) -> None:
         super().__init__()
         self.encoder = encoder
-        self.cost = TeacherCost(_count(self), images, seconds, "the lab's digits teacher", machine)
-        self.freeze()
+        self.cost = TeacherCost(self.freeze(), images, seconds, "the lab's digits teacher", machine)
 
     def encode(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 16 64"]:
         return self.encoder(x)
 
     @classmethod
     def load(cls) -> "DigitsTeacher":
-        """The teacher in ``data/``. The file is read once; each call gives a module of its own, free to be moved.
+        """The teacher in ``data/``; each call gives a module of its own.
 
         Raises:
             FileNotFoundError: the file is missing; the message has two remedies.
         """
-        weights, record = _read(data_dir() / FILE)
+        weights, cost = _read(data_dir() / FILE)
         with seeded(0):
             encoder = DigitsEncoder()
         encoder.load_state_dict(weights)
-        cost = record["cost"]
         return cls(encoder, cost["images"], cost["seconds"], cost["machine"])
 
 
 @cache
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and cost in the file, read once."""
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing; restore it with `git checkout data`, or train it again with "
             "`python data/build_teacher.py`."
         )
     with safe_open(path, framework="pt") as file:
-        record = json.loads(file.metadata()["record"])
-    return load_file(path), record
+        return load_file(path), json.loads(file.metadata()["record"])["cost"]
 
 
 class DinoTeacher(Teacher):
@@ -140,46 +140,49 @@ class DinoTeacher(Teacher):
 
     Args:
         source: a hub id such as ``facebook/dinov2-base``, or a folder with its config.json and model.safetensors.
-        grid: tokens a side; images are resized to grid times the model's patch, 16·14 = 224 as REPA's authors do.
-        images: distinct images these weights were trained on; by default those of the published DINOv2.
+        grid: tokens per side; images are resized to grid times the model's patch, 16·14 = 224 as REPA's authors do.
 
     Raises:
-        ConfigError: a grid that is no whole number, or as ``load_dinov2``.
+        ConfigError: a grid that is no whole number, or as ``load_pretrained``.
     """
 
-    def __init__(self, source: str, grid: int = 16, images: int = DINOV2_IMAGES) -> None:
+    def __init__(self, source: str, grid: int = 16) -> None:
         super().__init__()
+        require(whole(grid, 1), "grid", grid, "take a whole number of tokens per side, at least 1")
+
+        def load(transformers: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+            local = options["local_files_only"]
+            config = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
+            require(config.model_type in KINDS, "teacher", source, f"it holds a {config.model_type}; name a DINOv2")
+            return transformers.AutoModel.from_pretrained(source, config=config, **options)
+
         with seeded(0):
-            self.model = load_dinov2(source)
+            self.model = load_pretrained(
+                "teacher", source, "transformers", "facebook/dinov2-base", "model.safetensors", load
+            )
         config = self.model.config
         patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
-        require(whole(grid, 1), "grid", grid, "take a whole number of tokens a side")
         self.size, self.width, self.tokens = grid * patch, config.hidden_size, grid**2
         self.others = 1 + getattr(config, "num_register_tokens", 0)  # class token and registers stand first
         for name, colours in IMAGENET.items():
             self.register_buffer(name, torch.tensor(colours)[:, None, None], persistent=False)
-        parameters = _count(self)
+        parameters = self.freeze()
         note = "" if parameters > GIANT else DISTILLED
-        self.cost = TeacherCost(parameters, images, float("nan"), f"DINOv2 from {source}", note=note)
-        self.freeze()
+        self.cost = TeacherCost(parameters, DINOV2_IMAGES, float("nan"), f"DINOv2 from {source}", note=note)
 
     def encode(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
         if x.shape[1] not in (1, 3):
-            raise ValueError(f"x has {x.shape[1]} channels; this teacher sees images of 1 or 3, not latents.")
+            raise ValueError(f"x has {x.shape[1]} channels; give images of 1 or 3, not latents.")
         colours = (x.to(self.mean.dtype).expand(-1, 3, -1, -1) + 1) / 2
         prepared = F.interpolate((colours - self.mean) / self.deviation, (self.size, self.size), mode="bicubic")
         return self.model(pixel_values=prepared).last_hidden_state[:, self.others :]
 
 
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
 def load_teacher(source: str, grid: int = 16) -> Teacher:
-    """``digits``: the lab's own; anything else: the DINOv2 of that hub id or folder.
+    """The lab's own teacher for ``digits``, else the DINOv2 of a hub id or folder.
 
     Args:
-        grid: tokens a side that are wanted. The digits teacher has 4.
+        grid: DINOv2's tokens per side; the digits teacher has 4.
 
     Raises:
         FileNotFoundError, ConfigError: as ``DigitsTeacher.load`` and ``DinoTeacher``.

@@ -1,4 +1,4 @@
-"""SiT, DiT, MeanFlow: one diffusion transformer, with its features returned by value."""
+"""The diffusion transformer of SiT, DiT and MeanFlow, which returns its features by value."""
 
 from collections.abc import Collection
 
@@ -20,9 +20,9 @@ class Transformer(nn.Module):
         patch: side of a patch; T = (input_size / patch)² tokens.
         input_size, in_channels: side and channels of the (square) input.
         num_classes: classes 0 … num_classes − 1; the label ``num_classes`` is the null class.
-        learn_sigma: give the last layer twice the channels, as the published models have.
-        keep_sigma: return the second half, too (DiT); else it is dropped (SiT).
-        spans: have an embedder more, for the span s − t over which a velocity is averaged (MeanFlow).
+        learn_sigma: twice the output channels in the last layer, as in the published models.
+        keep_sigma: return the second half of them as well (DiT); else it is dropped (SiT).
+        spans: embed the span s − t over which a velocity is averaged (MeanFlow).
     """
 
     def __init__(
@@ -39,17 +39,13 @@ class Transformer(nn.Module):
         spans: bool = False,
     ) -> None:
         super().__init__()
-        require(
-            input_size >= patch and input_size % patch == 0,
-            "input_size",
-            input_size,
-            f"images of this side cannot be cut into patches of {patch}; take a patch that divides it",
-        )
+        fits = input_size >= patch and input_size % patch == 0
+        require(fits, "input_size", input_size, f"patches of {patch} do not divide it; take a patch that does")
         require(num_classes >= 1, "num_classes", num_classes, "take at least 1")
         self.patch, self.width, self.in_channels, self.num_classes = patch, width, in_channels, num_classes
         self.side = input_size // patch
         self.checkpointing = False
-        """Compute each block's activations again in the backward pass instead of keeping them."""
+        """Whether each block computes its activations again in the backward pass instead of keeping them."""
         self.out_channels = in_channels * (2 if keep_sigma else 1)
         self.x_embedder = PatchEmbed(patch, in_channels, width)
         self.t_embedder = TimestepEmbedder(width)
@@ -61,7 +57,7 @@ class Transformer(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Xavier linears, N(0, 0.02) for label table and time MLP, zeros for all modulations and the last layer."""
+        """Initialise: xavier for linears, N(0, 0.02) for labels and times, zeros for modulations and the last layer."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -71,25 +67,20 @@ class Transformer(nn.Module):
         times = [e for e in (self.t_embedder, self.span_embedder) if e is not None]
         for table in (self.y_embedder.embedding_table, *(layer for e in times for layer in (e.mlp[0], e.mlp[2]))):
             nn.init.normal_(table.weight, std=0.02)
-        zeroed = [block.adaLN_modulation[1] for block in self.blocks]
-        for linear in (*zeroed, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
+        modulated = (*self.blocks, self.final_layer)
+        for linear in (*(part.adaLN_modulation[1] for part in modulated), self.final_layer.linear):
             nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of its images."""
+        """Channels, height and width of the input."""
         return self.in_channels, self.side * self.patch, self.side * self.patch
 
     def check_blocks(self, blocks: Collection[int], name: str = "blocks") -> None:
-        """Refuse block numbers that this model does not have."""
+        """Refuse numbers of blocks that this model does not have; ``name`` is the setting that holds them."""
         depth = len(self.blocks)
-        require(
-            all(0 <= b < depth for b in blocks),
-            name,
-            tuple(blocks),
-            f"this model has {depth} blocks, numbered 0 to {depth - 1}",
-        )
+        fits = all(0 <= block < depth for block in blocks)
+        require(fits, name, tuple(blocks), f"this model has {depth} blocks, numbered 0 to {depth - 1}")
 
     def forward(
         self,
@@ -99,16 +90,16 @@ class Transformer(nn.Module):
         taps: Collection[int] = (),
         span: Float[Tensor, " b"] | None = None,
     ) -> Prediction:
-        """Predict from a noised image.
+        """Predict from noised images.
 
         Args:
             x: x_t, (B, C, N, N).  t: times, (B,), in [0, 1] for SiT and MeanFlow, 0 … 999 for DiT.
             y: labels, ``num_classes`` for none, (B,).
-            taps: blocks whose residual stream (B, T, H) comes back in ``Prediction.features``.
-            span: s − t ≥ 0 of MeanFlow, (B,); None is 0, at which its output is the velocity at t.
+            taps: blocks whose residual stream (B, T, H) is returned in ``Prediction.features``.
+            span: s − t ≥ 0 of MeanFlow, (B,); None is 0, where the average velocity is the velocity at t.
 
         Returns:
-            Prediction with an output of the shape of ``x``, or with twice its channels (``keep_sigma``).
+            Prediction whose output has the shape of ``x``, or twice its channels (``keep_sigma``).
         """
         tokens, condition, features = self._run(x, t, y, taps, len(self.blocks), span)
         image = self._unpatchify(self.final_layer(tokens, condition))
@@ -117,17 +108,17 @@ class Transformer(nn.Module):
     def features(
         self, x: Float[Tensor, "b c n n"], t: Float[Tensor, " b"], y: Int[Tensor, " b"], taps: Collection[int]
     ) -> dict[int, Float[Tensor, "b t h"]]:
-        """The features of ``forward``, of no span: nothing behind the last tapped block is computed."""
+        """Features as in ``forward``, without a span; nothing after the last tapped block is computed."""
         return self._run(x, t, y, taps, max(taps, default=-1) + 1)[2]
 
     def _run(
         self, x: Tensor, t: Tensor, y: Tensor, taps: Collection[int], depth: int, span: Tensor | None = None
     ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        """Through the first ``depth`` blocks: tokens, condition, and the features of the tapped ones."""
+        """Tokens after the first ``depth`` blocks, condition, and features of the tapped blocks."""
         self.check_blocks(taps, "taps")
-        side = self.side * self.patch
-        if x.shape[1:] != (self.in_channels, side, side):  # a convolution would crop it in silence
-            raise ValueError(f"x has shape {tuple(x.shape)}; this model takes (B, {self.in_channels}, {side}, {side}).")
+        if x.shape[1:] != self.shape:  # the convolution would crop it without a word
+            sides = ", ".join(map(str, self.shape))
+            raise ValueError(f"x has shape {tuple(x.shape)}; this model takes (B, {sides}).")
         tokens = self.x_embedder(x) + self.pos_embed
         condition = self.t_embedder(t) + self.y_embedder(y)
         if self.span_embedder is not None:

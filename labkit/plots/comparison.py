@@ -23,7 +23,7 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: fl
 
     Args:
         histories: name → tidy metrics (columns step, name, value), as ``Run.metrics`` gives them.
-        block: the metered block.  floor: of its Dispersive Loss; −inf for none.
+        block: the metered block.  floor: least value of its Dispersive Loss; −inf for none.
     """
     from labkit.plots.static import draw_legend, show_metric, static_figure
 
@@ -40,14 +40,8 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: fl
     dispersive.set_title(f"{dispersive.get_title()} at block {block}, trained on or not")
     if math.isfinite(floor):
         dispersive.axhline(floor, color=PALETTE["quiet"], linestyle=":")
-        dispersive.annotate(
-            f"floor {floor:.2f}".replace("-", "−"),
-            (1, floor),
-            (0, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-        )
+        at = dict(xy=(1, floor), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points")
+        dispersive.annotate(f"floor {floor:.2f}".replace("-", "−"), **at, ha="right")
     draw_legend(plot)
     return plot
 
@@ -66,15 +60,15 @@ def samples_figure(result: ComparisonResult, count: int = 40) -> "StaticFigure":
 
 
 def _quality(result: ComparisonResult, name: str, brief: bool) -> str:
-    """Quality of a run's samples at a glance."""
+    """The one number that says most of a run's samples, in words."""
     metrics, count = result.evaluations[name].metrics, len(result.evaluations[name].samples.y)
     if "agreement" in metrics:
-        return f"{metrics['agreement'].value:.1%} {'' if brief else f'of {count} read '}as asked"
+        return f"{metrics['agreement'].value:.1%} {'' if brief else f'of {count} recognised '}as requested"
     return f"Fréchet distance {metrics[result.distance].value:.2f}"
 
 
 def spread_figure(result: ComparisonResult) -> "StaticFigure":
-    """Geometry of every block's features: does what one block was told carry over to the others?"""
+    """Geometry of every block's features: does regularizing one block change the others?"""
     import pandas as pd
 
     title = "Do the other blocks follow? Features of held-out images at t = 0.5"

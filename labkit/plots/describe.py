@@ -1,4 +1,4 @@
-"""Any static figure in words, for readers who do not see it and for logs. What moves says itself what it shows."""
+"""Static figures in words: their alternative text, and what logs hold of them. Panels write their own sentence."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, SupportsFloat
@@ -7,29 +7,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FEW = 20  # points; of longer lines the ends are given
+FEW = 20  # points; a longer line is described by its ends
 
 
 def describe(figure: "Figure") -> str:
     """Title, panes, and the values of every named line and bar in them.
 
     Returns:
-        A line for the title, each pane and each series; of more than ``FEW`` points the first and the last. Of images
-        and of lines without a name there are no numbers.
+        One line for the title, one for each pane and each series. A series of more than ``FEW`` points is given by its
+        first and last; images and lines without a name have no numbers.
     """
     return "\n".join([figure.get_suptitle(), *(line for axes in figure.axes for line in _pane(axes))])
 
 
 def _pane(axes: "Axes") -> list[str]:
-    named = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
-    places = {tuple(line.get_xdata()) for line in named}
-    same = len(places) == 1  # said once
+    lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+    shared = len({tuple(line.get_xdata()) for line in lines}) == 1  # x is given once, with the title
     title = axes.get_title() or axes.get_xlabel()
-    along = f", along {axes.get_xlabel()} {_values(places.pop())}" if same else ""
-    at = {line: "" if same else f"(at {_values(line.get_xdata())}) " for line in named}
-    series = [(line.get_label(), at[line], line.get_ydata()) for line in named]
-    series += [(bar.get_label(), "", bar.datavalues) for bar in axes.containers]
-    return [title + along + (":" if series else ""), *(f"  {name} {where}{_values(y)}" for name, where, y in series)]
+    if shared:
+        title += f", along {axes.get_xlabel()} {_values(lines[0].get_xdata())}"
+    at = ["" if shared else f"(at {_values(line.get_xdata())}) " for line in lines]
+    series = [f"  {line.get_label()} {x}{_values(line.get_ydata())}" for line, x in zip(lines, at, strict=True)]
+    series += [f"  {bar.get_label()} {_values(bar.datavalues)}" for bar in axes.containers]
+    return [title + (":" if series else ""), *series]
 
 
 def _values(values: Iterable[SupportsFloat]) -> str:

@@ -1,4 +1,4 @@
-"""Sheets of small images as one trace, which a slider can replace in place."""
+"""Sheets of small images: as one heat map, which a slider replaces in place, and as a picture."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ GAP = -0.85  # a light grey; NaN would be clearer but is no JSON, in which noteb
 
 
 def tile(x: Float[Tensor, "n 1 h w"], columns: int = 5) -> np.ndarray:
-    """Lay images in [-1, 1] out row by row with a light grey line of one pixel between them."""
+    """One-channel images in [-1, 1], row by row, with a light grey line of one pixel between them."""
     count, _, height, width = x.shape
     rows = -(-count // columns)
     sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), GAP, dtype=np.float32)
@@ -24,27 +24,27 @@ def tile(x: Float[Tensor, "n 1 h w"], columns: int = 5) -> np.ndarray:
 
 
 def sheet(x: Float[Tensor, "n c h w"], columns: int = 5) -> Image.Image:
-    """The same as an image: digits as ink on white, colours as they are."""
+    """Images in [-1, 1] laid out by ``tile``: digits as ink on white, colours as they are."""
     colours = x if x.shape[1] == 3 else -x.expand(-1, 3, -1, -1)
     channels = np.stack([-tile(-colours[:, [channel]], columns) for channel in range(3)], axis=-1)
     return Image.fromarray(((channels + 1) * 127.5).round().astype(np.uint8))
 
 
-def picture(x: Float[Tensor, "n c h w"], columns: int = 5, zoom: int = 4) -> str:
-    """The sheet as the ``source`` of a ``go.Image``, a PNG."""
+def picture(x: Float[Tensor, "n c h w"], columns: int = 5) -> str:
+    """The sheet, four times as large, as a PNG in a data URI, for the ``source`` of a ``go.Image``."""
     image = sheet(x, columns)
-    return data_uri(image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST))
+    return data_uri(image.resize((4 * image.width, 4 * image.height), Image.Resampling.NEAREST))
 
 
 def data_uri(image: Image.Image) -> str:
-    """An image as an address that holds it."""
+    """An image as a PNG in a data URI."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def digit_trace(sheet: np.ndarray) -> go.Heatmap:
-    """Ink on white: −1 is white, 1 is black."""
+    """Heat map of a ``tile``d sheet: −1 is white, 1 is black."""
     return go.Heatmap(
         z=sheet, zmin=-1, zmax=1, colorscale=[[0, "#FFFFFF"], [1, "#111111"]], showscale=False, hoverinfo="skip"
     )

@@ -1,4 +1,4 @@
-"""Differences from a baseline as intervals, one line a condition; conditions as they grow older."""
+"""Differences from a baseline as intervals, one line a condition; conditions along training."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -20,10 +20,10 @@ LINE = 26  # pixels
 
 
 def labels(rows: "pd.DataFrame") -> list[str]:
-    """A name for each row: its condition, and whatever else tells rows apart."""
-    told_apart = {name: words for name, words in WHERE.items() if rows[name].nunique(dropna=False) > 1}
+    """A name for each row: its condition, and those of ``WHERE`` that differ among the rows."""
+    varying = {name: words for name, words in WHERE.items() if rows[name].nunique(dropna=False) > 1}
     return [
-        ", ".join([row["condition"], *(words.format(row[name]) for name, words in told_apart.items())])
+        ", ".join([row["condition"], *(words.format(row[name]) for name, words in varying.items())])
         for _, row in rows.iterrows()
     ]
 
@@ -41,15 +41,15 @@ def findings_figure(title: str) -> go.Figure:
 
 
 def draw_findings(plot: BaseFigure, rows: "pd.DataFrame", name: str) -> None:
-    """Show rows of ``paired_differences``, with its condition's baseline as ``against``.
+    """Show rows of ``paired_differences``, with each condition's baseline in the column ``against``.
 
     Args:
-        plot: from ``findings_figure``.  rows: of one measure.  name: of the measure.
+        plot: from ``findings_figure``.  rows: differences in one metric.  name: title of that metric.
     """
     names = labels(rows)
     sides = [side(row) for _, row in rows.iterrows()]
     for trace in plot.data:
-        own = [i for i, of in enumerate(sides) if of == trace.name]
+        own = [i for i, s in enumerate(sides) if s == trace.name]
         part = rows.iloc[own]
         trace.x, trace.y = part["difference"].tolist(), [names[i] for i in own]
         trace.error_x.array = (part["high"] - part["difference"]).fillna(0).tolist()
@@ -60,7 +60,7 @@ def draw_findings(plot: BaseFigure, rows: "pd.DataFrame", name: str) -> None:
 
 
 def describe_findings(rows: "pd.DataFrame") -> str:
-    """How many of each side, and every row with its interval and wins."""
+    """Count of rows on each side of 0, and every row with its interval and wins."""
     sides = [side(row) for _, row in rows.iterrows()]
     counts = ", ".join(f"{sides.count(name)} {name}" for name in SIDES if name in sides)
     each = "; ".join(
@@ -72,10 +72,10 @@ def describe_findings(rows: "pd.DataFrame") -> str:
 def ages_figure(
     table: "pd.DataFrame", conditions: Mapping[str, str], measures: Sequence[str], title: str
 ) -> "StaticFigure":
-    """How conditions develop: one pane a measure, along training steps a thin line a seed and a thick one their mean.
+    """Metrics along training: one pane a metric, a thin line for each seed and a thick one for their mean.
 
     Args:
-        table: condition, seed, step, measure, value: one value for each of them.
+        table: columns condition, seed, step, measure, value; one value for each of the first four.
         conditions: condition → name, which also gives the colour.  measures: a pane each.  title: of the figure.
     """
     from labkit.plots.static import draw_legend, show_metric, static_figure

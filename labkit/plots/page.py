@@ -35,7 +35,7 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
 
     Args:
         path: the HTML file to write (some 100 kB).
-        result: of ``Comparison.evaluate``.  histories: each run's tidy metrics.
+        result: what ``Comparison.evaluate`` returns.  histories: each run's metrics.csv.
     """
     config = list(result.configs.values())[-1]
     floor = metered_floor(config, datasets.load(config.dataset).size)

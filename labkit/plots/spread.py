@@ -18,7 +18,7 @@ AXES = {"block": "block", "t": "time t", "step": "training step"}
 
 
 def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, title: str) -> "StaticFigure":
-    """One pane a measure, one line a run, along ``block``, ``t`` or ``step``: one value of the table for each point."""
+    """One pane a metric, one line a run, along ``block``, ``t`` or ``step``; each point is one row of the table."""
     from labkit.plots.static import LINES, draw_legend, show_metric, static_figure
 
     plot, panes = static_figure(title, 1, len(measures), 340)
@@ -31,7 +31,7 @@ def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, tit
             look = dict(marker="o", linestyle=styles[run], color=colour(run), clip_on=False)
             axes.plot(own[along], own["value"], label=run, **look)
         show_metric(axes, measure, AXES.get(along, along))
-        if along == "step" and len(places) > 1:  # checkpoints lie ever further apart
+        if along == "step" and len(places) > 1:  # checkpoints lie ever further apart: spaced evenly
             axes.set_xscale("function", functions=evenly)
         if along != "t":
             axes.set_xticks(places, [f"{place:,}" for place in places])
@@ -41,26 +41,17 @@ def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, tit
 
 
 def similarity_figure(table: "pd.DataFrame", title: str) -> go.Figure:
-    """Linear CKA of every (run, block) with every other as a heat map, the numbers written in."""
+    """Linear CKA of every (run, block) with every other, as a heat map with its numbers."""
     labels = [f"{run} {block}" for run, block in table.index]
     plot = figure(title, height=150 + 30 * len(labels))
-    plot.add_heatmap(
-        z=table.to_numpy(),
-        x=labels,
-        y=labels,
-        zmin=0,
-        zmax=1,
-        colorscale="Cividis",
-        texttemplate="%{z:.2f}",
-        hovertemplate="%{y} with %{x}: %{z:.3f}<extra></extra>",
-        colorbar=dict(title="CKA", thickness=12),
-    )
+    scale = dict(zmin=0, zmax=1, colorscale="Cividis", colorbar=dict(title="CKA", thickness=12))
+    words = dict(texttemplate="%{z:.2f}", hovertemplate="%{y} with %{x}: %{z:.3f}<extra></extra>")
+    plot.add_heatmap(z=table.to_numpy(), x=labels, y=labels, **scale, **words)
     plot.update_xaxes(type="category", ticks="", showgrid=False, tickangle=-40, automargin=True)
     plot.update_yaxes(type="category", autorange="reversed", ticks="", showgrid=False)
     runs = [run for run, _ in table.index]
     for edge in [i for i in range(1, len(runs)) if runs[i] != runs[i - 1]]:  # where one run ends
-        style = dict(line=dict(color="white", width=3))
-        plot.add_shape(type="line", x0=edge - 0.5, x1=edge - 0.5, y0=-0.5, y1=len(runs) - 0.5, **style)
-        plot.add_shape(type="line", y0=edge - 0.5, y1=edge - 0.5, x0=-0.5, x1=len(runs) - 0.5, **style)
+        plot.add_vline(edge - 0.5, line=dict(color="white", width=3))
+        plot.add_hline(edge - 0.5, line=dict(color="white", width=3))
     plot.update_layout(margin=dict(l=8))
     return plot

@@ -3,6 +3,8 @@
 Importing this module takes a second for matplotlib, so figures import it when they are drawn.
 """
 
+import base64
+import html
 import io
 import math
 import re
@@ -16,12 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from labkit.metrics import metric
+from labkit.plots.describe import describe
 from labkit.plots.theme import FONT, PALETTE
 
 WIDTH = 960  # pixels
 POINT = 0.75  # of a pixel
-LETTERS = 96  # of titles side by side in this width, in the widest font of a reader
-LINES = ("-", "--", ":", "-.")  # of runs that cross, so that colour is not all that tells them apart
+LETTERS = 96  # that fit side by side into this width, in the widest font of a reader
+LINES = ("-", "--", ":", "-.")  # lines that cross differ in more than their colour
 INK = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
 EDGES = ("axes.edgecolor", "xtick.color", "ytick.color")
 STYLE = {
@@ -44,7 +47,7 @@ STYLE = {
 
 
 class StaticFigure(Figure):
-    """A figure that shows itself as SVG; the backend that a reader has chosen is left as it is."""
+    """A figure that shows itself as SVG with alternative text; the backend that a reader has chosen stays."""
 
     def svg(self) -> str:
         """The figure as an ``svg`` element as wide as there is room, at most ``WIDTH`` pixels."""
@@ -52,10 +55,17 @@ class StaticFigure(Figure):
         with mpl.rc_context(STYLE):
             self.savefig(file, format="svg", metadata={"Date": None})
         text = file.getvalue()
-        size = f'width="100%" style="max-width: {WIDTH}px" '
-        return re.sub(r'width="\S+" height="\S+" ', size, text[text.index("<svg") :], count=1)
+        size = f'role="img" aria-label="{self._alt()}" width="100%" style="max-width: {WIDTH}px" '
+        return re.sub(r'width="\S+" height="\S+" ', lambda _: size, text[text.index("<svg") :], count=1)
 
-    _repr_svg_ = svg
+    def _repr_html_(self) -> str:
+        """An ``img``, because nbconvert makes one without alternative text of an SVG."""
+        source = base64.b64encode(self.svg().encode()).decode()
+        size = f"width: 100%; max-width: {WIDTH}px"
+        return f'<img alt="{self._alt()}" style="{size}" src="data:image/svg+xml;base64,{source}">'
+
+    def _alt(self) -> str:
+        return html.escape(describe(self))
 
 
 def static_figure(title: str, rows: int, columns: int, height: int) -> tuple[StaticFigure, Iterator[Axes]]:
@@ -76,7 +86,7 @@ def show_metric(axes: Axes, name: str, along: str) -> None:
     if metric(name).log:
         axes.set_yscale("log")
         (low, high), most = axes.get_ylim(), axes.dataLim.ymax
-        if 1e4 * low < most < math.inf:  # what has vanished would press all else together
+        if 1e4 * low < most < math.inf:  # values near 0 would press all others together
             axes.set_ylim(1e-4 * most, 1.5 * most)
         if high < 100 * low:  # too narrow for powers of ten
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -88,12 +98,11 @@ def show_metric(axes: Axes, name: str, along: str) -> None:
 
 
 def draw_legend(plot: StaticFigure) -> None:
-    """One legend for all panes, with whatever is named in any of them."""
-    named: dict[str, Artist] = {}
+    """One legend for all panes, with every name that any of them has."""
+    handles: dict[str, Artist] = {}
     for axes in plot.axes:
         for artist, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            named.setdefault(label, artist)
-    columns = max(1, 140 // (8 + max(map(len, named), default=0)))  # letters; 8 for the line before a name and a gap
-    plot.legend(
-        named.values(), named.keys(), loc="outside lower left", frameon=False, ncols=min(columns, len(named) or 1)
-    )
+            handles.setdefault(label, artist)
+    columns = max(1, 140 // (8 + max(map(len, handles), default=0)))  # letters; 8 for the line before a name and a gap
+    columns = min(columns, len(handles) or 1)
+    plot.legend(handles.values(), handles.keys(), loc="outside lower left", frameon=False, ncols=columns)

@@ -21,10 +21,10 @@ PALETTE = {
 }
 CLASSES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222", "#8C6D1F", "#8A8A8A", "#B5A800"]
 SYMBOLS = ["circle", "square", "diamond", "cross", "x", "triangle-up", "triangle-down", "pentagon", "star", "hexagram"]
-"""Ten classes, told apart by shape as well as by colour."""
+"""Ten classes differ in shape as well as in colour."""
 GLYPHS = "●■◆✚✖▲▼⬟★✶"  # the same shapes as text
-DASHES = ("solid", "dash", "dot", "dashdot")  # of lines that cross, so that colour is not all that tells them apart
-SHARED = {  # conditions that take the colour of a neighbour that they never stand beside
+DASHES = ("solid", "dash", "dot", "dashdot")  # lines that cross differ in more than their colour
+SHARED = {  # conditions that share a colour, never shown in one figure
     "l2-independent": "contrastive",
     "l2-restricted": "sky",
     "alpha0.5": "gold",
@@ -39,7 +39,7 @@ SHARED = {  # conditions that take the colour of a neighbour that they never sta
     "meanflow-dispersive": "dispersive",
 }
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
-
+AXIS = dict(gridcolor="#ECECEC", zerolinecolor="#D5D5D5", linecolor="#B8B8B8", title=dict(standoff=6, font_size=13))
 TEMPLATE = go.layout.Template(
     layout=go.Layout(
         font=dict(family=FONT, size=13, color=PALETTE["ink"]),
@@ -50,33 +50,25 @@ TEMPLATE = go.layout.Template(
         margin=dict(l=56, r=16, t=56, b=44),
         hoverlabel=dict(font=dict(family=FONT)),
         legend=dict(orientation="h", y=1.02, yanchor="bottom", x=1, xanchor="right"),
-        xaxis=dict(
-            gridcolor="#ECECEC",
-            zerolinecolor="#D5D5D5",
-            linecolor="#B8B8B8",
-            ticks="outside",
-            ticklen=4,
-            tickcolor="#B8B8B8",
-            title=dict(standoff=6, font=dict(size=13)),
-        ),
-        yaxis=dict(
-            automargin=True,
-            gridcolor="#ECECEC",
-            zerolinecolor="#D5D5D5",
-            linecolor="#B8B8B8",
-            title=dict(standoff=6, font=dict(size=13)),
-        ),
+        xaxis=AXIS | dict(ticks="outside", ticklen=4, tickcolor="#B8B8B8"),
+        yaxis=AXIS | dict(automargin=True),
     )
 )
 
 
 def colour(name: str) -> str:
-    """The colour of a condition; any other name is drawn in ink."""
+    """Colour of a condition; ink for any other name."""
     return PALETTE.get(SHARED.get(name, name), PALETTE["ink"])
 
 
-def key_of_classes(classes: Iterable[int]) -> str:
-    """Shape and colour of each class, as one line of text: a legend of ten traces costs every redraw 10 ms."""
+def class_marker(classes: Iterable[int]) -> dict[str, list[str]]:
+    """Colour and symbol of each point of a scatter, by its class."""
+    indices = [c % len(CLASSES) for c in classes]
+    return dict(color=[CLASSES[i] for i in indices], symbol=[SYMBOLS[i] for i in indices])
+
+
+def class_key(classes: Iterable[int]) -> str:
+    """Shape and colour of each class as one line of text; a legend of ten traces would cost every redraw 10 ms."""
     signs = (
         f'<span style="color:{CLASSES[c % len(CLASSES)]}">{GLYPHS[c % len(GLYPHS)]}</span>&nbsp;{c}' for c in classes
     )
@@ -84,7 +76,7 @@ def key_of_classes(classes: Iterable[int]) -> str:
 
 
 def fade(hex_colour: str, alpha: float) -> str:
-    """A palette colour made transparent: '#0072B2' → 'rgba(0, 114, 178, α)'."""
+    """A colour with an opacity: '#0072B2' → 'rgba(0, 114, 178, alpha)'."""
     red, green, blue = (int(hex_colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, {alpha})"
 
@@ -98,7 +90,7 @@ def figure(title: str, rows: int = 1, cols: int = 1, height: int = 380, **subplo
 
 
 def scale_axis(plot: go.Figure, name: str, row: int, col: int) -> None:
-    """Let the axis of one pane show a metric by factors or as a share, where the table of metrics says so."""
+    """Give a pane's axis the log or percent scale that the table of metrics names for this metric."""
     about = metric(name)
     if about.log:
         plot.update_yaxes(type="log", nticks=3, exponentformat="power", row=row, col=col)
@@ -107,7 +99,7 @@ def scale_axis(plot: go.Figure, name: str, row: int, col: int) -> None:
 
 
 def draw_floor(plot: go.Figure, batch: int, row: int, col: int, label: str = "top right") -> None:
-    """The floor −log B of the Dispersive Loss in one pane: a curve that stays on it has finished, it is not broken."""
+    """Draw the floor −log B of the Dispersive Loss: a curve that stays on it has finished, it is not broken."""
     floor = dispersive_floor(batch)
     plot.add_hline(
         floor,

@@ -1,9 +1,10 @@
-"""DiT's samplers, from noise at the last step of a ``Schedule`` back to data.
+"""Samplers of DiT, from noise at the last step of a ``Schedule`` back to data.
 
-ancestral   x_{k−1} ~ N(mean of q(x_{k−1} | x_k, x̂₁), Σ), with the data x̂₁ that the network's noise implies and its Σ
-ddim        x_{k−1} = √ᾱ_{k−1}·x̂₁ + √(1 − ᾱ_{k−1} − s²)·ε + s·fresh noise,  s = η·√(β̃_k): with η = 0 none is drawn
+ancestral   x_{k−1} ~ N(mean of q(x_{k−1} | x_k, x̂₁), Σ), with x̂₁ the data that the predicted noise implies, and Σ the
+            predicted variance
+ddim        x_{k−1} = √ᾱ_{k−1}·x̂₁ + √(1 − ᾱ_{k−1} − s²)·ε + s·fresh noise,  s = η·√(β̃_k)
 
-One evaluation of the network a step; the last step adds no noise.
+Each step evaluates the network once; the last step adds no noise.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,16 +18,16 @@ from labkit.sampling.solvers import Solver
 
 
 class Ancestral(Solver):
-    families, default_steps, draws_noise = ("DiT",), 250, True
+    families, default_steps = ("DiT",), 250
 
     def times(self) -> Sequence[int]:
-        """Steps left."""
+        """Numbers of remaining steps."""
         return range(len(self.problem.schedule), -1, -1)
 
     def states(self, x: Tensor) -> Iterator[tuple[float, Tensor]]:
         """Yield (share of the steps taken, x), the noise x first and the sample last."""
-        for left, state in super().states(x):
-            yield 1 - left / len(self.problem.schedule), state
+        for remaining, state in super().states(x):
+            yield 1 - remaining / len(self.problem.schedule), state
 
     def step(self, x: Tensor, now: int, then: int) -> Tensor:
         k, x1, _, var_logit = self.predict(x, then)
@@ -37,12 +38,12 @@ class Ancestral(Solver):
         return mean + torch.exp(schedule.log_variance(var_logit, k) / 2) * self.problem.noise()
 
     def predict(self, x: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """k of each sample, data x̂₁, noise ε and the logit v of the variance."""
+        """Step k of each sample, data x̂₁, noise ε and the number v that gives the variance."""
         schedule = self.problem.schedule
         k = torch.full((len(x),), step, device=x.device)
         eps_pred, var_logit = self.problem.field(x, schedule.timesteps[k].to(x.dtype)).chunk(2, dim=1)
         x1 = schedule.data(x, eps_pred, k)
-        if self.problem.clip:  # and the noise is what leads from there to x
+        if self.problem.clip:  # with the noise that leads from the clipped data to x
             x1 = x1.clamp(-1, 1)
             eps_pred = schedule.noise(x, x1, k)
         return k, x1, eps_pred, var_logit
@@ -63,4 +64,4 @@ class Ddim(Ancestral):
 
 
 DIFFUSION_SOLVERS: dict[str, type[Solver]] = {"ddim": Ddim, "ancestral": Ancestral}
-"""By name, DiT's usual one first."""
+"""Samplers of DiT by name, the default first."""

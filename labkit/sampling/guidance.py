@@ -15,15 +15,17 @@ Channels = Literal["all", "first_three"]
 def guided(
     network: Callable[..., Tensor], y: Int[Tensor, " batch"], null: int, scale: float = 1.0, channels: Channels = "all"
 ) -> Callable[..., Tensor]:
-    """The velocity field v(x, t) = v(∅) + scale · (v(y) − v(∅)).
+    """The velocity field v(x, t) = v(∅) + scale · (v(y) − v(∅)) (Ho & Salimans 2022).
 
     Args:
-        network: (x, t, labels) → velocity, of the channels of x or more; further arguments go through.
-        y: the wanted labels.  null: the label that means none.
-        scale: 1 is the plain conditional model at half the cost, 0 the unconditional one, above 1 is guidance.
-        channels: of the velocity that are guided. ``first_three`` is what the released samplers of DiT and SiT do to
-            latents of four channels; the others stay those of v(y), as do what
-            a network says beyond the channels of x (DiT's variance).
+        network: (x, t, labels) → velocity, with the channels of x or more; further arguments are passed on.
+        y: labels, (B,).  null: the label of the unconditional model.
+        scale: 1 is the conditional model at half the cost, 0 the unconditional one, above 1 is guidance.
+        channels: channels of x that are guided. The released samplers of DiT and SiT guide the ``first_three`` of a
+            latent's four. Other channels are those of v(y), as are outputs beyond the channels of x (DiT's variance).
+
+    Raises:
+        ConfigError: a negative scale, or other channels.
     """
     choose(channels, Channels, "channels")
     require(finite(scale) and scale >= 0, "guidance", scale, "take a number of at least 0")

@@ -13,41 +13,41 @@ from labkit.sampling.solvers import FLOW_SOLVERS, Diffusion, Problem, Solver
 from labkit.schedule import STEPS as STEPS_OF_DIT
 
 SOLVERS: dict[str, type[Solver]] = FLOW_SOLVERS | DIFFUSION_SOLVERS
-"""Every method by name; its class says what it needs."""
+"""Methods by name; the attributes of each class are what it needs."""
 Method = Literal[*SOLVERS]
 METHODS: dict[Family, tuple[str, ...]] = {
     family: tuple(name for name, solver in SOLVERS.items() if family in solver.families) for family in get_args(Family)
 }
-"""The methods of each kind of model, its usual one first."""
+"""Methods for each family of models, the default first."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """How images are sampled from noise. A setting that the method does not use is refused."""
+    """Settings for sampling images from noise. A setting that the method does not use is refused."""
 
     method: Method | None = None
     """ODE solvers: heun, euler, dopri5. SDE solvers: euler_maruyama, sde_heun. DiT models: ddim, ancestral.
-    MeanFlow models: meanflow, or an ODE or SDE solver. None is the usual one: heun, ddim or meanflow."""
+    MeanFlow models: meanflow, or an ODE or SDE solver. None is the family's default: heun, ddim or meanflow."""
     steps: int | None = None
     """Number of steps. None is 50 (ODE solvers, ddim), 250 (SDE solvers, ancestral) or 1 (meanflow)."""
     guidance: float = 1.0
     """Scale of classifier-free guidance: 0 unconditional, 1 conditional, above 1 follows the label more closely."""
     channels: Channels = "all"
-    """Which channels are guided. The released samplers of DiT and SiT guide the first three of a latent's four."""
+    """Channels that are guided. The released samplers of DiT and SiT guide the first three of a latent's four."""
     diffusion: Diffusion = "sigma"
-    """Form of the SDE's noise over time."""
+    """Strength of the SDE's noise as a function of time."""
     strength: float = 1.0
-    """Strength of the SDE's noise, a factor; 0 adds none."""
+    """Factor of the SDE's noise; 0 adds none."""
     last: float = 0.04
-    """Length of the SDE's last step, which adds no noise; the time from noise to image is 1."""
+    """Length of the SDE's last step, which adds no noise; all steps together have length 1."""
     eta: float = 0.0
     """Fresh noise of ddim, from 0 (none) to 1 (as much as ancestral)."""
     clip: bool = False
     """Clamp the predicted image to [−1, 1] at every step. For predictions of noise or score, and not for latents."""
     rtol: float = 1e-3
-    """Relative error that dopri5 allows itself in a step."""
+    """Relative error that dopri5 tolerates in a step."""
     atol: float = 1e-6
-    """Absolute error that dopri5 allows itself in a step."""
+    """Absolute error that dopri5 tolerates in a step."""
 
     def __post_init__(self) -> None:
         if self.method is not None:
@@ -56,47 +56,49 @@ class Sampler:
         choose(self.channels, Channels, "channels")
         choose(self.diffusion, Diffusion, "diffusion")
         for name in ("guidance", "strength", "last", "eta", "rtol", "atol"):
-            value = getattr(self, name)
-            require(finite(value) and value >= 0, name, value, "take a number of at least 0")
+            value, positive = getattr(self, name), name in ("rtol", "atol")
+            fits = finite(value) and (value > 0 if positive else value >= 0)
+            require(fits, name, value, f"take a number {'above' if positive else 'of at least'} 0")
         require(self.eta <= 1, "eta", self.eta, "take a number from 0 to 1")
         require(EDGE <= self.last < 1, "last", self.last, f"take a length from {EDGE} to below 1")
-        for name in ("rtol", "atol"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "take a small number above 0")
 
     def filled(self, family: Family) -> "Sampler":
-        """The same with method and steps filled in for a kind of model.
+        """The same settings, with method and steps filled in for a family of models.
 
         Raises:
-            ConfigError: a method of another kind of model, or a setting that the method does not use.
+            ConfigError: a method of another family, or a setting that the method does not use.
         """
         methods = METHODS[family]
         method = methods[0] if self.method is None else self.method
         require(method in methods, "method", method, f"{family} models are sampled by {', '.join(methods)}")
-        own, default = SOLVERS[method].settings(), SOLVERS[method].default_steps
-        for name in dict.fromkeys(name for solver in SOLVERS.values() for name in solver.settings()):
-            value, users = getattr(self, name), [m for m, solver in SOLVERS.items() if name in solver.settings()]
-            fits = name in own or value == getattr(Sampler, name)
-            require(fits, name, value, f"{method} has none; it is {' and '.join(users)}'s")
-        require(default is not None or self.steps is None, "steps", self.steps, f"{method} chooses its own; say rtol")
+        default = SOLVERS[method].default_steps
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            users = [user for user, solver in SOLVERS.items() if name in solver.settings()]
+            fits = not users or method in users or value == field.default
+            require(fits, name, value, f"{method} does not use it; it is for {' and '.join(users)}")
+        require(default is not None or self.steps is None, "steps", self.steps, f"{method} chooses its own; set rtol")
         steps = default if self.steps is None else self.steps
         few = family != "DiT" or 2 <= steps <= STEPS_OF_DIT
-        require(few, "steps", steps, f"take 2 to {STEPS_OF_DIT} of DiT's steps")
+        require(few, "steps", steps, f"DiT takes 2 to {STEPS_OF_DIT}")
         return dataclasses.replace(self, method=method, steps=steps)
 
     def solver(self, problem: Problem) -> Solver:
-        """The method with these settings, which are ``filled``: its ``states`` lead from noise to samples."""
-        solver = SOLVERS[self.method]
-        return solver(problem, self.steps, **{name: getattr(self, name) for name in solver.settings()})
+        """Solver of a problem with these settings, which are ``filled``."""
+        return SOLVERS[self.method](problem, self.steps, **self._own())
 
     def describe(self, family: Family) -> str:
-        """The settings as words for a caption."""
+        """Settings in words, for a caption."""
         filled = self.filled(family)
         steps = "" if filled.steps is None else f" with {filled.steps} step{'s' if filled.steps > 1 else ''}"
         return f"{filled.method}{steps}, guidance {filled.guidance:g}"
 
     def record(self) -> dict[str, Any]:
-        """The settings that matter to a method that is ``filled`` in, by name."""
-        own = {name: getattr(self, name) for name in SOLVERS[self.method].settings()}
+        """Settings that the method uses, by name; they are ``filled``."""
         clip = {"clip": True} if self.clip else {}
         channels = {} if self.guidance == 1 or self.channels == "all" else {"channels": self.channels}
-        return {"method": self.method, "steps": self.steps, "guidance": float(self.guidance), **channels, **own, **clip}
+        always = {"method": self.method, "steps": self.steps, "guidance": float(self.guidance)}
+        return {**always, **channels, **self._own(), **clip}
+
+    def _own(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in SOLVERS[self.method].settings()}

@@ -1,23 +1,23 @@
 """Solvers from noise at t = 0 to data at t = 1: a method is a class with one ``step``; ``Solver.states`` is the loop.
 
-Along a velocity, dx/dt = v(x, t), with h the length of a step:
+Ordinary differential equation, dx/dt = v(x, t), with steps of length h:
 
     euler           x ← x + h·v(x, t)                                                error O(h)
     heun            x ← x + h/2·(v(x, t) + v(x̂, t + h)),  x̂ = x + h·v(x, t)          error O(h²)
     dopri5          torchdiffeq's, which chooses its own steps
     meanflow        x ← x + h·u(x, t, h), u the average velocity over the step (Geng et al. 2025, section 4.3)
 
-By a stochastic equation with the same densities (SiT, section 2.2): noise goes in, the score s = ∇log p_t takes it out.
+Stochastic equation with the same densities (SiT, section 2.2): the score s = ∇log p_t removes the noise that is added.
 
     dx = (v(x, t) + w(t)·s(x, t))·dt + √(2·w(t))·dW,  any w ≥ 0
 
     euler_maruyama  x ← x + h·drift(x, t) + √(2wh)·ε
     sde_heun        x ← x + √(2wh)·ε, then a step of Heun along the drift
 
-Forms of w, those of SiT's release (its factor scales the cosine of ``decreasing`` alone, ours all of w):
+Forms of w, as in SiT's release (whose factor scales only the cosine of ``decreasing``; ``strength`` scales all of w):
 
     sigma        σ(t)                                constant   1
-    sbdm         σ²·α′/α − σ·σ′, diffusion's own      linear     1 − t
+    sbdm         σ²·α′/α − σ·σ′, as in diffusion      linear     1 − t
     decreasing   (cos πt + 1)²/4                     bump       sin² πt
 """
 
@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import choose, finite, require, whole
+from labkit.checks import finite, require, whole
 from labkit.models.sizes import Family
 from labkit.ops import expand_like
 from labkit.paths import EDGE, Path
@@ -44,44 +44,42 @@ WHOLE = (0.0, 1.0)
 
 
 class Problem(NamedTuple):
-    """A field to follow, and whatever else some methods need."""
+    """A field to follow, and what else some methods need."""
 
     field: Velocity
-    """Velocity v(x, t), t of shape (B,); of meanflow u(x, t, h); of DiT (x, timestep) → noise and variance, (B, 2C, …).
-    """
+    """Velocity v(x, t), t of shape (B,); u(x, t, h) for meanflow; (x, timestep) → noise and variance, (B, 2C, …), for
+    the samplers of DiT."""
     interval: tuple[float, float] = WHOLE
     """First and last time, 0 ≤ first < last ≤ 1: shorter where the velocity is singular at an end."""
     noise: Callable[[], Tensor] | None = None
-    """Gives fresh N(0, 1) of the shape of x, a call a step."""
+    """Function that returns fresh N(0, 1) noise of the shape of x, called once per step."""
     path: Path | None = None
-    """The path from which velocity and score follow from each other; for stochastic equations."""
+    """Path that converts velocity to score, for stochastic equations."""
     schedule: Schedule | None = None
-    """DiT's steps, all of which are taken; ``Schedule.respaced`` gives fewer."""
+    """Steps of a diffusion, all of which are taken; ``Schedule.respaced`` gives fewer."""
     clip: bool = False
-    """DiT: keep the data that the predicted noise implies within [−1, 1]."""
+    """Clamp the data that the predicted noise implies to [−1, 1] (DiT)."""
 
 
 @dataclass
 class Solver(ABC):
-    """A method. Class attributes say what it needs, further fields are settings of its own, named as in ``Sampler``."""
+    """A method. Class attributes are its needs, further fields its own settings, named as in ``Sampler``."""
 
     families: ClassVar[tuple[Family, ...]] = ("SiT", "MeanFlow")
-    """Kinds of model that it samples."""
+    """Families of models that it samples."""
     default_steps: ClassVar[int | None] = 50
-    """None: it chooses its own."""
+    """Default number of steps; None: it chooses its own."""
     evaluations: ClassVar[int | None] = 1
     """Evaluations of the field in a step."""
     closing_steps: ClassVar[int] = 0
     """Steps beyond ``steps``, of one evaluation each."""
-    draws_noise: ClassVar[bool] = False
-    """Whether it may call ``Problem.noise``."""
 
     problem: Problem
     steps: int | None
 
     @classmethod
     def settings(cls) -> tuple[str, ...]:
-        """The names of its own settings."""
+        """Names of the method's own settings."""
         return tuple(field.name for field in fields(cls))[2:]
 
     def times(self) -> Sequence[float]:
@@ -89,7 +87,7 @@ class Solver(ABC):
 
     @abstractmethod
     def step(self, x: Float[Tensor, "batch ..."], now: float, then: float) -> Float[Tensor, "batch ..."]:
-        """From x at one of ``times`` to x at the next."""
+        """Step from x at one of ``times`` to x at the next."""
 
     def states(self, x: Float[Tensor, "batch ..."]) -> Iterator[tuple[float, Float[Tensor, "batch ..."]]]:
         """Yield (t, x) at each of ``times``: the noise x first and the sample last."""
@@ -101,13 +99,13 @@ class Solver(ABC):
 
 
 def grid(steps: int, interval: tuple[float, float]) -> list[float]:
-    """steps + 1 times from the first to the last, both exactly."""
+    """Evenly spaced times, steps + 1 of them, the first and last of the interval exactly."""
     first, last = interval
     return [first + (last - first) * k / steps for k in range(steps)] + [last]
 
 
 def at(t: float, x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
-    """One time for every sample."""
+    """The same time for every sample."""
     return torch.full((x.shape[0],), t, device=x.device, dtype=x.dtype)
 
 
@@ -142,10 +140,9 @@ class MeanFlow(Solver):
 
 @dataclass
 class Dopri5(Solver):
-    """One step over the whole interval, in as many evaluations as the tolerances take.
+    """A single step over the whole interval, in as many evaluations as the tolerances need.
 
-    Its inner steps are chosen for the whole batch at once, so that a sample depends a little, within the tolerances, on
-    those that are drawn with it.
+    torchdiffeq chooses inner steps for the whole batch, so a sample depends on its batch, within the tolerances.
     """
 
     default_steps, evaluations = None, None
@@ -160,7 +157,7 @@ class Dopri5(Solver):
 
         precise = torch.float32 if x.device.type == "mps" else torch.float64
         ends = torch.tensor((now, then), device=x.device, dtype=precise)
-        inside = {"step_t": ends[1:]}  # else it looks beyond the end and comes back, where VP's velocity is no number
+        inside = {"step_t": ends[1:]}  # else it steps beyond the end, where VP's velocity is NaN, and back
 
         def field(t: Tensor, x: Tensor) -> Tensor:
             return self.problem.field(x, t.to(x.dtype).expand(len(x)))
@@ -170,9 +167,9 @@ class Dopri5(Solver):
 
 @dataclass
 class EulerMaruyama(Solver):
-    """Its closing step, of length ``last``, goes along the drift without noise, so that none is left at t = 1."""
+    """Euler's method with noise; a closing step of length ``last`` adds none, so that none is left at t = 1."""
 
-    default_steps, closing_steps, draws_noise = 250, 1, True
+    default_steps, closing_steps = 250, 1
     diffusion: Diffusion
     strength: float
     last: float
@@ -180,8 +177,8 @@ class EulerMaruyama(Solver):
     def times(self) -> Sequence[float]:
         first = self.problem.interval[0]
         if self.diffusion == "sbdm" and self.problem.path.name != "vp":
-            first = max(first, EDGE)  # where α = 0, sbdm is infinite
-        require(first < 1 - self.last, "last", self.last, f"take a length below {1 - first:g}, where sampling starts")
+            first = max(first, EDGE)  # sbdm is infinite where α = 0
+        require(first < 1 - self.last, "last", self.last, f"take a length below {1 - first:g}, that of the interval")
         return [*grid(self.steps, (first, 1 - self.last)), 1.0]
 
     def step(self, x: Tensor, now: float, then: float) -> Tensor:
@@ -209,8 +206,7 @@ class SdeHeun(EulerMaruyama):
 
 
 def diffusion(form: Diffusion, path: Path, t: Tensor) -> Tensor:
-    """w(t) of a form, at times of any shape."""
-    choose(form, Diffusion, "diffusion")
+    """w(t) of one form, at times of any shape."""
     if form in ("sigma", "sbdm"):
         c = path.coefficients(t)
         return c.sigma if form == "sigma" else c.sigma**2 * c.d_alpha / c.alpha - c.sigma * c.d_sigma
@@ -230,7 +226,7 @@ FLOW_SOLVERS: dict[str, type[Solver]] = {
     "euler_maruyama": EulerMaruyama,
     "sde_heun": SdeHeun,
 }
-"""By name; of those that serve a family, the first is its usual one."""
+"""Solvers by name; the first that serves a family is its default."""
 
 
 def states(
@@ -240,12 +236,12 @@ def states(
     method: str = "heun",
     interval: tuple[float, float] = WHOLE,
 ) -> Iterator[tuple[float, Float[Tensor, "batch ..."]]]:
-    """Yield (t, x) at each of steps + 1 grid points: solvers without a network, for any velocity.
+    """Yield (t, x) at each of steps + 1 evenly spaced times, for any velocity.
 
     Args:
         velocity: v(x, t) with t of shape (B,); for ``meanflow`` the average velocity u(x, t, h) over a step h.
         x0: noise.  steps: at least 1.
-        method: ``heun``, ``euler`` or ``meanflow``: those that need nothing but a velocity.
+        method: ``heun``, ``euler`` or ``meanflow``, which need nothing but a velocity.
         interval: first and last time, 0 ≤ first < last ≤ 1.
 
     Raises:
@@ -262,6 +258,6 @@ def states(
 def integrate(
     velocity: Velocity, x0: Tensor, steps: int, method: str = "heun", interval: tuple[float, float] = WHOLE
 ) -> Tensor:
-    """The last state of ``states``: the sample."""
+    """Sample: the last state of ``states``."""
     *_, (_, x) = states(velocity, x0, steps, method, interval)
     return x

@@ -2,7 +2,7 @@
 
 from labkit.sampling import Frame, Samples, few_steps, film_network, sample_network, starting_noise
 from labkit.training.checkpoint import CheckpointError
-from labkit.training.features import Look, Seen, see
+from labkit.training.features import FeatureSet, Look, extract_features
 from labkit.training.folder import RunError
 from labkit.training.job import Job
 from labkit.training.runs import Run, sample
@@ -19,13 +19,13 @@ __all__ = [
     "Run",
     "RunError",
     "Samples",
-    "Seen",
+    "FeatureSet",
     "Trainer",
     "sample",
     "few_steps",
     "film_network",
     "sample_network",
-    "see",
+    "extract_features",
     "starting_noise",
     "write_sheet",
 ]

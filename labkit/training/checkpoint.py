@@ -4,10 +4,11 @@ A save writes beside the target, flushes to the disk and renames, so a kill at a
 the new one whole. The optimizer's state lies under parameter names, so the file can be read without torch's pickles.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,14 +16,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from labkit import disk
-from labkit.types import LabError
+from labkit.checks import LabError
 
 FORMAT = "labkit-checkpoint-1"
-HEADER = ("step", "samples", "seconds", "config")  # what the file's header says beside the tensors
+HEADER = ("step", "samples", "seconds", "config")  # fields in the file's header, beside the tensors
 
 
 class CheckpointError(LabError, RuntimeError):
-    """A checkpoint that cannot be written or read; the message names the file and the way out."""
+    """A checkpoint that cannot be written or read; the message names the file and the remedy."""
 
 
 class Checkpoint(NamedTuple):
@@ -33,7 +34,7 @@ class Checkpoint(NamedTuple):
     config: str
     tensors: dict[str, Tensor]
     seconds: float = 0.0
-    """Time spent training so far."""
+    """Seconds of training so far."""
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under a prefix, with the prefix removed."""
@@ -68,7 +69,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def unsaved(why: str) -> CheckpointError:
-    """The error of a file that could not be saved, with the way out."""
+    """The error of a file that could not be saved, with the remedy."""
     return CheckpointError(f"{why} Earlier checkpoints are intact; make room or check the folder, then resume.")
 
 
@@ -80,28 +81,31 @@ def read(path: Path) -> Checkpoint:
     """
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; list a run's checkpoints with `Run.open(...).checkpoints`.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is cut or not a checkpoint ({error}).") from error
+    with _opened(path) as file:
+        header = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if header.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {header.get('format')!r} and this version of labkit reads {FORMAT!r}."
         )
-    about = {name: header.get(name, "") for name in HEADER}
-    if header.get("sha256") != _digest(tensors, about):
+    fields = {name: header.get(name, "") for name in HEADER}
+    if header.get("sha256") != _digest(tensors, fields):
         raise CheckpointError(f"{path} is corrupted: its content does not match its checksum.")
-    return Checkpoint(int(about["step"]), int(about["samples"]), about["config"], tensors, float(about["seconds"]))
+    return Checkpoint(int(fields["step"]), int(fields["samples"]), fields["config"], tensors, float(fields["seconds"]))
 
 
 def digest(path: Path) -> str:
-    """The checksum that a checkpoint's header states: what was made from this file carries it."""
+    """The checksum in a checkpoint's header, which identifies the weights that features or metrics come from."""
+    with _opened(path) as file:
+        return (file.metadata() or {}).get("sha256", "")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("sha256", "")
-    except (SafetensorError, OSError) as error:
+            yield file
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is cut or not a checkpoint ({error}).") from error
 
 
@@ -118,7 +122,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str,
 def load_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what ``optimizer_tensors`` took out."""
+    """Restore the moments that ``optimizer_tensors`` returned."""
     for key, tensor in tensors.items():
         moment, name = key.split(".", 1)
         parameter = parameters[name]

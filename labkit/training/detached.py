@@ -1,4 +1,4 @@
-"""A process that goes on when the one that started it ends, and the note by which any other finds it again."""
+"""A process that continues when the one that started it ends, and the note by which any other process finds it."""
 
 import json
 import os
@@ -12,9 +12,10 @@ import psutil
 
 from labkit.training import checkpoint as ckpt
 from labkit.training.folder import RunError
+from labkit.training.status import running
 
-SAVING = "600"  # seconds that torchrun gives its ranks to save when it is stopped; by itself it gives them 30
-_CHILDREN: dict[int, subprocess.Popen] = {}  # started from here, so it is here that they have to be buried
+SAVING = "600"  # seconds that torchrun gives its ranks to save when it is stopped; its default is 30
+_CHILDREN: dict[int, subprocess.Popen] = {}  # processes started from here, which remain zombies until polled here
 
 
 class Process(NamedTuple):
@@ -22,19 +23,19 @@ class Process(NamedTuple):
 
     pid: int
     created: float
-    """When it began, which tells it from a later one of the same number."""
+    """Unix time of its start, which distinguishes it from a later process of the same number."""
     host: str
     command: list[str]
     processes: int
-    """How many ranks it is, or leads."""
+    """Number of ranks; above 1, the process is torchrun, which leads them."""
 
     @classmethod
     def start(cls, command: list[str], processes: int, log: IO[bytes], note: Path) -> "Process":
         """Start a command in a session of its own, so that no signal meant for this process or terminal reaches it.
 
         Args:
-            command: with its arguments.  processes: how many ranks that makes.
-            log: takes what it says.  note: the file to write this down in, for ``read``.
+            command: with its arguments.  processes: the number of ranks.
+            log: receives its output.  note: the file for ``read``.
         """
         child = subprocess.Popen(
             command,
@@ -46,16 +47,16 @@ class Process(NamedTuple):
         )
         _CHILDREN[child.pid] = child
         try:
-            made = cls(child.pid, psutil.Process(child.pid).create_time(), socket.gethostname(), command, processes)
-            ckpt.replace_file(note, json.dumps(made._asdict(), indent=2).encode())
+            process = cls(child.pid, psutil.Process(child.pid).create_time(), socket.gethostname(), command, processes)
+            ckpt.replace_file(note, json.dumps(process._asdict(), indent=2).encode())
         except BaseException:
-            child.terminate()  # nobody could find it again
+            child.terminate()  # without its note, nobody could find it again
             raise
-        return made
+        return process
 
     @classmethod
     def read(cls, note: Path) -> "Process | None":
-        """What ``start`` wrote down; None if there is no such file."""
+        """The process of a note that ``start`` wrote; None if there is no such file."""
         try:
             return cls(**json.loads(note.read_text())) if note.exists() else None
         except (ValueError, TypeError) as error:
@@ -63,58 +64,57 @@ class Process(NamedTuple):
 
     @property
     def here(self) -> bool:
-        """Whether it is of this machine."""
+        """Whether it is a process of this machine."""
         return self.host == socket.gethostname()
 
     @property
     def alive(self) -> bool:
-        """Whether it lives, or ranks of it that have lost their leader; if it is of this machine."""
-        return self._leads or len(self._orphans()) > 0
+        """Whether it runs, or ranks of it that have lost their leader; for a process of this machine."""
+        return self._running or len(self._orphans()) > 0
 
     def end(self) -> None:
-        """Ask it by SIGTERM to save and leave; torchrun passes that on to its ranks.
+        """Send SIGTERM, at which it saves and ends; torchrun passes the signal on to its ranks.
 
         Raises:
-            RunError: it is another user's.
+            RunError: it is another user's process.
         """
-        for pid in [self.pid] if self._leads else self._orphans():
+        for pid in [self.pid] if self._running else self._orphans():
             try:
                 os.kill(pid, signal.SIGTERM)
             except ProcessLookupError:
-                pass  # it has just left by itself
+                pass  # it has just ended
             except PermissionError as error:
                 raise RunError(f"Process {pid} is another user's; only they can stop it.") from error
 
     @property
-    def _leads(self) -> bool:
-        """Whether the process itself lives."""
+    def _running(self) -> bool:
+        """Whether the process itself runs."""
         if self._child is not None:
             return self._child.poll() is None
-        try:
-            found = psutil.Process(self.pid)
-            same = abs(found.create_time() - self.created) < 2 or found.cmdline() == self.command  # the clock was set
-            return same and found.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
+        process = running(self.pid)
+        if process is None:
             return False
+        began, command = process  # the command as well, since times differ if the clock was set meanwhile
+        return abs(began - self.created) < 2 or command == self.command
 
     def _orphans(self) -> list[int]:
-        """Ranks that go on although torchrun was killed: they were given the same words."""
+        """Ranks that continue although torchrun was killed: the last words of their command are the same."""
         words = self.command[-3:]
-        found = psutil.process_iter(["cmdline", "status"]) if self.processes > 1 else []
+        processes = psutil.process_iter(["cmdline", "status"]) if self.processes > 1 else []
         return [
             process.pid
-            for process in found
+            for process in processes
             if (process.info["cmdline"] or [])[-3:] == words and process.info["status"] != psutil.STATUS_ZOMBIE
         ]
 
     @property
     def killed_by(self) -> str:
-        """The signal that ended it, where that is known; else empty."""
+        """Name of the signal that ended it; empty if there was none, or if it was not started from this process."""
         ended = None if self._child is None else self._child.poll()
         return signal.Signals(-ended).name if ended is not None and ended < 0 else ""
 
     @property
     def _child(self) -> subprocess.Popen | None:
-        """Its handle, if it was started from here; another process may have had its number before."""
+        """Its handle, if it was started from here; another child may have had its number before."""
         child = _CHILDREN.get(self.pid)
         return child if child is not None and child.args == self.command else None

@@ -1,8 +1,8 @@
-"""The exponential moving average of the weights, which is what gets sampled.
+"""Exponential moving average of the weights, from which samples are drawn.
 
     θ̄ ← d·θ̄ + (1 − d)·θ,   d = min(decay, (1 + n) / (10 + n)) at update n
 
-The warm-up forgets the random start quickly; without it a short run samples its initial weights.
+The warm-up forgets the random start quickly; without it a short run would sample its initial weights.
 """
 
 import copy
@@ -12,7 +12,7 @@ from torch import nn
 
 
 class Ema:
-    """A frozen copy of ``network`` that follows it."""
+    """A frozen copy of ``network`` that follows its trained parameters."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)

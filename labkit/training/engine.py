@@ -1,18 +1,18 @@
-"""How a step is computed on what is there: one process by default, or the ranks that torchrun started.
+"""Engine of a training step: one process by default, or the ranks that torchrun started.
 
     labkit train …                                                        one process
     torchrun --nproc-per-node 8 -m labkit train …                         eight GPUs of one machine
     torchrun --nnodes 4 --nproc-per-node 8 --rdzv-endpoint HOST:29500 …   four such machines
 
-The batch of the config is that of all ranks together. Each takes its share, in ``engine.accumulate`` micro-batches.
+The config's batch is that of all ranks together. Each rank takes its share, in ``engine.accumulate`` micro-batches.
 """
 
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,95 +27,81 @@ from labkit.types import Losses
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-SAVING = (signal.SIGINT, signal.SIGTERM)
-
 
 def fabric_of(config: Config) -> "Fabric":
-    """The engine of a config, its ranks gathered, which fit the batch.
+    """The engine of a config, with its ranks connected.
 
     Raises:
-        ConfigError: the batch cannot be shared out, or the chunks of negatives do not fit a micro-batch.
+        ConfigError: the ranks cannot share the batch equally, or the chunks of negatives do not fit a micro-batch.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
     here, machines = launched()
-    share = micro_batch(config, here * machines)
+    ranks, batch = here * machines, config.batch_size
+    share = micro_batch(config, ranks)
     for name in ("dispersive", "contrastive"):
         group = getattr(config, name)
-        least = 3 if group.variant == "covariance" else 2
-        computed = group.lam is not None
-        require(
-            group.chunk is None or share % group.chunk == 0,
-            f"{name}.chunk",
-            group.chunk,
-            f"it must divide the {share} samples of a micro-batch (batch_size {config.batch_size} over "
-            f"{here * machines} ranks × engine.accumulate {config.engine.accumulate})",
-        )
-        require(
-            not computed or share >= least,
-            "batch_size",
-            config.batch_size,
-            f"it leaves a micro-batch of {share}, in which {name} has no pairs; take fewer ranks or a smaller "
-            "engine.accumulate",
-        )
+        parts = f"batch_size {batch} over {ranks} ranks × engine.accumulate {config.engine.accumulate}"
+        fits = group.chunk is None or share % group.chunk == 0
+        require(fits, f"{name}.chunk", group.chunk, f"it must divide the {share} samples of a micro-batch ({parts})")
+        enough = group.lam is None or share >= (3 if group.variant == "covariance" else 2)
+        few = f"it leaves a micro-batch of {share}, too few for {name}; take fewer ranks or a smaller engine.accumulate"
+        require(enough, "batch_size", batch, few)
     ddp = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)  # the buffers are constants
-    ranks = dict(strategy=ddp) if here * machines > 1 else {}
-    # Its precision stays 32 bit: the objective casts, so that regularizers' gradients can be taken one by one.
-    fabric = Fabric(accelerator=device().type, devices=here, num_nodes=machines, **ranks)
-    if ranks:
+    strategy = {"strategy": ddp} if ranks > 1 else {}
+    # Fabric's precision stays 32 bit: the objective casts, so that regularizers' gradients can be taken one by one.
+    fabric = Fabric(accelerator=device().type, devices=here, num_nodes=machines, **strategy)
+    if ranks > 1:
         fabric.launch()
     return fabric
 
 
 def micro_batch(config: Config, ranks: int = 1) -> int:
-    """Samples that a rank computes at a time.
+    """Number of samples that a rank computes at a time.
 
     Raises:
-        ConfigError: the batch cannot be shared out equally.
+        ConfigError: the ranks cannot share the batch equally.
     """
     pieces = ranks * config.engine.accumulate
-    require(
-        config.batch_size % pieces == 0,
-        "batch_size",
-        config.batch_size,
-        f"it must be a multiple of {ranks} ranks × engine.accumulate {config.engine.accumulate}",
-    )
+    multiple = f"it must be a multiple of {ranks} ranks × engine.accumulate {config.engine.accumulate}"
+    require(config.batch_size % pieces == 0, "batch_size", config.batch_size, multiple)
     return config.batch_size // pieces
 
 
 def negatives(config: Config, ranks: int = 1) -> int:
-    """B of the repelling loss, whose floor is −log B: how many samples repel each other."""
+    """Number of samples that repel each other: the B of the repelling loss, whose floor is −log B."""
     group, share = config.repelling, micro_batch(config, ranks)
     return group.chunk or (share * ranks if group.negatives == "global" else share)
 
 
-def together(parts: Sequence[Losses], look: bool) -> Losses:
-    """The losses of a step from those of this rank's micro-batches.
+def combined(parts: Sequence[Losses], look: bool) -> Losses:
+    """Losses of a step from those of this rank's micro-batches.
 
     Args:
-        look: bring the ranks together as well, and keep what meters read; else the figures are this rank's.
+        look: combine the ranks as well, and keep what the meters read; else the values are this rank's.
     """
+    first = parts[0]
     if len(parts) == 1 and not torch.distributed.is_initialized():
-        return parts[0]
-    names = list(parts[0].terms)
+        return first
     means = [torch.stack([part.total.detach() for part in parts]).mean()]
-    means += [torch.stack([part.terms[name] for part in parts]).mean() for name in names]
+    means += [torch.stack([part.terms[name] for part in parts]).mean() for name in first.terms]
+    total, *terms = mean(*means) if look else means
+    terms = dict(zip(first.terms, terms, strict=True))
     if not look:
-        return Losses(means[0], dict(zip(names, means[1:], strict=True)), {}, {}, parts[0].errors, parts[0].times)
-    total, *terms = mean(*means)
+        return Losses(total, terms, {}, {}, first.errors, first.times)
 
     def all_rows(pieces: list[Tensor]) -> Tensor:
         with torch.no_grad():
             return gather(torch.cat([piece.detach() for piece in pieces]))
 
-    features = {block: all_rows([part.features[block] for part in parts]) for block in parts[0].features}
+    features = {block: all_rows([part.features[block] for part in parts]) for block in first.features}
     errors, times = (all_rows([getattr(part, name) for part in parts]) for name in ("errors", "times"))
-    return Losses(total, dict(zip(names, terms, strict=True)), {}, features, errors, times)
+    return Losses(total, terms, {}, features, errors, times)
 
 
 def compile_in_place(objective: Objective, backend: str = "inductor") -> None:
-    """Compile the objective inside whatever wraps it, so that names and gradients' hooks stay as they are."""
+    """Compile the objective inside its wrapper, so that names and gradients' hooks stay as they are."""
     import torch._functorch.config
 
     # At logged steps a regularizer's gradient is taken before the total's, from the same graph.
@@ -126,40 +112,43 @@ def compile_in_place(objective: Objective, backend: str = "inductor") -> None:
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Hold back Ctrl-C and SIGTERM for the lines that change weights and log them: a save never sees half a step."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
+    held = {number: handler for number, handler in _handlers().items() if callable(handler)}
     caught: list[tuple[int, FrameType | None]] = []
-    handlers = {number: signal.getsignal(number) for number in SAVING}
-    held = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in held:
-        signal.signal(number, lambda *signalled: caught.append(signalled))
-    try:
+    with _replaced(held, lambda *signalled: caught.append(signalled)):
         yield
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
     for number, frame in caught[:1]:
         held[number](number, frame)
 
 
 @contextlib.contextmanager
 def saving_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM, by which a machine that is taken away says so, and Ctrl-C call ``stop``; the second one ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in SAVING}
+    """Call ``stop`` at Ctrl-C, and at SIGTERM, which announces that a machine goes away; a second one ends at once."""
+    before = _handlers()
 
     def handle(*_: object) -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _set(before)
         stop()
 
-    for number in SAVING:
-        signal.signal(number, handle)
+    with _replaced(before, handle):
+        yield
+
+
+def _handlers() -> dict[int, Any]:
+    """Handlers of the signals at which training saves; empty outside the main thread, where no signal arrives."""
+    main = threading.current_thread() is threading.main_thread()
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
+
+
+def _set(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _replaced(handlers: Mapping[int, Any], handle: Callable[..., None]) -> Iterator[None]:
+    """Handle these signals by ``handle``, and by their own handlers again afterwards."""
+    _set(dict.fromkeys(handlers, handle))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _set(handlers)

@@ -1,9 +1,9 @@
-"""What a trained network sees in fixed inputs: features on demand, kept beside the run that they belong to.
+"""Features of a trained network on fixed inputs, computed on demand and cached beside the run.
 
-A ``Look`` says which inputs: so many images of a split, noised to a time t by a seeded draw in which image i has the
-same noise whatever the count. Two runs that are given the same look see the same numbers.
+A ``Look`` defines the inputs: a number of images of a split, noised to a time t. Image i has the same noise whatever
+the count, so two runs that are given the same look are compared on the same inputs.
 
-features/step-00001500-<key>-block01.safetensors   one block's features; the key stands for all that made them
+features/step-00001500-<key>-block01.safetensors   one block's features; the key is a digest of all that they depend on
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from labkit import datasets
-from labkit.checks import check_seed, choose, finite, require, whole
+from labkit.checks import check_number, check_seed, check_whole, choose
 from labkit.config import Config
 from labkit.models import Transformer
 from labkit.process import process_of
@@ -31,105 +31,102 @@ from labkit.training.checkpoint import CheckpointError, replace_file
 Split = Literal["train", "held_out"]
 FORMAT = "labkit-features-1"
 AT_ONCE = 256  # images in one forward pass
-MOST = 10_000  # images of a split that can be looked at
+MOST = 10_000  # largest number of images
 
 
 @dataclass(frozen=True)
 class Look:
-    """Which inputs a network is shown."""
+    """The inputs on which a network's features are read."""
 
     t: float | None = 0.5
-    """The time of every image, 0 (noise) to 1 (data); None gives each image a time of its own, as in training."""
+    """The time of every image, from 0 (noise) to 1 (data); None draws a time for each image, as in training."""
     count: int = 500
-    """How many images, the first of the split; all, if there are fewer, and never more than 10,000."""
+    """Number of images, the first of the split; all of them if there are fewer, and at most 10,000."""
     labelled: bool = True
-    """Whether the network is told each image's class, as in training, or the null class. What it is told can be read
-    off its features, so that a probe for the class has to look without."""
+    """Whether the network receives each image's class, as in training, or the null class. A class that it receives can
+    be read off its features, so a probe for the class needs False."""
     split: Split = "held_out"
     seed: int = 0
-    """Of the noise: two seeds give two views of the same images."""
+    """Seed of the noise: two seeds give two views of the same images."""
 
     def __post_init__(self) -> None:
-        require(
-            self.t is None or (finite(self.t) and 0 <= self.t <= 1),
-            "t",
-            self.t,
-            "take a time from 0 (noise) to 1 (data), or None for a time of its own for each image",
-        )
-        require(whole(self.count, 1), "count", self.count, "look at 1 image or more")
+        if self.t is not None:
+            check_number("t", self.t, 0, 1)
+        check_whole("count", self.count)
         choose(self.split, Split, "split")
         check_seed(self.seed)
 
 
-class Seen(NamedTuple):
-    """Fixed inputs, and what a network made of them."""
+class FeatureSet(NamedTuple):
+    """Fixed inputs, and a network's features of them."""
 
     x1: Float[Tensor, "n c h w"]
     """The images."""
     y: Int[Tensor, " n"]
-    """Their classes, whether the network was told them or not."""
+    """Their classes, also if the network did not receive them."""
     t: Float[Tensor, " n"]
     x_t: Float[Tensor, "n c h w"]
-    """What the network was shown."""
+    """The noised images, which are the network's input."""
     features: dict[int, Float[Tensor, "n tokens width"]]
     """Block → features, on the CPU."""
 
 
-def inputs(look: Look, config: Config) -> Seen:
+def inputs(look: Look, config: Config) -> FeatureSet:
     """The inputs of a look, without features yet: of the config's data, noised by its model's process."""
     images = datasets.load(config.dataset, look.split)
     draw = generator(look.seed, Purpose.PROBE)
     most = min(len(images), MOST)
     noise, times = torch.randn(most, *images.shape, generator=draw), torch.rand(most, generator=draw)
-    shown, t = images.batch(torch.arange(min(look.count, most))), times[: look.count]
+    batch, t = images.batch(torch.arange(min(look.count, most))), times[: look.count]
     if look.t is not None:
         t = torch.full_like(t, look.t)
-    return Seen(shown.x, shown.y, t, process_of(config).noised(shown.x, noise[: look.count], t), {})
+    return FeatureSet(batch.x, batch.y, t, process_of(config).noised(batch.x, noise[: look.count], t), {})
 
 
 @torch.no_grad()
-def see(network: Transformer, look: Look, config: Config, blocks: Iterable[int] | None = None) -> Seen:
-    """Run a network over the inputs of a look.
+def extract_features(
+    network: Transformer, look: Look, config: Config, blocks: Iterable[int] | None = None
+) -> FeatureSet:
+    """Run a network on the inputs of a look.
 
     Args:
-        network: ready to evaluate.  look: which inputs.  config: of the run that it belongs to.
+        network: in evaluation mode.  look: the inputs.  config: of the run that the network belongs to.
         blocks: numbers from 0; by default all.
     """
     blocks = sorted(range(len(network.blocks)) if blocks is None else blocks)
-    shown, on, told_time = inputs(look, config), next(network.parameters()).device, process_of(config).told
-    y = shown.y if look.labelled else torch.full_like(shown.y, network.num_classes)
+    fixed, on, model_time = inputs(look, config), next(network.parameters()).device, process_of(config).model_time
+    labels = fixed.y if look.labelled else torch.full_like(fixed.y, network.num_classes)
     parts = [
-        network.features(x_t.to(on), told_time(t).to(on), told.to(on), blocks)
-        for x_t, t, told in zip(*(a.split(AT_ONCE) for a in (shown.x_t, shown.t, y)), strict=True)
+        network.features(x_t.to(on), model_time(t).to(on), y.to(on), blocks)
+        for x_t, t, y in zip(*(a.split(AT_ONCE) for a in (fixed.x_t, fixed.t, labels)), strict=True)
     ]
-    return shown._replace(features={b: torch.cat([part[b] for part in parts]).float().cpu() for b in blocks})
+    return fixed._replace(features={b: torch.cat([part[b] for part in parts]).float().cpu() for b in blocks})
 
 
-class Shelf:
-    """The folder where a run keeps features of its checkpoints; what lies there can be deleted at any time.
+class FeatureCache:
+    """The folder of a run's cached features; its files can be deleted at any time.
 
     Args:
-        folder: made when something is put there.  step: of the checkpoint.
+        folder: created when the first features are stored.  step: of the checkpoint.
         made_by: all that the features depend on, beside the block.
     """
 
     def __init__(self, folder: Path, step: int, made_by: Mapping[str, object]) -> None:
         self._made_by = json.dumps([FORMAT, made_by], sort_keys=True)
-        key = hashlib.sha256(self._made_by.encode()).hexdigest()[:16]
-        self._name = str(folder / f"step-{step:08d}-{key}-block")
+        self._start = folder / f"step-{step:08d}-{hashlib.sha256(self._made_by.encode()).hexdigest()[:16]}-block"
 
     def _file(self, block: int) -> Path:
-        return Path(f"{self._name}{block:02d}.safetensors")
+        return Path(f"{self._start}{block:02d}.safetensors")
 
     def get(self, block: int) -> Tensor | None:
-        """A block's features; None where there are none, or they cannot be read."""
+        """A block's features; None if they are not stored, or cannot be read."""
         try:
-            return load_file(self._file(block))["features"] if self._file(block).exists() else None
-        except (SafetensorError, OSError, KeyError):  # cut by a crash, or not ours: they are made again
+            return load_file(self._file(block))["features"]
+        except (SafetensorError, OSError, KeyError):  # not there, cut by a crash, or not ours
             return None
 
     def put(self, block: int, features: Tensor) -> None:
-        """Keep features; a full or read-only disk costs the reader time, not the features."""
+        """Store features; if the disk is full or read-only, a warning says so."""
         try:
             replace_file(self._file(block), save({"features": features.contiguous()}, {"made_by": self._made_by}))
         except CheckpointError as error:

@@ -1,12 +1,12 @@
-"""Files of a run: what lies where in its folder, the rules by which it is written, and who may write.
+"""The folder of a run: its files, the rules by which they are written, and its only writer.
 
 config.json                        the experiment
 machine.json                       where it started: processor, versions, commit
-status.json                        how it stands, and which process trains it (``labkit.training.status``)
+status.json                        its status, and the process that trains it (``labkit.training.status``)
 metrics.csv                        tidy: step, samples, seconds, name, value
 checkpoints/step-00001000.safetensors
-samples/step-00001000.png          grids drawn from the averaged weights
-.lock                              held by the one process that trains here; reading needs it not
+samples/step-00001000.png          grids of samples, drawn from the averaged weights
+.lock                              held by the one process that trains here; reading does not need it
 """
 
 import contextlib
@@ -21,25 +21,24 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from labkit.checks import ConfigError, require
+from labkit.checks import ConfigError, LabError, require
 from labkit.config import Config
 from labkit.disk import unwritten
 from labkit.runtime import machine
 from labkit.training import checkpoint as ckpt
 from labkit.training.status import State, Status, now
-from labkit.types import LabError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = {"step": "int64", "samples": "int64", "seconds": "float64", "name": "str", "value": "float64"}
-LEFT_BY_FAILURES = {"status.json", "failure.txt"}  # of a training that never came to its config.json
+LEFT_BY_FAILURES = {"status.json", "failure.txt"}  # files of a training that failed before its config.json
 MOMENT = 1.0  # seconds to wait for a lock that may be held for a few writes only
-OFTEN, SELDOM = 1.0, 60.0  # seconds between two statuses where there is something new, and where there is not
+OFTEN, SELDOM = 1.0, 60.0  # seconds between two statuses with news, and without
 
 
 class RunError(LabError, RuntimeError):
-    """A folder that is not the run one asked for; the message says what it is and what to do."""
+    """A folder that is not the expected run; the message says what it is and what to do."""
 
 
 class BusyError(RunError):
@@ -47,9 +46,9 @@ class BusyError(RunError):
 
 
 class RunFolder:
-    """Paths and writing rules of one run's folder; ``labkit.Run`` adds what can be computed from it.
+    """Paths and writing rules of one run's folder; ``labkit.Run`` adds networks, features and samples.
 
-    ``open`` wants a run to exist, ``begin`` starts or continues one.
+    ``open`` expects a run to exist, ``begin`` starts or continues one.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -68,11 +67,11 @@ class RunFolder:
             raise RunError(f"There is no run at {path}; start one with `labkit train digits --out {path}`.")
         if not (folder.path / "config.json").exists():
             raise RunError(f"{path} is not the folder of a run (it has no config.json); name a run's own folder.")
-        _ = folder.config  # a damaged one is refused at once
+        _ = folder.config  # refuses a damaged config
         return folder
 
     def begin(self, config: Config) -> "RunFolder":
-        """Start a run here, or continue one whose config differs in nothing that makes it another experiment.
+        """Start a run here, or continue one of the same experiment.
 
         Raises:
             RunError: the folder holds a run of another config, or something else, or another process trains there.
@@ -94,16 +93,16 @@ class RunFolder:
                 unfinished.unlink()
             ckpt.replace_file(self.path / "config.json", config.to_json().encode())
             self.config = config
-            if not self.checkpoints:  # it begins here, whatever was begun and lost before
+            if not self.checkpoints:  # the run begins here, whatever was lost before
                 ckpt.replace_file(self.path / "machine.json", json.dumps(machine(), indent=2).encode())
         return self
 
     @contextlib.contextmanager
     def writing(self, patience: float = MOMENT) -> Iterator[None]:
-        """Own the folder: nobody else may train here meanwhile. Entering it again through the same object is free.
+        """Own the folder: no other trainer may write here meanwhile. The same object may enter again.
 
-        A killed owner's lock ends with its process. Where locks do not reach, as on some network file systems, a
-        trainer on another machine owns the folder while its status is less than 10 minutes old.
+        A killed owner's lock ends with its process. On network file systems without locks, a trainer on another machine
+        owns the folder while its status is less than 10 minutes old.
 
         Args:
             patience: seconds to wait for another owner to leave.
@@ -137,7 +136,7 @@ class RunFolder:
         try:
             with self.writing(patience=0):
                 return False
-        except LabError as error:  # what cannot be written is nobody's
+        except LabError as error:  # a folder that cannot be written has no owner
             return isinstance(error, BusyError)
 
     def _busy(self) -> BusyError:
@@ -150,16 +149,16 @@ class RunFolder:
 
     @property
     def status(self) -> Status | None:
-        """How the run stands as its trainer last wrote it; None of a run that was trained before there were any."""
+        """Status that the trainer wrote last; None for a run of an early version, which wrote none."""
         return Status.read(self.path / "status.json")
 
     def note(self, state: State, step: int, error: str = "") -> None:
-        """Write the status. Only who owns the folder does."""
+        """Write the status; for the owner of the folder only."""
         self._noted = time.monotonic()
         now(state, step, self.config.steps, self._started, error).write(self.path / "status.json")
 
     def beat(self, step: int, new: bool) -> None:
-        """Write that the run goes on, at most once a second if there is something new, else once a minute."""
+        """Write that the run goes on, at most once a second if ``new`` rows or files appeared, else once a minute."""
         if time.monotonic() - self._noted > (OFTEN if new else SELDOM):
             self.note("running", step)
 
@@ -178,10 +177,10 @@ class RunFolder:
         return {int(step): files[step] for step in sorted(filter(str.isdecimal, files), key=int)}
 
     def newest(self, config: Config) -> ckpt.Checkpoint | None:
-        """The newest checkpoint that can be read, None if there is none at all.
+        """The newest checkpoint that can be read, None if there are no checkpoints.
 
         Raises:
-            CheckpointError: there are checkpoints, and not one of them can be read.
+            CheckpointError: there are checkpoints, but none can be read.
             RunError: the checkpoint was written by a run of another config.
         """
         faults = []
@@ -192,27 +191,23 @@ class RunFolder:
                 faults.append(error)
                 continue
             if changed := "; ".join(Config.from_json(state.config).breaks(config)):
-                raise RunError(
-                    f"{file} was written by a run of another config ({changed}); remove it from this folder."
-                )
+                raise RunError(f"{file} is from a run of another config ({changed}); remove it from this folder.")
             if faults:
                 warnings.warn(f"{faults[0]} Continuing from step {state.step} instead.", stacklevel=3)
             return state
         if faults:
-            raise ckpt.CheckpointError(
-                f"{faults[0]} No other checkpoint of this run can be read: train it anew elsewhere."
-            )
+            raise ckpt.CheckpointError(f"{faults[0]} No other checkpoint can be read: train the run anew elsewhere.")
         return None
 
     def save(self, state: ckpt.Checkpoint) -> None:
-        """Write a checkpoint; when it is safe on the disk, drop what ``keep_last`` and ``keep_every`` do not keep."""
+        """Write a checkpoint; once it is safe on the disk, remove those that are no longer to be kept."""
         ckpt.write(self.path / "checkpoints" / f"step-{state.step:08d}.safetensors", state)
-        # A later one is unreadable, or training would have gone on from there: it does not count, and is written anew.
+        # Later ones are unreadable, else training would have continued there: they do not count, and are overwritten.
         keep_every = self.config.keep_every
-        readable = {step: file for step, file in self.checkpoints.items() if step <= state.step}
-        for step in list(readable)[: -self.config.keep_last]:
+        readable = [(step, file) for step, file in self.checkpoints.items() if step <= state.step]
+        for step, file in readable[: -self.config.keep_last]:
             if keep_every is None or step % keep_every:
-                readable[step].unlink()
+                file.unlink()
 
     @property
     def sheets(self) -> Path:
@@ -224,7 +219,7 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     def log(self, step: int, samples: int, seconds: float, values: dict[str, float]) -> None:
-        """Append one row a value to the table that ``rewind`` began."""
+        """Append a row for each value to the table that ``rewind`` began."""
         text = "".join(f"{step},{samples},{seconds:.3f},{name},{value!r}\n" for name, value in values.items())
         try:
             with open(self._metrics, "a") as file:
@@ -244,14 +239,14 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Begin the table, or drop its rows after ``step``.
 
-        A killed run logs further than it saved: going on would log those steps twice.
+        A killed run has logged further than it saved; without this, those steps would be logged twice.
         """
-        lines = self._metrics.read_text().splitlines()[1:] if self._metrics.exists() else []
-        kept = [line for line in lines if line.count(",") == 4 and line.split(",")[0].isdecimal()]
-        kept = [line for line in kept if int(line.split(",")[0]) <= step]
+        lines = self._metrics.read_text().splitlines() if self._metrics.exists() else []
+        rows = [line.split(",") for line in lines]
+        kept = [",".join(row) for row in rows if len(row) == 5 and row[0].isdecimal() and int(row[0]) <= step]
         ckpt.replace_file(self._metrics, "".join(f"{line}\n" for line in (",".join(COLUMNS), *kept)).encode())
 
 
 def _foreign(file: Path) -> bool:
-    """Whether a file keeps a folder from becoming a run's."""
+    """Whether a file shows that a folder is not a run's."""
     return file.name[0] != "." and file.name not in LEFT_BY_FAILURES

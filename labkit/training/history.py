@@ -1,4 +1,4 @@
-"""What a run has logged, read while it grows: each look takes in only the bytes that are new."""
+"""The log of a run, read while it grows: each refresh reads only the bytes that are new."""
 
 import contextlib
 import io
@@ -17,13 +17,13 @@ RECENT = 300.0  # seconds of training over which a rate is taken
 
 
 class Curve(NamedTuple):
-    """What was logged under one name."""
+    """Logged values of one name."""
 
     steps: np.ndarray
     values: np.ndarray
 
     def thinned(self, most: int) -> "Curve":
-        """At most so many of the points, evenly chosen, the first and the last among them; values stay as logged."""
+        """At most ``most`` of the points, evenly spaced, the first and the last among them."""
         if len(self.steps) <= most:
             return self
         chosen = np.linspace(0, len(self.steps) - 1, most).round().astype(int)
@@ -31,7 +31,7 @@ class Curve(NamedTuple):
 
 
 class History:
-    """The table of a run, of a process that may be writing it at this moment. Any thread may look.
+    """The table of a run that another process may be writing. Threads may share it.
 
     Args:
         table: ``metrics.csv`` of a run's folder, which need not exist yet.
@@ -40,7 +40,7 @@ class History:
     def __init__(self, table: Path) -> None:
         self.table = table
         self.version = 0
-        """Grows whenever there is something new."""
+        """Grows whenever there is news."""
         self._lock = threading.Lock()
         self._forget()
 
@@ -50,15 +50,15 @@ class History:
         self._clock: list[tuple[int, float]] = []
 
     def refresh(self) -> None:
-        """Read what was added; a table that a resumed run wrote anew is read anew."""
+        """Read the rows that were added; a table that a resumed run has rewritten is read from its start."""
         with self._lock, contextlib.suppress(FileNotFoundError), self.table.open("rb") as file:
-            found = os.fstat(file.fileno())
-            if self._file not in (None, found.st_ino) or found.st_size < self._read:
+            stat = os.fstat(file.fileno())
+            if self._file not in (None, stat.st_ino) or stat.st_size < self._read:
                 self._forget()
                 self.version += 1
-            self._file = found.st_ino
+            self._file = stat.st_ino
             file.seek(self._read)
-            text, end, _ = file.read().rpartition(b"\n")  # what follows the last line end is half a line
+            text, end, _ = file.read().rpartition(b"\n")  # the rest is an incomplete line
             self._take(text, header=0 if self._read == 0 else None)
             self._read += len(text + end)
 
@@ -77,7 +77,7 @@ class History:
         self.version += 1
 
     def curve(self, name: str) -> Curve:
-        """All points of a term or meter; empty where nothing of that name was logged."""
+        """All points of a term or meter; empty if nothing of that name was logged."""
         with self._lock:
             steps, values = self._curves.get(name, ([], []))
             return Curve(np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
@@ -90,7 +90,7 @@ class History:
 
     @property
     def rate(self) -> float | None:
-        """Steps a second over the last minutes that were logged; None before there are two points."""
+        """Steps a second over the last five minutes of the log; None before there are two points."""
         with self._lock:
             if len(self._clock) < 2:
                 return None
@@ -100,15 +100,13 @@ class History:
             return (last - first) / (now - since) if now > since else None
 
 
-def lasting(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time in two units at most: ``40 s``, ``12 min``, ``3 h 20 min``, ``2 days 4 h``."""
     seconds = max(seconds, 0.0)
+    minutes = round(seconds / 60)
+    hours = minutes // 60
     if seconds < 90:
         return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
     if minutes < 90:
         return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} days {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"

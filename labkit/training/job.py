@@ -2,12 +2,12 @@
 
     job = Job.launch(config, "runs/x")     one process, or one for each GPU
     job = Job.attach("runs/x")             later, from any notebook
-    job.told(), job.running, job.stop(), job.wait(), job.log_tail()
+    job.describe(), job.running, job.stop(), job.wait(), job.log_tail()
 
-The run's folder says all there is to know: its trainer writes ``status.json``, and a launch two files more.
+All state is in the run's folder: the trainer writes ``status.json``, and a launch writes two more files.
 
     job.json   the process that was launched last: number, machine, command
-    job.log    what it printed, launch after launch
+    job.log    its output, launch after launch
 """
 
 import shlex
@@ -16,40 +16,30 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 
-from labkit.checks import require, whole
+from labkit.checks import check_whole
 from labkit.config import Config
 from labkit.training.detached import Process
 from labkit.training.engine import micro_batch
 from labkit.training.folder import RunError, RunFolder
-from labkit.training.history import History, lasting
+from labkit.training.history import History, duration
 from labkit.training.joblog import JobLog
 from labkit.training.status import Status
 
-STARTING = 120.0  # seconds in which a job on another machine has to write its first status
+STARTING = 120.0  # seconds within which a job on another machine has to write its first status
 FALSE_START = {"config.json", "machine.json", "metrics.csv", "status.json", "job.json", "job.log", ".lock"}
 _LAUNCHING = threading.Lock()  # two clicks may be handled at once
 
-Kind = Literal["finished", "stopped", "failed", "lost"]
-State = Literal["running"] | Kind
-
-
-class Ending(NamedTuple):
-    """How a job left."""
-
-    kind: Kind
-    """``lost``: without a word."""
-    words: str = ""
-    """Why it failed or was lost."""
+State = Literal["running", "finished", "stopped", "failed", "lost"]
 
 
 class Job:
-    """A training run as it is seen from outside: ``launch`` one, or ``attach`` to any run's folder.
+    """A training run seen from outside: ``launch`` one, or ``attach`` to any run's folder.
 
-    A run that was started otherwise, by the command line or on another machine, can be watched but not stopped.
+    A run that was started by the command line or on another machine can be watched, but not stopped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,24 +50,24 @@ class Job:
 
     @classmethod
     def attach(cls, out: str | Path) -> "Job":
-        """The job of a run's folder, whether it goes on or has ended; a missing or foreign folder is refused."""
+        """The job of a run's folder, running or ended; a missing or foreign folder is refused with a RunError."""
         return cls(Path(out))
 
     @classmethod
     def launch(cls, config: Config, out: str | Path, processes: int | None = None) -> "Job":
-        """Start training in a process that goes on when this one ends; a stopped run of this config is resumed.
+        """Start training in a process that continues when this one ends; a stopped run of this config is resumed.
 
         Args:
             config: the experiment.  out: folder of the run.
-            processes: how many train together, by default one for each GPU, or one.
+            processes: number of ranks, by default one for each GPU, or one.
 
         Raises:
             RunError: the run is being trained already, or the folder holds something else.
-            ConfigError: the batch cannot be shared out over so many processes.
+            ConfigError: that many processes cannot share the batch equally.
         """
         out = Path(out).resolve()
         processes = max(torch.cuda.device_count(), 1) if processes is None else processes
-        require(whole(processes, 1), "processes", processes, "take a whole number of at least 1")
+        check_whole("processes", processes)
         micro_batch(config, processes)
         ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         train = ["-m", "labkit", "train", "--resume", str(out)]
@@ -91,27 +81,27 @@ class Job:
 
     @property
     def status(self) -> Status | None:
-        """Status that its trainer wrote last; None while a launched process has no trainer yet."""
+        """Status that its trainer wrote last; None while a launched process has written none."""
         status, process = self.folder.status, self.process
         if status is None or process is None:
             return status
-        same = (status.pid, status.host) == (process.pid, process.host)  # if the clock was set meanwhile
+        same = (status.pid, status.host) == (process.pid, process.host)  # true even if the clock was set meanwhile
         return status if same or status.started >= process.created else None
 
     @property
     def _launched(self) -> bool:
-        """Whether the process that was launched last lives, on this machine."""
+        """Whether the process that was launched last runs, on this machine."""
         return self.process is not None and self.process.here and self.process.alive
 
     @property
-    def asked(self) -> bool:
-        """Whether it was asked to stop, from whichever notebook, and trains still."""
+    def stop_requested(self) -> bool:
+        """Whether it was asked to stop, from any notebook, and still trains."""
         elsewhere = self.process is not None and not self.process.here
-        return self.log.asked and (self._launched or (elsewhere and self.running))
+        return self.log.stop_requested and (self._launched or (elsewhere and self.running))
 
     @property
     def running(self) -> bool:
-        """Whether it trains, or is about to. Of another machine, that is judged by how old its status is."""
+        """Whether it trains, or is about to. On another machine, the age of its status decides."""
         process, status = self.process, self.status
         if self._launched:
             return True
@@ -122,35 +112,35 @@ class Job:
 
     @property
     def state(self) -> State:
-        """``running``, or how it ended; ``lost`` is without a word."""
-        return "running" if self.running else self._end().kind
+        """``running``, or how it ended; ``lost`` if its trainer could not write how."""
+        return "running" if self.running else self._end()[0]
 
     @property
     def unstoppable(self) -> str:
-        """Why ``stop`` is not to be had here and now; empty if it is."""
+        """Why ``stop`` is not possible here and now; empty if it is."""
         if not self.running:
             return "it is not running"
         if self._launched:
-            return "it was asked to already, and is saving" if self.asked else ""
+            return "it was already asked to stop, and is saving" if self.stop_requested else ""
         if self.process is not None and not self.process.here:
             return f"it runs on {self.process.host}; stop it there"
         return "it was not launched as a job; stop it where it was started"
 
     def stop(self) -> None:
-        """Ask it to save and leave, and do not wait. It is asked once only: at a second signal it would leave unsaved.
+        """Ask it to save and leave, without waiting. It is asked only once: at a second signal it would leave unsaved.
 
         Raises:
-            RunError: it is not to be reached from here, or another user's.
+            RunError: it cannot be stopped from here, or is another user's process.
         """
-        if not self.running or self.asked:
+        if not self.running or self.stop_requested:
             return
         if self.unstoppable:
             raise RunError(f"{self.path} cannot be stopped from here: {self.unstoppable}.")
         self.process.end()
-        self.log.ask()
+        self.log.request_stop()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended; False if it has not after so many seconds. An interrupt leaves it running."""
+        """Wait until it has ended; False if it has not after ``timeout`` seconds. An interrupt leaves it running."""
         limit = None if timeout is None else time.monotonic() + timeout
         while self.running:
             if limit is not None and time.monotonic() > limit:
@@ -159,83 +149,80 @@ class Job:
         return True
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines that it wrote."""
+        """The last lines of its output."""
         return self.log.tail(lines)
 
-    def told(self) -> str:
-        """How it stands, in a sentence."""
+    def describe(self) -> str:
+        """Progress, or how it ended, in one sentence."""
         self.history.refresh()
-        saved, of = max(self.folder.checkpoints, default=0), f"of {self.config.steps:,}"
+        saved, total = max(self.folder.checkpoints, default=0), f"of {self.config.steps:,}"
         if self.running:
-            return self._progress(f"step {self.history.step:,} {of}")
-        kind, why = self._end()
-        now = f"step {max(self.history.step, saved):,} {of}"
-        on = f"training can go on from step {saved:,}" if saved else "nothing was saved"
+            return self._progress(f"step {self.history.step:,} {total}")
+        state, reason = self._end()
+        at = f"step {max(self.history.step, saved):,} {total}"
+        rest = f"training can go on from step {saved:,}" if saved else "nothing was saved"
         return {
             "finished": f"Finished {self.config.steps:,} steps.",
-            "stopped": f"Stopped at {now}; {on}.",
-            "failed": f"Failed at {now}: {why}",
-            "lost": f"Ended at {now}, {why}; {on}.",
-        }[kind]
+            "stopped": f"Stopped at {at}; {rest}.",
+            "failed": f"Failed at {at}: {reason}",
+            "lost": f"Ended at {at}, {reason}; {rest}.",
+        }[state]
 
     def __repr__(self) -> str:
-        return f"Job in {self.path}. {self.told()}"
+        return f"Job in {self.path}. {self.describe()}"
 
-    def _progress(self, now: str) -> str:
-        """What is said of a job that runs."""
+    def _progress(self, at: str) -> str:
+        """Summary of a job that runs."""
         where, rate = self._where(), self.history.rate
-        if self.asked:
-            return f"Asked to save and leave, {now}{where}."
-        if self.history.step == 0 or self.status is None:  # of a resumed run, the table is that of the time before
+        if self.stop_requested:
+            return f"Asked to save and leave, {at}{where}."
+        if self.history.step == 0 or self.status is None:  # the table of a resumed run is still the earlier one
             return f"Starting{where}; nothing is logged yet."
         if rate is None:
-            return f"Training, {now}{where}."
-        left = lasting((self.config.steps - self.history.step) / rate)
+            return f"Training, {at}{where}."
+        left = duration((self.config.steps - self.history.step) / rate)
         images = f"{rate * self.config.batch_size:,.0f} images/s"
-        return f"Training, {now}: {rate:.3g} steps/s, {images}, about {left} left{where}."
+        return f"Training, {at}: {rate:.3g} steps/s, {images}, about {left} left{where}."
 
     def _where(self) -> str:
-        """Where it runs, or why that is believed."""
+        """Process and machine, or the evidence for them."""
         process, status = self.process, self.status
         if self._launched:
             ranks = "" if process.processes == 1 else f" with {process.processes} ranks"
             return f" (process {process.pid}{ranks})"
         if status is None:
             return f" (launched on {process.host})"
-        heard = "" if status.here else f", heard of {lasting(time.time() - status.updated)} ago"
-        return f" (process {status.pid} on {status.host}{heard})"
+        age = "" if status.here else f", status of {duration(time.time() - status.updated)} ago"
+        return f" (process {status.pid} on {status.host}{age})"
 
-    def _end(self) -> Ending:
-        """How it ended: as its trainer wrote; without a trainer's word, as far as log and process tell."""
-        status, by = self.status, "" if self.process is None else self.process.killed_by
+    def _end(self) -> tuple[State, str]:
+        """State and cause of its end: as its trainer wrote, else as far as log and process show."""
+        status, process, error = self.status, self.process, self.log.error()
+        rank, signal = self.log.killed_rank(), "" if process is None else process.killed_by
         if status is not None and status.state in ("finished", "stopped"):
-            return Ending(status.state)
-        if rank := self.log.killed_rank():
-            return _killed(rank)
-        if status is not None and status.state == "failed":
-            alone = self.process is None or self.process.processes == 1
-            return Ending("failed", status.error if alone else self.log.error() or status.error)  # of any rank
-        if error := self.log.error():
-            return Ending("failed", error)
+            return status.state, ""
+        if rank:
+            return "lost", _killed_by(rank)
+        if status is not None and status.state == "failed":  # with several ranks, maybe because another one failed
+            return "failed", (error if process is not None and process.processes > 1 else "") or status.error
+        if error:
+            return "failed", error
         if self.config.steps in self.folder.checkpoints:
-            return Ending("finished")
-        if by == "SIGTERM" or (self.log.asked and not by):  # before it listened
-            return Ending("stopped")
-        if by:
-            return _killed(by)
+            return "finished", ""
+        if signal == "SIGTERM" or (self.log.stop_requested and not signal):  # before its trainer handled signals
+            return "stopped", ""
+        if signal:
+            return "lost", _killed_by(signal)
         last = self.log.last()
-        return Ending("lost", "without saying why" + (f" (the last line of its log: {last})" if last else ""))
+        return "lost", "without saying why" + (f" (the last line of its log: {last})" if last else "")
 
 
-def _killed(by: str) -> Ending:
-    """The end of a process that a signal of this name took."""
-    memory = ", as the system does when memory runs out" if by == "SIGKILL" else ""
-    return Ending("lost", f"killed by {by}{memory}")
+def _killed_by(signal: str) -> str:
+    return f"killed by {signal}" + (", as the system does when memory runs out" if signal == "SIGKILL" else "")
 
 
 def _make_room(out: Path, config: Config) -> None:
-    """Refuse a folder where a job is training; empty one whose job failed before its first step, so that a config put
-    right can take its place."""
+    """Refuse a folder where a job is training; empty one whose job failed before its first step, for a new config."""
     if not (out / "job.json").exists():
         return
     job = Job.attach(out)

@@ -1,4 +1,4 @@
-"""A run that reopens: to its folder, which ``folder`` describes, this adds networks, features, samples and training."""
+"""A run that reopens: ``labkit.training.folder`` describes its folder; here are its networks, features and samples."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from labkit.models.sizes import parse_name
 from labkit.runtime import device
 from labkit.sampling import Frame, Samples, film_network, sample_network
 from labkit.training import checkpoint as ckpt
-from labkit.training.features import Look, Seen, Shelf, inputs, see
+from labkit.training.features import FeatureCache, FeatureSet, Look, extract_features, inputs
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.trainer import Trainer, build_network
 
@@ -27,14 +27,14 @@ class Run(RunFolder):
     def __init__(self, path: str | Path, shelf: Path | None = None) -> None:
         super().__init__(path)
         self.shelf = shelf or self.path / "features"
-        """Where ``features`` keeps what it made."""
+        """Folder in which ``features`` caches."""
 
     @classmethod
     def open(cls, path: str | Path, shelf: Path | None = None) -> "Run":
         """Open a run's folder; a missing or foreign folder is refused with a RunError.
 
         Args:
-            path: of the run.  shelf: where ``features`` may write, by default in the run's folder.
+            path: of the run.  shelf: folder in which ``features`` caches, by default in the run's folder.
         """
         run = super().open(path)
         run.shelf = shelf or run.shelf
@@ -42,19 +42,20 @@ class Run(RunFolder):
 
     @property
     def steps(self) -> list[int]:
-        """The ages at which this run can be looked at: 0, the initial network, and every checkpoint's."""
+        """Steps at which the network is available: 0, the initial one, and those of the checkpoints."""
         return [0, *self.checkpoints]
 
     def trainer(self, **changes: Any) -> Trainer:
-        """Go on training from the newest checkpoint; ``steps=…`` extends the run."""
+        """A trainer that continues from the newest checkpoint; ``steps=…`` extends the run."""
         return Trainer(self.config.replace(**changes), self.path)
 
     def model(self, weights: Weights = "ema", step: int | None = None) -> Transformer:
-        """The network at one of ``steps`` (by default the newest), averaged weights or live ones, ready to evaluate.
+        """The network at one of ``steps`` (by default the newest), with averaged or live weights, in evaluation mode.
 
         Raises:
             ConfigError: unknown weights, or a step without a checkpoint.
-            RunError, CheckpointError: nothing was saved yet, or it cannot be read.
+            RunError: nothing was saved yet.
+            CheckpointError: the file cannot be read.
         """
         return self._network(self._state(step), weights)
 
@@ -64,11 +65,11 @@ class Run(RunFolder):
         blocks: Iterable[int] | None = None,
         step: int | None = None,
         weights: Weights = "ema",
-    ) -> Seen:
-        """What the network at a checkpoint makes of fixed inputs; kept in the run's folder for the next time.
+    ) -> FeatureSet:
+        """Features of the network at a checkpoint on fixed inputs, cached in the run's folder.
 
         Args:
-            look: which inputs, at which time.  blocks: numbers from 0; by default all.
+            look: the inputs and their time.  blocks: numbers from 0; by default all.
             step: one of ``steps``, by default the newest.  weights: averaged or live ones.
 
         Raises:
@@ -77,32 +78,28 @@ class Run(RunFolder):
         """
         depth = parse_name(self.config.model).size.depth
         blocks = sorted(range(depth) if blocks is None else set(blocks))
-        require(
-            len(blocks) > 0 and set(blocks) <= set(range(depth)),
-            "blocks",
-            tuple(blocks),
-            f"this run's model has {depth} blocks, numbered 0 to {depth - 1}",
-        )
+        fit = len(blocks) > 0 and set(blocks) <= set(range(depth))
+        require(fit, "blocks", tuple(blocks), f"this run's model has {depth} blocks, numbered 0 to {depth - 1}")
         step = self.steps[-1] if step is None else step
         self._check(step)
         network = ckpt.digest(self.checkpoints[step]) if step else self.config.to_json()
-        shelf = Shelf(self.shelf, step, {"look": asdict(look), "network": network, "weights": weights})
-        found = {block: shelf.get(block) for block in blocks}
-        missing = [block for block, z in found.items() if z is None]
+        cache = FeatureCache(self.shelf, step, {"look": asdict(look), "network": network, "weights": weights})
+        features = {block: cache.get(block) for block in blocks}
+        missing = [block for block, z in features.items() if z is None]
         if missing:
-            made = see(self.model(weights, step), look, self.config, missing).features
-            for block, z in made.items():
-                shelf.put(block, z)
-            found |= made
-        return inputs(look, self.config)._replace(features=found)
+            computed = extract_features(self.model(weights, step), look, self.config, missing).features
+            for block, z in computed.items():
+                cache.put(block, z)
+            features |= computed
+        return inputs(look, self.config)._replace(features=features)
 
     def export(self, to: str | Path, steps: Iterable[int] | None = None) -> "Run":
-        """Copy what it takes to look at this run: config, log, and averaged weights in half precision.
+        """Copy config, log and averaged weights (in half precision) of this run to a folder.
 
         The copy opens like any run, but training cannot go on from it.
 
         Args:
-            to: a folder that does not exist yet.  steps: which checkpoints, by default all.
+            to: a folder that does not exist yet.  steps: of the checkpoints to copy, by default all.
         """
         to, steps = Path(to), list(self.checkpoints if steps is None else steps)
         require(not to.exists(), "to", str(to), "it exists already; name a new folder")
@@ -110,7 +107,7 @@ class Run(RunFolder):
             state = self._state(step)
             half = {name: x.half() for name, x in state.tensors.items() if name.startswith("ema.")}
             ckpt.write(to / "checkpoints" / self.checkpoints[step].name, state._replace(tensors=half))
-        for name in ("machine.json", "metrics.csv", "config.json"):  # last what makes it a run
+        for name in ("machine.json", "metrics.csv", "config.json"):  # last the file that makes it a run
             if (self.path / name).exists():
                 ckpt.replace_file(to / name, (self.path / name).read_bytes())
         return Run.open(to)
@@ -122,7 +119,7 @@ class Run(RunFolder):
         return samples._replace(settings={**samples.settings, "weights": "ema", "step": state.step})
 
     def film(self, n: int = 64, **settings: Any) -> Iterator[Frame]:
-        """The same images on their way from noise: the states of the sampler, one after another."""
+        """The same images on their way from noise: the sampler's states, one after another."""
         return film_network(self.model(), self.config, n, **settings)
 
     def _check(self, step: int) -> None:

@@ -12,9 +12,9 @@ from labkit.training.checkpoint import replace_file
 
 
 def write_sheet(x: Float[Tensor, "n c h w"], path: Path, columns: int = 10) -> Path:
-    """Write images in [-1, 1] as one PNG, row by row with a border each; return the path. Of latents, 3 channels.
+    """Write images in [-1, 1] as one PNG, row by row, each with a border; return the path.
 
-    Images of up to 32 pixels come out four times as large.
+    Images of up to 32 pixels are enlarged four times; of latents, the first 3 channels are shown.
     """
     x, zoom = x[:, :3], max(1, min(4, 128 // x.shape[2]))
     rows = -(-len(x) // columns)

@@ -1,4 +1,4 @@
-"""How a run stands: what its trainer leaves in ``status.json`` for whoever looks at the run from outside."""
+"""Status of a run: the file ``status.json`` that its trainer writes for other processes."""
 
 import contextlib
 import json
@@ -10,14 +10,14 @@ from typing import Literal, NamedTuple
 
 import psutil
 
-from labkit.types import LabError
+from labkit.checks import LabError
 
 State = Literal["running", "finished", "stopped", "failed"]
-SILENT = 600.0  # seconds after which a trainer on another machine counts as dead if nothing was heard of it
+SILENT = 600.0  # age in seconds at which the status of a trainer on another machine counts as that of a dead one
 
 
 class Status(NamedTuple):
-    """State of a run as its trainer last wrote it, at logged steps, saves and the end."""
+    """Status of a run as its trainer last wrote it, at logged steps, saves and the end."""
 
     state: State
     step: int
@@ -28,20 +28,20 @@ class Status(NamedTuple):
     started: float
     """Unix time at which this trainer took the folder."""
     updated: float
-    """Unix time of this very status."""
+    """Unix time at which this status was written."""
     error: str = ""
-    """Why it failed, in one line."""
+    """Cause of a failure, in one line."""
 
     @classmethod
     def read(cls, path: Path) -> "Status | None":
-        """Status in a file; None if there is none, or none that this version of labkit can read."""
+        """Status in a file; None if this version of labkit can read none there."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
     def write(self, path: Path) -> None:
-        """Replace the file atomically, without waiting for the disk; one that cannot be written ends no training."""
+        """Replace the file atomically, without waiting for the disk; a failure does not end the training."""
         part = path.with_name(f".{path.name}.part")
         try:
             part.write_text(json.dumps(self._asdict(), indent=1, ensure_ascii=False), encoding="utf-8")
@@ -57,18 +57,25 @@ class Status(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        """Whether it trains: on this machine if its process lives, elsewhere if it was heard of recently."""
+        """Whether it trains: on this machine if its process runs, elsewhere if the status is recent."""
         if self.state != "running" or not self.here:
             return self.state == "running" and time.time() - self.updated < SILENT
-        try:  # a process that began after this was written has only inherited the number
-            process = psutil.Process(self.pid)
-            return process.create_time() < self.updated + 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
+        process = running(self.pid)
+        return process is not None and process[0] < self.updated + 1  # a later one has only inherited the number
+
+
+def running(pid: int) -> tuple[float, list[str]] | None:
+    """Start (Unix time) and command of a process of this machine; None if there is none, or only a zombie."""
+    try:
+        process = psutil.Process(pid)
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return None if zombie else (process.create_time(), process.cmdline())
+    except psutil.Error:
+        return None
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line; its kind as well, unless it is one of labkit's, which speak for themselves."""
+    """Message of an error in one line, after its type unless it is one of labkit's own."""
     kind = "" if isinstance(error, LabError) else f"{type(error).__name__}: "
     return " ".join(f"{kind}{error}".split())
 

@@ -1,10 +1,10 @@
-"""The endless stream of training samples, a function of (seed, position) and nothing else.
+"""The endless stream of training samples, a function of (seed, position) alone.
 
-Position s is sample s mod N of epoch s // N, whose order is shuffled afresh; a batch may cross from one epoch to the
-next, so no sample is ever dropped and no batch is short. Noise, times, label drops, augmentation and second view of
-the batch that starts at s follow from (seed, s). There is no random state to save: a resumed run asks for the same
-positions and gets the same numbers. Several ranks draw the same numbers and each takes its rows of them, so their
-batches together are the one that a single process would see.
+Position s is sample s mod N of epoch s // N, whose order is shuffled anew; a batch may cross from one epoch to the
+next, so no sample is ever dropped and no batch is short. Noise, times, label drops, augmentation and second view of the
+batch that starts at s follow from (seed, s). There is no random state to save: a resumed run reads the same positions
+and draws the same numbers. Several ranks draw the same numbers, and each takes its rows of them, so their batches
+together are that of a single process.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.datasets import Chance, Source
+from labkit.datasets import AugmentationDraws, Source
 from labkit.runtime import Purpose, generator
 from labkit.types import Batch, Draws, SecondView
 
@@ -22,11 +22,11 @@ class Stream:
     """Batches and draws by position, on one device.
 
     Args:
-        images: what is read.  batch_size: samples of all ranks together.  seed: of all that is drawn.
-        device: where batches are wanted.
-        two_views: draw what a second view needs.  pairs: draw the later times of MeanFlow's pairs.
-        pixels: bring the images beside their latents.
-        rank, ranks: which share of a batch is wanted; the rows are cut into ``ranks`` equal pieces in order.
+        images: the data.  batch_size: samples of all ranks together.  seed: of all random numbers.
+        device: where the batches go.
+        two_views: also draw the randomness of a second view.  pairs: also draw the later times of MeanFlow's pairs.
+        pixels: add the images to batches of latents.
+        rank, ranks: this process's share: the rows of a batch are cut into ``ranks`` equal pieces in order.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class Stream:
         share = batch_size // ranks
         self._share = slice(rank * share, (rank + 1) * share)
         self._orders: dict[int, Tensor] = {}
-        # What lies on a disk is read one batch ahead, while the last one is being learnt. What lies on the device is
-        # picked there, by an order that lies there too: no step waits for a copy.
+        # Data on a disk are read one batch ahead, during a training step. Data on the device are indexed there, by an
+        # order that lies there, too: no step waits for a copy.
         ready = images.resident and not pixels
         self._reader = None if ready else ThreadPoolExecutor(1, "labkit-reader")
         self._order_on = device if ready else torch.device("cpu")
@@ -58,24 +58,23 @@ class Stream:
         """This rank's part of samples position … position + batch_size − 1, and its randomness."""
         if self._reader is None:
             return self._at(position)
-        known, found = self._ahead or (None, None)
-        if known != position:
-            found = self._reader.submit(self._at, position)
-        ready = found.result()
-        following = position + self.batch_size
+        ahead, future = self._ahead or (None, None)
+        if ahead != position:
+            future = self._reader.submit(self._at, position)
+        result, following = future.result(), position + self.batch_size
         self._ahead = following, self._reader.submit(self._at, following)
-        return ready
+        return result
 
     def _at(self, position: int) -> tuple[Batch, Draws]:
         own = self._share
         rows = self._rows(position)[own]
-        chance = None  # from numbers of its own, as are second views and ends: the others are the same without them
-        if self.images.chancy:
+        draws = None  # like second views and ends, from a generator of its own: the other numbers do not change
+        if self.images.augments:
             noise, uniforms = self._draw(Purpose.AUGMENTATION, position, 1)
-            chance = Chance(noise[own], uniforms[own, 0])
-        batch = self.images.batch(rows, chance)
+            draws = AugmentationDraws(noise[own], uniforms[own, 0])
+        batch = self.images.batch(rows, draws)
         if self.pixels:
-            batch = batch._replace(pixels=self.images.pixels(rows, chance))
+            batch = batch._replace(pixels=self.images.pixels(rows, draws))
         noise, uniforms = self._draw(Purpose.NOISE, position, 2)
         second = ends = None
         if self.pairs:
@@ -104,7 +103,7 @@ class Stream:
         return order.to(self._order_on)
 
 
-def parts(batch: Batch, draws: Draws, count: int) -> list[tuple[Batch, Draws]]:
+def micro_batches(batch: Batch, draws: Draws, count: int) -> list[tuple[Batch, Draws]]:
     """A batch cut into ``count`` equal micro-batches, in order; ``count`` divides its size."""
     size = len(batch.y) // count
     return [(_rows_of(batch, i * size, size), _rows_of(draws, i * size, size)) for i in range(count)]

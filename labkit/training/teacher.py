@@ -1,7 +1,7 @@
-"""The digits teacher's training, without labels: ``for report in TeacherTraining(): …``, as the trainer of generators.
+"""Training of the digits teacher without labels; like the trainer of generators, it is a generator of reports.
 
-Two distorted views of each digit go through the encoder; the mean of its tokens, through a head that is thrown away
-afterwards, has to tell its own second view from those of the rest of the batch (SimCLR, Chen et al. 2020):
+Two distorted views of each digit go through the encoder; the mean of the tokens, through a head that is discarded after
+training, has to distinguish its own second view from those of the other digits of the batch (SimCLR, Chen et al. 2020):
 
     L = −mean_i log( exp(cos(h_i, h_i⁺)/τ) / Σ_j exp(cos(h_i, h_j⁺)/τ) )
 
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from labkit.checks import check_seed, require, whole
+from labkit.checks import check_seed, check_whole
 from labkit.datasets import digits
 from labkit.losses import contrastive_loss
 from labkit.metrics import linear_probe_accuracy
@@ -28,18 +28,18 @@ from labkit.models.encoder import DigitsEncoder
 from labkit.models.teachers import FILE, DigitsTeacher
 from labkit.runtime import Purpose, generator, machine, seeded
 
-STEPS, BATCH, TAU, LR = 1600, 64, 0.1, 2e-3  # chosen by a probe's cross-validation on the training digits
+STEPS, BATCH, TAU, LR = 1600, 64, 0.1, 2e-3  # chosen by cross-validation of a probe on the training digits
 
 
 class TeacherReport(NamedTuple):
-    """What one step did."""
+    """Result of one step."""
 
     step: int
     """Steps finished, this one included."""
     loss: float
-    """The contrastive loss of this step's batch; log of the batch size where nothing is learnt."""
+    """Contrastive loss of this step's batch; the log of the batch size for a guess."""
     seconds: float
-    """Processor seconds spent in the steps so far, those of all cores together."""
+    """Processor seconds of the steps so far, summed over the cores."""
 
 
 class TeacherTraining:
@@ -50,12 +50,12 @@ class TeacherTraining:
         steps: optimizer steps, of 64 digits in two views each. The learning rate rises and falls over these.
 
     Raises:
-        ConfigError: a seed or a number of steps that is no whole number in range.
+        ConfigError: a seed or number of steps that is not a whole number in range.
     """
 
     def __init__(self, seed: int = 0, steps: int = STEPS) -> None:
         check_seed(seed)
-        require(whole(steps, 2), "steps", steps, "take a whole number of at least 2")
+        check_whole("steps", steps, 2)
         self.steps, self.step, self.seconds = steps, 0, 0.0
         self.x = digits("train").x  # the images alone: no label enters this class
         with seeded(seed):
@@ -77,8 +77,9 @@ class TeacherTraining:
 
     @property
     def teacher(self) -> DigitsTeacher:
-        """A frozen copy of what the encoder has become, with its price so far."""
-        encoder = DigitsEncoder()
+        """A teacher with a copy of the encoder's weights, and the cost of training so far."""
+        with seeded(0):  # the weights are replaced; the global generator must not notice
+            encoder = DigitsEncoder()
         encoder.load_state_dict(self.encoder.state_dict())
         return DigitsTeacher(encoder, len(self.x), self.seconds, machine()["processor"])
 
@@ -97,7 +98,7 @@ class TeacherTraining:
         return TeacherReport(self.step, loss.item(), self.seconds)
 
     def _pick(self) -> Tensor:
-        """The next digits of an order that is shuffled again when it runs out; what is left over waits for no one."""
+        """The next digits of an order that is shuffled anew when less than a batch is left."""
         if len(self._order) < BATCH:
             self._order = torch.randperm(len(self.x), generator=self.draw)
         picked, self._order = self._order[:BATCH], self._order[BATCH:]
@@ -122,19 +123,19 @@ def distorted(x: Float[Tensor, "n 1 8 8"], draw: torch.Generator) -> Float[Tenso
     ]
     grid = F.affine_grid(torch.stack(rows, dim=1), list(x.shape), align_corners=False)
     bend = F.interpolate(0.2 * uniform(n, 2, 3, 3), size=x.shape[2:], mode="bicubic", align_corners=True)
-    ink = F.grid_sample(x + 1, grid + bend.movedim(1, 3), align_corners=False)  # 0 outside, as the paper of a digit
+    ink = F.grid_sample(x + 1, grid + bend.movedim(1, 3), align_corners=False)  # 0 outside, as a digit
     return ink * (1 + 0.3 * uniform(n, 1, 1, 1)) - 1 + 0.1 * torch.randn(x.shape, generator=draw)
 
 
 @torch.no_grad()
 def digits_probe(features: Callable[[Tensor], Float[Tensor, "n ..."]]) -> float:
-    """The linear probe of features of digits: fitted on the training digits, judged on the 500 held-out ones."""
+    """Accuracy of a linear probe on features, fitted on the training digits and tested on the 500 held-out ones."""
     train, held_out = digits("train"), digits("held_out")
     return linear_probe_accuracy(features(train.x), train.y, features(held_out.x), held_out.y)
 
 
 def probes(encoder: nn.Module) -> dict[str, float]:
-    """The linear probe on the mean of the tokens, and on all of them."""
+    """Accuracy of the linear probe on the mean of the tokens, and on all of them."""
     pooled = digits_probe(lambda x: encoder(x).mean(dim=1))
     return {"pooled": pooled, "all_tokens": digits_probe(encoder)}
 
@@ -143,14 +144,14 @@ def probes(encoder: nn.Module) -> dict[str, float]:
 def cosine_by_place(tokens_of: Callable[[Tensor], Float[Tensor, "n t d"]]) -> float:
     """Mean cosine between the tokens of the training digits and the best constant token of each place.
 
-    Its negative is the alignment loss of a generator that has learnt where a token stands and nothing of what is there.
+    Its negative is the alignment loss of a generator that knows a token's place but nothing of the image there.
     """
     tokens = F.normalize(tokens_of(digits("train").x), dim=2)
     return (tokens * F.normalize(tokens.mean(dim=0), dim=1)).sum(dim=2).mean().item()
 
 
 def save(teacher: DigitsTeacher, folder: Path, seed: int, measured: dict[str, Any]) -> Path:
-    """Write the weights with a record of how they came about and what was measured."""
+    """Write the weights with a record of their training and of the ``measured`` metrics."""
     record = {"cost": teacher.cost._asdict(), "probes": measured, "seed": seed, "machine": machine()}
     path = folder / FILE
     save_file(teacher.encoder.state_dict(), path, metadata={"record": json.dumps(record)})

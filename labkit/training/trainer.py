@@ -1,20 +1,20 @@
 """The training loop as a generator: ``for report in Trainer(config): …`` is all there is.
 
-A notebook, a widget and the command line drive this same loop: they plot a report, pause between two of them, or stop
-asking. Leaving the loop in any way, by an exception or Ctrl-C too, saves first when there is a folder to save to.
+A notebook, a widget and the command line drive this same loop: they plot a report, pause between two of them, or leave
+the loop. Leaving it in any way, also by an exception or Ctrl-C, saves first if the run has a folder.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from labkit import datasets
-from labkit.checks import require
+from labkit.checks import LabError, require
 from labkit.config import Config
 from labkit.distributed import any_rank
 from labkit.models import Transformer, build_model
@@ -23,15 +23,15 @@ from labkit.runtime import Purpose, generator, seeded
 from labkit.sampling import few_steps, sample_network
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
-from labkit.training.engine import compile_in_place, fabric_of, micro_batch, negatives, together, uninterrupted
+from labkit.training.engine import combined, compile_in_place, fabric_of, micro_batch, negatives, uninterrupted
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, measure, regularizer_gradients
 from labkit.training.sheet import write_sheet
 from labkit.training.status import one_line
-from labkit.training.stream import Stream, parts
-from labkit.types import LabError, Losses
+from labkit.training.stream import Stream, micro_batches
+from labkit.types import Losses
 
-SHEET, SHEET_STEPS = 50, 20  # samples, and steps, of the sheet that goes with a checkpoint
+SHEET, SHEET_STEPS = 50, 20  # samples, and sampling steps, of the sheet beside each checkpoint
 
 
 class NonFiniteLoss(LabError, RuntimeError):
@@ -40,22 +40,21 @@ class NonFiniteLoss(LabError, RuntimeError):
 
 @dataclass(frozen=True)
 class Report:
-    """What one step did. Terms stay tensors on their device, so that looking at a report costs nothing."""
+    """Result of one step. Terms stay tensors on their device, so that a report costs nothing."""
 
     step: int
     """Steps finished, this one included."""
     samples: int
-    """Training samples seen."""
+    """Training samples so far, repetitions included."""
     seconds: float
-    """Seconds spent in the steps of this run so far, without the meters; those before a resume included."""
+    """Seconds spent in the steps of this run so far, also before a resume, without the meters."""
     terms: dict[str, Tensor]
-    """``total`` and the unweighted terms: that of the base loss (``velocity``, say) and of the regularizers that are
-    on."""
+    """``total`` and the unweighted terms of the base loss (``velocity``, say) and of the regularizers that are on."""
     meters: dict[str, float] = field(default_factory=dict)
-    """At the steps that are logged, else empty: geometry and Dispersive Loss of the batch's features, also when λ is
-    off ("block1.feature_norm", "block1.dispersive"); the base loss in five parts of [0, 1] ("velocity.t0" to
-    "velocity.t4"); how each regularizer's gradient lies to the base loss's ("dispersive.gradient_cosine",
-    "dispersive.gradient_ratio")."""
+    """Meters of the steps that are logged, else empty: geometry and Dispersive Loss of the batch's features, also when
+    λ is off ("block1.feature_norm", "block1.dispersive"); the base loss in five parts of [0, 1] ("velocity.t0" to
+    "velocity.t4"); angle and ratio between each regularizer's gradient and the base loss's
+    ("dispersive.gradient_cosine", "dispersive.gradient_ratio")."""
 
     def values(self) -> dict[str, float]:
         """Terms and meters as plain numbers (this waits for the device)."""
@@ -65,18 +64,18 @@ class Report:
 def build_network(config: Config, size: int, channels: int, num_classes: int) -> Transformer:
     """The network of a config for images of given dimensions, its initial weights drawn from the config's seed."""
     with seeded(config.seed):
-        variance = config.family == "DiT"  # which it says in as many channels more
+        variance = config.family == "DiT"  # predicted in additional channels
         return build_model(config.model, size, channels, num_classes, learn_sigma=variance)
 
 
 class Trainer:
-    """Trains what ``config`` says; iterating yields one Report a step until ``config.steps``.
+    """Trains the model of a config; iterating yields one Report a step until ``config.steps``.
 
     Args:
         config: the experiment.
         run_dir: folder of the run. If it holds a run of the same config, training continues there from its newest
-            readable checkpoint; None keeps everything in memory. While this iterates, no other trainer may write
-            there; one that is made or iterated meanwhile is refused.
+            readable checkpoint; None keeps everything in memory. While this iterates, no other trainer can be created
+            or iterated in that folder.
 
     Raises:
         RunError: the folder holds a run of another config, or something else.
@@ -91,23 +90,17 @@ class Trainer:
         network.checkpointing = config.engine.checkpointing
         with seeded(generator(config.seed, Purpose.PROJECTOR).initial_seed()):
             objective = Objective(network, config)
-        shown = self._pixels(images)
+        pixels = self._teacher_needs_pixels(images)
         self.fabric = fabric_of(config)
-        # Only now, when the config has proved fit: a folder keeps the config it was created with.
+        # Last, when the config has passed all checks: a folder keeps the config that it was created with.
         self.folder = None if run_dir is None else self._open(run_dir)
         if config.engine.compile:
             compile_in_place(objective)
         self.ema = Ema(network.to(self.fabric.device), config.ema_decay)
-        o = config.optimizer
-        optimizer = torch.optim.AdamW(
-            [p for p in objective.parameters() if p.requires_grad],
-            lr=o.lr,
-            betas=o.betas,
-            weight_decay=o.weight_decay,
-            fused=True,
-        )
+        trained = [p for p in objective.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, **asdict(config.optimizer), fused=True)
         self.network, self.projector = network, objective.projector
-        self._trained = [p for p in network.parameters() if p.requires_grad]  # the projector belongs to no other loss
+        self._shared = [p for p in network.parameters() if p.requires_grad]  # by all losses; the projector is REPA's
         self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
         self.stream = Stream(
             images,
@@ -116,7 +109,7 @@ class Trainer:
             self.fabric.device,
             rank=self.fabric.global_rank,
             ranks=self.fabric.world_size,
-            pixels=shown,
+            pixels=pixels,
             two_views=config.contrastive.lam is not None,
             pairs=config.family == "MeanFlow",
         )
@@ -128,54 +121,50 @@ class Trainer:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes: the only one, or the first of the ranks."""
+        """Whether this process writes: the only one, or the first of the ranks."""
         return self.fabric.is_global_zero
 
     @property
     def negatives(self) -> int:
-        """How many samples repel each other: the B of the floor −log B."""
+        """Number of samples that repel each other: the B of the floor −log B."""
         return negatives(self.config, self.fabric.world_size)
 
-    def told(self) -> str:
-        """How it trains here, in words."""
-        e, ranks = self.config.engine, self.fabric.world_size
+    def describe(self) -> str:
+        """One sentence on batch, device, precision and negatives."""
+        engine, ranks, batch = self.config.engine, self.fabric.world_size, self.config.batch_size
         share = micro_batch(self.config, ranks)
-        pieces = "" if share == self.config.batch_size else f" = {ranks} ranks × {e.accumulate} × {share}"
-        ways = [e.precision, *(name for name in ("compile", "checkpointing", "resident") if getattr(e, name))]
+        pieces = "" if share == batch else f" = {ranks} ranks × {engine.accumulate} × {share}"
+        switches = [name for name in ("compile", "checkpointing", "resident") if getattr(engine, name)]
         return (
-            f"Batches of {self.config.batch_size}{pieces} on {self.fabric.device.type}, {', '.join(ways)}; "
+            f"Batches of {batch}{pieces} on {self.fabric.device.type}, {', '.join([engine.precision, *switches])}; "
             f"{self.negatives} samples repel each other (the floor is −log {self.negatives})."
         )
 
     def stop(self) -> None:
-        """Save and leave, as Ctrl-C does: at once, or, of several ranks, after the step that all agree on."""
+        """Save and leave, as Ctrl-C does: at once, or with several ranks after the step that all agree on."""
         if self.fabric.world_size == 1:
             raise KeyboardInterrupt
         self._stopping = True
 
     def _open(self, run_dir: str | Path | RunFolder) -> RunFolder:
-        """The run's folder, which the first rank makes and the others find."""
+        """The run's folder, which the first rank creates before the others go on."""
         folder = run_dir if isinstance(run_dir, RunFolder) else RunFolder(run_dir)
         if self.leads:
             folder.begin(self.config)
         self.fabric.barrier()
         return folder
 
-    def _pixels(self, images: datasets.Source) -> bool:
-        """Whether REPA's teacher has to be shown the images beside their latents."""
-        wanted = "repa" in self.config.regularizers and self.config.repa.teacher != "digits" and images.channels == 4
-        require(
-            not wanted or images.files is not None,
-            "repa.lam",
-            self.config.repa.lam,
-            f"its teacher looks at images, and {self.config.dataset} knows no files of its latents; prepare it "
-            "from a folder of images",
-        )
-        return wanted
+    def _teacher_needs_pixels(self, images: datasets.Source) -> bool:
+        """Whether REPA's teacher needs the images beside their latents."""
+        repa = self.config.repa
+        needed = repa.lam is not None and repa.teacher != "digits" and images.channels == 4
+        why = f"its teacher needs images, but {self.config.dataset} has latents alone; prepare it from a folder"
+        require(not needed or images.files is not None, "repa.lam", repa.lam, why)
+        return needed
 
     @property
     def samples(self) -> int:
-        """Training samples seen so far."""
+        """Training samples so far, repetitions included."""
         return self.step * self.config.batch_size
 
     def __len__(self) -> int:
@@ -197,15 +186,15 @@ class Trainer:
                     if self._agreed_to_stop():
                         raise KeyboardInterrupt
             except NonFiniteLoss:
-                raise  # the state before a bad step leads straight back to it: keep the older checkpoint as the newest
-            except BaseException:  # Ctrl-C, a closed generator, an error in whoever draws the reports
+                raise  # this state leads to the same bad step again: the older checkpoint stays the newest
+            except BaseException:  # Ctrl-C, a closed generator, an error in the code that reads the reports
                 self.save()
                 raise
             self.save()
 
     @contextmanager
     def _owning(self) -> Iterator[None]:
-        """Own the run's folder while this trains, and write there how that goes; a finished run stays as it is."""
+        """Own the run's folder during training, and keep its status current; a finished run stays as it is."""
         if self.folder is None or not self.leads or (len(self) == 0 and self.saved_step == self.step):
             yield
             return
@@ -225,24 +214,24 @@ class Trainer:
     def _advance(self) -> Report:
         """One optimizer step."""
         began = time.perf_counter()
-        self.optimizer.zero_grad(set_to_none=True)  # first, since a step cut short by Ctrl-C leaves gradients behind
+        self.optimizer.zero_grad(set_to_none=True)  # first: a step that Ctrl-C cut short leaves gradients behind
         log = self._logs(self.step + 1)
-        found, pulls, looking = self._backward(log)
+        parts, pulls, metering = self._backward(log)
         # On a GPU the look would wait for the device, so it is rare there.
         look = log or self.fabric.device.type == "cpu"
-        losses = together(found, look)
+        losses = combined(parts, look)
         if look:
             self._check(losses.total, losses.terms)
-        looked = time.perf_counter()
+        paused = time.perf_counter()
         meters = self._measure(losses, pulls) if log else {}
-        looking += time.perf_counter() - looked  # meters are no part of what a regularizer costs
+        metering += time.perf_counter() - paused  # the meters are not part of a regularizer's cost
         if self.config.engine.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.engine.clip)
         with uninterrupted():
             self.optimizer.step()
             self.ema.update(self.step)
             self.step += 1
-            self.seconds += time.perf_counter() - began - looking
+            self.seconds += time.perf_counter() - began - metering
             terms = {"total": losses.total.detach(), **losses.terms}
             report = Report(self.step, self.samples, self.seconds, terms, meters)
             if log and self.folder is not None and self.leads:
@@ -250,36 +239,36 @@ class Trainer:
         return report
 
     def _backward(self, log: bool) -> tuple[list[Losses], Pulls, float]:
-        """Losses of each micro-batch, with the step's gradient in the parameters; if it is logged, also the pulls of
-        the regularizers, and the seconds that went into these."""
-        found: list[Losses] = []
-        pulls, looking, count = {}, 0.0, self.config.engine.accumulate
-        for batch, draws in parts(*self.stream.at(self.samples), count):
-            last = len(found) + 1 == count
+        """Leave the step's gradient in the parameters; returns the losses of each micro-batch and, for a logged step,
+        the regularizers' gradients and the seconds that these took."""
+        parts: list[Losses] = []
+        pulls, metering, count = {}, 0.0, self.config.engine.accumulate
+        for batch, draws in micro_batches(*self.stream.at(self.samples), count):
+            last = len(parts) + 1 == count
             with self.fabric.no_backward_sync(self.objective, enabled=not last):
                 losses = self.objective(batch, draws)
                 if log:
-                    looked = time.perf_counter()
-                    pulls = add_pulls(pulls, regularizer_gradients(losses, self._trained), 1 / count)
-                    looking += time.perf_counter() - looked
+                    paused = time.perf_counter()
+                    pulls = add_pulls(pulls, regularizer_gradients(losses, self._shared, count))
+                    metering += time.perf_counter() - paused
                 self.fabric.backward(losses.total / count)
-            found.append(losses if log else losses._replace(features={}, weighted={}))
-        return found, pulls, looking
+            parts.append(losses if log else losses._replace(features={}, weighted={}))
+        return parts, pulls, metering
 
     def _measure(self, losses: Losses, pulls: Pulls) -> dict[str, float]:
-        """The meters of a step; every rank brings what it has, the first one measures."""
+        """Meters of a step, measured by the first rank on the gradients of all."""
         pulls = mean_pulls(pulls)
         if not self.leads:
             return {}
-        return measure(losses, self.config) | conflicts(pulls, self._trained, self.config.engine)
+        return measure(losses, self.config) | conflicts(pulls, self._shared, self.config.engine)
 
     def _agreed_to_stop(self) -> bool:
-        """Whether a rank was asked to stop. On GPUs they ask each other every tenth step, since asking waits."""
-        often = 1 if self.fabric.device.type == "cpu" else 10
-        return self.step % often == 0 and any_rank(self._stopping, self.fabric.device)
+        """Whether any rank has to stop. On GPUs the ranks vote at every tenth step only, since a vote waits."""
+        every = 1 if self.fabric.device.type == "cpu" else 10
+        return self.step % every == 0 and any_rank(self._stopping, self.fabric.device)
 
     def _logs(self, step: int) -> bool:
-        """Every ``log_every`` steps, at the last, and more often at the start, where the features change fastest."""
+        """Whether a step is logged: each ``log_every``-th, the last, and more at the start, where much changes."""
         every = self.config.log_every
         early = every >= 10 and step < every and (step == 1 or step % (every // 5) == 0)
         return early or step % every == 0 or step == self.config.steps
@@ -287,39 +276,37 @@ class Trainer:
     def _check(self, total: Tensor, terms: dict[str, Tensor]) -> None:
         if torch.isfinite(total):
             return
-        bad = (
-            ", ".join(f"{name} = {term.item()}" for name, term in terms.items() if not torch.isfinite(term)) or "total"
-        )
-        raise NonFiniteLoss(f"The loss of step {self.step + 1} is not finite ({bad}); {self._last()}")
+        bad = [f"{name} = {term.item()}" for name, term in terms.items() if not torch.isfinite(term)] or ["total"]
+        raise NonFiniteLoss(f"The loss of step {self.step + 1} is not finite ({', '.join(bad)}); {self._remedy()}")
 
-    def _last(self) -> str:
-        """Where a failed run can go on, and how it may fare better."""
+    def _remedy(self) -> str:
+        """The last checkpoint, and settings to lower."""
         c = self.config
         last = f"the last good checkpoint is at step {self.saved_step}" if self.saved_step else "nothing was saved yet"
-        lam = "".join(f" or {name}.lam (now {getattr(c, name).lam})" for name in c.regularizers)
-        where = "" if self.folder is None else f" of {self.folder.path}"
-        anew = "Train anew" if self.folder is None else "Train anew in another folder"
-        return f"{last}{where}. {anew}, with a lower optimizer.lr (now {c.optimizer.lr}){lam}."
+        lams = "".join(f" or {name}.lam (now {getattr(c, name).lam})" for name in c.regularizers)
+        where, anew = ("", "") if self.folder is None else (f" of {self.folder.path}", " in another folder")
+        return f"{last}{where}. Train anew{anew}, with a lower optimizer.lr (now {c.optimizer.lr}){lams}."
 
     def save(self) -> None:
         """Write a checkpoint now, unless this step has one or there is no folder."""
         if self.folder is None or not self.leads or self.step == self.saved_step:
             return
         if not all(bool(torch.isfinite(p).all()) for p in self._named().values()):
-            raise NonFiniteLoss(
-                f"The weights after step {self.step} are not finite, so they were not saved; {self._last()}"
-            )
-        tensors = {f"model.{name}": t for name, t in self.network.state_dict().items()}
-        tensors |= {f"ema.{name}": t for name, t in self.ema.network.state_dict().items()}
-        if self.projector is not None:
-            tensors |= {f"projector.{name}": t for name, t in self.projector.state_dict().items()}
-        moments = ckpt.optimizer_tensors(self.optimizer, self._named())
-        tensors |= {f"optimizer.{name}": t for name, t in moments.items()}
+            bad = f"The weights after step {self.step} are not finite, so they were not saved"
+            raise NonFiniteLoss(f"{bad}; {self._remedy()}")
+        parts = {part: module.state_dict() for part, module in self._modules().items()}
+        parts["optimizer"] = ckpt.optimizer_tensors(self.optimizer, self._named())
+        tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
         self.folder.save(ckpt.Checkpoint(self.step, self.samples, self.config.to_json(), tensors, self.seconds))
         self.saved_step = self.step
 
+    def _modules(self) -> dict[str, nn.Module]:
+        """The modules of a checkpoint, by the prefix of their tensors there."""
+        modules = {"model": self.network, "ema": self.ema.network}
+        return modules if self.projector is None else modules | {"projector": self.projector}
+
     def _named(self) -> dict[str, Tensor]:
-        """What is trained, under the names that the optimizer's state is saved by."""
+        """The parameters, by the names of their moments in a checkpoint."""
         named = dict(self.network.named_parameters())
         return named | ({} if self.projector is None else dict(self.projector.named_parameters(prefix="projector")))
 
@@ -333,10 +320,8 @@ class Trainer:
             return
         if not state.part("model."):
             raise RunError(f"{self.folder.path} is an export: training cannot go on from it. Train anew elsewhere.")
-        self.network.load_state_dict(state.part("model."))
-        self.ema.network.load_state_dict(state.part("ema."))
-        if self.projector is not None:
-            self.projector.load_state_dict(state.part("projector."))
+        for part, module in self._modules().items():
+            module.load_state_dict(state.part(f"{part}."))
         ckpt.load_optimizer(self.optimizer, self._named(), state.part("optimizer."))
         self.step = self.saved_step = state.step
         self.seconds = state.seconds

@@ -15,11 +15,10 @@ from labkit.widgets.runner import Runner
 from labkit.widgets.scale import Scale, scale_panel
 from labkit.widgets.secant import Secant, secant_panel
 from labkit.widgets.springs import Partners, Springs, springs_panel
-from labkit.widgets.training import training_panel
+from labkit.widgets.training import training_panel, watch_panel
 from labkit.widgets.variants import FourLosses, variants_panel
 from labkit.widgets.views import TwoViews, partners_panel, views_panel
 from labkit.widgets.watch import Watch
-from labkit.widgets.watch_view import watch_panel
 
 __all__ = [
     "Ablations",

@@ -1,13 +1,13 @@
 """The explorer's state: features of several runs mapped to the plane, at every age, block and time.
 
-Nothing waits. A background thread maps what is looked at first, then its neighbours, then all the rest; moving a slider
-only looks up. PCA is the default map: each run's cloud is centred and all are drawn in one orthonormal basis, so that
-lengths in the picture are lengths in feature space. UMAP shows who is near whom, and nothing else.
+Nothing waits. A background thread first maps the place that is shown, then its neighbours, then all others; moving a
+slider only looks up. PCA is the default map: each run's cloud is centred and all are drawn in one orthonormal basis, so
+that lengths in the picture are lengths in feature space. UMAP shows which points are neighbours, and nothing else.
 """
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -21,9 +21,9 @@ from labkit.models.sizes import features_per_sample, parse_name
 from labkit.projection import Pca, UmapReference, seed_flicker
 from labkit.runtime import one_thread
 from labkit.training import Look, Run
-from labkit.training.features import Seen, inputs
+from labkit.training.features import FeatureSet, inputs
 
-Time = float | Literal["mixed"]  # mixed: each image has its own; not None, which no menu of ipywidgets can offer
+Time = float | Literal["mixed"]  # mixed: each image has its own; None would not do, as no menu of ipywidgets offers it
 TIMES: tuple[Time, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, "mixed")
 MEASURES: dict[str, Callable[[Tensor, Tensor], float]] = {
     "feature_norm": lambda z, y: feature_norm(z),
@@ -35,7 +35,7 @@ Points = Float[Tensor, "n 2"]
 
 
 class Place(NamedTuple):
-    """Where one looks: block, time, whether the class is told, step of training."""
+    """A view to show: features of a block at a time, with or without the class label, at a training step."""
 
     block: int
     t: Time
@@ -47,7 +47,7 @@ class Spread(NamedTuple):
     """One run's features at a place."""
 
     points: dict[str, Points]
-    """Axes → coordinates per √P: ``shared`` by all runs, or the run's ``own``."""
+    """Axes → coordinates, divided by √P; axes are ``shared`` by all runs, or the run's ``own``."""
     explained: dict[str, float]
     """Axes → share of the cloud's variance that lies along them."""
     norms: Float[Tensor, " n"]
@@ -56,20 +56,20 @@ class Spread(NamedTuple):
 
 
 class Map(NamedTuple):
-    """A UMAP of all runs at their last step, with what it takes to judge it."""
+    """A UMAP of all runs at their last step, with the numbers that judge it."""
 
     reference: UmapReference
     trustworthiness: dict[str, float]
     flicker: float
-    """How far another seed's map lies from it: Procrustes disparity, 0 the same … 1 unrelated."""
+    """Procrustes disparity of another seed's map: 0 is the same map, 1 an unrelated one."""
 
 
 class Explorer(HasTraits):
-    """Where one looks in; clouds, maps and images out.
+    """A place in; clouds, maps and images out.
 
     Args:
-        runs: name → run, of the same data, block width and number of tokens.
-        count: how many held-out images.  times: to choose from.
+        runs: name → run; all with the same data, block width and number of tokens.
+        count: number of held-out images, at least 3.  times: times to choose from.
 
     Raises:
         ConfigError: runs that cannot be compared, or too few images.
@@ -84,20 +84,18 @@ class Explorer(HasTraits):
     axes = Enum(("shared", "own"), "shared")
     colour = Enum(("class", "time t", "norm"), "class")
     highlight = AnyTrait("all")
-    """``all``, a class, or ``drawn`` for the images in ``drawn``."""
+    """``all``, a class, or ``drawn``."""
     drawn: tuple[int, ...] = ()
-    """The images that were last selected by drawing around them."""
+    """Indices of the images around which a line was last drawn."""
     image = Int(0, min=0)
 
     def __init__(self, runs: Mapping[str, Run], count: int = 300, times: tuple[Time, ...] = TIMES) -> None:
         self.runs, self.times = dict(runs), times
         self.steps, self.depth = _common(self.runs)
         require(whole(count, 3), "count", count, "a picture of spread takes 3 images or more")
-        self._looks = {
-            (t, told): Look(None if t == "mixed" else t, count, told) for t in times for told in (True, False)
-        }
+        self._looks = {(t, on): Look(None if t == "mixed" else t, count, on) for t in times for on in (True, False)}
         config = next(iter(self.runs.values())).config
-        self.inputs: dict[Time, Seen] = {t: inputs(self._looks[t, True], config) for t in times}
+        self.inputs: dict[Time, FeatureSet] = {t: inputs(self._looks[t, True], config) for t in times}
         self.y = self.inputs[times[0]].y
         self.clouds: dict[Place, dict[str, Spread]] = {}
         self.maps: dict[tuple[int, Time, bool], Map] = {}
@@ -113,51 +111,47 @@ class Explorer(HasTraits):
 
     @property
     def place(self) -> Place:
-        """Where the sliders stand."""
+        """The place that the controls name."""
         return Place(self.block, self.t, self.labelled, self.step)
 
     @property
     def ready(self) -> bool:
-        """Whether what is asked for can be drawn at once."""
+        """Whether this place can be drawn at once."""
         return self.place in self.clouds and (self.projection == "PCA" or self.place in self.mapped)
 
     @property
     def fault(self) -> Exception | None:
-        """Why what is asked for cannot be drawn."""
-        found = self.faults.get(("PCA", self.place))
-        return self.faults.get((self.projection, self.place)) if found is None else found
+        """Why this place cannot be drawn."""
+        return self.faults.get(("PCA", self.place)) or self.faults.get((self.projection, self.place))
 
     def points(self) -> dict[str, Points]:
-        """Run → coordinates of what is asked for; only when ``ready``."""
+        """Run → coordinates at this place; only when ``ready``."""
         if self.projection == "UMAP":
             return self.mapped[self.place]
         return {name: cloud.points[self.axes] for name, cloud in self.clouds[self.place].items()}
 
     def bounds(self, name: str) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Ends of both axes of a run's picture, the same for all steps that are known, and for all runs if shared."""
+        """Ends of both axes of a run's picture: of all steps mapped so far, and of all runs if axes are shared."""
         film, runs = self._film(), self.runs if self.axes == "shared" else [name]
         if self.projection == "UMAP":
-            shown = torch.cat([self.mapped[p][run] for p in film if p in self.mapped for run in runs])
-            low, high = shown.amin(0), shown.amax(0)
+            points = torch.cat([self.mapped[p][run] for p in film if p in self.mapped for run in runs])
+            low, high = points.amin(0), points.amax(0)
         else:
-            known = [self.clouds[p] for p in film if p in self.clouds]
-            high = max(clouds[run].points[self.axes].abs().max() for clouds in known for run in runs).expand(2)
+            clouds = [self.clouds[p] for p in film if p in self.clouds]
+            high = max(runs_at[run].points[self.axes].abs().max() for runs_at in clouds for run in runs).expand(2)
             low = -high
         margin = 0.06 * (high - low).amax().clamp_min(1e-6)
         return tuple(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
 
     @property
     def map(self) -> Map | None:
-        """The UMAP at this block and time, if it has been made."""
+        """The UMAP at this block and time, once it is fitted."""
         return self.maps.get(self.place[:3])
 
     def history(self, measure: str) -> dict[str, dict[int, float]]:
-        """Run → step → a measure at this block and time, as far as it is known."""
-        known = {step: self.clouds.get(self.place._replace(step=step)) for step in self.steps}
-        return {
-            name: {step: clouds[name].numbers[measure] for step, clouds in known.items() if clouds}
-            for name in self.runs
-        }
+        """Run → step → a measure at this block and time, for the steps mapped so far."""
+        film = {place.step: self.clouds[place] for place in self._film() if place in self.clouds}
+        return {run: {step: clouds[run].numbers[measure] for step, clouds in film.items()} for run in self.runs}
 
     def selected(self) -> list[int] | None:
         """Indices of the images that are highlighted; None for all."""
@@ -165,20 +159,18 @@ class Explorer(HasTraits):
             return list(self.drawn) or None
         return None if self.highlight == "all" else (self.y == self.highlight).nonzero()[:, 0].tolist()
 
-    # What follows makes clouds and maps: here and now by ``settle``, or in the background.
+    # The rest makes clouds and maps: in the calling thread by ``settle``, or in the background.
 
     def settle(self) -> None:
-        """Make what is asked for here and now; errors are raised."""
+        """Make this place in the calling thread; errors are raised."""
         while (job := self._next_shown()) is not None:
             self._make(*job)
 
     def start(self) -> None:
-        """Make everything in the background, first what is looked at; after ``close``, go on where that left it."""
+        """Make everything in the background, first the place that is shown; after ``close``, go on from there."""
         if self._thread is None or self._closed.is_set():
-            self._wake, self._closed = threading.Event(), threading.Event()
-            self._thread = threading.Thread(
-                target=self._work, args=(self._wake, self._closed), name="labkit-explorer", daemon=True
-            )
+            events = self._wake, self._closed = threading.Event(), threading.Event()
+            self._thread = threading.Thread(target=self._work, args=events, name="labkit-explorer", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
@@ -187,10 +179,10 @@ class Explorer(HasTraits):
         self._wake.set()
 
     def progress(self) -> tuple[int, int]:
-        """How many views are at hand, of how many can be: by PCA all of them, by UMAP the steps of this map."""
-        views, made = (self._all(), self.clouds) if self.projection == "PCA" else (self._film(), self.mapped)
-        able = [p for p in views if not any((way, p) in self.faults for way in ("PCA", self.projection))]
-        return sum(p in made for p in able), len(able)
+        """Number of views that are ready, and of all that can be: of every place by PCA, of this film by UMAP."""
+        places, views = (self._all(), self.clouds) if self.projection == "PCA" else (self._film(), self.mapped)
+        able = [p for p in places if not {("PCA", p), (self.projection, p)} & self.faults.keys()]
+        return sum(p in views for p in able), len(able)
 
     def _all(self) -> list[Place]:
         return [Place(b, t, self.labelled, s) for t in self.times for s in self.steps for b in range(self.depth)]
@@ -202,7 +194,7 @@ class Explorer(HasTraits):
     def _work(self, wake: threading.Event, closed: threading.Event) -> None:
         while True:
             wake.clear()
-            if closed.is_set():  # asked after the clearing, or the call that closes could be missed
+            if closed.is_set():  # checked after ``clear``, or a ``close`` between the two would be missed
                 return
             job = self._next_shown() or self._next_other()
             if job is None:
@@ -210,16 +202,16 @@ class Explorer(HasTraits):
                 continue
             try:
                 self._make(*job)
-            except Exception as error:  # told where the reader looks; other places may work
+            except Exception as error:  # shown at this place; others may work
                 self.faults[job] = error
             self.changed()
 
     def _next_shown(self) -> tuple[str, Place] | None:
-        """What is missing most where one looks: by which projection, and where."""
+        """The job that this place needs, a projection and a place; None if it needs none, or if that failed before."""
         place = self.place
         job = ("UMAP" if place in self.clouds else "PCA", place)
-        at_hand = place in (self.mapped if self.projection == "UMAP" else self.clouds)
-        return None if at_hand or job in self.faults else job
+        done = place in (self.mapped if self.projection == "UMAP" else self.clouds)
+        return None if done or job in self.faults else job
 
     def _next_other(self) -> tuple[str, Place] | None:
         """The next missing place: first other steps, then other blocks, then other times."""
@@ -230,31 +222,31 @@ class Explorer(HasTraits):
         return next((job for job in missing + others if job not in self.faults), None)
 
     def _make(self, projection: str, place: Place) -> None:
-        with one_thread():  # leaves a core to the reader, and to a training
+        with one_thread():  # leaves a core to the page, and to a training
             if projection == "PCA":
                 self._make_clouds(place)
-            elif place[:3] not in self.maps:
+                return
+            if place[:3] not in self.maps:
                 self._make_map(place)
-            else:
-                self._make_mapped(place)
+            transform = self.maps[place[:3]].reference.transform
+            points = {name: transform(_centred(self._features(name, place))) for name in self.runs}
+            self.mapped[place] = {name: torch.as_tensor(xy) for name, xy in points.items()}
 
     def _features(self, name: str, place: Place) -> Float[Tensor, "n features"]:
-        """One run's features; those of all blocks are made together."""
+        """One run's features; the first call computes those of all blocks together, which the run then keeps."""
         look = self._looks[place.t, place.labelled]
         blocks = [place.block] if (name, look, place.step) in self._kept else None
-        seen = self.runs[name].features(look, blocks, place.step)
+        z = self.runs[name].features(look, blocks, place.step).features[place.block].flatten(1)
         self._kept.add((name, look, place.step))
-        z = seen.features[place.block].flatten(1)
-        if not z.isfinite().all():
-            bad = (~z.isfinite().all(dim=1)).sum().item()
+        if bad := (~z.isfinite().all(dim=1)).sum().item():
             where = f"{name} at step {place.step}, block {place.block}"
             raise ValueError(f"{where}: the features of {bad} of {len(z)} images are NaN or infinite.")
         return z
 
     def _basis(self, place: Place) -> dict[str, dict[str, Pca]]:
-        """Axes → run → principal axes, of all times at the last step, so that neither film nor t turns them.
+        """Axes → run → principal axes, fitted to all times at the last step, so that neither film nor t turns them.
 
-        For the shared axes every run's cloud is centred and scaled to the same variance: else the largest chooses.
+        For the shared axes every run's cloud is scaled to the same variance, else the largest would decide alone.
         """
         key = (place.block, place.labelled)
         if key not in self._axes:
@@ -269,17 +261,17 @@ class Explorer(HasTraits):
         return self._axes[key]
 
     def _make_clouds(self, place: Place) -> None:
-        basis, made = self._basis(place), {}
+        basis, clouds = self._basis(place), {}
         for name in self.runs:
             z = self._features(name, place)
             centred = _centred(z)
-            made[name] = Spread(
-                {axes: of[name].transform(centred) for axes, of in basis.items()},
-                {axes: of[name].explained(centred) for axes, of in basis.items()},
+            clouds[name] = Spread(
+                {axes: pca[name].transform(centred) for axes, pca in basis.items()},
+                {axes: pca[name].explained(centred) for axes, pca in basis.items()},
                 z.norm(dim=1) / z.shape[1] ** 0.5,
-                {measure: of(z, self.y) for measure, of in MEASURES.items()},
+                {measure: compute(z, self.y) for measure, compute in MEASURES.items()},
             )
-        self.clouds[place] = made
+        self.clouds[place] = clouds
 
     def _make_map(self, place: Place) -> None:
         last = place._replace(step=self.steps[-1])
@@ -287,12 +279,6 @@ class Explorer(HasTraits):
         reference = UmapReference.fit(conditions)
         trust = {name: reference.trustworthiness(z) for name, z in conditions.items()}
         self.maps[place[:3]] = Map(reference, trust, seed_flicker(conditions))
-
-    def _make_mapped(self, place: Place) -> None:
-        reference = self.maps[place[:3]].reference
-        self.mapped[place] = {
-            name: torch.as_tensor(reference.transform(_centred(self._features(name, place)))) for name in self.runs
-        }
 
 
 def _centred(z: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
@@ -304,24 +290,20 @@ def _common(runs: Mapping[str, Run]) -> tuple[list[int], int]:
     require(len(runs) > 0, "runs", list(runs), "name at least one")
     for name, run in runs.items():
         require(len(run.checkpoints) > 0, "runs", name, f"{run.path} has no checkpoint yet: train it first")
-    data = {name: run.config.dataset for name, run in runs.items()}
-    require(len(set(data.values())) == 1, "runs", data, "they must have been trained on the same data set")
-    kinds = {name: (run.config.family, run.config.flow.path) for name, run in runs.items()}
-    require(
-        len({(family == "DiT", path) for family, path in kinds.values()}) == 1,
-        "runs",
-        kinds,
-        "they noise an image in different ways, so that at the same time they are not shown the same",
-    )
-    size = inputs(Look(count=1), next(iter(runs.values())).config).x1.shape[-1]
-    widths = {name: features_per_sample(run.config.model, size) for name, run in runs.items()}
-    require(
-        len(set(widths.values())) == 1,
-        "runs",
-        widths,
-        "features of different widths have no axes in common; open one explorer for each width",
-    )
+
+    def same(values: dict[str, Any], remedy: str, key: Callable[[Any], Any] = lambda value: value) -> None:
+        require(len({key(value) for value in values.values()}) == 1, "runs", values, remedy)
+
+    configs = {name: run.config for name, run in runs.items()}
+    same({name: c.dataset for name, c in configs.items()}, "take runs that were trained on the same data set")
+    different = "they noise images in different ways; take runs of one path, and DiT apart from the others"
+    paths = {name: (c.family, c.flow.path) for name, c in configs.items()}
+    same(paths, different, lambda path: (path[0] == "DiT", path[1]))
+    size = inputs(Look(count=1), next(iter(configs.values()))).x1.shape[-1]
+    widths = {name: features_per_sample(c.model, size) for name, c in configs.items()}
+    same(widths, "features of different widths have no axes in common; open one explorer for each width")
     steps = sorted(set.intersection(*(set(run.steps) for run in runs.values())))
-    told = "; ".join(f"{name}: {', '.join(map(str, run.checkpoints))}" for name, run in runs.items())
-    require(len(steps) > 1, "runs", list(runs), f"they share no step with a checkpoint ({told})")
+    each = "; ".join(f"{name}: {', '.join(map(str, run.checkpoints))}" for name, run in runs.items())
+    remedy = f"they share no step with a checkpoint ({each}); train them with the same save_every"
+    require(len(steps) > 1, "runs", list(runs), remedy)
     return steps, min(parse_name(run.config.model).size.depth for run in runs.values())

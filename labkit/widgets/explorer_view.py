@@ -1,9 +1,9 @@
-"""The view of ``Explorer``: runs side by side in one basis, the numbers beside them, and the images behind them."""
+"""The view of ``Explorer``: runs side by side in one basis, their numbers, and the images behind the points."""
 
 import copy
 import html
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
@@ -13,48 +13,35 @@ from plotly.basedatatypes import BaseFigure
 from labkit.checks import require
 from labkit.metrics import metric
 from labkit.plots import (
-    CLASSES,
     DASHES,
     PALETTE,
-    SYMBOLS,
+    class_key,
+    class_marker,
     colour,
     digit_trace,
     figure,
-    key_of_classes,
     scale_axis,
     style_digits,
     tile,
 )
 from labkit.training import Run
 from labkit.widgets.explorer import Explorer
-from labkit.widgets.panel import STYLE, Panel, choice, said
+from labkit.widgets.panel import Panel, choice, dropdown, live_text, look, row
 
 GRID, ACROSS, SIDE = 29, 24, 5  # columns: all, those of the runs (divided by 1, 2, 3, 4), those of the images
 BESIDE = ("mean_pairwise_distance", "effective_rank", "neighbour_purity")  # drawn against training
-UMAP_CAN = (
-    "<b>UMAP</b> shows who is near whom. It cannot show spread, density, or how far apart groups are: every "
-    "map fills its box. Trust it as far as its trustworthiness goes, and nothing in it that another seed would move."
+UMAP_SHOWS = (
+    "<b>UMAP</b> shows which points are neighbours. It cannot show spread, density, or how far apart groups are: every "
+    "map fills its box. Trust it only as far as its trustworthiness goes, and nothing that another seed would move."
 )
-CAN = {  # (projection, axes) → what can be read from the picture
+SHOWS = {  # (projection, axes) → what can be read from the picture
     ("PCA", "shared"): "<b>PCA</b> keeps lengths: a cloud that looks twice as wide <i>is</i> twice as wide along these "
     "two axes. It cannot show the other directions: read above each cloud what share of its variance the two hold.",
-    ("PCA", "own"): "<b>PCA</b>, of each run along its own two axes and at its own scale: compare lengths within a "
-    "cloud, never of one with another. Read above each cloud its spread, and what share of its variance the axes hold.",
-    ("UMAP", "shared"): UMAP_CAN,
-    ("UMAP", "own"): UMAP_CAN + " All runs lie in one map, but each is drawn in a box of its own.",
+    ("PCA", "own"): "<b>PCA</b> of each run along its own two axes and at its own scale: compare lengths within a "
+    "cloud, never between clouds. Read above each cloud its spread, and what share of its variance the axes hold.",
+    ("UMAP", "shared"): UMAP_SHOWS,
+    ("UMAP", "own"): UMAP_SHOWS + " All runs lie in one map, but each is drawn in a box of its own.",
 }
-WIDE = dict(width="330px")  # not a Layout: that is a widget, which the first panel would take along when it closes
-
-
-class Traces(NamedTuple):
-    """Which trace of the figure shows what."""
-
-    points: dict[str, int]
-    rings: dict[str, int]
-    """The image that is looked at."""
-    lines: dict[tuple[str, str], int]
-    """(run, measure)"""
-    images: tuple[int, int]
 
 
 def explorer_panel(
@@ -65,75 +52,77 @@ def explorer_panel(
     """Runs side by side at any age, block and time; everything is mapped in the background.
 
     Args:
-        runs: name → run, one to four of them; or an ``Explorer`` of one's own settings.
-        title: what the figure asks.  name: of the panel.
+        runs: name → run, one to four of them; or an ``Explorer`` with settings of its own.
+        title: what the figure asks.  name: name of the panel.
 
     Raises:
         ConfigError: runs that cannot be compared.
     """
     state = runs if isinstance(runs, Explorer) else Explorer(runs)
-    require(len(state.runs) <= 4, "runs", list(state.runs), "four are as many as fit side by side")
-    state.settle()  # the first picture; all others come from the background
-    plot, traces = _lay_out(state, title)
+    require(len(state.runs) <= 4, "runs", list(state.runs), "take at most four, which fit side by side")
+    state.settle()  # the first picture; all others are made in the background
+    plot = _lay_out(state, title)
     controls = _controls(state)
     film = widgets.Play(min=0, max=len(state.steps) - 1, interval=800, show_repeat=False)
     film.value = state.steps.index(state.step)
-    can, status = widgets.HTML(), widgets.HTML()
+    shows, status = widgets.HTML(), widgets.HTML()
 
     def draw(state: Explorer, plot: BaseFigure) -> str:
         state = copy.copy(state)  # the reader may move a slider while this is drawn
-        can.value, status.value = said(CAN[state.projection, state.axes]), said(_status(state))
-        _draw_images(state, plot, traces)
-        _draw_history(state, plot, traces)
+        shows.value, status.value = live_text(SHOWS[state.projection, state.axes]), live_text(_status(state))
+        _draw_images(state, plot)
+        _draw_history(state, plot)
         if (fault := state.fault) is not None:
-            return f"<b>This cannot be shown:</b> {html.escape(str(fault))} The picture is that of the place before."
+            return f"<b>This cannot be shown:</b> {html.escape(str(fault))} The picture is the one before."
         if not state.ready:
-            return f"{_where(state)} is on its way; the picture is that of the place before."
-        _draw_points(state, plot, traces)
+            return f"{_where(state)} is being computed; the picture is the one before."
+        _draw_points(state, plot)
         return _sentence(state)
 
     alt = "Features of held-out digits as points, one pane a run, above curves of their spread against training."
-    below = widgets.HBox([widgets.Label("film of training"), film, status], layout=dict(align_items="center"))
-    panel = Panel(name, state, controls, plot, draw, alt, extra=[below, can])
+    below = row(widgets.Label("film of training"), film, status)
+    panel = Panel(name, state, controls, plot, draw, alt, extra=[below, shows])
 
     def follow(change: Any) -> None:
         film.value = state.steps.index(change.new)
 
-    def leave() -> None:
+    def close() -> None:
         state.unobserve(follow, "step")
         state.close()
 
     film.observe(lambda change: state.set_trait("step", state.steps[change.new]), "value")
     state.observe(follow, "step")
-
-    def look_at(trace: Any, points: Any, device: Any) -> None:
-        if points.point_inds:
-            state.image = points.point_inds[0]
-
-    def surround(trace: Any, points: Any, selector: Any) -> None:
-        if points.point_inds:
-            state.drawn, state.highlight = tuple(points.point_inds), "drawn"
-            panel.redraw()  # the highlight may have been what was drawn before
-        trace.selectedpoints = state.selected()
-
-    def leave_alone(trace: Any, points: Any, selector: Any) -> None:
-        trace.selectedpoints = None
-
-    for index, trace in enumerate(panel.figure.data):
-        if index in traces.points.values():
-            trace.on_click(look_at)
-            trace.on_hover(look_at)
-            trace.on_selection(surround)
-            trace.on_deselect(lambda *_: state.set_trait("highlight", "all"))
-        elif trace.type == "scatter":  # plotly deselects all other traces first, those of other panes included
-            trace.on_selection(leave_alone)
-    state.changed, panel.on_close = panel.redraw, leave
+    _listen(panel)
+    state.changed, panel.on_close = panel.redraw, close
     state.start()
     return panel
 
 
-def _menu(label: str, options: Sequence[Any]) -> widgets.Dropdown:
-    return widgets.Dropdown(options=options, description=label, style=STYLE, layout=WIDE)
+def _listen(panel: Panel) -> None:
+    """Choose the image that the mouse points at, and the images around which it draws a line."""
+    state = panel.state
+
+    def point(trace: Any, points: Any, device: Any) -> None:
+        if points.point_inds:
+            state.image = points.point_inds[0]
+
+    def select(trace: Any, points: Any, selector: Any) -> None:
+        if points.point_inds:
+            state.drawn, state.highlight = tuple(points.point_inds), "drawn"
+            panel.redraw()  # a second line changes ``drawn`` alone, which is no trait
+        trace.selectedpoints = state.selected()
+
+    def clear(trace: Any, points: Any, selector: Any) -> None:
+        trace.selectedpoints = None
+
+    for index, trace in enumerate(panel.figure.data):
+        if index in range(0, 2 * len(state.runs), 2):  # points, not rings
+            trace.on_click(point)
+            trace.on_hover(point)
+            trace.on_selection(select)
+            trace.on_deselect(lambda *_: state.set_trait("highlight", "all"))
+        elif trace.type == "scatter":  # plotly deselects all other traces first, those of other panes included
+            trace.on_selection(clear)
 
 
 def _controls(state: Explorer) -> dict[str, widgets.Widget]:
@@ -143,115 +132,84 @@ def _controls(state: Explorer) -> dict[str, widgets.Widget]:
         "block": choice("block", list(range(state.depth))),
         "t": choice("time t", [(t if t == "mixed" else f"{t:g}", t) for t in state.times]),
         "projection": widgets.ToggleButtons(options=["PCA", "UMAP"], style=dict(button_width="76px")),
-        "axes": _menu("axes and scale", [("shared by all runs", "shared"), ("each run its own", "own")]),
-        "colour": _menu("colour", ["class", "time t", "norm"]),
-        "highlight": _menu("highlight", [("all", "all"), *classes, ("what I drew around", "drawn")]),
-        "image": widgets.IntSlider(
-            min=0, max=len(state.y) - 1, description="image (or point at one)", style=STYLE, layout=WIDE
+        "axes": dropdown("axes and scale", [("shared by all runs", "shared"), ("each run its own", "own")]),
+        "colour": dropdown("colour", ["class", "time t", "norm"]),
+        "highlight": dropdown("highlight", [("all", "all"), *classes, ("what I drew around", "drawn")]),
+        "image": widgets.IntSlider(min=0, max=len(state.y) - 1, description="image (or point at one)", **look()),
+        "labelled": widgets.Checkbox(
+            description="the model is told the class", indent=False, layout=dict(width="330px")
         ),
-        "labelled": widgets.Checkbox(description="the model is told the class", indent=False, layout=WIDE),
     }
 
 
-def _lay_out(state: Explorer, title: str) -> tuple[go.Figure, Traces]:
+def _lay_out(state: Explorer, title: str) -> go.Figure:
+    """The empty figure: points of each run and a ring; lines of all runs for each measure; the two images."""
     names = list(state.runs)
     wide, third = ACROSS // len(names), ACROSS // len(BESIDE)
     specs = [[None] * GRID, [None] * GRID]
-    for row, (width, count) in enumerate(((wide, len(names)), (third, len(BESIDE)))):
+    for spec, (width, count) in zip(specs, ((wide, len(names)), (third, len(BESIDE))), strict=True):
         for place in range(count):
-            specs[row][place * width] = {"colspan": width}
-        specs[row][ACROSS] = {"colspan": SIDE}
+            spec[place * width] = {"colspan": width}
+        spec[ACROSS] = {"colspan": SIDE}
     titles = [*names, "image", *(metric(measure).label for measure in BESIDE), "as the model sees it"]
     side = min(340, 560 / len(names))  # of a pane, in a window of 1,280 pixels
     height = round(side + 470)
-    under = 1 - 42 / height  # below the title
-    plot = figure(
-        title,
-        2,
-        GRID,
-        height,
-        specs=specs,
-        subplot_titles=titles,
-        row_heights=[side, 130],
-        horizontal_spacing=0.033,
-        vertical_spacing=90 / (side + 220),
-    )
-    traces = Traces({}, {}, {}, (0, 0))
+    layout = dict(row_heights=[side, 130], horizontal_spacing=0.033, vertical_spacing=90 / (side + 220))
+    plot = figure(title, 2, GRID, height, specs=specs, subplot_titles=titles, **layout)
     digits = state.y.tolist()
-    for place, name in enumerate(names):
+    for place in range(len(names)):
         at = dict(row=1, col=place * wide + 1)
-        traces.points[name] = len(plot.data)
-        dots = go.Scatter(
+        plot.add_scatter(
             mode="markers",
             showlegend=False,
             customdata=np.array([digits, range(len(digits))]).T,
             hovertemplate="a %{customdata[0]} (image %{customdata[1]})<extra></extra>",
-            marker=dict(size=6, symbol=[SYMBOLS[d % len(SYMBOLS)] for d in digits], line=dict(width=0)),
+            marker=dict(size=6, line=dict(width=0), **class_marker(digits)),
             unselected=dict(marker=dict(opacity=0.08)),
             selected=dict(marker=dict(opacity=1)),
+            **at,
         )
-        plot.add_trace(dots, **at)
-        traces.rings[name] = len(plot.data)
         ring = dict(size=17, color="rgba(0,0,0,0)", line=dict(color=PALETTE["ink"], width=2))
-        plot.add_trace(go.Scatter(mode="markers", marker=ring, showlegend=False, hoverinfo="skip"), **at)
+        plot.add_scatter(mode="markers", marker=ring, showlegend=False, hoverinfo="skip", **at)
         anchor = plot.get_subplot(**at).xaxis.plotly_name.replace("axis", "")
         plot.update_xaxes(showticklabels=len(names) < 4, zeroline=True, constrain="domain", nticks=4, **at)
         plot.update_yaxes(scaleanchor=anchor, constrain="domain", nticks=4, automargin=False, **at)
     for place, measure in enumerate(BESIDE):
         at = dict(row=2, col=place * third + 1)
         for name in names:
-            traces.lines[name, measure] = len(plot.data)
             line = dict(color=colour(name), width=2, dash=DASHES[names.index(name)])
-            plot.add_trace(go.Scatter(name=name, showlegend=place == 0, mode="lines+markers", line=line), **at)
+            plot.add_scatter(name=name, showlegend=place == 0, mode="lines+markers", line=line, **at)
         ticks = dict(tickvals=list(range(len(state.steps))), ticktext=[f"{step:,}" for step in state.steps])
         plot.update_xaxes(title_text="training step", range=[-0.3, len(state.steps) - 0.7], **ticks, **at)
         scale_axis(plot, measure, **at)
         plot.add_vline(0, line=dict(color=PALETTE["quiet"], dash="dot", width=1.5), **at)
-    images = []
-    for row in (1, 2):
-        images.append(len(plot.data))
-        plot.add_trace(digit_trace(tile(state.inputs[state.t].x1[:1], 1)), row, ACROSS + 1)
-        style_digits(plot, row, ACROSS + 1)
-    plot.add_annotation(
-        text=key_of_classes(sorted(set(digits))),
-        xref="paper",
-        yref="paper",
-        x=0,
-        y=1,
-        xanchor="left",
-        yanchor="bottom",
-        yshift=68,
-        showarrow=False,
-        font=dict(size=14),
-    )
-    plot.update_layout(
+    for line in (1, 2):
+        plot.add_trace(digit_trace(tile(state.inputs[state.t].x1[:1], 1)), line, ACROSS + 1)
+        style_digits(plot, line, ACROSS + 1)
+    corner = dict(xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom", yshift=68)
+    plot.add_annotation(text=class_key(sorted(set(digits))), showarrow=False, font=dict(size=14), **corner)
+    top = dict(orientation="h", x=0, xanchor="left", y=1 - 42 / height, yref="container", yanchor="top")  # under title
+    return plot.update_layout(
         dragmode="lasso",
-        newselection=dict(mode="gradual"),  # immediate: lines of other panes stay and count as well
+        newselection=dict(mode="gradual"),  # in mode "immediate", lines of other panes stay and count as well
         margin=dict(t=150, b=92),
         title=dict(y=1, yref="container", yanchor="top", pad=dict(t=12)),
         legend=dict(orientation="h", x=0, y=0, yref="container", yanchor="bottom"),
-        coloraxis=dict(
-            colorscale="Cividis",
-            showscale=False,
-            colorbar=dict(
-                orientation="h", x=0, xanchor="left", y=under, yref="container", yanchor="top", len=0.4, thickness=10
-            ),
-        ),
+        coloraxis=dict(colorscale="Cividis", showscale=False, colorbar=dict(len=0.4, thickness=10, **top)),
     )
-    return plot, traces._replace(images=tuple(images))
 
 
-def _draw_points(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
+def _draw_points(state: Explorer, plot: BaseFigure) -> None:
     points, clouds, chosen = state.points(), state.clouds[state.place], state.selected()
     shown = state.inputs[state.t]
     for place, (name, xy) in enumerate(points.items()):
-        dots, ring, cloud = plot.data[traces.points[name]], plot.data[traces.rings[name]], clouds[name]
+        dots, ring, cloud = *plot.data[2 * place : 2 * place + 2], clouds[name]
         xy = xy.numpy()
         dots.x, dots.y = xy[:, 0], xy[:, 1]
         dots.selectedpoints = chosen
         ring.x, ring.y = xy[[state.image], 0], xy[[state.image], 1]
         if state.colour == "class":
-            dots.marker.color = [CLASSES[d % len(CLASSES)] for d in shown.y.tolist()]
+            dots.marker.color = class_marker(shown.y.tolist())["color"]
         else:
             dots.marker.color = (shown.t if state.colour == "time t" else cloud.norms).numpy()
         dots.marker.coloraxis = None if state.colour == "class" else "coloraxis"
@@ -265,60 +223,59 @@ def _draw_points(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
     plot.layout.annotations[-1].visible = state.colour == "class"
 
 
-def _draw_images(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
+def _draw_images(state: Explorer, plot: BaseFigure) -> None:
     shown = state.inputs[state.t]
-    for index, images in zip(traces.images, (shown.x1, shown.x_t), strict=True):
-        plot.data[index].z = tile(images[state.image : state.image + 1], 1)
+    for trace, images in zip(plot.data[-2:], (shown.x1, shown.x_t), strict=True):
+        trace.z = tile(images[state.image : state.image + 1], 1)
     first, last = plot.layout.annotations[len(state.runs)], plot.layout.annotations[len(state.runs) + 1 + len(BESIDE)]
     first.text = f"image {state.image}: a {shown.y[state.image]}"
     last.text = f"as seen at t = {shown.t[state.image]:.2f}"
 
 
-def _draw_history(state: Explorer, plot: BaseFigure, traces: Traces) -> None:
-    for measure in BESIDE:
-        for name, known in state.history(measure).items():
-            line = plot.data[traces.lines[name, measure]]
-            line.x = [state.steps.index(step) for step in known]
-            line.y = [None if value != value else value for value in known.values()]  # NaN is no JSON
+def _draw_history(state: Explorer, plot: BaseFigure) -> None:
+    histories = [values for measure in BESIDE for values in state.history(measure).values()]
+    for line, values in zip(plot.data[2 * len(state.runs) : -2], histories, strict=True):
+        line.x = [state.steps.index(step) for step in values]
+        line.y = [None if value != value else value for value in values.values()]  # NaN is no JSON
     for rule in plot.layout.shapes:
         rule.x0 = rule.x1 = state.steps.index(state.step)
 
 
 def _caption(state: Explorer, name: str) -> str:
-    """What stands above a run's pane: the numbers beside the picture."""
+    """Title of a run's pane: the numbers beside the picture."""
     cloud = state.clouds[state.place][name]
     if state.projection == "UMAP":
-        told = f"trustworthiness {state.map.trustworthiness[name]:.2f}"
+        trust = f"trustworthiness {state.map.trustworthiness[name]:.2f}"
     else:
-        told = f"axes hold {cloud.explained[state.axes]:.0%} of variance"
-    return f"<b>{html.escape(name)}</b><br>spread {cloud.numbers['mean_pairwise_distance']:.2g}<br>{told}"
+        trust = f"axes hold {cloud.explained[state.axes]:.0%} of variance"
+    return f"<b>{html.escape(name)}</b><br>spread {cloud.numbers['mean_pairwise_distance']:.2g}<br>{trust}"
 
 
 def _where(state: Explorer) -> str:
     t = "each image at a time of its own" if state.t == "mixed" else f"t = {state.t:g}"
-    told = "class told" if state.labelled else "class not told"
-    return f"{state.projection} at step {state.step:,}, block {state.block}, {t}, {told}"
+    label = "with the class" if state.labelled else "without the class"
+    return f"{state.projection} at step {state.step:,}, block {state.block}, {t}, {label}"
 
 
 def _sentence(state: Explorer) -> str:
-    found = []
+    runs = []
     for name, cloud in state.clouds[state.place].items():
         n = cloud.numbers
         purity = n["neighbour_purity"]
         near = "" if purity != purity else f", {purity:.0%} of nearest neighbours of the same class"
-        found.append(
+        runs.append(
             f"<b>{html.escape(name)}</b> norm {n['feature_norm']:.2g}, spread {n['mean_pairwise_distance']:.2g}, "
             f"effective rank {n['effective_rank']:.0f}{near}"
         )
     end = "."
     if state.projection == "UMAP":
         end = f". A map from another seed differs by a disparity of {state.map.flicker:.2f} (0 the same, 1 unrelated)."
-    return f"{_where(state)}: {'; '.join(found)}{end}"
+    return f"{_where(state)}: {'; '.join(runs)}{end}"
 
 
 def _status(state: Explorer) -> str:
     done, total = state.progress()
     if state.projection == "UMAP" and state.map is None and state.fault is None:
         return "UMAP is being fitted in the background, some ten seconds the first time…"
-    one, all_ = ("view", "views") if state.projection == "PCA" else ("step of this map", "steps of this map")
-    return f"every {one} is at hand" if done == total else f"{done} of {total} {all_} at hand, the rest follow"
+    kind = "views" if state.projection == "PCA" else "steps of this map"
+    return f"all {kind} are ready" if done == total else f"{done} of {total} {kind} are ready, the rest follow"

@@ -1,8 +1,7 @@
-"""Panels on flow matching: a digit on its way out of noise, and two solvers racing along the same field."""
+"""Panels on flow matching: digits between noise and data, and two solvers along the same field."""
 
 from collections.abc import Sequence
 
-import plotly.graph_objects as go
 import torch
 from plotly.basedatatypes import BaseFigure
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from labkit.config import Config
 from labkit.metrics import DigitsClassifier, class_agreement
 from labkit.plots import DASHES, PALETTE, digit_trace, figure, style_digits, tile
 from labkit.runtime import generator
-from labkit.sampling import SOLVERS, guided, states
+from labkit.sampling import SOLVERS, states
 from labkit.training import starting_noise
 from labkit.types import PathSample
 from labkit.widgets.panel import Panel, choice, slider
@@ -24,7 +23,7 @@ INKS = {"linear": PALETTE["baseline"], "gvp": PALETTE["contrastive"], "vp": PALE
 
 
 class Interpolant(HasTraits):
-    """Time and path in; the noised digits and how readable they are out."""
+    """Time and path in; the noised digits, and the share that a classifier recognises, out."""
 
     t = Float(0.3, min=0.0, max=1.0)
     path = Enum(list(paths.PATHS), "linear")
@@ -33,12 +32,12 @@ class Interpolant(HasTraits):
         super().__init__(**traits)
         held_out = datasets.digits("held_out")
         order = torch.argsort(held_out.y, stable=True)
-        picks = torch.cat([order[held_out.y[order] == digit][:2] for digit in range(10)]).reshape(10, 2).T.flatten()
+        picks = torch.cat([order[held_out.y[order] == digit][:2] for digit in range(10)])
+        self.picks = picks.reshape(10, 2).T.flatten()
         self.x1, self.y1 = held_out.x, held_out.y
         self.x0 = torch.randn(self.x1.shape, generator=generator(11))
-        self.picks = picks
         self.readable = {t: self.agreement(t) for t in TIMES}
-        """Of the path that the state began with."""
+        """Time → share of digits that are recognised, along the path that the state began with."""
 
     def at(self, t: float, path: str | None = None) -> PathSample:
         """All held-out digits at time t, each with its own noise, and their velocity."""
@@ -47,7 +46,7 @@ class Interpolant(HasTraits):
         return way(self.x1, self.x0, torch.full((len(self.x1),), t))
 
     def agreement(self, t: float, path: str | None = None) -> float:
-        """Share of the held-out digits that the classifier still reads at time t."""
+        """Share of the held-out digits that the classifier recognises at time t."""
         return class_agreement(DigitsClassifier.load().predict(self.at(t, path).x_t), self.y1)
 
 
@@ -57,15 +56,9 @@ def interpolant_panel(
     """Scrub t from noise to data; with ``path`` among the controls, along any path."""
     state = state or Interpolant()
     shown = list(paths.PATHS) if "path" in controls else [state.path]
-    plot = figure(
-        "From noise (t = 0) to data (t = 1)" + (" along a straight line" if shown == ["linear"] else ""),
-        1,
-        3,
-        330,
-        column_widths=[0.34, 0.34, 0.32],
-        horizontal_spacing=0.06,
-        subplot_titles=["x_t", "velocity, over twice its size", "share that a classifier reads"],
-    )
+    title = "From noise (t = 0) to data (t = 1)" + (" along a straight line" if shown == ["linear"] else "")
+    panes = ["x_t", "velocity, over twice its size", "share that a classifier recognises"]
+    plot = figure(title, 1, 3, 330, horizontal_spacing=0.06, subplot_titles=panes)
     for col in (1, 2):
         plot.add_trace(digit_trace(tile(state.x1[state.picks])), 1, col)
         style_digits(plot, 1, col)
@@ -87,53 +80,51 @@ def interpolant_panel(
         plot.data[-1].x, plot.data[-1].y = [state.t], [agreement]
         c = paths.PATHS[state.path].coefficients(torch.tensor(state.t))
         return (
-            f"At t = {state.t:.2f} each image is {c.alpha:.2f}·data + {c.sigma:.2f}·noise; the classifier, "
-            f"trained on clean digits, reads {agreement:.0%} of {len(state.y1)} of them. The velocity's size, the root "
-            f"of its mean square, is {size:.2f}."
+            f"At t = {state.t:.2f} each image is {c.alpha:.2f}·data + {c.sigma:.2f}·noise; a classifier trained on "
+            f"clean digits recognises {agreement:.0%} of {len(state.y1)} of them. The velocity has a root mean square "
+            f"of {size:.2f}."
         )
 
-    made = {
-        "t": lambda: slider("time t", 0, 1, 0.01),
-        "path": lambda: choice("path", [("linear", "linear"), ("GVP", "gvp"), ("VP", "vp")]),
-    }
-    alt = "Twenty digits mixed with noise, the velocity of each, and the share that a classifier reads, against time t."
-    return Panel(name, state, {control: made[control]() for control in controls}, plot, draw, alt)
+    shown_controls = {"t": slider("time t", 0, 1, 0.01)}
+    if "path" in controls:
+        shown_controls["path"] = choice("path", [("linear", "linear"), ("GVP", "gvp"), ("VP", "vp")])
+    alt = "Twenty digits mixed with noise, their velocity, and the share that a classifier recognises, against time t."
+    return Panel(name, state, shown_controls, plot, draw, alt)
 
 
 class Sampler(HasTraits):
-    """Number of steps and film position in; both solvers' images and their error out.
+    """Number of steps and time of the film in; both solvers' images and their error out.
 
-    Every path is integrated once, when the panel opens; moving a slider only looks up.
+    Every path is integrated once, when the state is made; moving a slider only looks up.
     """
 
     steps = Int(8)
     film = Float(1.0, min=0.0, max=1.0)
     STEPS = (1, 2, 4, 8, 16, 32, 64)
 
-    def __init__(
-        self, network: nn.Module, config: Config, seed: int = 0, guidance: float = 1.0, **traits: float
-    ) -> None:
+    def __init__(self, network: nn.Module, config: Config, **traits: float) -> None:
         super().__init__(**traits)
         images = datasets.digits("train")
         self.y = torch.arange(SHOWN) % images.num_classes
-        noise = starting_noise(images.shape, range(SHOWN), seed)
-        on = next(network.parameters()).device
-        field = guided(lambda x, t, c: network(x, t, c).output, self.y.to(on), images.num_classes, guidance)
+        noise = starting_noise(images.shape, range(SHOWN), seed=0)
+        device = next(network.parameters()).device
+
+        def field(x: Tensor, t: Tensor) -> Tensor:
+            return network(x, t, self.y.to(device)).output
 
         def path(method: str, steps: int) -> Tensor:
-            return torch.stack([x.cpu() for _, x in states(field, noise.to(on), steps, method)])
+            return torch.stack([x.cpu() for _, x in states(field, noise.to(device), steps, method)])
 
         with torch.no_grad():
             self.paths = {(method, n): path(method, n) for method in ("euler", "heun") for n in self.STEPS}
             self.exact = path("heun", 2 * self.STEPS[-1])[-1]
 
     def at(self, method: str) -> Tensor:
-        """The images of one solver at the film's position."""
-        film = self.paths[method, self.steps]
-        return film[round(self.film * self.steps)]
+        """The images of one solver at the film's time."""
+        return self.paths[method, self.steps][round(self.film * self.steps)]
 
     def error(self, method: str, steps: int) -> float:
-        """Root mean square difference of the end from a solution with twice the most steps."""
+        """Root mean square (RMS) difference at t = 1 from a solution by Heun with twice the most steps."""
         return (self.paths[method, steps][-1] - self.exact).square().mean().sqrt().item()
 
 
@@ -141,55 +132,34 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
     """Euler and Heun from the same noise: steps slider, film slider, error against evaluations."""
     state = Sampler(network, config)
     kinds = {"euler": PALETTE["gold"], "heun": PALETTE["sky"]}
-    plot = figure(
-        "Two solvers, one field, the same noise",
-        1,
-        3,
-        340,
-        column_widths=[0.32, 0.32, 0.36],
-        horizontal_spacing=0.08,
-        subplot_titles=["Euler", "Heun", "RMS error at t = 1 against cost"],
-    )
+    panes = ["Euler", "Heun", "RMS error at t = 1 against cost"]
+    plot = figure("Two solvers, one field, the same noise", 1, 3, 340, horizontal_spacing=0.08, subplot_titles=panes)
     for col, method in enumerate(kinds, 1):
         plot.add_trace(digit_trace(tile(state.at(method), 5)), 1, col)
         style_digits(plot, 1, col)
+    errors = dict(row=1, col=3)
     for method, ink in kinds.items():
-        cost = [SOLVERS[method].evaluations * n for n in state.STEPS]
-        plot.add_trace(
-            go.Scatter(
-                x=cost,
-                y=[state.error(method, n) for n in state.STEPS],
-                name=method.capitalize(),
-                mode="lines+markers",
-                line_color=ink,
-            ),
-            1,
-            3,
-        )
+        costs = [SOLVERS[method].evaluations * n for n in state.STEPS]
+        y = [state.error(method, n) for n in state.STEPS]
+        plot.add_scatter(x=costs, y=y, name=method.capitalize(), mode="lines+markers", line_color=ink, **errors)
     for ink in kinds.values():
-        plot.add_trace(
-            go.Scatter(
-                mode="markers",
-                showlegend=False,
-                hoverinfo="skip",
-                marker=dict(size=15, color="rgba(0,0,0,0)", line=dict(color=ink, width=2.5)),
-            ),
-            1,
-            3,
-        )
+        ring = dict(size=15, color="rgba(0,0,0,0)", line=dict(color=ink, width=2.5))
+        plot.add_scatter(mode="markers", showlegend=False, hoverinfo="skip", marker=ring, **errors)
     plot.update_xaxes(type="log", dtick=1, title_text="evaluations of the network", row=1, col=3)
     plot.update_yaxes(type="log", dtick=1, row=1, col=3)
     plot.update_layout(legend=dict(x=0.99, xanchor="right", y=0.98, yanchor="top", orientation="v"))
 
     def draw(state: Sampler, plot: BaseFigure) -> str:
-        told = []
+        words = []
         for i, method in enumerate(kinds):
             plot.data[i].z = tile(state.at(method), 5)
             cost, error = SOLVERS[method].evaluations * state.steps, state.error(method, state.steps)
             plot.data[4 + i].x, plot.data[4 + i].y = [cost], [error]
-            told.append(f"{method.capitalize()} spends {cost} evaluations and ends {error:.3f} away")
-        ends = "; ".join(told)
-        return f"With {state.steps} steps, at t = {state.film:.2f} of the film: {ends} (RMS, from 128 Heun steps)."
+            words.append(f"{method.capitalize()} takes {cost} evaluations and ends {error:.3f} away")
+        return (
+            f"With {state.steps} steps, shown at t = {state.film:.2f}: {'; '.join(words)} (RMS distance at t = 1 from "
+            "a solution by 128 Heun steps)."
+        )
 
     controls = {"steps": choice("steps", Sampler.STEPS), "film": slider("film: time t", 0, 1, 1 / 64)}
     alt = "Twenty samples by Euler and by Heun at the same time of the film, and the error of both against their cost."

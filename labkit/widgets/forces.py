@@ -1,10 +1,9 @@
-"""Panels on the loss itself: the force between two samples, and a whole cloud that is scaled."""
+"""Panels on the loss itself: the push between two samples, and a whole cloud that is scaled."""
 
 import math
 from functools import partial
 
 import numpy as np
-import plotly.graph_objects as go
 import torch
 from plotly.basedatatypes import BaseFigure
 from traitlets import Float, HasTraits, Int
@@ -18,12 +17,12 @@ REACH = torch.linspace(0, 4, 401, dtype=torch.float64)
 
 
 class PairForce(HasTraits):
-    """τ in; loss and force of a batch of two samples against their distance out, by differentiating the loss."""
+    """τ in; loss and push of a batch of two samples against their distance out, by differentiating the loss."""
 
     tau = Float(0.5, min=1e-6)
 
     def curves(self) -> tuple[list[float], list[float]]:
-        """Loss, and push ‖∂L/∂z_i‖, of two samples with one feature each (P = 1) at every distance of ``REACH``."""
+        """Loss and push ‖∂L/∂z_i‖ of two samples with one feature each (P = 1) at every distance of ``REACH``."""
 
         def loss(distance: torch.Tensor) -> torch.Tensor:
             return dispersive_loss(torch.stack([torch.zeros_like(distance), distance]), tau=self.tau)
@@ -33,32 +32,18 @@ class PairForce(HasTraits):
 
 
 def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
-    """How strongly two samples push each other, against their distance, for any τ."""
+    """Strength of the push between two samples, against their distance, for any τ."""
     state = state or PairForce()
-    plot = figure(
-        "The push is zero at contact, strongest near √τ, and fades far away",
-        1,
-        2,
-        340,
-        horizontal_spacing=0.1,
-        subplot_titles=["loss of two samples", "push on each of them, −∂L/∂z"],
-    )
+    title = "The push is zero at contact, strongest near √τ, and fades far away"
+    panes = ["loss of two samples", "push on each of them, −∂L/∂z"]
+    plot = figure(title, 1, 2, 340, horizontal_spacing=0.1, subplot_titles=panes)
     reach = REACH.tolist()
     for col, ink in ((1, "ink"), (2, "gold")):
-        plot.add_trace(
-            go.Scatter(x=reach, mode="lines", line=dict(color=PALETTE[ink], width=2.5), showlegend=False), 1, col
-        )
+        line = dict(color=PALETTE[ink], width=2.5)
+        plot.add_scatter(x=reach, mode="lines", line=line, showlegend=False, row=1, col=col)
         plot.update_xaxes(title_text="distance √D between the two", row=1, col=col)
-    plot.add_trace(
-        go.Scatter(
-            mode="markers+text",
-            textposition="middle right",
-            showlegend=False,
-            marker=dict(color=PALETTE["gold"], size=10),
-        ),
-        1,
-        2,
-    )
+    dot = dict(mode="markers+text", textposition="middle right", marker=dict(color=PALETTE["gold"], size=10))
+    plot.add_scatter(showlegend=False, **dot, row=1, col=2)
     draw_floor(plot, 2, row=1, col=1, label="bottom right")
     plot.update_yaxes(range=[-0.8, 0.08], row=1, col=1)
 
@@ -70,8 +55,8 @@ def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
         plot.data[2].text = [f"strongest at {reach[peak]:.2f}"]
         return (
             f"With τ = {state.tau:.2g} the push is strongest at a distance of {reach[peak]:.2f} "
-            f"({reach[peak] / math.sqrt(state.tau):.2f}·√τ): identical samples do not push at all, and far ones have "
-            "left each other alone."
+            f"({reach[peak] / math.sqrt(state.tau):.2f}·√τ): identical samples do not push each other at all, and "
+            "samples far apart hardly do."
         )
 
     alt = "Loss of two samples, and the push on each, against their distance."
@@ -91,13 +76,13 @@ class Cloud(HasTraits):
     def __init__(self, **traits: float) -> None:
         super().__init__(**traits)
         cloud = torch.randn(self.BATCH, self.FEATURES[-1], generator=generator(13))
-        # Neither loss nor gradient norm changes under a rotation: turn each cloud into the few axes that it spans.
-        self._turned = {p: torch.linalg.qr(cloud[:, :p].T.contiguous()).R.T for p in self.FEATURES}
+        # Loss and gradient norm are invariant to rotations: each cloud is written in the few axes that it spans.
+        self._rotated = {p: torch.linalg.qr(cloud[:, :p].T.contiguous()).R.T for p in self.FEATURES}
 
     def curves(self, scales: torch.Tensor, divide: bool = True) -> tuple[list[float], list[float]]:
-        """(losses, pulls ‖s·∂L/∂z‖) at each scale; ``divide=False`` leaves out the division by P."""
-        cloud = self._turned[self.features]
-        # dispersive_loss divides by the columns it sees; the cloud has ``features`` of them.
+        """(losses, gradient norms ‖s·∂L/∂z‖) at each scale s; ``divide=False`` leaves out the division by P."""
+        cloud = self._rotated[self.features]
+        # dispersive_loss divides by the number of columns here; P is ``features``.
         tau = self.tau * (self.features if divide else 1) / cloud.shape[1]
         slopes, losses = torch.func.vmap(torch.func.grad_and_value(partial(dispersive_loss, tau=tau)))(
             scales[:, None, None] * cloud
@@ -106,7 +91,7 @@ class Cloud(HasTraits):
         return losses.tolist(), pulls.tolist()
 
     def at(self, scale: float, divide: bool = True) -> tuple[float, float]:
-        """(loss, pull) at one scale."""
+        """(loss, gradient norm) at one scale."""
         ((loss,), (pull,)) = self.curves(torch.tensor([scale]), divide)
         return loss, pull
 
@@ -114,24 +99,16 @@ class Cloud(HasTraits):
 def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
     """Scale a cloud and watch the loss fall to its floor; the same without the division by P."""
     state = state or Cloud()
-    plot = figure(
-        "Growing is enough to lower the loss, down to the floor",
-        1,
-        2,
-        360,
-        horizontal_spacing=0.1,
-        subplot_titles=["Dispersive Loss", "relative pull s·‖∂L/∂z‖"],
-    )
+    title = "Growing is enough to lower the loss, down to the floor"
+    panes = ["Dispersive Loss", "relative pull s·‖∂L/∂z‖"]
+    plot = figure(title, 1, 2, 360, horizontal_spacing=0.1, subplot_titles=panes)
     kinds = {"D = ‖z_i − z_j‖² / P": ("dispersive", "solid"), "without the division by P": ("quiet", "dash")}
     for col in (1, 2):
+        pane = dict(row=1, col=col)
         for label, (ink, dash) in kinds.items():
             line = dict(color=PALETTE[ink], dash=dash, width=2.5)
-            plot.add_trace(
-                go.Scatter(x=Cloud.SCALES.tolist(), name=label, mode="lines", line=line, showlegend=col == 1), 1, col
-            )
-        plot.add_trace(
-            go.Scatter(mode="markers", marker=dict(color=PALETTE["dispersive"], size=11), showlegend=False), 1, col
-        )
+            plot.add_scatter(x=Cloud.SCALES.tolist(), name=label, mode="lines", line=line, showlegend=col == 1, **pane)
+        plot.add_scatter(mode="markers", marker=dict(color=PALETTE["dispersive"], size=11), showlegend=False, **pane)
         plot.update_xaxes(type="log", title_text="deviation s of each coordinate", row=1, col=col)
     floor = dispersive_floor(Cloud.BATCH)
     draw_floor(plot, Cloud.BATCH, row=1, col=1, label="bottom left")

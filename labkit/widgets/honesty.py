@@ -1,6 +1,5 @@
-"""A cloud beside a shrunken copy of itself, by PCA and by UMAP: which of the two pictures tells?"""
+"""A cloud beside a shrunken copy of itself, by PCA and by UMAP: which of the two shows the difference in size?"""
 
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from plotly.basedatatypes import BaseFigure
@@ -17,14 +16,15 @@ from labkit.widgets.panel import Panel, choice
 
 SCALES = (1.0, 0.3, 0.1, 0.03, 0.01)
 CLOUDS = {"as it is": PALETTE["baseline"], "shrunk copy": PALETTE["dispersive"]}
-WAYS = {"features": PALETTE["quiet"], "PCA": PALETTE["contrastive"], "UMAP": PALETTE["accent"]}
+SPACES = {"features": PALETTE["quiet"], "PCA": PALETTE["contrastive"], "UMAP": PALETTE["accent"]}
 
 
 class Shrunk(HasTraits):
-    """A scale in; both clouds' maps, and how large the copy looks in each, out. Every map is made beforehand.
+    """A scale in; both clouds' maps, and the size of the copy in each, out. Every map is made beforehand.
 
     Args:
-        z: features.  scales: of the copy, each to be chosen; the middle one is shown first.  seed: of UMAP.
+        z: features.  scales: sizes of the copy to choose from; the middle one is shown first.  seed: seed of UMAP.
+        progress: whether to show a progress bar.
     """
 
     scale = FloatTrait(1.0)
@@ -40,60 +40,37 @@ class Shrunk(HasTraits):
         self.maps: dict[float, dict[str, dict[str, Tensor]]] = {}
         for scale in tqdm(scales, unit="map", disable=not progress):
             clouds = dict(zip(CLOUDS, (z, scale * z), strict=True))
-            makers = {"PCA": Pca.fit(clouds), "UMAP": UmapReference.fit(clouds, seed=seed)}
+            projections = {"PCA": Pca.fit(clouds), "UMAP": UmapReference.fit(clouds, seed=seed)}
             self.maps[scale] = {"features": clouds} | {
-                way: {name: torch.as_tensor(maker.transform(x)) for name, x in clouds.items()}
-                for way, maker in makers.items()
+                space: {name: torch.as_tensor(projection.transform(x)) for name, x in clouds.items()}
+                for space, projection in projections.items()
             }
 
-    def ratio(self, way: str, scale: float) -> float:
-        """How far the copy's points lie from each other, over how far the cloud's do: in features or in a picture."""
-        cloud, copy = (mean_pairwise_distance(x) for x in self.maps[scale][way].values())
+    def ratio(self, space: str, scale: float) -> float:
+        """Mean pairwise distance of the copy over that of the cloud, in the features or in one of the maps."""
+        cloud, copy = (mean_pairwise_distance(x) for x in self.maps[scale][space].values())
         return copy / cloud
 
 
 def shrunk_panel(state: Shrunk, name: str = "shrunk") -> Panel:
-    """PCA and UMAP of both clouds at a scale, and what became of the scale in each."""
-    plot = figure(
-        "The copy is smaller. Which picture says so?",
-        1,
-        3,
-        380,
-        horizontal_spacing=0.08,
-        subplot_titles=["PCA of both", "UMAP of both", "size of the copy, over the cloud's"],
-    )
+    """PCA and UMAP of both clouds at a scale, and the size of the copy in each of them."""
+    panes = ["PCA of both", "UMAP of both", "size of the copy, over the cloud's"]
+    title = "The copy is smaller. Which picture says so?"
+    plot = figure(title, 1, 3, 380, horizontal_spacing=0.08, subplot_titles=panes)
     places: dict[tuple[str, str], int] = {}
-    for col, way in enumerate(("PCA", "UMAP"), 1):
+    for col, space in enumerate(("PCA", "UMAP"), 1):
+        pane = dict(row=1, col=col)
         for cloud, ink in CLOUDS.items():
-            places[way, cloud] = len(plot.data)
-            symbol = "circle" if cloud == "as it is" else "x"
-            plot.add_scatter(
-                mode="markers",
-                marker=dict(color=ink, size=5, symbol=symbol, opacity=0.7),
-                name=cloud,
-                showlegend=col == 1,
-                hoverinfo="skip",
-                row=1,
-                col=col,
-            )
-        plot.update_xaxes(constrain="domain", showticklabels=way == "PCA", row=1, col=col)
-        anchor = "x" if col == 1 else f"x{col}"
-        plot.update_yaxes(scaleanchor=anchor, constrain="domain", showticklabels=way == "PCA", row=1, col=col)
-    for place, (way, ink) in enumerate(WAYS.items()):
-        line = dict(color=ink, width=2 + 3 * (way == "features"), dash="dot" if way == "features" else "solid")
-        plot.add_trace(
-            go.Scatter(
-                x=state.scales,
-                y=[state.ratio(way, s) for s in state.scales],
-                name=way,
-                legend="legend2",
-                line=line,
-                mode="lines+markers",
-                marker=dict(size=7, symbol=("circle", "square", "diamond")[place]),
-            ),
-            1,
-            3,
-        )
+            places[space, cloud] = len(plot.data)
+            dots = dict(color=ink, size=5, symbol="circle" if cloud == "as it is" else "x", opacity=0.7)
+            plot.add_scatter(mode="markers", marker=dots, name=cloud, showlegend=col == 1, hoverinfo="skip", **pane)
+        plot.update_xaxes(constrain="domain", showticklabels=space == "PCA", **pane)
+        plot.update_yaxes(scaleanchor=("x", "x2")[col - 1], constrain="domain", showticklabels=space == "PCA", **pane)
+    for (space, ink), symbol in zip(SPACES.items(), ("circle", "square", "diamond"), strict=True):
+        line = dict(color=ink, width=5, dash="dot") if space == "features" else dict(color=ink, width=2)
+        look = dict(mode="lines+markers", line=line, marker=dict(size=7, symbol=symbol))
+        ratios = [state.ratio(space, scale) for scale in state.scales]
+        plot.add_scatter(x=state.scales, y=ratios, name=space, legend="legend2", **look, row=1, col=3)
     plot.update_xaxes(type="log", title_text="scale of the copy", dtick=1, row=1, col=3)
     plot.update_yaxes(type="log", dtick=1, row=1, col=3)
     plot.add_vline(state.scale, line=dict(color=PALETTE["ink"], dash="dot", width=1.5), row=1, col=3)
@@ -103,15 +80,13 @@ def shrunk_panel(state: Shrunk, name: str = "shrunk") -> Panel:
     )
 
     def draw(state: Shrunk, plot: BaseFigure) -> str:
-        for (way, cloud), place in places.items():
-            xy = state.maps[state.scale][way][cloud].numpy()
-            plot.data[place].x, plot.data[place].y = xy[:, 0], xy[:, 1]
+        for (space, cloud), place in places.items():
+            plot.data[place].x, plot.data[place].y = state.maps[state.scale][space][cloud].T.numpy()
         plot.layout.shapes[0].x0 = plot.layout.shapes[0].x1 = state.scale
-        told = {way: state.ratio(way, state.scale) for way in WAYS}
+        features, pca, umap = (state.ratio(space, state.scale) for space in SPACES)
         return (
-            f"The copy is the cloud times {state.scale:g}. Its mean distance, over the cloud's, is "
-            f"{told['features']:.2g} in feature space, {told['PCA']:.2g} in the PCA picture and {told['UMAP']:.2g} in "
-            "the UMAP picture."
+            f"The copy is the cloud times {state.scale:g}. Its mean pairwise distance is {features:.2g} times the "
+            f"cloud's in feature space, {pca:.2g} times in the PCA picture and {umap:.2g} times in the UMAP picture."
         )
 
     alt = "A cloud and its shrunken copy by PCA and by UMAP, and the size of the copy in each against its true scale."

@@ -18,58 +18,89 @@ import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 from traitlets import HasTraits, link
 
+from labkit.checks import LabError
+
 Draw = Callable[[Any, BaseFigure], str]
 
-STYLE = dict(description_width="initial")
 CSS = """<style>
 .labkit-panel { border: 1px solid #e3e3e3; border-radius: 8px; padding: 10px 14px; margin: 4px 0; }
 .labkit-panel .widget-readout { font-variant-numeric: tabular-nums; }
-.labkit-said { line-height: 1.45; color: #222; }
+.labkit-text { line-height: 1.45; color: #222; }
 </style>"""
 
 
-def slider(
-    label: str, low: float, high: float, step: float, live: bool = True, form: str = ".2f"
-) -> widgets.FloatSlider:
+def look(width: str = "330px") -> dict[str, dict[str, str]]:
+    """Arguments of a control: its label takes the room that it needs. Plain dicts, because Layouts are widgets too."""
+    return dict(style=dict(description_width="initial"), layout=dict(width=width))
+
+
+def slider(label: str, low: float, high: float, step: float, live: bool = True) -> widgets.FloatSlider:
     """A linear slider; ``live`` redraws while it is dragged."""
-    return widgets.FloatSlider(
-        min=low,
-        max=high,
-        step=step,
-        description=label,
-        continuous_update=live,
-        readout_format=form,
-        style=STYLE,
-        layout=widgets.Layout(width="330px"),
-    )
+    return widgets.FloatSlider(min=low, max=high, step=step, description=label, continuous_update=live, **look())
 
 
-def log_slider(label: str, low: float, high: float, live: bool = True) -> widgets.FloatLogSlider:
+def log_slider(label: str, low: float, high: float, live: bool = True, form: str = ".2g") -> widgets.FloatLogSlider:
     """A slider over powers of ten from 10**low to 10**high, for quantities like τ whose ratio matters."""
     return widgets.FloatLogSlider(
-        base=10,
-        min=low,
-        max=high,
-        step=0.02,
-        description=label,
-        continuous_update=live,
-        readout_format=".2g",
-        style=STYLE,
-        layout=widgets.Layout(width="330px"),
+        min=low, max=high, step=0.02, description=label, continuous_update=live, readout_format=form, **look()
     )
 
 
-def choice(label: str, options: Sequence[Any], live: bool = True) -> widgets.SelectionSlider:
-    """A slider that snaps to the given values."""
-    return widgets.SelectionSlider(
-        options=options, description=label, continuous_update=live, style=STYLE, layout=widgets.Layout(width="330px")
-    )
+def choice(label: str, options: Sequence[Any]) -> widgets.SelectionSlider:
+    """A slider that snaps to the given values, or (text, value) pairs."""
+    return widgets.SelectionSlider(options=options, description=label, **look())
+
+
+def dropdown(label: str, options: Sequence[Any], width: str = "330px") -> widgets.Dropdown:
+    """A menu of values, or (text, value) pairs."""
+    return widgets.Dropdown(options=options, description=label, **look(width))
+
+
+def row(*parts: widgets.Widget) -> widgets.HBox:
+    """Widgets side by side, in several lines where the page is narrow."""
+    return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items="center"))
+
+
+def live_text(text: str) -> str:
+    """HTML that screen readers announce when it changes."""
+    return f'<div class="labkit-text" role="status" aria-live="polite">{text}</div>'
+
+
+class Buttons:
+    """Buttons for the actions of a state, with a status text beside them.
+
+    Args:
+        state: has ``actions``: name → function, which may refuse by a ``LabError`` or ``OSError``;
+            ``unavailable()``: name → why an action cannot be used now, or ""; and ``changed()``, which redraws.
+        buttons: name → its button.
+    """
+
+    def __init__(self, state: Any, **buttons: widgets.Button) -> None:
+        self.state, self.buttons, self.status, self._refusal = state, buttons, widgets.HTML(), ""
+        for name, button in buttons.items():
+            button.on_click(lambda _, name=name: self._use(name))
+
+    def _use(self, name: str) -> None:
+        self.buttons[name].disabled, self.status.value, self._refusal = True, live_text("One moment…"), ""
+        try:
+            self.state.actions[name]()
+        except (LabError, OSError) as error:
+            self._refusal = f"<b>{html.escape(str(error))}</b> "
+        self.state.changed()
+
+    def refresh(self, status: str) -> None:
+        """Grey out what cannot be used now, and show a status."""
+        reasons = self.state.unavailable()
+        for name, button in self.buttons.items():
+            button.disabled, button.tooltip = bool(reasons[name]), reasons[name]
+        self.status.value = live_text(self._refusal + html.escape(status))
 
 
 class Fit(anywidget.AnyWidget):
     """An invisible line as wide as its panel.
 
-    Figures fit their width when the window is resized; this says so, too, when the panel appears or changes its width.
+    Figures fit their width when the window is resized; this makes them do so, too, when the panel appears or changes
+    its width.
     """
 
     _esm = """
@@ -87,11 +118,6 @@ class Fit(anywidget.AnyWidget):
     """
 
 
-def said(text: str) -> str:
-    """A sentence as the HTML of a panel's text twin, announced by screen readers when it changes."""
-    return f'<div class="labkit-said" role="status" aria-live="polite">{text}</div>'
-
-
 class Panel:
     """A figure with its controls and its sentence; displayed by being the last value of a cell.
 
@@ -101,7 +127,7 @@ class Panel:
         controls: trait → widget.
         plot: the figure to show, as ``draw`` will update it.
         draw: (state, figure) → the sentence; called at once, and whenever a controlled trait changes.
-        alt: what the figure is, for readers who cannot see it.
+        alt: alternative text: what the figure is, for readers who cannot see it.
         extra: further widgets under the controls.
     """
 
@@ -121,23 +147,20 @@ class Panel:
             Panel._open[name].close()
         self.name, self.state, self.controls, self._draw = name, state, dict(controls), draw
         # Drawn before it becomes a widget: updates that a FigureWidget gets before it is on the page can be lost.
-        self.sentence = widgets.HTML(said(draw(state, plot)))
+        self.sentence = widgets.HTML(live_text(draw(state, plot)))
         self.figure = go.FigureWidget(plot)
         self.figure._config = {"displayModeBar": False, "responsive": True}
         self._lock, self._stale, self.closed = threading.Lock(), False, False
         self.on_close: Callable[[], None] = lambda: None
         self._links = [link((state, trait), (control, "value")) for trait, control in self.controls.items()]
-        row = widgets.HBox(list(self.controls.values()), layout=widgets.Layout(flex_flow="row wrap"))
         described = widgets.HTML(f'<div role="img" aria-label="{html.escape(alt)}"></div>{CSS}')
-        self.widget = widgets.VBox([described, row, *extra, self.figure, Fit(), self.sentence])
+        parts = [described, row(*self.controls.values()), *extra, self.figure, Fit(), self.sentence]
+        self.widget = widgets.VBox(parts)
         self.widget.add_class("labkit-panel")
-        state.observe(self._changed, names=list(self.controls))
+        state.observe(self.redraw, names=list(self.controls))
         Panel._open[name] = self
 
-    def _changed(self, change: Any) -> None:
-        self.redraw()
-
-    def redraw(self) -> None:
+    def redraw(self, change: object = None) -> None:
         """Draw the state as it is now. If another thread is drawing, it draws once more instead: the latest wins."""
         self._stale = True
         while self._stale and not self.closed and self._lock.acquire(blocking=False):
@@ -145,10 +168,10 @@ class Panel:
                 self._stale = False
                 with self.figure.batch_update():
                     sentence = self._draw(self.state, self.figure)
-                self.sentence.value = said(sentence)
+                self.sentence.value = live_text(sentence)
                 self._remember()
-            except Exception as error:  # told where the reader looks; a training that draws goes on
-                self.sentence.value = said(f"<b>This could not be drawn:</b> {html.escape(str(error))}")
+            except Exception as error:  # shown to the reader; a training that draws goes on
+                self.sentence.value = live_text(f"<b>This could not be drawn:</b> {html.escape(str(error))}")
                 logging.getLogger(__name__).exception("Panel %r could not be drawn", self.name)
             finally:
                 self._lock.release()
@@ -160,9 +183,11 @@ class Panel:
 
     def close(self) -> None:
         """Remove the panel's widgets from the page and from the kernel."""
+        if self.closed:
+            return
         self.closed = True  # first: what stops now must not draw on widgets that are about to go
         self.on_close()
-        self.state.unobserve(self._changed, names=list(self.controls))
+        self.state.unobserve(self.redraw, names=list(self.controls))
         for bond in self._links:
             bond.unlink()
         _close_all(self.widget)

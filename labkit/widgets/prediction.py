@@ -1,7 +1,7 @@
 """Predict first, look after: questions whose answers open once a prediction is recorded, and a score at the end.
 
 Nothing waits for an answer: every cell runs whether or not a question was answered, and "Just show me" opens an answer
-without scoring it. An answer that depends on what was measured is given as a function and asked for when it is shown.
+without scoring it. An answer that depends on a measurement is a function, called when the answer is shown.
 """
 
 import html
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import ipywidgets as widgets
 
-from labkit.widgets.panel import CSS, said
+from labkit.widgets.panel import CSS, live_text
 
 WIDE = dict(width="auto")
 
 
 class NotMeasured(Exception):
-    """Raised by an answer that is not known yet; its message says what to run first."""
+    """Raised by an answer that has not been measured yet; its message says what to run first."""
 
 
 class Answer(NamedTuple):
@@ -40,13 +40,13 @@ class Question:
             description="Record my prediction", button_style="primary", disabled=True, layout=WIDE
         )
         self._skip = widgets.Button(description="Just show me", layout=WIDE)
-        self._told = widgets.HTML(said(""))
+        self._reply = widgets.HTML(live_text(""))
         self._radio.observe(lambda change: setattr(self._record, "disabled", change.new is None), "value")
         self._record.on_click(lambda _: self.record(self._radio.value))
         self._skip.on_click(lambda _: self.show())
         heading = widgets.HTML(f"{CSS}<b>Predict.</b> {text}")
         buttons = widgets.HBox([self._record, self._skip])
-        self.widget = widgets.VBox([heading, self._radio, buttons, self._told])
+        self.widget = widgets.VBox([heading, self._radio, buttons, self._reply])
         self.widget.add_class("labkit-panel")
 
     @property
@@ -55,7 +55,7 @@ class Question:
 
     @property
     def right(self) -> bool | None:
-        """Whether the recorded prediction holds; None while none was recorded or its answer is not measured yet."""
+        """Whether the recorded prediction holds; None without a prediction, and until its answer was measured."""
         try:
             return None if self.picked is None else self.picked == self.answer.option
         except (NotMeasured, NameError):
@@ -77,16 +77,14 @@ class Question:
         try:
             answer = self.answer
         except (NotMeasured, NameError) as missing:
-            told = (
-                missing.args[0]
-                if isinstance(missing, NotMeasured)
-                else "A cell below measures this: run it, then press again."
-            )
+            remedy = str(missing)
+            if isinstance(missing, NameError):  # the cell that defines the answer's variables has not run yet
+                remedy = "A cell below measures this: run it, then press again."
             recorded = "" if self.picked is None else f"Recorded: {html.escape(self.picked)}. "
-            self._told.value = said(f"<i>{recorded}{html.escape(str(told))}</i>")
+            self._reply.value = live_text(f"<i>{recorded}{html.escape(remedy)}</i>")
             return
         verdict = "" if self.picked is None else ("You predicted it. " if self.right else "It came out differently. ")
-        self._told.value = said(f"{verdict}<b>{html.escape(answer.option)}.</b> {answer.why}")
+        self._reply.value = live_text(f"{verdict}<b>{html.escape(answer.option)}.</b> {answer.why}")
         self.shown = self._radio.disabled = self._record.disabled = self._skip.disabled = True
 
 
@@ -107,22 +105,18 @@ class Predictions:
         return question.widget
 
     def tally(self) -> tuple[int, int, list[Question]]:
-        """(right, recorded, the questions that were missed)."""
+        """Number of right predictions, number of recorded ones, and the questions whose prediction was wrong."""
         recorded = [q for q in self.questions.values() if q.right is not None]
         missed = [q for q in recorded if not q.right]
         return len(recorded) - len(missed), len(recorded), missed
 
     def score(self) -> widgets.Widget:
-        """How the predictions fared, and the missed ones once more."""
+        """The share of predictions that held, and the others to try once more."""
         right, recorded, missed = self.tally()
-        asked = len(self.questions)
+        text = f"{right} of {recorded} recorded predictions held; there were {len(self.questions)} questions."
         if not recorded:
-            told = (
-                f"No prediction was recorded ({asked} asked). Scroll up, pick before you look, and run this cell again."
-            )
-            return widgets.HTML(said(told))
-        told = f"{right} of {recorded} recorded predictions held ({asked} asked)."
-        if not missed:
-            return widgets.HTML(said(told))
+            text = "No prediction was recorded. Scroll up, pick before you look, and run this cell again."
+        if missed:
+            text += " Try the others again, now that you have seen the answers:"
         again = [Question(q.text, q.options, q._answer).widget for q in missed]
-        return widgets.VBox([widgets.HTML(said(f"{told} Try the others again, now that you have seen them:")), *again])
+        return widgets.VBox([widgets.HTML(live_text(text)), *again])

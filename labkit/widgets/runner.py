@@ -5,9 +5,9 @@
     paused    resume → running: between two reports, everything kept in memory
     stopped   resume → running: the loop was left, which saved it, and is entered again
 
-One training is alive at most: starting a runner stops any other. ``wait`` is for "Run All" and for machines without a
-screen: it runs in the calling thread what nobody has started, or waits for what is running; Ctrl-C or the kernel's
-interrupt stops it and saves. Buttons may be handled in several threads at once, so every change goes through a lock.
+At most one training is alive: starting a runner stops any other. ``wait`` is for "Run All" and for machines without a
+screen: it runs the loop in the calling thread if nobody has started it, else it waits; Ctrl-C or the kernel's interrupt
+stops the loop, which saves. Buttons may be handled in several threads at once, so every change goes through a lock.
 """
 
 import contextlib
@@ -20,14 +20,13 @@ Status = Literal["ready", "running", "paused", "stopped", "finished", "failed"]
 
 
 class Runner:
-    """Drives ``loop``, whose iterator is a generator and which can be entered again after it was left.
-
-    That is what a Trainer and a Comparison are.
+    """Drives a ``loop`` such as a Trainer or a Comparison.
 
     Args:
-        loop: gives reports; None until ``restart`` brings one.
+        loop: an iterable of reports whose iterator is a generator, and which can be entered again after it was left;
+            None until ``begin`` or ``wait`` makes one.
         on_report: called with every report, in the thread that runs. An error in it ends the run as failed.
-        on_status: called after every change of ``status``, in whichever thread changed it. An error in it is logged.
+        on_status: called after every change of ``status``, in the thread that changed it. An error in it is logged.
     """
 
     _alive: ClassVar["Runner | None"] = None
@@ -52,12 +51,22 @@ class Runner:
         """Whether some thread is inside the loop, paused or not."""
         return not self._left.is_set()
 
-    def restart(self, loop: Iterable[Any]) -> None:
-        """Stop what runs and begin a new loop in the background."""
+    def unavailable(self) -> dict[str, str]:
+        """Method → why it would do nothing now; empty if it would."""
+        idle = "" if self.status in ("running", "paused") else "nothing is running"
+        return {
+            "start": "" if idle else "a training is under way: stop it first",
+            "pause": "" if self.status == "running" else "nothing is running",
+            "resume": "" if self.status in ("paused", "stopped", "failed") else "nothing was paused or stopped",
+            "stop": idle,
+        }
+
+    def begin(self, make: Callable[[], Iterable[Any]]) -> None:
+        """Make a new loop and start it, unless one is running; if ``make`` fails, the earlier loop stays."""
         with Runner._control:
-            self.stop()
-            self.loop = loop
-            self.start()
+            if not self.busy:
+                self.loop = make()
+                self.start()
 
     def start(self) -> None:
         """Enter the loop in a background thread; nothing happens if it is running, here or in a thread."""
@@ -68,17 +77,17 @@ class Runner:
     def pause(self) -> None:
         """Hold between two reports."""
         with self._change:
-            if self.status != "running" or self._stop.is_set():  # who stops must not be held
+            if self.status != "running" or self._stop.is_set():  # a run that is stopping must not be held
                 return
             self.status = "paused"
             self._go.clear()
-        self._tell()
+        self._announce()
 
     def resume(self) -> None:
         """Go on after a pause, or enter the loop again after a stop."""
         with Runner._control:
             if self._move({"paused"}, "running", self._go.set):
-                self._tell()
+                self._announce()
             elif self.status in ("stopped", "failed"):
                 self.start()
 
@@ -91,13 +100,17 @@ class Runner:
             if self._inside is not threading.current_thread():
                 self._left.wait()
 
-    def wait(self) -> Status:
+    def wait(self, make: Callable[[], Iterable[Any]] | None = None) -> Status:
         """Run to the end in this thread if nobody started, or wait for the thread that runs; return the status.
 
-        A paused or stopped run is left as it is. A failure is raised here; an interrupt stops the run, which saves, and
+        Without a loop, ``make`` makes one.
+
+        A paused or stopped run stays as it is. A failure is raised here; an interrupt stops the run, which saves, and
         is raised again.
         """
         with Runner._control:
+            if self.loop is None:
+                self.loop = make()
             mine = self.status == "ready" and self._enter()
         try:
             if mine:
@@ -112,7 +125,7 @@ class Runner:
         return self.status
 
     def _enter(self) -> bool:
-        """Become the one runner that is alive; False if this one runs already. Call it under ``_control``."""
+        """Become the one runner that is alive; False if this one runs already. Needs ``_control``."""
         if self.busy:
             return False
         if Runner._alive not in (None, self):
@@ -123,7 +136,7 @@ class Runner:
         self._left.clear()
         self.error = None
         self._move({"ready", "stopped", "finished", "failed"}, "running")
-        self._tell()
+        self._announce()
         return True
 
     def _run(self) -> None:
@@ -144,7 +157,7 @@ class Runner:
             self._inside = None
             self._move({"running", "paused"}, ended)
             self._left.set()
-            self._tell()
+            self._announce()
 
     def _move(self, before: set[Status], after: Status, also: Callable[[], None] = lambda: None) -> bool:
         """Change the status if it is one of ``before``; whether it was."""
@@ -155,7 +168,7 @@ class Runner:
             also()
             return True
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         try:
             self.on_status(self.status)
         except Exception:

@@ -1,4 +1,4 @@
-"""From Nano to XL: what a model takes, part by part, and how long a machine would train it as the paper did."""
+"""From Nano to XL: what a model costs, part by part, and how long a machine would train it as the paper did."""
 
 from collections.abc import Mapping
 from math import log10
@@ -14,11 +14,11 @@ from labkit.checks import finite, require
 from labkit.models import SIZES, Family
 from labkit.plots import PALETTE, figure
 from labkit.scale import BATCH, DATASHEET, Cost, Precision, cost, memory, paper_days
-from labkit.widgets.panel import STYLE, Panel, choice, log_slider, slider
+from labkit.widgets.panel import Panel, choice, dropdown, log_slider, slider
 
-MINE, OWN = "this machine, measured", "a figure of your own"
+MINE, OWN = "this machine, measured", "a rate of your own"
 PATCHES, BATCHES = (2, 4, 8), (1, 2, 4, 8, 16, 32, 64, 128, 256)
-ROOM = 1.4  # of a pane, over its longest bar: for the words beside it
+ROOM = 1.4  # width of a pane in units of its longest bar, for the words beside it
 SLOWEST, FASTEST = 1e-3, 1e4  # TFLOP/s
 PARTS = {  # part → colour; the same thing has the same colour in every pane
     "all": "ink",
@@ -34,15 +34,15 @@ PARTS = {  # part → colour; the same thing has the same colour in every pane
     "EMA": "gold",
     "activations": "contrastive",
 }
-WORDS = {"attention": "attention: scores and mix", "ends": "ends, time"}  # what they are called among operations
+WORDS = {"attention": "attention: scores and mix", "ends": "ends, time"}  # names of parts in the pane of operations
 
 
 class Scale(HasTraits):
     """A model, a batch and a machine in; parameters, operations, bytes and days by part out.
 
     Args:
-        measured: floating-point operations a second of this machine, as ``labkit.scale.measured_flops`` finds them.
-        gigabytes: its memory, if it is to be drawn.
+        measured: floating-point operations a second of this machine, from ``labkit.scale.measured_flops``.
+        gigabytes: memory of this machine, drawn as a line; None for no line.
     """
 
     size = Enum(tuple(SIZES), "B")
@@ -52,7 +52,7 @@ class Scale(HasTraits):
     precision = Enum(get_args(Precision), "bfloat16")
     machine = Enum((MINE, *DATASHEET, OWN), "A100 SXM")
     tflops = FloatTrait(100.0, min=SLOWEST, max=FASTEST)
-    """Of the machine of your own, in 10¹² operations a second; setting it chooses that machine."""
+    """Rate of the machine of your own, in 10¹² operations a second; setting it chooses that machine."""
     utilisation = FloatTrait(0.4, min=0.01, max=1.0)
 
     def __init__(self, measured: float, gigabytes: float | None = None, **traits: float | str) -> None:
@@ -76,27 +76,24 @@ class Scale(HasTraits):
         return {MINE: self.measured, **sheets, OWN: self.tflops * 1e12}
 
     def days(self) -> dict[str, float]:
-        """Of the paper's 80 epochs, on every machine."""
+        """Days that the paper's 80 epochs take on every machine."""
         return {name: paper_days(self.cost, rate, self.utilisation) for name, rate in self.rates().items()}
 
     def bytes(self) -> dict[str, int]:
+        """Memory of training, by part."""
         return memory(self.cost, self.batch, self.precision)
 
     def capacity(self) -> float | None:
-        """Gigabytes of the chosen machine, if they are known."""
+        """Gigabytes of the chosen machine; None if they are not known."""
         return self.gigabytes if self.machine == MINE else getattr(DATASHEET.get(self.machine), "gigabytes", None)
 
 
 def span(days: float) -> str:
-    """Days as words, in the unit that suits them, with two digits."""
-    for unit, length in (("years", 365.25), ("days", 1.0), ("hours", 1 / 24), ("minutes", 1 / 1440)):
-        if days / length >= 2 or unit == "minutes":
-            return f"{_round(days / length)} {unit}"
-    raise AssertionError
-
-
-def _round(value: float) -> str:
-    return f"{float(f'{value:.2g}'):,.0f}" if value >= 10 else f"{value:.2g}"
+    """Days as words, in the largest unit of which there are two or more, with two digits."""
+    units = {"years": 365.25, "days": 1.0, "hours": 1 / 24, "minutes": 1 / 1440}
+    unit = next((unit for unit, length in units.items() if days / length >= 2), "minutes")
+    value = days / units[unit]
+    return f"{float(f'{value:.2g}'):,.0f} {unit}" if value >= 10 else f"{value:.2g} {unit}"
 
 
 def amount(value: float, unit: str = "") -> str:
@@ -110,15 +107,8 @@ def amount(value: float, unit: str = "") -> str:
 
 def scale_panel(state: Scale, name: str = "scale") -> Panel:
     """Four panes: parameters, multiply-accumulates and memory by part, and the days of the paper's training."""
-    plot = figure(
-        "What would it take?",
-        2,
-        2,
-        600,
-        horizontal_spacing=0.2,
-        vertical_spacing=0.17,
-        subplot_titles=["parameters", "operations", "memory", "time"],
-    )
+    spacing = dict(horizontal_spacing=0.2, vertical_spacing=0.17)
+    plot = figure("What would it take?", 2, 2, 600, subplot_titles=[" "] * 4, **spacing)
     for place in range(4):
         row, col = place // 2 + 1, place % 2 + 1
         bars = go.Bar(orientation="h", textposition="outside", cliponaxis=False, showlegend=False, hoverinfo="skip")
@@ -133,11 +123,6 @@ def scale_panel(state: Scale, name: str = "scale") -> Panel:
 
 
 def _controls() -> Mapping[str, widgets.Widget]:
-    def dropdown(label: str, options: tuple[str, ...], width: str) -> widgets.Dropdown:
-        return widgets.Dropdown(options=options, description=label, style=STYLE, layout=widgets.Layout(width=width))
-
-    rate = log_slider("TFLOP/s of your own", -3, 4)
-    rate.readout_format = ".3g"
     return {
         "size": choice("size", tuple(SIZES)),
         "patch": choice("patch", PATCHES),
@@ -145,71 +130,61 @@ def _controls() -> Mapping[str, widgets.Widget]:
         "family": dropdown("family", get_args(Family), "190px"),
         "precision": dropdown("multiply in", get_args(Precision), "220px"),
         "machine": dropdown("machine", (MINE, *DATASHEET, OWN), "280px"),
-        "tflops": rate,
+        "tflops": log_slider("TFLOP/s of your own", -3, 4, form=".3g"),
         "utilisation": slider("share of it reached", 0.01, 1, 0.01),
     }
 
 
 def _draw(state: Scale, plot: BaseFigure) -> str:
-    c, held, days, room = state.cost, state.bytes(), state.days(), state.capacity()
-    whole = {"parameters": sum(c.parameters.values()), "macs": sum(c.macs.values()), "bytes": sum(held.values())}
-    _parts(plot, 0, c.parameters, "")
-    _parts(plot, 1, {WORDS.get(part, part): value for part, value in c.macs.items()}, "")
-    _parts(plot, 2, held, "B")
-    machines, chosen = list(days), days[state.machine]
-    plot.data[3].x, plot.data[3].y = list(days.values()), [_label(machine) for machine in machines]
-    plot.data[3].text = [f" {span(d)}" for d in days.values()]
-    inks = [PALETTE["dispersive" if machine == state.machine else "quiet"] for machine in machines]
-    plot.data[3].marker.color = inks
-    # log10 of days: bars start at a minute, or at a tenth of the shortest, and leave room for their words
-    low, high = min(-3.0, min(log10(d) for d in days.values()) - 1), max(log10(d) for d in days.values())
-    plot.layout.xaxis4.range = (low, high + 0.3 * (high - low))
+    c, days, room = state.cost, state.days(), state.capacity()
+    parameters, macs, held = (_draw_parts(plot, i, p) for i, p in enumerate((c.parameters, c.macs, state.bytes())))
+    _draw_days(plot, days, state.machine)
+    fits = room is not None and held <= room * 1e9
     line = plot.layout.shapes[0]
     line.x0 = line.x1 = 0 if room is None else room * 1e9
-    line.visible = room is not None and room * 1e9 <= ROOM * whole["bytes"]  # further off, the words must do
-    fits = ""
-    if room is not None:
-        fits = f" of {room:g} GB" if whole["bytes"] <= room * 1e9 else f", too much for {room:g} GB"
+    line.visible = room is not None and room * 1e9 <= ROOM * held  # else it lies outside the pane
+    capacity = "" if room is None else f" of {room:g} GB" if fits else f", too much for {room:g} GB"
     titles = (
-        f"parameters: <b>{amount(whole['parameters'])}</b>",
-        f"multiply-accumulates, one image forward: <b>{amount(whole['macs'])}</b>",
-        f"memory of training, {state.batch} images at a time: <b>{amount(whole['bytes'], 'B')}</b>{fits}",
-        f"the paper's 80 epochs at {state.utilisation:.0%} of the rate: <b>{span(chosen)}</b>",
+        f"parameters: <b>{amount(parameters)}</b>",
+        f"multiply-accumulates, one image forward: <b>{amount(macs)}</b>",
+        f"memory of training, {state.batch} images at a time: <b>{amount(held, 'B')}</b>{capacity}",
+        f"the paper's 80 epochs at {state.utilisation:.0%} of the rate: <b>{span(days[state.machine])}</b>",
     )
     for note, title in zip(plot.layout.annotations, titles, strict=False):
         note.text = title
     plot.layout.title.text = f"{c.name}: {c.depth} blocks of width {c.width}, {c.tokens} tokens an image"
-    return _told(state, whole, chosen, room)
+    need = f"Training takes {amount(held, 'B')} with {state.batch} images at a time (activations estimated)"
+    if room is not None:
+        need += f", which {'fits' if fits else 'does not fit'} into {room:g} GB"
+    shares = BATCH // state.batch
+    more = "That is the whole batch of 256" if shares == 1 else f"{shares} such shares make the batch of 256"
+    origin = {MINE: "measured just now", OWN: "your value"}.get(state.machine, "datasheet peak, dense bfloat16")
+    return (
+        f"{c.name} has {parameters:,} parameters and does {amount(macs)} multiply-accumulates an image. {need}. "
+        f"{more}. At {state.utilisation:.0%} of {amount(state.rates()[state.machine], 'FLOP/s')} ({origin}), the "
+        f"paper's 80 epochs of ImageNet take about {span(days[state.machine])} on one device: an estimate."
+    )
 
 
-def _parts(plot: BaseFigure, place: int, parts: Mapping[str, float], unit: str) -> None:
-    """Fill a pane with all and with every part."""
+def _draw_parts(plot: BaseFigure, place: int, parts: Mapping[str, int]) -> int:
+    """Fill a pane with the sum and with every part; return the sum."""
     shown = {"all": sum(parts.values()), **parts}
-    bars = plot.data[place]
-    bars.x, bars.y = list(shown.values()), list(shown)
+    bars, unit = plot.data[place], "B" if place == 2 else ""
+    bars.x, bars.y = list(shown.values()), [WORDS.get(part, part) if place == 1 else part for part in shown]
     bars.text = [
         f" {amount(v, unit)}" + ("" if part == "all" else f" · {v / shown['all']:.1%}") for part, v in shown.items()
     ]
-    names = {word: part for part, word in WORDS.items()}
-    bars.marker.color = [PALETTE[PARTS[names.get(part, part)]] for part in shown]
+    bars.marker.color = [PALETTE[PARTS[part]] for part in shown]
     plot.layout["xaxis" if place == 0 else f"xaxis{place + 1}"].range = (0, ROOM * shown["all"])
+    return shown["all"]
 
 
-def _label(machine: str) -> str:
-    return machine if machine in (MINE, OWN) else f"{machine}, datasheet"
-
-
-def _told(state: Scale, whole: Mapping[str, int], days: float, room: float | None) -> str:
-    c = state.cost
-    rate = state.rates()[state.machine]
-    need = f"Training holds {amount(whole['bytes'], 'B')} with {state.batch} images at a time (activations estimated)"
-    if room is not None:
-        need += f", and {room:g} GB " + ("hold that" if whole["bytes"] <= room * 1e9 else "do not hold that")
-    shares = BATCH // state.batch
-    more = "That is the whole batch of 256" if shares == 1 else f"{shares} such shares make the batch of 256"
-    origin = {MINE: "measured just now", OWN: "your figure"}.get(state.machine, "datasheet peak, dense bfloat16")
-    return (
-        f"{c.name} has {sum(c.parameters.values()):,} parameters and does {amount(whole['macs'])} multiply-accumulates "
-        f"an image. {need}. {more}. At {amount(rate, 'FLOP/s')} ({origin}), of which {state.utilisation:.0%} are "
-        f"reached, the paper's 80 epochs of ImageNet take about {span(days)} on one device: an estimate."
-    )
+def _draw_days(plot: BaseFigure, days: Mapping[str, float], chosen: str) -> None:
+    """Fill the pane of days, on a log axis, with every machine."""
+    bars = plot.data[3]
+    bars.x, bars.text = list(days.values()), [f" {span(d)}" for d in days.values()]
+    bars.y = [machine if machine in (MINE, OWN) else f"{machine}, datasheet" for machine in days]
+    bars.marker.color = [PALETTE["dispersive" if machine == chosen else "quiet"] for machine in days]
+    # log10 of days: bars start at a minute, or at a tenth of the shortest, and leave room for their words
+    low, high = min(-3.0, log10(min(days.values())) - 1), log10(max(days.values()))
+    plot.layout.xaxis4.range = (low, high + 0.3 * (high - low))

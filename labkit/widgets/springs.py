@@ -2,16 +2,15 @@
 
     E(p) = mean (p − start)²  +  λ · L_disp(p; τ)
 
-The first term is the mean squared error that stands in for the regression loss, the second is ``dispersive_loss``. What
-is shown is where seventy steps of gradient descent, from the start, end: close to a state of least energy. ``Partners``
-has two views of each point, and its contrastive parent for a loss.
+The first term stands in for the regression loss, the second is ``dispersive_loss``. The panel shows where the points
+are after seventy steps of gradient descent from the start, which is close to a minimum of E. ``Partners`` has two views
+of each point, and the contrastive loss in place of the Dispersive Loss.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from plotly.basedatatypes import BaseFigure
@@ -33,7 +32,7 @@ DESCENT_STEPS = 70
 
 
 def descend(energy: Callable[[Tensor], Tensor], start: Tensor, rate: float, steps: int = DESCENT_STEPS) -> Tensor:
-    """Where so many steps of gradient descent with momentum end."""
+    """Points after so many steps of gradient descent with momentum."""
     points, velocity = start.clone(), torch.zeros_like(start)
     for _ in range(steps):
         points.requires_grad_()
@@ -43,8 +42,13 @@ def descend(energy: Callable[[Tensor], Tensor], start: Tensor, rate: float, step
     return points
 
 
+def _spring(points: Float[Tensor, "n 2"], start: Float[Tensor, "n 2"]) -> Float[Tensor, ""]:
+    """Mean squared distance from the start, in each coordinate."""
+    return (points - start).square().mean()
+
+
 class Rest(NamedTuple):
-    """Where the points come to rest, and what both terms are worth there."""
+    """The points at rest, and the values of both terms there."""
 
     points: Float[Tensor, "n 2"]
     spring: float
@@ -68,22 +72,15 @@ class Springs(HasTraits):
 
     def rest(self) -> Rest:
         """Descend from the start by a fixed number of steps with momentum."""
-        # The curvature of the spring is 1/POINTS a coordinate; repulsion adds at most 4λ/(τP) of that order.
-        loss = Dispersive(tau=self.tau).loss
-
-        def energy(points: Tensor) -> Tensor:
-            return self._spring(points) + self.lam * loss(points)
-
-        points = descend(energy, self.start, POINTS / (1 + 2 * self.lam / self.tau))
-        spring, dispersion = self._spring(points), loss(points)
-        return Rest(points, spring.item(), dispersion.item(), mean_pairwise_distance(points))
-
-    def _spring(self, points: Tensor) -> Tensor:
-        return (points - self.start).square().mean()
+        # Step size: the spring's curvature is 1/POINTS for each coordinate, and repulsion adds at most 4λ/(τP) of that.
+        loss, start = Dispersive(tau=self.tau).loss, self.start
+        rate = POINTS / (1 + 2 * self.lam / self.tau)
+        points = descend(lambda points: _spring(points, start) + self.lam * loss(points), start, rate)
+        return Rest(points, _spring(points, start).item(), loss(points).item(), mean_pairwise_distance(points))
 
 
 class PartnersAtRest(NamedTuple):
-    """Both views of all samples at rest, what the three terms are worth there, and how far apart views lie."""
+    """Both views of all samples at rest, the values of the three terms there, and ``Partners.distances``."""
 
     views: Float[Tensor, "2 n 2"]
     spring: float
@@ -113,29 +110,28 @@ class Partners(HasTraits):
 
     def rest(self) -> PartnersAtRest:
         """Descend from the start as ``Springs`` does."""
-        # Curvatures of L in units of 1/SAMPLES a coordinate, like the 1 of the springs; 6α is for gaps below 1.
-        stiff = 2 * (1 + self.alpha) / self.tau if self.variant == "infonce_l2" else 4 * self.margin + 6 * self.alpha
+        # Curvatures in units of 1/SAMPLES for each coordinate, in which the springs have 1; 6α holds for gaps below 1.
+        stiffness = (
+            2 * (1 + self.alpha) / self.tau if self.variant == "infonce_l2" else 4 * self.margin + 6 * self.alpha
+        )
         settings = self.settings()
-        views = descend(partial(self.energy, settings), self.start, SAMPLES / (1 + self.lam * stiff), steps=50)
-        terms = self._spring(views), *settings.parts(*views)
+        views = descend(partial(self.energy, settings), self.start, SAMPLES / (1 + self.lam * stiffness), steps=50)
+        terms = sum(map(_spring, views, self.start)), *settings.parts(*views)
         return PartnersAtRest(views, *(term.item() for term in terms), self.distances(views))
 
     def energy(self, settings: Contrastive, views: Float[Tensor, "2 n 2"]) -> Float[Tensor, ""]:
-        """E with the points at any place."""
-        return self._spring(views) + self.lam * settings.loss(*views)
-
-    def _spring(self, views: Tensor) -> Tensor:
-        return (views - self.start).square().mean(dim=(1, 2)).sum()
+        """E of any two views."""
+        return sum(map(_spring, views, self.start)) + self.lam * settings.loss(*views)
 
     @staticmethod
     def distances(views: Float[Tensor, "2 n 2"]) -> tuple[float, float]:
-        """Mean distance /√2, as in ``Rest``, of the two views of a sample, and of views of two samples."""
+        """Mean distance / √2, as in ``Rest``, between the two views of a sample, and between views of two samples."""
         apart = cross_sq_distances(*views, per=2).sqrt()
         return apart.diagonal().mean().item(), off_diagonal(apart).mean().item()
 
 
 def lines_between(start: Float[Tensor, "n 2"], end: Float[Tensor, "n 2"]) -> list[list[float | None]]:
-    """The x and the y of a line from each start to its end, parted by None."""
+    """The x and the y of a line from each start to its end, with None between lines."""
     return [
         [v for s, e in zip(a, b, strict=True) for v in (s, e, None)]
         for a, b in zip(start.T.tolist(), end.T.tolist(), strict=True)
@@ -146,23 +142,17 @@ def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
     """The points with sliders for λ and τ."""
     state = state or Springs()
     x, y = state.start.T.tolist()
-    plot = figure(
-        "Each point is held by a spring; the loss pushes all of them apart",
-        1,
-        2,
-        430,
-        column_widths=[0.64, 0.36],
-        horizontal_spacing=0.12,
-        subplot_titles=["where the points come to rest", "the two terms at rest"],
-    )
+    title = "Each point is held by a spring; the loss pushes all of them apart"
+    panes = ["where the points come to rest", "the two terms at rest"]
+    plot = figure(title, 1, 2, 430, column_widths=[0.64, 0.36], horizontal_spacing=0.12, subplot_titles=panes)
     ink, warm = PALETTE["quiet"], PALETTE["dispersive"]
     line, dot = dict(color=fade(warm, 0.35), width=1.2), dict(color="white", size=7, line=dict(color=ink, width=1.2))
-    plot.add_trace(go.Scatter(mode="lines", name="spring", line=line, hoverinfo="skip"), 1, 1)
-    plot.add_trace(go.Scatter(x=x, y=y, mode="markers", name="start", marker=dot), 1, 1)
-    plot.add_trace(go.Scatter(mode="markers", name="at rest", marker=dict(color=warm, size=9)), 1, 1)
-    bars = go.Bar(x=["spring<br>mean (p − start)²", "L_disp"], marker_color=[PALETTE["baseline"], warm])
-    bars.update(texttemplate="%{y:.3f}", textposition="outside", showlegend=False)
-    plot.add_trace(bars, 1, 2)
+    plane = dict(row=1, col=1)
+    plot.add_scatter(mode="lines", name="spring", line=line, hoverinfo="skip", **plane)
+    plot.add_scatter(x=x, y=y, mode="markers", name="start", marker=dot, **plane)
+    plot.add_scatter(mode="markers", name="at rest", marker=dict(color=warm, size=9), **plane)
+    bars = dict(x=["spring<br>mean (p − start)²", "L_disp"], marker_color=[PALETTE["baseline"], warm])
+    plot.add_bar(**bars, texttemplate="%{y:.3f}", textposition="outside", showlegend=False, row=1, col=2)
     draw_floor(plot, POINTS, row=1, col=2, label="top left")
     plot.update_xaxes(range=[-3.2, 3.2], row=1, col=1, title_text="coordinate 1")
     plot.update_yaxes(range=[-2.6, 2.6], row=1, col=1, title_text="coordinate 2", scaleanchor="x")
@@ -182,6 +172,6 @@ def _draw(state: Springs, plot: BaseFigure) -> str:
     before = mean_pairwise_distance(state.start)
     return (
         f"λ = {state.lam:.2f}, τ = {state.tau:.2g}: two points lie {rest.distance / before:.2f} times as far apart "
-        f"as at the start; the springs hold {rest.spring:.3f}, L_disp is {rest.dispersive:.2f} of a possible "
-        f"{dispersive_floor(POINTS):.2f}, the sum {rest.spring + state.lam * rest.dispersive:.3f}."
+        f"as at the start; the springs' term is {rest.spring:.3f}, L_disp is {rest.dispersive:.2f} (its floor: "
+        f"{dispersive_floor(POINTS):.2f}), the sum {rest.spring + state.lam * rest.dispersive:.3f}."
     )

@@ -1,211 +1,216 @@
-"""The view of ``LiveTraining``: sliders, Start, Pause, Resume, Stop, a bar, and a figure that follows."""
+"""Panels on training: controls, buttons, a bar, and a figure of curves and samples that follows."""
 
 import html
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import get_args
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
-import torch
+from PIL import Image
 from plotly.basedatatypes import BaseFigure
 
-from labkit.config import REGULARIZERS
-from labkit.datasets import digits
+from labkit import datasets
+from labkit.checks import LabError
+from labkit.config import Config
+from labkit.losses import dispersive_floor
 from labkit.losses.dispersive import KNOBS
-from labkit.metrics import metric
+from labkit.metrics import BASE_LOSSES, metric
 from labkit.objective import metered_floor, regularized_blocks
-from labkit.plots import PALETTE, colour, digit_trace, figure, scale_axis, style_digits, tile
+from labkit.plots import PALETTE, colour, figure, scale_axis
+from labkit.plots.digits import data_uri
 from labkit.process import base_term
-from labkit.sampling import Sampler
 from labkit.time_sampling import Noise
-from labkit.training import few_steps
-from labkit.types import LabError
-from labkit.widgets.live import PREVIEW_SAMPLES, PREVIEW_STEPS, Curve, LiveTraining
-from labkit.widgets.panel import STYLE, Panel, log_slider, said, slider
+from labkit.training import Job
+from labkit.widgets.live import BLOCK_METRICS, TrainingState
+from labkit.widgets.panel import Buttons, Panel, dropdown, log_slider, look, row, slider
+from labkit.widgets.watch import Watch
 
-BLOCK = ("dispersive", "feature_norm", "effective_rank")  # these belong to a block, the gradients to a regularizer
+REPELS = {"dispersive", "contrastive"}
 USUAL = ("dispersive", "feature_norm", "effective_rank", "gradient_cosine", "gradient_ratio")
-BLANK = torch.full((PREVIEW_SAMPLES, 1, 8, 8), -1.0)
-GRID = 12  # columns of the layout: divided by 3 panes, or by as many sheets as there are runs
-ACROSS = 3
+POINTS = 2000  # drawn of a curve, at most
+GRID = 12  # columns of the layout: divided by 2 or 3 panes, or by as many sheets as there are runs
+BLANK = data_uri(Image.new("L", (400, 200), 255))
+BUTTONS = {
+    "start": dict(description="Start", icon="play", button_style="primary"),
+    "pause": dict(description="Pause", icon="pause"),
+    "resume": dict(description="Resume", icon="forward"),
+    "stop": dict(description="Stop", icon="stop"),
+}
 
 
-def _control(trait: str, state: LiveTraining) -> widgets.Widget:
-    """The control of a trait; none of them redraws while dragged, since only Start reads them."""
-    wide = widgets.Layout(width="330px")
-    most = 4 * state.steps
-    made = {
+def _control(trait: str, state: TrainingState) -> widgets.Widget:
+    """The control of a trait; sliders do not redraw while they are dragged, since only Start reads them."""
+    make = {
         "lam": lambda: slider("λ (paper: 0.5)", 0, 2, 0.05, live=False),
         "tau": lambda: log_slider("τ (paper: 0.5)", -1.3, 1.0, live=False),
-        "variant": lambda: widgets.Dropdown(options=list(KNOBS), description="variant", style=STYLE, layout=wide),
+        "variant": lambda: dropdown("variant", list(KNOBS)),
         "margin": lambda: log_slider("margin ε (ours: 1)", -1, 1, live=False),
         "alpha": lambda: slider("α, weight of alignment", 0, 1, 0.05, live=False),
-        "noise": lambda: widgets.Dropdown(
-            options=list(get_args(Noise)), description="second view's noise", style=STYLE, layout=wide
-        ),
+        "noise": lambda: dropdown("second view's noise", list(get_args(Noise))),
         "max_gap": lambda: slider("largest gap in t", 0, 1, 0.01, live=False),
-        "block": lambda: widgets.IntSlider(
-            min=0, max=3, description="block (paper: depth/4)", style=STYLE, layout=wide
-        ),
+        "block": lambda: widgets.IntSlider(min=0, max=3, description="block (paper: depth/4)", **look()),
         "steps": lambda: widgets.IntSlider(
-            min=min(50, state.steps), max=most, step=50, description="steps", style=STYLE, layout=wide
+            min=min(50, state.steps), max=4 * state.steps, step=50, description="steps", **look()
         ),
-        "seed": lambda: widgets.BoundedIntText(
-            min=0, max=9999, description="seed", style=STYLE, layout=widgets.Layout(width="150px")
-        ),
+        "seed": lambda: widgets.BoundedIntText(min=0, max=9999, description="seed", **look("150px")),
+        "over": lambda: dropdown("against", ["steps", "samples"], "180px"),
+        "log": lambda: widgets.Checkbox(description="loss on a log scale", indent=False),
     }
-    return made[trait]()
+    return make[trait]()
 
 
 def training_panel(
-    name: str, state: LiveTraining, sliders: Sequence[str], title: str, panes: Sequence[str] | None = None
+    name: str, state: TrainingState, sliders: Sequence[str], title: str, panes: Sequence[str] | None = None
 ) -> Panel:
-    """Buttons and a live figure: for one run its loss and samples, for several all meters, samples below.
+    """Buttons and a live figure: for one run its loss and samples, for several all metrics, samples below.
 
     Args:
-        name: of the panel; making it again stops the training of the earlier one.
+        name: name of the panel; making it again stops the training of the earlier one.
         state: what trains.  sliders: the traits of ``state`` that get a control.
-        title: what the figure asks or shows.  panes: names of meters; by default the usual ones.
+        title: what the figure asks or shows.  panes: names of metrics, the base loss and the usual ones by default.
     """
-    names = list(state.configs)
-    config = next(iter(state.configs.values()))
-    base = base_term(config)
-    panes = list(panes or ((base,) if len(names) == 1 else (base, *USUAL)))
-    columns = 5 if len(names) == 1 else 10
-    way = Sampler(**few_steps(config, PREVIEW_STEPS)).describe(config.family)
-    plot, lines, sheets = _lay_out(names, panes, title, columns, way)
-    buttons = {
-        "start": widgets.Button(description="Start", icon="play", button_style="primary"),
-        "pause": widgets.Button(description="Pause", icon="pause"),
-        "resume": widgets.Button(description="Resume", icon="forward"),
-        "stop": widgets.Button(description="Stop", icon="stop"),
-    }
-    bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="330px"))
-    status = widgets.HTML()
-    row = widgets.HBox(
-        [*buttons.values(), bar, status], layout=widgets.Layout(flex_flow="row wrap", align_items="center")
-    )
+    base = base_term(next(iter(state.configs.values())))
+    panes = panes or ((base,) if len(state.configs) == 1 else (base, *USUAL))
+    plot = _lay_out(state, panes, title)
     controls = {trait: _control(trait, state) for trait in sliders}
+    buttons = Buttons(state, **{method: widgets.Button(**BUTTONS[method]) for method in state.actions})
+    bar = widgets.FloatProgress(min=0, max=1, layout=dict(width="330px"))
 
-    def draw(state: LiveTraining, plot: BaseFigure) -> str:
-        status_now = state.status
-        buttons["start"].disabled = status_now in ("running", "paused")
-        buttons["pause"].disabled = status_now != "running"
-        buttons["resume"].disabled = status_now not in ("paused", "stopped", "failed")
-        buttons["stop"].disabled = status_now not in ("running", "paused")
-        for trait in ("tau", "margin"):  # a variant without this setting would refuse it
-            if trait in controls:
-                controls[trait].disabled = trait not in KNOBS[state.variant]
+    def draw(state: TrainingState, plot: BaseFigure) -> str:
+        buttons.refresh(state.describe())
+        bar.value = state.share_done
+        for trait in {"tau", "margin"} & controls.keys():  # a variant without this setting would refuse it
+            controls[trait].disabled = trait not in KNOBS[state.variant]
         if "max_gap" in controls:
             controls["max_gap"].disabled = state.noise != "restricted"
-        bar.value, status.value = state.share_done, said(html.escape(state.told()))
-        for (run, meter), trace in lines.items():
-            points = _floor(state) if run == "floor" else curve_of(state, run, meter)
-            plot.data[trace].x, plot.data[trace].y = [s for s, _ in points], [v for _, v in points]
-        for run, trace in sheets.items():
-            if run in state.previews:
-                plot.data[trace].z = tile(state.previews[run], columns)
-        return _sentence(state, names, panes)
+        return _draw(state, plot, panes)
 
     alt = "Training curves and sample sheets that grow while the model trains."
-    panel = Panel(name, state, controls, plot, draw, alt, extra=[row])
-
-    def begin(_: widgets.Button) -> None:
-        buttons["start"].disabled = True
-        status.value = said("Preparing…")
-        try:
-            state.start()
-        except (LabError, OSError) as refused:
-            buttons["start"].disabled = False
-            status.value = said(f"<b>Not started:</b> {html.escape(str(refused))}")
-
-    buttons["start"].on_click(begin)
-    for action in ("pause", "resume", "stop"):
-        buttons[action].on_click(lambda _, action=action: getattr(state.runner, action)())
+    below = row(*buttons.buttons.values(), bar, buttons.status)
+    panel = Panel(name, state, controls, plot, draw, alt, extra=[below])
     state.changed = panel.redraw
-    panel.on_close = state.runner.stop
+    panel.on_close = state.close
     return panel
 
 
-def _lay_out(
-    names: list[str], panes: list[str], title: str, columns: int, way: str
-) -> tuple[go.Figure, dict[tuple[str, str], int], dict[str, int]]:
-    """The empty figure, the trace of each (run, meter), and the trace of each run's sheet of samples."""
-    alone = len(names) == 1
-    across = len(panes) + 1 if alone else ACROSS
-    rows = 1 if alone else -(-len(panes) // ACROSS) + 1
-    wide, half = GRID // across, GRID // len(names)
+def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: str = "watch") -> Panel:
+    """A run's curves and newest samples, which follow while it trains in another process, with Stop and Resume.
+
+    Args:
+        run: a job, the folder of a run, or a ``Watch`` with settings of its own.
+        title: what the figure asks.  name: name of the panel; making it again closes the earlier one.
+    """
+    state = run if isinstance(run, Watch) else Watch(run)
+    title = title or f"What has the run “{state.name}” learnt so far?"
+    panes = (base_term(state.job.config), "dispersive", "feature_norm")
+    panel = training_panel(name, state, ("over", "log"), title, panes)
+    if state.state == "running":
+        state.start()
+    return panel
+
+
+def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figure:
+    """The empty figure: lines of all runs for each pane, and a floor; then the sheets of samples.
+
+    The sheet of one run stands among the panes, those of several in a row of their own.
+    """
+    runs, alone = list(state.configs), len(state.configs) == 1
+    cells = len(panes) + len(runs)
     if alone:
-        specs = [_row(wide, across)]  # the panes, and the sheet
+        across = 2 if cells in (2, 4) else 3
+        widths = [GRID // across] * cells
     else:
-        specs = [*(_row(wide, across) for _ in range(rows - 1)), _row(half, len(names))]
-    titles = [metric(meter).label + (" at the block" if meter in BLOCK else "") for meter in panes]
-    titles += [""] * ((rows - 1) * ACROSS - len(panes)) if not alone else []
-    titles += [f"samples ({way})"] if alone else [f"{n}, same noise" for n in names]
-    plot = figure(
-        title,
-        rows,
-        GRID,
-        340 if alone else 90 + 220 * (rows - 1) + 100,
-        specs=specs,
-        subplot_titles=titles,
-        row_heights=None if alone else [1.0] * (rows - 1) + [0.45],
-        horizontal_spacing=0.045,
-        vertical_spacing=0.14,
-    )
-    lines = {}
-    for place, meter in enumerate(panes):
-        row, col = place // across + 1, place % across * wide + 1
-        for run in [*names, *(["floor"] if meter == "dispersive" else [])]:
-            style = dict(color=colour(run), width=2)
-            if run == "floor":
-                style = dict(color=PALETTE["quiet"], width=1.5, dash="dot")
-            lines[run, meter] = len(plot.data)
-            shown = not alone and (place == 0 or run == "floor")
-            plot.add_trace(go.Scatter(name=run, legendgroup=run, showlegend=shown, mode="lines", line=style), row, col)
-        plot.update_xaxes(title_text="step", row=row, col=col)
-        scale_axis(plot, meter, row, col)
-    plot.update_layout(legend=dict(y=1.04))
-    shown = {}
-    for place, run in enumerate(names):
-        shown[run] = len(plot.data)
-        row, col = (1, len(panes) * wide + 1) if alone else (rows, place * half + 1)
-        plot.add_trace(digit_trace(tile(BLANK, columns)), row, col)
-        style_digits(plot, row, col)
-    return plot, lines, shown
+        across, widths = 3, [GRID // 3] * len(panes) + [GRID // len(runs)] * len(runs)
+    starts = [*range(0, cells if alone else len(panes), across), *([] if alone else [len(panes)])]  # first of each row
+    specs, places = [[None] * GRID for _ in starts], []
+    for cell, width in enumerate(widths):
+        line = sum(start <= cell for start in starts) - 1
+        column = (cell - starts[line]) * width
+        specs[line][column] = {"colspan": width}
+        places.append(dict(row=line + 1, col=column + 1))
+    height = (340 if len(starts) == 1 else 280 * len(starts)) if alone else 220 * len(starts) - 30
+    layout = dict(specs=specs, horizontal_spacing=0.045 if len(panes) > 3 else 0.09, vertical_spacing=0.14)
+    heights = None if alone else [1.0] * (len(starts) - 1) + [0.45]
+    plot = figure(title, len(starts), GRID, height, subplot_titles=[" "] * cells, row_heights=heights, **layout)
+    for name, place in zip(panes, places, strict=False):
+        for run, config in state.configs.items():
+            ink = colour(next(iter(config.regularizers), "baseline") if alone else run)
+            legend = dict(name=run, legendgroup=run, showlegend=not alone and name == panes[0])
+            plot.add_scatter(mode="lines", line=dict(color=ink, width=2), **legend, **place)
+        if name == "dispersive":
+            dots = dict(color=PALETTE["quiet"], width=1.5, dash="dot")
+            plot.add_scatter(mode="lines", line=dots, showlegend=False, **place)
+        scale_axis(plot, name, **place)
+    for place in places[len(panes) :]:
+        plot.add_trace(go.Image(source=BLANK, hoverinfo="skip"), **place)
+        plot.update_xaxes(visible=False, **place)
+        plot.update_yaxes(visible=False, **place)
+    return plot.update_layout(showlegend=True, legend=dict(y=1.04))
 
 
-def _row(wide: int, count: int) -> list[dict[str, int] | None]:
-    """A row of the grid with so many subplots of a width."""
-    return [{"colspan": wide} if cell % wide == 0 and cell < wide * count else None for cell in range(GRID)]
+def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
+    """Show curves, floor, sheets and titles; every run's last values in words."""
+    configs, traces = state.configs, iter(plot.data)
+    last = dict.fromkeys(configs, 0)
+    words: dict[str, list[str]] = {run: [] for run in configs}
+    floor, floor_name = _floor(list(configs.values()))
+    blocks = {regularized_blocks(config)[0] for config in configs.values()}
+    block = f"block {blocks.pop()}" if len(blocks) == 1 else "the metered block"
+    trained = any(REPELS & {*config.regularizers} for config in configs.values())
+    titles = []
+    for name in panes:
+        end = 0
+        for run, config in configs.items():
+            line, curve = next(traces), state.curve(run, name).thinned(POINTS)
+            x = (curve.steps * (config.batch_size if state.over == "samples" else 1)).tolist()
+            line.x, line.y = x, curve.values.tolist()
+            if x:
+                last[run], end = max(last[run], int(curve.steps[-1])), max(end, x[-1])
+                bound = f" ({floor_name})" if name == "dispersive" and floor_name else ""
+                words[run].append(f"{metric(name).title} {curve.values[-1]:.3g}{bound}")
+        titles.append(metric(name).label + (f" at {block}" if name in BLOCK_METRICS else ""))
+        if name == "dispersive":
+            titles[-1] += "" if trained else ", not trained on"
+            shown, line = bool(end and floor_name), next(traces)
+            line.x, line.y = ([0, end], [floor] * 2) if shown else ([], [])
+            line.name, line.showlegend = floor_name, shown
+        plot.layout["xaxis" + line.xaxis[1:]].title.text = "samples seen" if state.over == "samples" else "step"
+        if name in BASE_LOSSES:
+            plot.layout["yaxis" + line.yaxis[1:]].type = "log" if state.log else "linear"
+    for run, trace in zip(configs, traces, strict=True):
+        titles.append(state.describe_sheet(run))
+        if run in state.sheets:
+            trace.source = state.sheets[run][1]
+    for note, title in zip(plot.layout.annotations, titles, strict=True):
+        note.text = title
+    sentences = []
+    for run, values in words.items():
+        if values:
+            start = f"{run} at step {last[run]:,}, {last[run] * configs[run].batch_size:,} samples seen"
+            drawn = f"; samples drawn at step {state.sheets[run][0]:,}" if run in state.sheets else ""
+            sentences.append(f"{start}: {', '.join(values)}{drawn}.")
+    return " ".join(map(html.escape, sentences)) or "No curve yet."
 
 
-def curve_of(state: LiveTraining, run: str, meter: str) -> Curve:
-    """The points of a meter, under whichever name this run's reports carry it; empty where it has none."""
-    if meter in BLOCK:
-        return state.curve(run, f"block{regularized_blocks(state.configs[run])[0]}.{meter}")
-    if meter.startswith("gradient"):
-        return next((c for name in REGULARIZERS if (c := state.curve(run, f"{name}.{meter}"))), [])
-    return state.curve(run, meter)
+def _floor(configs: Sequence[Config]) -> tuple[float, str]:
+    """Least value of the Dispersive Loss, if all runs that repel have the same, and its name; −inf and "" if not."""
+    repelling = [config for config in configs if REPELS & {*config.regularizers}]
+    floors = {_floor_of(config) for config in repelling or configs}
+    if len(floors) > 1 or (floor := floors.pop()) == -math.inf:
+        return -math.inf, ""
+    batch, value = configs[0].batch_size, f"{floor:.2f}".replace("-", "−")
+    return floor, f"floor −log {batch} = {value}" if floor == -math.log(batch) else f"floor {value}"
 
 
-def _floor(state: LiveTraining) -> Curve:
-    """A line from the first step to the last, where all runs that repel have one floor."""
-    size = digits("train").size
-    repelling = [c for c in state.configs.values() if {"dispersive", "contrastive"} & set(c.regularizers)]
-    floors = {metered_floor(config, size) for config in repelling}
-    most = max((report.step for report in list(state.progress.values())), default=0)
-    floor = floors.pop() if len(floors) == 1 else -math.inf
-    return [(1, floor), (most, floor)] if most and math.isfinite(floor) else []
-
-
-def _sentence(state: LiveTraining, names: list[str], panes: list[str]) -> str:
-    """The last value of every curve in words."""
-    told = []
-    for run in names:
-        curves = {meter: curve_of(state, run, meter) for meter in panes}
-        now = ", ".join(f"{metric(meter).title} {curve[-1][1]:.3g}" for meter, curve in curves.items() if curve)
-        if now:
-            told.append(f"{run} at step {max(curve[-1][0] for curve in curves.values() if curve):,}: {now}")
-    return "; ".join(told) + "." if told else "No curve yet."
+@lru_cache
+def _floor_of(config: Config) -> float:
+    """Floor of the metered Dispersive Loss, over a whole batch. Only the covariance's depends on the images' size."""
+    if config.repelling.variant != "covariance":
+        return dispersive_floor(config.batch_size, **config.repelling.arguments)
+    try:
+        return metered_floor(config, datasets.load(config.dataset).dimensions[0])
+    except (LabError, OSError):  # the data are on another machine
+        return -math.inf

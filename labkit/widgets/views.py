@@ -1,7 +1,5 @@
-"""Panels on two views of a sample: what noise leaves them in common, and what drawing them together does."""
+"""Panels on two views of a sample: what they have in common in spite of their noise, and what alignment does."""
 
-import ipywidgets as widgets
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from plotly.basedatatypes import BaseFigure
@@ -11,22 +9,22 @@ from traitlets import Float as FloatTrait
 
 from labkit import datasets, paths, time_sampling
 from labkit.losses import dispersive_floor
-from labkit.metrics import DigitsClassifier, class_agreement
+from labkit.metrics import DigitsClassifier
 from labkit.plots import PALETTE, digit_trace, fade, figure, style_digits, tile
 from labkit.runtime import generator
-from labkit.widgets.panel import STYLE, Panel, log_slider, slider
+from labkit.widgets.panel import Panel, dropdown, log_slider, slider
 from labkit.widgets.springs import SAMPLES, Partners, lines_between
 
 PAIRS = 300
+NAMES = {"first view of 0 to 9": "t", "second view of the same digits": "t⁺"}
 TERMS = ["springs", "α·A<br>alignment", "repulsion<br>L_disp"]
-DROPDOWN = dict(style=STYLE, layout=dict(width="316px", margin="2px 14px 2px 2px"))
 
 
 class TwoViews(HasTraits):
     """Noise policy, largest gap and the first view's time t in; both views of every held-out digit out.
 
-    Each view has its own noise. The second view's time follows from one uniform number a digit, as in training, by
-    ``time_sampling.second``.
+    Each view has its own noise. As in training, ``time_sampling.second`` makes the second view's time from one uniform
+    number for each digit.
     """
 
     noise = Enum(("independent", "restricted"), "independent")
@@ -48,7 +46,7 @@ class TwoViews(HasTraits):
         return time_sampling.second(t, self.uniforms[: len(t)], self.noise, self.max_gap)
 
     def views(self) -> tuple[Tensor, Tensor, Float[Tensor, " n"]]:
-        """All digits as first view, as second view, and the times of the second."""
+        """First view and second view of all digits, and the times of the second."""
         t = torch.full((len(self.x1),), self.t)
         second = self.second_times(t)
         noised = (paths.linear(self.x1, x0, when).x_t for x0, when in zip(self.noises, (t, second), strict=True))
@@ -57,44 +55,39 @@ class TwoViews(HasTraits):
 
 def views_panel(name: str = "views", state: TwoViews | None = None) -> Panel:
     """Ten digits as two noised views, and the times of many such pairs."""
-    state, told = state or TwoViews(), "its time {}, and what the classifier reads"
-    plot = figure(
-        "What do two noised views of a digit still have in common?",
-        2,
-        2,
-        330,
-        column_widths=[0.74, 0.26],
-        horizontal_spacing=0.08,
-        vertical_spacing=0.24,
-        specs=[[{}, {"rowspan": 2}], [{}, None]],
-        subplot_titles=[
-            "first view of 0 to 9: " + told.format("t"),
-            f"times of {PAIRS} pairs",
-            "second view of the same digits: " + told.format("t⁺"),
-        ],
-    )
-    words = dict(visible=True, showgrid=False, zeroline=False, showline=False, ticks="", tickfont=dict(size=12))
+    state = state or TwoViews()
+    first, second = (f"{view}: its time {t}, and the classifier's answer" for view, t in NAMES.items())
+    layout = dict(column_widths=[0.74, 0.26], horizontal_spacing=0.08, vertical_spacing=0.24)
+    layout |= dict(specs=[[{}, {"rowspan": 2}], [{}, None]], subplot_titles=[first, f"times of {PAIRS} pairs", second])
+    plot = figure("What do two noised views of a digit still have in common?", 2, 2, 330, **layout)
+    ticks = dict(visible=True, showgrid=False, zeroline=False, showline=False, ticks="", tickfont=dict(size=12))
     for row in (1, 2):
         plot.add_trace(digit_trace(tile(state.x1[state.picks], 10)), row, 1)
         style_digits(plot, row, 1)
-        plot.update_xaxes(tickvals=[3.5 + 9 * k for k in range(10)], **words, row=row, col=1)
+        plot.update_xaxes(tickvals=[3.5 + 9 * k for k in range(10)], **ticks, row=row, col=1)
         plot.update_yaxes(constraintoward="top", automargin=False, row=row, col=1)
     plot.update_layout(margin_l=12)
     dots = dict(mode="markers", showlegend=False, hovertemplate="t = %{x:.2f}, t⁺ = %{y:.2f}<extra></extra>")
-    plot.add_trace(go.Scatter(x=state.first_times.tolist(), marker=dict(color=PALETTE["sky"], size=5), **dots), 1, 2)
+    right = dict(row=1, col=2)
+    plot.add_scatter(x=state.first_times.tolist(), marker=dict(color=PALETTE["sky"], size=5), **dots, **right)
     line = dict(color=fade(PALETTE["dispersive"], 0.6), width=1.5)
-    plot.add_trace(go.Scatter(y=[0, 1], mode="lines", line=line, showlegend=False, hoverinfo="skip"), 1, 2)
-    plot.add_trace(go.Scatter(marker=dict(color=PALETTE["dispersive"], size=9), **dots), 1, 2)
+    plot.add_scatter(y=[0, 1], mode="lines", line=line, showlegend=False, hoverinfo="skip", **right)
+    plot.add_scatter(marker=dict(color=PALETTE["dispersive"], size=9), **dots, **right)
     plot.update_xaxes(range=[-0.03, 1.03], title_text="time t of the first view", constrain="domain", row=1, col=2)
     plot.update_yaxes(range=[-0.03, 1.03], title_text="time t⁺ of the second", row=1, col=2)
     policies = [("independent: any time", "independent"), ("restricted: a time near t", "restricted")]
     controls = {
-        "noise": widgets.Dropdown(options=policies, description="second view", **DROPDOWN),
+        "noise": dropdown("second view", policies),
         "max_gap": slider("largest gap |t⁺ − t|", 0, 1, 0.01),
         "t": slider("time t of the first view", 0, 1, 0.01),
     }
     alt = "Ten digits as first view and as second view with its own noise and time, and the times of 300 such pairs."
-    return _only_where_used(Panel(name, state, controls, plot, _draw_views, alt), "noise", {"max_gap": "restricted"})
+
+    def draw(state: TwoViews, plot: BaseFigure) -> str:
+        controls["max_gap"].disabled = state.noise != "restricted"
+        return _draw_views(state, plot)
+
+    return Panel(name, state, controls, plot, draw, alt)
 
 
 def _draw_views(state: TwoViews, plot: BaseFigure) -> str:
@@ -103,58 +96,56 @@ def _draw_views(state: TwoViews, plot: BaseFigure) -> str:
     top.z, bottom.z = tile(first[state.picks], 10), tile(second[state.picks], 10)
     pairs.y = state.second_times(state.first_times).tolist()
     line.x, dots.x, dots.y = [state.t] * 2, [state.t] * 10, when[state.picks].tolist()
-    seen = [state.classifier.predict(view) for view in (first, second)]
-    for row, digits, shown_at in ((1, seen[0], dots.x), (2, seen[1], dots.y)):
-        read = zip(shown_at, digits[state.picks].tolist(), range(10), strict=True)
-        told = [f"{time:.2f}<br>{k} {'✓' if k == digit else '✗'}" for time, k, digit in read]
-        plot.update_xaxes(ticktext=told, row=row, col=1)
-    shares = [class_agreement(digits, state.y1) for digits in seen]
-    both = ((seen[0] == state.y1) & (seen[1] == state.y1)).float().mean().item()
+    predictions = [state.classifier.predict(view) for view in (first, second)]
+    for row, predicted, times in zip((1, 2), predictions, (dots.x, dots.y), strict=True):
+        labels = zip(times, predicted[state.picks].tolist(), range(10), strict=True)
+        words = [f"{time:.2f}<br>{k} {'✓' if k == digit else '✗'}" for time, k, digit in labels]
+        plot.update_xaxes(ticktext=words, row=row, col=1)
+    right = torch.stack([predicted == state.y1 for predicted in predictions]).double()
+    one, other, both = right[0].mean(), right[1].mean(), right.prod(dim=0).mean()
     rule = f"at most {state.max_gap:.2f} from t" if state.noise == "restricted" else "anywhere between 0 and 1"
     return (
         f"First view at t = {state.t:.2f}, second view with its own noise at a time {rule}: the two times differ by "
-        f"{(when - state.t).abs().mean():.2f} in the mean. Of {len(state.y1)} digits the classifier, trained on clean "
-        f"ones, reads {shares[0]:.0%} in the first view, {shares[1]:.0%} in the second, and {both:.0%} in both."
+        f"{(when - state.t).abs().mean():.2f} on average. A classifier trained on clean digits recognises {one:.0%} of "
+        f"{len(state.y1)} digits in the first view, {other:.0%} in the second, and {both:.0%} in both."
     )
 
 
 def partners_panel(name: str = "partners", state: Partners | None = None) -> Panel:
-    """Twenty samples with two views each, between springs and the contrastive loss; α weighs what joins partners."""
+    """Twenty samples with two views each, between springs and the contrastive loss; α weighs the alignment."""
     state, inks = state or Partners(), {"first view z": PALETTE["dispersive"], "second view z⁺": PALETTE["contrastive"]}
-    plot = figure(
-        "The loss pushes all first views apart; α draws each to its partner",
-        1,
-        2,
-        460,
-        column_widths=[0.64, 0.36],
-        horizontal_spacing=0.12,
-        subplot_titles=["where the views come to rest", "the terms at rest"],
-    )
+    title = "The loss pushes all first views apart; α draws each to its partner"
+    panes = ["where the views come to rest", "the terms at rest"]
+    plot = figure(title, 1, 2, 460, column_widths=[0.64, 0.36], horizontal_spacing=0.12, subplot_titles=panes)
     spring, bond = dict(color=fade(PALETTE["quiet"], 0.4), width=1.2), dict(color=PALETTE["ink"], width=1.5)
-    plot.add_trace(go.Scatter(mode="lines", name="spring, from its start", line=spring, hoverinfo="skip"), 1, 1)
-    plot.add_trace(go.Scatter(mode="lines", name="partners", line=bond, hoverinfo="skip"), 1, 1)
+    left, right = dict(row=1, col=1), dict(row=1, col=2)
+    plot.add_scatter(mode="lines", name="spring, from its start", line=spring, hoverinfo="skip", **left)
+    plot.add_scatter(mode="lines", name="partners", line=bond, hoverinfo="skip", **left)
     for label, ink in inks.items():
-        plot.add_trace(go.Scatter(mode="markers", name=label, marker=dict(color=ink, size=9)), 1, 1)
-    bars = go.Bar(x=TERMS, textposition="outside", showlegend=False)
-    bars.update(marker_color=[PALETTE["baseline"], *reversed(inks.values())], texttemplate="%{y:.3f}")
-    plot.add_trace(bars, 1, 2)
+        plot.add_scatter(mode="markers", name=label, marker=dict(color=ink, size=9), **left)
+    colours = [PALETTE["baseline"], *reversed(inks.values())]
+    bars = dict(marker_color=colours, texttemplate="%{y:.3f}", textposition="outside", showlegend=False)
+    plot.add_bar(x=TERMS, **bars, **right)
     mark = dict(symbol="line-ew", size=56, line=dict(color=PALETTE["ink"], width=2.5))
-    plot.add_trace(go.Scatter(x=TERMS[2:], mode="markers", name="floor of the repulsion", marker=mark), 1, 2)
+    plot.add_scatter(x=TERMS[2:], mode="markers", name="floor of the repulsion", marker=mark, **right)
     plot.update_xaxes(range=[-2.7, 2.7], row=1, col=1, title_text="coordinate 1")
     plot.update_yaxes(range=[-2.2, 2.2], row=1, col=1, title_text="coordinate 2", scaleanchor="x")
     plot.update_yaxes(title_text="value, before λ", row=1, col=2)
     plot.update_layout(legend=dict(x=0, xanchor="left", y=-0.16, yanchor="top"))
-    variants = dict(options=[("InfoNCE-L2", "infonce_l2"), ("hinge", "hinge")], description="variant")
     controls = {
         "alpha": slider("α, weight of the alignment", 0, 1, 0.02),
         "lam": slider("λ, weight of the loss", 0, 1, 0.02),
-        "variant": widgets.Dropdown(**variants, **DROPDOWN),
+        "variant": dropdown("variant", [("InfoNCE-L2", "infonce_l2"), ("hinge", "hinge")]),
         "tau": log_slider("τ (InfoNCE-L2)", -1.3, 1.0),
         "margin": log_slider("margin ε (hinge)", -1, 0.3),
     }
     alt = "Twenty samples with two views each at rest, partners joined by lines; the three terms of the energy as bars."
-    panel = Panel(name, state, controls, plot, _draw_partners, alt)
-    return _only_where_used(panel, "variant", {"tau": "infonce_l2", "margin": "hinge"})
+
+    def draw(state: Partners, plot: BaseFigure) -> str:
+        controls["tau"].disabled, controls["margin"].disabled = state.variant == "hinge", state.variant != "hinge"
+        return _draw_partners(state, plot)
+
+    return Panel(name, state, controls, plot, draw, alt)
 
 
 def _draw_partners(state: Partners, plot: BaseFigure) -> str:
@@ -177,16 +168,3 @@ def _draw_partners(state: Partners, plot: BaseFigure) -> str:
         f"times as far. Partner to others: {partners / others:.2f}, at the start {near / far:.2f}. The repulsion is "
         f"{rest.repulsion:.2f}, its floor {floor:.2f}."
     )
-
-
-def _only_where_used(panel: Panel, trait: str, used: dict[str, str]) -> Panel:
-    """Grey out each control in ``used`` while ``trait`` has another value than the one it belongs to."""
-
-    def grey_out(_: object = None) -> None:
-        for control, value in used.items():
-            panel.controls[control].disabled = getattr(panel.state, trait) != value
-
-    grey_out()
-    panel.state.observe(grey_out, names=trait)
-    panel.on_close = lambda: panel.state.unobserve(grey_out, names=trait)
-    return panel

@@ -5,7 +5,6 @@
   const cells = () => panel().content.widgets;
   const isCode = (cell) => cell.model.type === "code";
   const outputs = (i) => (isCode(cells()[i]) ? cells()[i].model.outputs.toJSON() : []);
-  const joined = (text) => (Array.isArray(text) ? text.join("") : text ?? "");
 
   // plotly 7 carries arrays as {bdata, dtype, shape} and holds them as typed arrays: lists for everyone.
   const ARRAYS = {
@@ -83,11 +82,6 @@
       return pending.size === 0 && Boolean(session && session.kernel) && session.kernel.status === "idle";
     },
     sources: () => cells().map((cell) => [cell.model.type, cell.model.sharedModel.getSource()]),
-    outputText: (i) => outputs(i).map((out) => {
-      if (out.output_type === "stream") return joined(out.text);
-      if (out.output_type === "error") return out.traceback.join("\n");
-      return joined(out.data["text/plain"]);
-    }).join("\n"),
     errors: () => cells().flatMap((_, i) => outputs(i)
       .filter((out) => out.output_type === "error")
       .map((out) => ({ cell: i, name: out.ename, value: out.evalue, traceback: out.traceback.join("\n") }))),

@@ -1,4 +1,4 @@
-"""Drive a notebook in JupyterLab as a reader does, and read back what the reader sees: never pixels.
+"""Drive a notebook in JupyterLab as a reader does, and read back plots and texts: never pixels.
 
     lab.open("00_start_here.ipynb")
     lab.run_all()
@@ -31,7 +31,7 @@ HARMLESS = re.compile(r"favicon|ERR_INTERNET_DISCONNECTED")
 LATE = re.compile(r"Error setting state|no comm channel")
 POLL_MS = 150  # between two reads of a page; each read costs the page CPU time
 PATIENCE = 120.0  # seconds: the upper bound of every wait that names no other
-# What runs behind a panel ends with it.
+# Closing a panel ends the threads behind it.
 FORGET = """
 from ipywidgets import Widget
 from labkit.widgets.panel import Panel
@@ -59,7 +59,7 @@ class LabPage:
 
     @property
     def faults(self) -> list[str]:
-        """What the console holds but for what a figure that was closed leaves there."""
+        """Errors in the console, except those of figures that were closed."""
         return [error for error in self.console_errors if not LATE.search(error)]
 
     def _note_console(self, message) -> None:
@@ -135,19 +135,13 @@ class LabPage:
         self.command("notebook:run-all-cells")
         self.wait_idle(timeout)
 
-    def restart_and_run_all(self, timeout: float = 5 * PATIENCE) -> None:
-        """Restart the kernel, confirm the question JupyterLab asks, and run every cell."""
-        self.command("notebook:restart-run-all")
-        self.page.locator(".jp-Dialog .jp-mod-accept").click()
-        self.wait_idle(timeout)
-
     def restart_kernel(self) -> None:
         """At once, whatever runs."""
         self.page.evaluate("() => lab.restart()")
         self.wait_idle()
 
     def interrupt_kernel(self) -> None:
-        """What the stop button of the toolbar does."""
+        """Interrupt it, as the stop button of the toolbar does."""
         self.page.evaluate("() => lab.interrupt()")
 
     def kernel_eval(self, code: str) -> str:
@@ -168,10 +162,10 @@ class LabPage:
 
     def find_cell(self, text: str) -> int:
         """Index of the one code cell whose source contains `text`."""
-        found = [i for i, (kind, source) in enumerate(self.cells()) if kind == "code" and text in source]
-        if len(found) != 1:
-            raise AssertionError(f"{text!r} is in the code cells {found}, not in exactly one")
-        return found[0]
+        cells = [i for i, (kind, source) in enumerate(self.cells()) if kind == "code" and text in source]
+        if len(cells) != 1:
+            raise AssertionError(f"{text!r} is in the code cells {cells}, not in exactly one")
+        return cells[0]
 
     def cell(self, index: int) -> Locator:
         """The cell's element (`[data-windowed-list-index]` counts like the notebook does)."""
@@ -180,10 +174,6 @@ class LabPage:
     def output(self, index: int) -> Locator:
         """The element that holds a code cell's outputs."""
         return self.cell(index).locator(".jp-Cell-outputWrapper")
-
-    def cell_output_text(self, index: int) -> str:
-        """The plain text of a cell's outputs: streams, results, tracebacks; not the text inside widgets."""
-        return _ANSI.sub("", self.page.evaluate("i => lab.outputText(i)", index))
 
     def cell_errors(self) -> list[str]:
         """One traceback for each cell that failed, with the cell's index."""
@@ -211,11 +201,11 @@ class LabPage:
     def wait_for(self, probe: Callable, timeout: float = PATIENCE, what: str = "the condition holds"):
         """Call `probe` until it returns something true, and return that; AssertionError after `timeout`."""
         deadline = time.monotonic() + timeout
-        while not (found := probe()):
+        while not (result := probe()):
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {timeout:.0f} s: {what}")
             self.page.wait_for_timeout(POLL_MS)  # lets the page live on meanwhile
-        return found
+        return result
 
     # -- acting -----------------------------------------------------------------------------------------
 

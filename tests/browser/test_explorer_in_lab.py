@@ -35,22 +35,22 @@ def opened(scratch):
     assert [scratch.add_cell(source) for source in (RUNS, PANEL)] == [RUNS_CELL, CELL]
     scratch.run_cells([RUNS_CELL, CELL])
     scratch.wait_plot(CELL, lambda plot: plot["width"] > 300 and plot["traces"][0]["x"])
-    wait_said(scratch, "every view is at hand")
+    wait_text(scratch, "all views are ready")
     yield scratch
     assert not scratch.cell_errors() and not scratch.faults
 
 
-def said(lab) -> str:
-    """All words of the panel: status, what the projection can show, the sentence."""
-    return " | ".join(lab.output(CELL).locator(".labkit-said").all_inner_texts())
+def text(lab) -> str:
+    """All texts of the panel: status, what the projection can show, the sentence."""
+    return " | ".join(lab.output(CELL).locator(".labkit-text").all_inner_texts())
 
 
-def wait_said(lab, *words: str) -> str:
-    def found() -> str | None:
-        told = said(lab)
-        return told if all(word in told for word in words) else None
+def wait_text(lab, *words: str) -> str:
+    def matching() -> str | None:
+        shown = text(lab)
+        return shown if all(word in shown for word in words) else None
 
-    return lab.wait_for(found, 60, f"{words} is said")
+    return lab.wait_for(matching, 60, f"{words} is shown")
 
 
 def wait_moved(lab, before: list[dict], *traces: int) -> list[dict]:
@@ -62,7 +62,7 @@ def wait_moved(lab, before: list[dict], *traces: int) -> list[dict]:
 
 
 def picture(lab) -> dict:
-    """What the page shows that ``lab.plots`` leaves out."""
+    """State of the figure that ``lab.plots`` leaves out."""
     return lab.output(CELL).locator(".js-plotly-plot").evaluate(PICTURE)
 
 
@@ -71,7 +71,7 @@ def pick(lab, menu: str, option: str) -> None:
 
 
 def place(lab, pane: int, point: int) -> tuple[float, float]:
-    """Where on the page a point of a pane is, in pixels."""
+    """Position of a pane's point on the page, in pixels."""
     return tuple(
         lab.output(CELL)
         .locator(".js-plotly-plot")
@@ -96,12 +96,12 @@ def loneliest(trace: dict) -> int:
 
 def census(lab) -> tuple[int, ...]:
     """Figures, canvases, controls and traces on the page; widgets and threads in the kernel."""
-    found = [lab.output(CELL).locator(css).count() for css in (".js-plotly-plot", "canvas", ".widget-inline-hbox")]
-    return *found, len(lab.plots(CELL)[0]["traces"]), int(lab.kernel_eval(WIDGETS)), int(lab.kernel_eval(ALIVE))
+    counts = [lab.output(CELL).locator(css).count() for css in (".js-plotly-plot", "canvas", ".widget-inline-hbox")]
+    return *counts, len(lab.plots(CELL)[0]["traces"]), int(lab.kernel_eval(WIDGETS)), int(lab.kernel_eval(ALIVE))
 
 
 def lonely_spot(lab) -> tuple[float, float]:
-    """Where in the first pane no point is near."""
+    """A position in the first pane that is far from all points."""
     taken = [place(lab, 0, point) for point in range(COUNT)]
     x0, y0 = (min(axis) for axis in zip(*taken, strict=True))
     x1, y1 = (max(axis) for axis in zip(*taken, strict=True))
@@ -113,23 +113,23 @@ def test_every_control_moves_the_picture_and_the_words_and_leaves_nothing_behind
     lab, before = opened, census(opened)
     assert before[:2] == (1, 0) and before[-1] == 1, "one figure, drawn without WebGL, and one thread"
     traces = lab.plots(CELL)[0]["traces"]
-    wait_said(lab, "PCA at step 6, block 1, t = 0.3, class told", "PCA keeps lengths")
+    wait_text(lab, "PCA at step 6, block 1, t = 0.3, with the class", "PCA keeps lengths")
     assert [len(traces[i]["x"]) for i in DOTS] == [COUNT] * 2 and picture(lab)["rules"] == [3, 3, 3]
 
     assert lab.press_slider("training step", "ArrowLeft", 2, within=CELL) == "2"
     traces = wait_moved(lab, traces, *DOTS, *RINGS)
-    wait_said(lab, "PCA at step 2, block 1")
+    wait_text(lab, "PCA at step 2, block 1")
     assert picture(lab)["rules"] == [1, 1, 1]
     assert lab.press_slider("block", "ArrowRight", 2, within=CELL) == "3"
     traces = wait_moved(lab, traces, *DOTS, *RINGS, *CURVES)
-    wait_said(lab, "PCA at step 2, block 3, t = 0.3")
+    wait_text(lab, "PCA at step 2, block 3, t = 0.3")
     for value, words in (("0.8", "t = 0.8"), ("mixed", "each image at a time of its own")):
         assert lab.press_slider("time t", "ArrowRight", within=CELL) == value
         traces = wait_moved(lab, traces, *DOTS, *RINGS, *CURVES, IMAGES[1])
-        wait_said(lab, f"block 3, {words}, class told")
+        wait_text(lab, f"block 3, {words}, with the class")
     lab.output(CELL).locator("input[type=checkbox]").uncheck()
     traces = wait_moved(lab, traces, *DOTS, *RINGS)
-    wait_said(lab, "class not told: ", "every view is at hand")
+    wait_text(lab, "without the class: ", "all views are ready")
 
     ends = lab.plots(CELL)[0]["axes"]["xaxis"]["range"]
     pick(lab, "axes and scale", "each run its own")
@@ -150,16 +150,16 @@ def test_every_control_moves_the_picture_and_the_words_and_leaves_nothing_behind
     assert any(note.startswith("image 4: a ") for note in lab.plots(CELL)[0]["annotations"])
 
     lab.click("UMAP", CELL)
-    wait_said(lab, "UMAP shows who is near whom. It cannot show spread")
-    wait_said(lab, "each is drawn in a box of its own")
-    wait_said(lab, "UMAP at step 2, block 3", "from another seed differs by a disparity of", "every step of this map")
+    wait_text(lab, "UMAP shows which points are neighbours. It cannot show spread")
+    wait_text(lab, "each is drawn in a box of its own")
+    wait_text(lab, "UMAP at step 2, block 3", "from another seed differs by a disparity of", "all steps of this map")
     traces = wait_moved(lab, traces, *DOTS, *RINGS)
     assert all("trustworthiness" in note for note in lab.plots(CELL)[0]["annotations"][:2])
     lab.press_slider("training step", "ArrowRight", within=CELL)
     traces = wait_moved(lab, traces, *DOTS, *RINGS)
     lab.click("PCA", CELL)
     wait_moved(lab, traces, *DOTS, *RINGS)
-    wait_said(lab, "PCA at step 4, block 3", "compare lengths within a cloud")
+    wait_text(lab, "PCA at step 4, block 3", "compare lengths within a cloud")
 
     for slider, last in (("block", "0"), ("time t", "0.3"), ("training step", "0")):
         for key, times in (("ArrowRight", 2), ("ArrowLeft", 4)):
@@ -167,7 +167,7 @@ def test_every_control_moves_the_picture_and_the_words_and_leaves_nothing_behind
         assert lab.slider_value(slider, CELL) == last
     for projection in ("UMAP", "PCA"):
         lab.click(projection, CELL)
-    wait_said(lab, "PCA at step 0, block 0, t = 0.3", "every view is at hand")
+    wait_text(lab, "PCA at step 0, block 0, t = 0.3", "all views are ready")
     lab.wait_for(lambda: census(lab) == before, 60, "all is as before")
 
 
@@ -206,8 +206,8 @@ def test_the_mouse_reaches_both_panes_and_the_film_runs(opened):
     assert lab.widget("highlight", CELL).locator("select").input_value() == "all"
 
     lab.output(CELL).locator(".jupyter-widget-Play, .widget-play").locator("button").first.click()
-    seen = {step: wait_said(lab, f"PCA at step {step},") for step in (0, 2, 4, 6)}
-    assert len(set(seen.values())) == 4 and lab.slider_value("training step", CELL) == "6"
+    texts = {step: wait_text(lab, f"PCA at step {step},") for step in (0, 2, 4, 6)}
+    assert len(set(texts.values())) == 4 and lab.slider_value("training step", CELL) == "6"
 
     assert not lab.faults
     again = census(lab)

@@ -19,12 +19,12 @@ def test_notebook_00_sliders_move_points_and_words_and_a_prediction_opens_its_an
     cell = lab.find_cell("springs_panel()")
     plot = lab.wait_plot(cell, lambda p: p["traces"][3]["x"] is not None)
     assert plot["traces"][3]["x"] == ["spring<br>mean (p − start)²", "L_disp"]
-    points, words = plot["traces"][2]["x"], lab.text(".labkit-said", cell)
+    points, words = plot["traces"][2]["x"], lab.text(".labkit-text", cell)
     lab.drag_slider("λ", 0.8, within=cell)
     moved = lab.wait_plot(cell, lambda p: p["traces"][2]["x"] != points)
     lab.press_slider("τ", "ArrowRight", 5, within=cell)
     lab.wait_plot(cell, lambda p: p["traces"][2]["x"] != moved["traces"][2]["x"])
-    assert lab.text(".labkit-said", cell) != words
+    assert lab.text(".labkit-text", cell) != words
 
     cell = lab.find_cell("which_tau)")
     assert "Mean distance" not in lab.output(cell).inner_text()
@@ -43,8 +43,8 @@ def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
     lab.click("Start", panel)
     lengths = []
     for _ in range(2):  # two live updates: the curves grow while no cell runs
-        seen = lengths[-1] if lengths else 0
-        plot = lab.wait_plot(panel, lambda p, seen=seen: len(p["traces"][0]["x"] or []) > seen)
+        length = lengths[-1] if lengths else 0
+        plot = lab.wait_plot(panel, lambda p, length=length: len(p["traces"][0]["x"] or []) > length)
         lengths.append(len(plot["traces"][0]["x"]))
     assert lengths == sorted(set(lengths)) and number(lab, THREADS) == 1
 
@@ -74,8 +74,8 @@ def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
     lab.wait_plot(panel, lambda p: p["traces"][0]["x"])
     lab.interrupt_kernel()
     lab.wait_idle()
-    told = lab.kernel_eval("print(state.told(), max(state.out.glob('*/baseline/checkpoints/*')).stem)")
-    assert "Stopped at step" in told and f"step-{number(lab, STEPS):08d}" in told  # an interrupt saves, too
+    saved = lab.kernel_eval("print(state.describe(), max(state.out.glob('*/baseline/checkpoints/*')).stem)")
+    assert "Stopped at step" in saved and f"step-{number(lab, STEPS):08d}" in saved  # an interrupt saves, too
     assert not lab.faults
 
 

@@ -1,7 +1,6 @@
-"""Reading a store: rows, flips and draws as the files have them, mapped or resident; what is wrong with one is told."""
+"""Reading a store: rows, flips and draws as the files have them, mapped or resident; what is wrong is refused."""
 
 import json
-import re
 import shutil
 
 import numpy as np
@@ -13,169 +12,142 @@ from photos import image_folder, noise, tiny_vae
 from PIL import Image
 
 from labkit.checks import ConfigError
-from labkit.datasets import Chance, StoreError, load, open_store, prepare, verify
+from labkit.datasets import AugmentationDraws, StoreError, load, open_store, prepare, verify
 from labkit.datasets.decode import decode
 
 CPU = torch.device("cpu")
+SPLITS = ("train", "held_out")
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Thirteen images of three classes, one of them broken."""
+    """Fourteen images of three classes, one of them broken and one large."""
     root = image_folder(tmp_path_factory.mktemp("photos"), {"a": 5, "b": 6, "c": 2})
     (root / "b" / "002.png").write_bytes(b"x")
+    Image.fromarray(noise(150, 97, 3)).save(root / "a" / "large.png")  # halved twice and resized
     return root
 
 
-def made(source, out, **settings):
+def prepared(source, out, **settings):
     return prepare(source, out, **{"size": 16, "shard": 3, "held_out": 4, "progress": False, **settings})
 
 
 @pytest.fixture(scope="module")
 def pixels(photos, tmp_path_factory):
-    return made(photos, tmp_path_factory.mktemp("pixels") / "store")
+    return prepared(photos, tmp_path_factory.mktemp("pixels") / "store")
 
 
 @pytest.fixture(scope="module")
-def latents(photos, tmp_path_factory):
-    pytest.importorskip("diffusers")
+def vae(tmp_path_factory):
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("latents")
-    return made(photos, folder / "store", latents=str(tiny_vae(folder / "vae")))
+    return str(tiny_vae(tmp_path_factory.mktemp("vae")))
 
 
-def every_row(store):
-    """All that lies in the shards, and the labels, read by numpy alone."""
-    shards = [np.load(path) for path in sorted(store.glob("shard-*.npy"))]
-    return torch.from_numpy(np.concatenate(shards)), torch.from_numpy(np.load(store / "labels.npy"))
+@pytest.fixture(scope="module")
+def latents(photos, vae, tmp_path_factory):
+    return prepared(photos, tmp_path_factory.mktemp("latents") / "store", latents=vae)
 
 
-def global_rows(store, split):
-    about = json.loads((store / "store.json").read_text())
+def on_disk(folder, split):
+    """Items and labels of a split, read by numpy alone."""
+    about = json.loads((folder / "store.json").read_text())
     aside = about["held_out"]
-    return aside if split == "held_out" else [row for row in range(about["count"]) if row not in aside]
+    rows = aside if split == "held_out" else [row for row in range(about["count"]) if row not in aside]
+    shards = [np.load(path) for path in sorted(folder.glob("shard-*.npy"))]
+    return torch.from_numpy(np.concatenate(shards))[rows], torch.from_numpy(np.load(folder / "labels.npy"))[rows]
 
 
-def draw(rows, shape, seed=0):
-    draws = torch.Generator().manual_seed(seed)
-    return Chance(torch.randn(len(rows), *shape, generator=draws), torch.rand(len(rows), generator=draws))
+def draws_for(rows, shape, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return AugmentationDraws(torch.randn(len(rows), *shape, generator=draw), torch.rand(len(rows), generator=draw))
 
 
-ROWS = st.lists(st.integers(0, 7), min_size=1, max_size=20)
+ANY = given(
+    rows=st.lists(st.integers(0, 8), min_size=1, max_size=20),
+    split=st.sampled_from(SPLITS),
+    resident=st.booleans(),
+    seed=st.integers(0, 99),
+)
 
 
-@given(rows=ROWS, split=st.sampled_from(["train", "held_out"]), resident=st.booleans(), seed=st.integers(0, 99))
+@ANY
 def test_pixels_and_their_flips(pixels, rows, split, resident, seed):
     store = open_store(pixels, split, resident).to(CPU)
     rows = torch.tensor(rows) % len(store)
-    raw, labels = every_row(pixels)
-    numbers = torch.tensor(global_rows(pixels, split))[rows]
-    expected = raw[numbers].float() / 127.5 - 1
+    items, labels = on_disk(pixels, split)
+    expected = items[rows].float() / 127.5 - 1
     plain = store.batch(rows)
-    assert torch.equal(plain.x, expected) and torch.equal(plain.y, labels[numbers])
+    assert torch.equal(plain.x, expected) and torch.equal(plain.y, labels[rows])
     assert (plain.x.dtype, plain.y.dtype) == (torch.float32, torch.int64) and plain.pixels is None
-    chance = draw(rows, store.shape, seed)
-    for image, row, uniform in zip(store.batch(rows, chance).x, expected, chance.uniforms, strict=True):
+    draws = draws_for(rows, store.shape, seed)
+    for image, row, uniform in zip(store.batch(rows, draws).x, expected, draws.uniforms, strict=True):
         assert torch.equal(image, row.flip(-1) if uniform < 0.5 else row)
 
 
-@given(rows=ROWS, split=st.sampled_from(["train", "held_out"]), resident=st.booleans(), seed=st.integers(0, 99))
+@ANY
 def test_latents_are_drawn_from_the_posterior_of_the_chosen_view(latents, rows, split, resident, seed):
     store = open_store(latents, split, resident).to(CPU)
     rows = torch.tensor(rows) % len(store)
-    raw, labels = every_row(latents)
-    numbers = torch.tensor(global_rows(latents, split))[rows]
+    items, labels = on_disk(latents, split)
     plain = store.batch(rows)
-    assert torch.equal(plain.x, raw[numbers, 0, 0].float() * 0.18215) and torch.equal(plain.y, labels[numbers])
-    chance = draw(rows, store.shape, seed)
-    drawn = store.batch(rows, chance).x
-    assert drawn.dtype == torch.float32
-    for i, number in enumerate(numbers):
-        mean, deviation = raw[number, int(chance.uniforms[i] < 0.5)].float()
-        assert torch.equal(drawn[i], (mean + deviation * chance.noise[i]) * 0.18215)
+    assert torch.equal(plain.x, items[rows, 0, 0].float() * 0.18215) and torch.equal(plain.y, labels[rows])
+    draws = draws_for(rows, store.shape, seed)
+    mean, deviation = items[rows, (draws.uniforms < 0.5).long()].float().unbind(1)
+    batch = store.batch(rows, draws).x
+    assert torch.equal(batch, (mean + deviation * draws.noise) * 0.18215) and batch.dtype == torch.float32
 
 
-def test_many_draws_have_the_posteriors_mean_and_deviation(latents):
-    store, rows = open_store(latents), torch.zeros(20_000, dtype=torch.long)
-    chance = draw(rows, store.shape)._replace(uniforms=torch.ones(len(rows)))
-    drawn = store.batch(rows, chance).x / 0.18215
-    mean, deviation = every_row(latents)[0][global_rows(latents, "train")[0], 0].float()
-    assert ((drawn.mean(0) - mean) / deviation).abs().max() < 5 / len(rows) ** 0.5
-    assert (drawn.std(0) / deviation - 1).abs().max() < 5 / (2 * len(rows)) ** 0.5
-
-
-def test_without_flips_nothing_is_flipped(photos, latents, tmp_path):
-    vae = json.loads((latents / "store.json").read_text())["vae"]["name"]
+def test_without_flips_nothing_is_flipped(photos, vae, tmp_path):
     rows = torch.arange(5)
-    plain = open_store(made(photos, tmp_path / "pixels", flips=False))
-    assert not plain.chancy and open_store(latents).chancy
-    assert torch.equal(plain.batch(rows, draw(rows, plain.shape)).x, plain.batch(rows).x)
-    encoded = open_store(made(photos, tmp_path / "latents", flips=False, latents=vae))
-    chance = draw(rows, encoded.shape)._replace(uniforms=torch.zeros(5))
-    assert encoded.chancy
-    assert torch.equal(encoded.batch(rows, chance._replace(noise=0 * chance.noise)).x, encoded.batch(rows).x)
-    assert torch.equal(encoded.pixels(rows, chance), encoded.pixels(rows))
+    plain = open_store(prepared(photos, tmp_path / "pixels", flips=False))
+    assert not plain.augments
+    assert torch.equal(plain.batch(rows, draws_for(rows, plain.shape)).x, plain.batch(rows).x)
+    encoded = open_store(prepared(photos, tmp_path / "latents", flips=False, latents=vae))
+    still = AugmentationDraws(torch.zeros(5, *encoded.shape), torch.zeros(5))
+    assert encoded.augments
+    assert torch.equal(encoded.batch(rows, still).x, encoded.batch(rows).x)
+    assert torch.equal(encoded.pixels(rows, still), encoded.pixels(rows))
 
 
-def test_the_teachers_pixels_are_those_of_the_latents(photos, latents):
-    """The encoder's mean of what pixels() gives is the latent that batch() gives, flips included."""
-    from labkit.datasets import Codec
-
-    codec = Codec(json.loads((latents / "store.json").read_text())["vae"]["name"])
-    for split in ("train", "held_out"):
-        store = open_store(latents, split).to(CPU)
+def test_files_and_a_teachers_pixels_are_those_of_the_rows(photos, pixels, latents):
+    for split in SPLITS:
+        store, encoded = open_store(pixels, split), open_store(latents, split)
         rows = torch.arange(len(store)).flip(0)
-        chance = draw(rows, store.shape)
-        flips = chance.uniforms < 0.5
-        assert flips.any() and not flips.all()
-        seen, noiseless = store.pixels(rows, chance), chance._replace(noise=0 * chance.noise)
-        assert (seen.shape, seen.dtype) == ((len(rows), 3, 16, 16), torch.float32)
-        expected = codec.encode(seen)[0] * 0.18215
-        torch.testing.assert_close(store.batch(rows, noiseless).x, expected, rtol=2e-3, atol=1e-4)
-        plain = np.stack([decode(store.files[row], 16).pixels for row in rows.tolist()])
-        assert torch.equal(store.pixels(rows), torch.from_numpy(plain).float() / 127.5 - 1)
-
-
-def test_files_are_those_of_the_rows(photos, pixels):
-    for split in ("train", "held_out"):
-        store = open_store(pixels, split)
-        assert len(store.files) == len(store)
-        for row in range(len(store)):
-            assert store.files[row].is_absolute() and photos in store.files[row].parents
-            expected = torch.from_numpy(decode(store.files[row], 16).pixels).float() / 127.5 - 1
-            assert torch.equal(store.batch(torch.tensor([row])).x[0], expected)
-        assert [*store.files[1:3]] == [store.files[1], store.files[2]]
-
-
-def test_what_a_network_must_be_built_for(pixels, latents):
-    assert (open_store(pixels).dimensions, open_store(latents).dimensions) == ((16, 3, 3), (2, 4, 3))
+        assert [*store.files] == [*encoded.files] and len(store.files) == len(store)
+        assert all(file.is_absolute() and photos in file.parents for file in store.files)
+        images = np.stack([decode(store.files[row], 16).pixels for row in rows.tolist()])
+        assert torch.equal(store.batch(rows).x, torch.from_numpy(images).float() / 127.5 - 1)
+        draws = draws_for(rows, encoded.shape)
+        assert 0 < (draws.uniforms < 0.5).sum() < len(rows)
+        assert torch.equal(encoded.pixels(rows), store.batch(rows).x)
+        assert torch.equal(encoded.pixels(rows, draws), store.batch(rows, draws).x)
+    assert (store.dimensions, encoded.dimensions) == ((16, 3, 3), (2, 4, 3))
 
 
 def test_resident_rows_stay_compact_and_need_no_files(pixels, latents, tmp_path):
-    for store, dtype, views in ((pixels, torch.uint8, 1), (latents, torch.float16, 2)):
-        copy = shutil.copytree(store, tmp_path / store.parent.name)
-        mapped, resident = open_store(copy).to(CPU), open_store(copy, resident=True).to(CPU)
-        rows = torch.tensor([3, 0, 3])
-        expected = mapped.batch(rows).x
+    for folder, dtype, views in ((pixels, torch.uint8, 1), (latents, torch.float16, 2)):
+        copy = shutil.copytree(folder, tmp_path / folder.parent.name)
+        resident, rows = open_store(copy, resident=True).to(CPU), torch.tensor([3, 0, 3])
+        expected = open_store(copy).to(CPU).batch(rows).x
         for shard in copy.glob("*.npy"):
             shard.write_bytes(b"")
         assert torch.equal(resident.to(CPU).batch(rows).x, expected)
-        assert resident._held.dtype == dtype and len(resident._held) == 8 * views
+        assert resident._held.dtype == dtype and len(resident._held) == len(resident) * views
 
 
-def test_what_does_not_fit_says_so(pixels, monkeypatch):
+def test_a_store_that_does_not_fit_into_memory_is_refused(pixels, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried much.")
 
     monkeypatch.setattr("labkit.datasets.store.torch.empty", full)
-    with pytest.raises(StoreError, match=r"cannot be held on cpu \(0.0 GiB: CUDA out of memory.\); leave engine.res"):
+    with pytest.raises(StoreError, match=r"held on cpu \(0.0 GiB: CUDA out of memory.\); leave engine.resident off"):
         open_store(pixels, resident=True).to(CPU)
 
 
 def test_a_store_is_loaded_by_its_folder(pixels):
-    assert len(load(str(pixels))) == 8 and len(load(str(pixels), "held_out")) == 4
+    assert len(load(str(pixels))) == 9 and len(load(str(pixels), "held_out")) == 4
     assert load(str(pixels), resident=True).to(CPU)._held is not None
-    with pytest.raises(ConfigError, match=r"dataset = 'nowhere' cannot be used: choose digits or .*, or the folder"):
+    with pytest.raises(ConfigError, match=r"^dataset = 'nowhere' .*digits.*folder of a store"):
         load("nowhere")
 
 
@@ -187,44 +159,40 @@ def copy(pixels, tmp_path):
     return shutil.copytree(pixels, tmp_path / "copy")
 
 
-def refused(folder, told, split="train"):
-    with pytest.raises(StoreError, match=told) as error:
+def refused(folder, message, split="train"):
+    with pytest.raises(StoreError, match=message) as error:
         open_store(folder, split)
     assert "\n" not in str(error.value)
 
 
-def test_a_file_or_another_folder(copy, tmp_path):
-    refused(copy / "labels.npy", "is not a store")
+def edited(folder, **changes):
+    about = json.loads((folder / "store.json").read_text())
+    (folder / "store.json").write_text(json.dumps(about | changes))
+
+
+def test_folders_that_are_no_store_or_not_a_complete_one(copy, tmp_path, photos):
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", r"is not a store \(it has no store.json\); make one with `labkit prepare")
-    refused(tmp_path / "none", "is not a store")
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '"x"', "\x00"])
-def test_a_store_json_that_is_none(copy, text):
-    (copy / "store.json").write_text(text)
-    refused(copy, r"store.json is cut or was not written by labkit")
-
-
-def edited(store, **changes):
-    about = json.loads((store / "store.json").read_text())
-    (store / "store.json").write_text(json.dumps(about | changes))
-
-
-def test_another_version_or_an_unfinished_store(copy):
+    for folder in (copy / "labels.npy", tmp_path / "empty", tmp_path / "none"):
+        refused(folder, "is not a store .*`labkit prepare")
     edited(copy, complete=False)
-    refused(copy, "is not complete; run the `labkit prepare` command that began it again, and it goes on where it")
+    refused(copy, "is not complete; run its `labkit prepare` command again")
     edited(copy, format="labkit-store-9")
-    refused(copy, "has format 'labkit-store-9' and this version of labkit reads 'labkit-store-1': prepare it anew")
+    refused(copy, "'labkit-store-9' .*'labkit-store-1': prepare it anew")
+    for text in ("", "[]", "3", "{}", "\x00"):
+        (copy / "store.json").write_text(text)
+        refused(copy, r"store.json is cut or was not written by labkit")
+    refused(prepared(photos, tmp_path / "store", held_out=0), "has no held-out images; .*`--held-out N`", "held_out")
 
 
 @pytest.mark.parametrize("name", ["shard-00001.npy", "labels.npy", "files.txt"])
 def test_a_store_copied_without_a_file_or_half_of_one(copy, name):
     data = (copy / name).read_bytes()
     (copy / name).write_bytes(data[:-1])
-    refused(copy, rf"{name} has {len(data) - 1} bytes instead of {len(data)}; copy the store again, or run the")
+    refused(copy, rf"{name} has {len(data) - 1} bytes instead of {len(data)}; copy the store again, or run")
     (copy / name).unlink()
     refused(copy, rf"{name} is missing; copy the store again")
+    with pytest.raises(StoreError, match=f"{name} is missing"):
+        verify(copy)
 
 
 def test_a_shard_of_another_store(copy):
@@ -236,27 +204,17 @@ def test_a_shard_of_another_store(copy):
     refused(copy, "shard-00000.npy cannot be read")
 
 
-def test_no_held_out_images(photos, tmp_path):
-    store = made(photos, tmp_path / "store", held_out=0)
-    refused(store, "has no held-out images; prepare it anew with `--held-out N`", "held_out")
-    assert len(open_store(store)) == 12
-
-
-def test_images_that_are_no_longer_there(photos, latents, tmp_path):
+def test_images_that_are_no_longer_there(photos, latents, vae, tmp_path):
     moved, copy = shutil.copytree(photos, tmp_path / "moved"), shutil.copytree(latents, tmp_path / "copy")
     edited(copy, root=str(tmp_path / "gone"))
-    with pytest.raises(StoreError, match=r"gone/a/\d+.png could be read when .* was made, and now it cannot \(No such"):
+    with pytest.raises(StoreError, match=r'gone/a/\w+.png .*No such file.*new folder as "root"'):
         open_store(copy).pixels(torch.tensor([0]))
     edited(copy, root=str(moved))
-    assert torch.equal(open_store(copy).pixels(torch.arange(8)), open_store(latents).pixels(torch.arange(8)))
-
-
-def test_latents_without_files(tmp_path, latents):
-    vae = json.loads((latents / "store.json").read_text())["vae"]["name"]
+    assert torch.equal(open_store(copy).pixels(torch.arange(9)), open_store(latents).pixels(torch.arange(9)))
     np.savez(tmp_path / "a.npz", x=noise(5, 16, 16, 3))
-    store = open_store(made(tmp_path / "a.npz", tmp_path / "store", held_out=0, latents=vae))
+    store = open_store(prepared(tmp_path / "a.npz", tmp_path / "store", held_out=0, latents=vae))
     assert store.files is None
-    with pytest.raises(StoreError, match="was not made from image files"):
+    with pytest.raises(StoreError, match="not made from image files; prepare it from a folder"):
         store.pixels(torch.tensor([0]))
 
 
@@ -264,38 +222,20 @@ def test_latents_without_files(tmp_path, latents):
 
 
 def test_a_whole_store_is_verified(pixels, latents, capsys):
-    assert verify(pixels) == verify(latents) == 12
+    assert verify(pixels) == verify(latents) == 13
     assert not capsys.readouterr().err
     verify(pixels, progress=True)
     assert "7/7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("names", [["shard-00002.npy"], ["shard-00000.npy", "labels.npy", "files.txt"]])
-def test_a_flipped_bit_is_found_and_healed(photos, copy, names):
+def test_a_flipped_bit_is_discovered_and_healed(photos, copy, names):
     for name in names:
         data = bytearray((copy / name).read_bytes())
         data[-1] ^= 1
         (copy / name).write_bytes(data)
-    with pytest.raises(StoreError, match=re.escape(f"is corrupted: {', '.join(names)} do")) as error:
+    with pytest.raises(StoreError, match=rf"is corrupted.*: {', '.join(names)}\. Remove them and run"):
         verify(copy)
-    assert "Remove" in str(error.value)
     for name in names:
         (copy / name).unlink()
-    assert verify(made(photos, copy)) == 12
-
-
-def test_a_broken_store_is_not_verified(copy):
-    (copy / "labels.npy").unlink()
-    with pytest.raises(StoreError, match=r"labels\.npy is missing"):
-        verify(copy)
-
-
-def test_a_large_image_is_cut_alike_at_both_ends(tmp_path, latents):
-    """One that is halved twice and resized on the way: preparing and the teacher's eye agree to the bit."""
-    Image.fromarray(noise(150, 97, 3)).save(tmp_path / "a.png")
-    vae = json.loads((latents / "store.json").read_text())["vae"]["name"]
-    (tmp_path / "one").mkdir()
-    shutil.move(tmp_path / "a.png", tmp_path / "one" / "a.png")
-    kept = every_row(made(tmp_path / "one", tmp_path / "p", held_out=0))[0]
-    seen = open_store(made(tmp_path / "one", tmp_path / "l", held_out=0, latents=vae)).pixels(torch.tensor([0]))
-    assert torch.equal(seen, kept.float() / 127.5 - 1)
+    assert verify(prepared(photos, copy)) == 13

@@ -1,27 +1,26 @@
-"""Training on a store: the same bits mapped or resident, stopped or not; REPA's teacher sees the latents' images."""
+"""Training on a store: the same bits mapped or resident, stopped or not; REPA's teacher gets the latents' images."""
 
 import numpy as np
 import pytest
 import torch
-from photos import image_folder, noise, tiny_vae
+from photos import image_folder, noise, tiny_dino, tiny_vae
 
 from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
 from labkit.config import Engine
-from labkit.datasets import Chance, prepare
+from labkit.datasets import AugmentationDraws, prepare
 from labkit.losses import Repa
 from labkit.runtime import Purpose, generator
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    pytest.importorskip("diffusers")
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("stores")
     photos, vae = image_folder(folder / "photos", {"a": 5, "b": 6}, side=40), str(tiny_vae(folder / "vae"))
     np.savez(folder / "a.npz", x=noise(8, 32, 32, 3))
-    made = {"pixels": dict(size=16), "latents": dict(size=32, latents=vae)}
-    paths = {name: prepare(photos, folder / name, shard=4, progress=False, **how) for name, how in made.items()}
+    settings = {"pixels": dict(size=16), "latents": dict(size=32, latents=vae)}
+    paths = {name: prepare(photos, folder / name, shard=4, progress=False, **own) for name, own in settings.items()}
     unnamed = prepare(folder / "a.npz", folder / "unnamed", size=32, latents=vae, progress=False)
     return {**paths, "unnamed": unnamed}
 
@@ -31,8 +30,8 @@ def config(store, **changes):
     return recipes.digits(dataset=str(store), **small | changes)
 
 
-def trained(asked, folder=None):
-    trainer = Trainer(asked, folder)
+def trained(config, folder=None):
+    trainer = Trainer(config, folder)
     losses = [report.terms["total"].item() for report in trainer]
     return losses, trainer.network.state_dict()
 
@@ -42,15 +41,10 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("kind", ["pixels", "latents"])
-def test_two_steps_mapped_and_resident(stores, kind):
-    mapped = trained(config(stores[kind]))
-    assert len(mapped[0]) == 2 and np.isfinite(mapped[0]).all()
-    assert same(mapped, trained(config(stores[kind], engine=Engine(resident=True))))
-
-
-@pytest.mark.parametrize("kind", ["pixels", "latents"])
-def test_a_run_on_a_store_goes_on_and_samples(stores, kind, tmp_path):
+def test_a_run_is_the_same_mapped_resident_or_resumed_and_samples(stores, kind, tmp_path):
     straight = trained(config(stores[kind], steps=3))
+    assert len(straight[0]) == 3 and np.isfinite(straight[0]).all()
+    assert same(straight, trained(config(stores[kind], steps=3, engine=Engine(resident=True))))
     trained(config(stores[kind], steps=2), tmp_path / "run")
     losses, weights = trained(config(stores[kind], steps=3), tmp_path / "run")
     assert same((straight[0][2:], straight[1]), (losses, weights))
@@ -58,30 +52,24 @@ def test_a_run_on_a_store_goes_on_and_samples(stores, kind, tmp_path):
     assert (tmp_path / "run" / "samples" / "step-00000003.png").exists()
 
 
-def test_the_first_batch_is_made_of_the_draws_of_its_position(stores):
+def test_the_first_batch_uses_the_draws_of_its_position(stores):
     trainer = Trainer(config(stores["latents"]))
     batch, _ = trainer.stream.at(0)
     draw = generator(0, Purpose.AUGMENTATION, 0)
-    chance = Chance(torch.randn(4, 4, 4, 4, generator=draw), torch.rand(4, 1, generator=draw)[:, 0])
+    draws = AugmentationDraws(torch.randn(4, 4, 4, 4, generator=draw), torch.rand(4, 1, generator=draw)[:, 0])
     order = torch.randperm(11, generator=generator(0, Purpose.ORDER, 0))[:4]
-    expected = trainer.stream.images.batch(order, chance)
+    expected = trainer.stream.images.batch(order, draws)
     assert torch.equal(batch.x, expected.x) and torch.equal(batch.y, expected.y)
 
 
-@pytest.fixture
-def dino(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    transformers.AutoModel.from_config(transformers.AutoConfig.for_model("dinov2", **small)).save_pretrained(tmp_path)
-    return str(tmp_path)
-
-
-def test_repas_teacher_sees_the_images_of_the_latents(stores, dino):
-    asked = config(stores["latents"], repa=Repa(0.5, block=1, hidden=16, teacher=dino))
-    trainer = Trainer(asked)
+def test_repas_teacher_gets_the_images_of_the_latents(stores, tmp_path):
+    pytest.importorskip("transformers")
+    dino = str(tiny_dino(tmp_path))
+    aligned = config(stores["latents"], repa=Repa(0.5, block=1, hidden=16, teacher=dino))
+    trainer = Trainer(aligned)
     batch, _ = trainer.stream.at(0)
     assert batch.pixels.shape == (4, 3, 32, 32)
-    losses, _ = trained(asked)
+    losses, _ = trained(aligned)
     assert np.isfinite(losses).all()
-    with pytest.raises(ConfigError, match=r"repa.lam = 0.5.*unnamed knows no files of its latents"):
+    with pytest.raises(ConfigError, match=r"repa.lam = 0.5.*unnamed .*files"):
         Trainer(config(stores["unnamed"], repa=Repa(0.5, block=1, hidden=16, teacher=dino)))

@@ -3,18 +3,12 @@
 import pytest
 import torch
 import torch.distributed as dist
+from every_loss import LOSSES
 from forked import on_ranks
 from torch.nn.parallel import DistributedDataParallel
 
 from labkit.distributed import gather, world_size
-from labkit.losses import contrastive_loss, dispersive_loss
 
-VARIANTS = ["infonce_l2", "infonce_cosine", "hinge", "covariance"]
-LOSSES = {f"dispersive {v}": lambda a, b, v=v: dispersive_loss(a, v) for v in VARIANTS}
-LOSSES |= {f"contrastive {v}": lambda a, b, v=v: contrastive_loss(a, b, v) for v in VARIANTS}
-LOSSES |= {
-    f"original {v}": lambda a, b, v=v: contrastive_loss(a, b, v, form="original") for v in VARIANTS if v != "hinge"
-}
 RANKS, BATCH = 2, 8
 
 
@@ -24,7 +18,7 @@ def network_and_images():
 
 
 def gather_detached(z):
-    """The mistake: what comes from the other ranks, and through them from the own rows, carries no gradient."""
+    """The mistake: rows of the other ranks, and through them the own rows there, carry no gradient."""
     parts = [torch.empty_like(z) for _ in range(RANKS)]
     dist.all_gather(parts, z.detach().contiguous())
     parts[dist.get_rank()] = z
@@ -32,51 +26,42 @@ def gather_detached(z):
 
 
 def one_rank(rank):
-    found = {"world size": world_size()}
+    outcomes = {"world size": world_size()}
     for way in (gather, gather_detached):
         for name, loss in LOSSES.items():
             network, views = network_and_images()
             wrapped = DistributedDataParallel(network)  # averages the gradients of the ranks
             own = views.chunk(RANKS, dim=1)[rank]
-            a, b = (way(z) for z in wrapped(own))
-            value = loss(a, b)
+            value = loss(*(way(z) for z in wrapped(own)))
             value.backward()
-            found[f"{way.__name__} {name}"] = value.detach(), network.weight.grad
-    found["gathered"] = gather(own)
-    return found
+            outcomes[f"{way.__name__} {name}"] = value.detach(), network.weight.grad
+    outcomes["gathered"] = gather(own)
+    return outcomes
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def ranks(tmp_path_factory):
     return on_ranks(RANKS, one_rank, tmp_path_factory.mktemp("ranks"))
 
 
-def whole_batch(name):
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_rank_gets_the_value_and_gradient_of_the_whole_batch(ranks, name):
     network, views = network_and_images()
     value = LOSSES[name](*network(views))
     value.backward()
-    return value.detach(), network.weight.grad
+    assert network.weight.grad.abs().max() > 1e-4
+    for outcomes in ranks:
+        torch.testing.assert_close(outcomes[f"gather {name}"], (value.detach(), network.weight.grad))
+    # A detached gather would leave one share of the gradient.
+    detached = value.detach(), network.weight.grad / RANKS
+    torch.testing.assert_close(ranks[0][f"gather_detached {name}"], detached)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_rank_gets_the_value_and_gradient_of_the_whole_batch(found, name):
-    value, grad = whole_batch(name)
-    assert grad.abs().max() > 1e-4
-    for of_rank in found:
-        torch.testing.assert_close(of_rank[f"gather {name}"], (value, grad))
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_detached_gather_would_leave_one_share_of_the_gradient(found, name):
-    value, grad = whole_batch(name)
-    torch.testing.assert_close(found[0][f"gather_detached {name}"], (value, grad / RANKS))
-
-
-def test_rows_come_in_the_order_of_the_ranks(found):
+def test_rows_come_in_the_order_of_the_ranks(ranks):
     own = network_and_images()[1].chunk(RANKS, dim=1)
-    for of_rank in found:
-        assert of_rank["world size"] == RANKS
-        assert torch.equal(of_rank["gathered"], torch.cat(own))
+    for outcomes in ranks:
+        assert outcomes["world size"] == RANKS
+        assert torch.equal(outcomes["gathered"], torch.cat(own))
 
 
 def test_a_process_alone_has_nothing_to_gather():

@@ -23,7 +23,7 @@ CASES = {  # what is on, its scope left open
 
 
 def step(name: str, scope: dict):
-    """The objective of a case, in float64 with all gates open, and the step that it is to see."""
+    """The objective of a case, in float64 with all gates open, and the batch and draws of a step."""
     torch.manual_seed(0)
     on = {group: kind(**settings, **scope) for group, (kind, settings) in CASES[name].items()}
     network = build_model("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10)
@@ -46,19 +46,19 @@ def outcome(module, batch, draws):
 
 
 def one_rank(rank: int) -> dict:
-    own, found = slice(rank * HALF, (rank + 1) * HALF), {}
+    own, outcomes = slice(rank * HALF, (rank + 1) * HALF), {}
     for name in CASES:
         for negatives in ("local", "global"):
             module, batch, draws = step(name, {"negatives": negatives})
             second = SecondView(*(part[own] for part in draws.second))
             draws = draws._replace(noise=draws.noise[own], uniforms=draws.uniforms[own], second=second)
             batch = batch._replace(x=batch.x[own], y=batch.y[own])
-            found[f"{name} {negatives}"] = outcome(DistributedDataParallel(module), batch, draws)
-    return found
+            outcomes[f"{name} {negatives}"] = outcome(DistributedDataParallel(module), batch, draws)
+    return outcomes
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def ranks(tmp_path_factory):
     return on_ranks(RANKS, one_rank, tmp_path_factory.mktemp("ranks"))
 
 
@@ -74,8 +74,8 @@ def assert_equal(of_ranks, total, terms, gradients):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_global_negatives_are_one_process_with_the_whole_batch(found, name):
-    of_ranks = [of_rank[f"{name} global"] for of_rank in found]
+def test_global_negatives_are_one_process_with_the_whole_batch(ranks, name):
+    of_ranks = [outcomes[f"{name} global"] for outcomes in ranks]
     whole = outcome(*step(name, {}))
     assert_equal(of_ranks, *whole)
     for term in {"dispersive", "contrastive"} & whole[1].keys():
@@ -84,9 +84,9 @@ def test_global_negatives_are_one_process_with_the_whole_batch(found, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_local_negatives_are_one_process_with_chunks(found, name):
-    of_ranks = [of_rank[f"{name} local"] for of_rank in found]
+def test_local_negatives_are_one_process_with_chunks(ranks, name):
+    of_ranks = [outcomes[f"{name} local"] for outcomes in ranks]
     chunked, whole = (outcome(*step(name, scope)) for scope in ({"chunk": HALF}, {}))
     assert_equal(of_ranks, *chunked)
     gap = max((chunked[2][parameter] - whole[2][parameter]).abs().max() for parameter in whole[2])
-    assert gap > 1e-4  # which is not the loss of the whole batch
+    assert gap > 1e-4  # the loss of the whole batch is another

@@ -1,4 +1,4 @@
-"""Training on two ranks: what one process learns, and either goes on where the other was.
+"""Training on two ranks: the same as in one process, and either goes on where the other stopped.
 
 The ranks are forked, as torchrun would start them; torchrun itself is in the slow tests and in training/test_job.
 """
@@ -18,21 +18,8 @@ from forked import output_on_ranks
 from labkit import Run
 from labkit.cli import main
 
-TINY = [
-    "digits",
-    "--model",
-    "SiT-Nano/4",
-    "--batch-size",
-    "16",
-    "--log-every",
-    "1",
-    "--save-every",
-    "5",
-    "--dispersive.lam",
-    "0.5",
-    "--optimizer.lr",
-    "0.001",
-]
+TINY = ["digits", "--model", "SiT-Nano/4", "--batch-size", "16", "--log-every", "1", "--save-every", "5"]
+TINY += ["--dispersive.lam", "0.5", "--optimizer.lr", "0.001"]
 CHUNKS = ["--dispersive.chunk", "4", "--engine.accumulate", "2"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "labkit"]
 
@@ -50,9 +37,9 @@ def log(folder: Path):
 
 
 def assert_same(ours: Path, theirs: Path):
-    """Every logged figure: losses, geometry of the whole batch, angles of gradients that were averaged; the weights.
+    """The whole log: losses, geometry of the batch, angles of averaged gradients; then the weights.
 
-    These to within rounding, which Adam's first steps enlarge: gradients are compared through the whole log.
+    The weights to within rounding, which Adam's first steps enlarge; the log compares the gradients more closely.
     """
     a, b = log(ours), log(theirs)
     assert a.index.equals(b.index)
@@ -66,18 +53,18 @@ def test_two_ranks_learn_what_one_process_learns(tmp_path):
     """Undivided, from the first step to the last; the first rank speaks for all."""
     alone(*TINY, "--steps", "8", "--out", str(tmp_path / "one"))
     words = [*TINY, "--steps", "8", "--dispersive.negatives", "global", "--out", str(tmp_path / "two")]
-    said = on_two_ranks(tmp_path, *words)
+    printed = on_two_ranks(tmp_path, *words)
     assert_same(tmp_path / "two", tmp_path / "one")
-    assert said.count("Training SiT-Nano/4") == 1
-    assert "Batches of 16 = 2 ranks × 1 × 8 on cpu, float32; 16 samples repel each other" in said
+    assert printed.count("Training SiT-Nano/4") == 1
+    assert "Batches of 16 = 2 ranks × 1 × 8 on cpu, float32; 16 samples repel each other" in printed
 
 
 def test_another_number_of_ranks_goes_on_with_the_same_samples(tmp_path):
     """One process, then two ranks of two micro-batches, then one: in chunks of 4, all see the same losses."""
     out = str(tmp_path / "run")
     alone(*TINY, *CHUNKS, "--steps", "3", "--out", out)
-    said = on_two_ranks(tmp_path, "--resume", out, "--steps", "6")
-    assert "Batches of 16 = 2 ranks × 2 × 4 on cpu, float32; 4 samples repel each other" in said
+    printed = on_two_ranks(tmp_path, "--resume", out, "--steps", "6")
+    assert "Batches of 16 = 2 ranks × 2 × 4 on cpu, float32; 4 samples repel each other" in printed
     alone("--resume", out, "--steps", "9")
     alone(*TINY, "--dispersive.chunk", "4", "--steps", "9", "--out", str(tmp_path / "straight"))
     assert_same(tmp_path / "run", tmp_path / "straight")
@@ -104,14 +91,14 @@ def test_a_machine_that_is_taken_away_saves_first(tmp_path, number):
                 assert time.monotonic() < until, "no step was logged"
                 time.sleep(0.1)
             process.send_signal(number)
-            said, faults = process.communicate(timeout=60)
+            printed, faults = process.communicate(timeout=60)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     [saved] = Run.open(out).checkpoints
     assert saved > 1
-    assert f"Stopped at step {saved}, saved" in said, faults
-    assert f"labkit train --resume {out}" in said
+    assert f"Stopped at step {saved}, saved" in printed, faults
+    assert f"labkit train --resume {out}" in printed
     alone("--resume", str(out), "--steps", str(saved + 2))
     assert log(out).index.get_level_values("step").max() == saved + 2
 

@@ -12,7 +12,7 @@ from labkit.experiments.measures import Measures
 from labkit.metrics import DigitsClassifier, frechet_distance, geometry
 from labkit.metrics.extractors import to_bytes, to_floats
 from labkit.sampling import Sampler
-from labkit.training import Look, see
+from labkit.training import Look, extract_features
 from labkit.training.stream import Stream
 
 TINY = recipes.digits(model="SiT-Nano/4", steps=6, batch_size=16, save_every=3, log_every=3, keep_last=2, seed=3)
@@ -104,10 +104,12 @@ def test_losses_are_the_error_of_the_velocity_on_fixed_noise_and_times(run, rows
 
 def test_geometry_and_probe_of_a_block(run, rows):
     network = run.model()
-    z = see(network, Look(count=40), TINY).features[2]
+    z = extract_features(network, Look(count=40), TINY).features[2]
     for measure, expected in geometry(z).items():
         assert value(rows, measure, step=6, block=2) == pytest.approx(expected)
-    known, asked = (see(network, Look(count=80, labelled=False, split=s), TINY) for s in ("train", "held_out"))
+    known, asked = (
+        extract_features(network, Look(count=80, labelled=False, split=s), TINY) for s in ("train", "held_out")
+    )
     z, other = (seen.features[2].flatten(1).double().numpy() for seen in (known, asked))
     mean, deviation = z.mean(0), z.std(0)
     fitted = LogisticRegression(max_iter=2000).fit((z - mean) / deviation, known.y)

@@ -47,15 +47,15 @@ def test_the_bound_is_the_divergence_of_two_gaussians_number_by_number(ends, sch
         total = 0.0
         for place in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(3)).tolist():
             x, e = x1[i][tuple(place)].item(), noise[i][tuple(place)].item()
-            said, v = output[i][tuple(place)].item(), output[i][place[0] + 2, place[1], place[2]].item()
+            eps_pred, logit = output[i][tuple(place)].item(), output[i][place[0] + 2, place[1], place[2]].item()
             point = bar**0.5 * x + (1 - bar) ** 0.5 * e
-            guess = (point - (1 - bar) ** 0.5 * said) / bar**0.5
+            guess = (point - (1 - bar) ** 0.5 * eps_pred) / bar**0.5
 
             def back(data, point=point, beta=beta, bar=bar, before=before):
                 to_data, to_point = before**0.5 * beta / (1 - bar), (1 - beta) ** 0.5 * (1 - before) / (1 - bar)
                 return to_data * data + to_point * point
 
-            variance = math.exp((v + 1) / 2 * math.log(beta) + (1 - v) / 2 * math.log(low))
+            variance = math.exp((logit + 1) / 2 * math.log(beta) + (1 - logit) / 2 * math.log(low))
             gap = back(x) - back(guess)
             total += 0.5 * (math.log(variance / low) + (low + gap**2) / variance - 1)
         assert bound[i].item() == pytest.approx(total / 18 / math.log(2), rel=1e-9)
@@ -90,8 +90,8 @@ def test_the_bound_trains_the_variance_only_and_the_error_the_noise_only(ends, s
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_raised(ends, schedule, dtype):
     output = torch.randn(4, 4, 3, 3).to(dtype)
-    found = errors(output, [x.float() for x in ends], torch.tensor([0, 1, 500, 999]), schedule)
-    assert all(x.dtype == torch.float32 and x.isfinite().all() for x in found)
+    both = errors(output, [x.float() for x in ends], torch.tensor([0, 1, 500, 999]), schedule)
+    assert all(x.dtype == torch.float32 and x.isfinite().all() for x in both)
 
 
 @pytest.mark.usefixtures("unchecked")

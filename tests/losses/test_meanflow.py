@@ -1,4 +1,4 @@
-"""MeanFlow's loss: derivatives against differences and reverse mode, the identity on a Gaussian whose flow is known."""
+"""MeanFlow's loss: derivatives in forward and reverse mode, the identity on a Gaussian with a known flow."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ MEAN, DEVIATION = 1.5, 0.3
 
 @pytest.fixture
 def network():
-    """In float64, with every weight random: at the start of training its output would be 0, whatever it is asked."""
+    """In float64, with every weight random: at the start of training its output would be 0 for any input."""
     network = build_model("MeanFlow-Nano/4", 8, 1, 10, learn_sigma=False).double()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -43,39 +43,17 @@ def direction():
     return torch.randn(B, 1, 8, 8, dtype=torch.float64), torch.ones_like(TIMES), -torch.ones_like(SPANS)
 
 
-def moved(point, direction, by):
-    return tuple(p + by * d for p, d in zip(point, direction, strict=True))
-
-
 # --- the derivative
 
 
-def test_it_is_the_central_difference_of_fourth_order(average, point, direction):
-    h = 2.0**-7
-    with torch.no_grad():
-        near, far = ([average(*moved(point, direction, sign * k * h)) for sign in (1, -1)] for k in (1, 2))
-    slope = (8 * (near[0] - near[1]) - (far[0] - far[1])) / (12 * h)
-    assert slope.abs().mean() > 0.1
-    torch.testing.assert_close(tangent(average, point, direction), slope, rtol=1e-5, atol=1e-5)
-
-
-def test_each_of_point_time_and_span_has_its_share(average, point, direction):
-    """The derivative is linear in its direction, and none of the three parts is 0."""
-    parts = []
-    for kept in range(3):
-        alone = tuple(d if i == kept else torch.zeros_like(d) for i, d in enumerate(direction))
-        parts.append(tangent(average, point, alone))
-        assert parts[-1].abs().mean() > 1e-3
-    torch.testing.assert_close(sum(parts), tangent(average, point, direction))
-
-
 def test_it_is_torch_s_own_in_forward_and_in_reverse_mode(average, point, direction):
-    found = tangent(average, point, direction)
+    slope = tangent(average, point, direction)
+    assert slope.abs().mean() > 0.1
     with sdpa_kernel(SDPBackend.MATH):
         _, forward = torch.func.jvp(average, point, direction)
         _, reverse = torch.autograd.functional.jvp(average, point, direction)  # by two backward passes
-    torch.testing.assert_close(found, forward.detach(), rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(found, reverse, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(slope, forward.detach(), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(slope, reverse, rtol=1e-9, atol=1e-9)
 
 
 def test_single_precision_agrees_with_double(network, average, point, direction):
@@ -86,25 +64,13 @@ def test_single_precision_agrees_with_double(network, average, point, direction)
     torch.testing.assert_close(single.double(), exact, rtol=1e-3, atol=1e-4)
 
 
-def test_a_function_with_a_known_derivative():
-    """f = sin(x)·t² + span³, along (a, 1, −1): cos(x)·t²·a + 2·t·sin(x) − 3·span²."""
-    x, a = torch.randn(2, B, 3, dtype=torch.float64)
-
-    def f(x, t, span):
-        return x.sin() * t[:, None] ** 2 + span[:, None] ** 3
-
-    t, span = TIMES[:, None], SPANS[:, None]
-    found = tangent(f, (x, TIMES, SPANS), (a, torch.ones_like(TIMES), -torch.ones_like(SPANS)))
-    torch.testing.assert_close(found, x.cos() * t**2 * a + 2 * t * x.sin() - 3 * span**2)
-
-
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_layers_are_differentiated_by_their_input_alone(bias):
     layer = torch.nn.Linear(3, 2, bias=bias).double()
     x, a = torch.randn(2, B, 3, dtype=torch.float64)
-    found = tangent(lambda x: layer(x.tanh()) * x[:, :2], (x,), (a,))
+    actual = tangent(lambda x: layer(x.tanh()) * x[:, :2], (x,), (a,))
     slope = (a * (1 - x.tanh() ** 2)) @ layer.weight.T
-    torch.testing.assert_close(found, (slope * x[:, :2] + layer(x.tanh()) * a[:, :2]).detach())
+    torch.testing.assert_close(actual, (slope * x[:, :2] + layer(x.tanh()) * a[:, :2]).detach())
 
 
 @pytest.mark.parametrize(
@@ -126,8 +92,8 @@ def test_linear_layers_are_differentiated_by_their_input_alone(bias):
 )
 def test_sums_with_what_stands_still(sum_of):
     x, c, a = torch.randn(3, B, 4, dtype=torch.float64)
-    _, wanted = torch.func.jvp(lambda x: sum_of(x.sin(), c), (x,), (a,))
-    torch.testing.assert_close(tangent(lambda x: sum_of(x.sin(), c), (x,), (a,)), wanted)
+    _, expected = torch.func.jvp(lambda x: sum_of(x.sin(), c), (x,), (a,))
+    torch.testing.assert_close(tangent(lambda x: sum_of(x.sin(), c), (x,), (a,)), expected)
 
 
 def test_what_ignores_its_input_has_no_slope(direction, point):
@@ -140,8 +106,8 @@ def test_what_ignores_its_input_has_no_slope(direction, point):
 def test_it_leaves_no_graph_and_no_trace(network, average, point, direction):
     """Weights that require gradients do not make it do so, and attention is as fast as before afterwards."""
     before = average(*point)
-    found = tangent(average, point, direction)
-    assert not found.requires_grad
+    actual = tangent(average, point, direction)
+    assert not actual.requires_grad
     assert torch.is_grad_enabled()
     after = average(*point)
     assert after.requires_grad
@@ -150,11 +116,6 @@ def test_it_leaves_no_graph_and_no_trace(network, average, point, direction):
 
 
 # --- the target
-
-
-def test_it_is_velocity_plus_span_times_slope(average, point, direction):
-    wanted = direction[0] + expand_like(SPANS, direction[0]) * tangent(average, point, direction)
-    torch.testing.assert_close(average_velocity_target(average, *point, direction[0]), wanted, rtol=0, atol=0)
 
 
 def test_without_a_span_it_is_the_velocity_itself(average, point, direction):
@@ -191,19 +152,6 @@ def gaussian_velocity(x, t):
     return MEAN + (x - t * MEAN) * (t * DEVIATION**2 - (1 - t)) / spread(t) ** 2
 
 
-def test_the_gaussian_s_average_velocity_is_that_of_its_flow():
-    """What the next test rests on: the closed form against the integral of the velocity, by 4,000 small steps."""
-    x, t, s = torch.randn(B, 3, dtype=torch.float64), TIMES, TIMES + SPANS
-    end, steps = x.clone(), 4000
-    for k in range(steps):
-        h = ((s - t) / steps)[:, None]
-        middle = end + h / 2 * gaussian_velocity(end, t + (s - t) * k / steps)
-        end = end + h * gaussian_velocity(middle, t + (s - t) * (k + 0.5) / steps)
-    walked = x + SPANS[:, None] * gaussian_average(x, t, SPANS)
-    torch.testing.assert_close(walked, end, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(gaussian_average(x, t, 0 * t), gaussian_velocity(x, t), rtol=1e-12, atol=1e-12)
-
-
 def test_the_true_average_velocity_is_its_own_target():
     """A fixed point of the identity, when v is the velocity that is expected at the point."""
     t = torch.rand(64, dtype=torch.float64)
@@ -212,14 +160,6 @@ def test_the_true_average_velocity_is_its_own_target():
     target = average_velocity_target(gaussian_average, x, t, span, gaussian_velocity(x, t))
     torch.testing.assert_close(target, gaussian_average(x, t, span), rtol=1e-12, atol=1e-12)
     assert (target - gaussian_velocity(x, t)).abs().mean() > 0.05  # the slope has its part in it
-
-
-def test_single_paths_give_that_target_on_average(average, point):
-    """The target is affine in v, so that regression on the paths' own velocities finds the one of the mean."""
-    velocities = torch.randn(3, B, 1, 8, 8, dtype=torch.float64)
-    each = [average_velocity_target(average, *point, v) for v in velocities]
-    of_the_mean = average_velocity_target(average, *point, velocities.mean(dim=0))
-    torch.testing.assert_close(torch.stack(each).mean(dim=0), of_the_mean)
 
 
 # --- one forward with gradient is enough
@@ -244,33 +184,17 @@ def test_the_plain_forward_has_the_gradient_of_the_derivative_s_own(network, poi
     target = average_velocity_target(lambda *p: both(*p)[0], *point, direction[0])
     ours = torch.autograd.grad(losses(*both(*point), target), parameters)
     assert all(gradient.any() for gradient in ours)
-    for found, wanted in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+    for actual, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
 
 
 # --- the adaptive weight
 
 
-@pytest.mark.parametrize(("power", "constant"), [(0.0, 0.01), (0.5, 1.0), (0.75, 1e-3), (1.0, 0.01), (2.0, 0.3)])
-def test_its_values_are_those_of_the_formula(power, constant):
-    errors = [0.0, 1e-3, 0.7, 40.0]
-    found = adaptive_loss(torch.tensor(errors, dtype=torch.float64), power, constant)
-    assert found.tolist() == pytest.approx([e / (e + constant) ** power for e in errors], rel=1e-12)
-
-
-@pytest.mark.parametrize("power", [0.0, 0.75, 1.0])
-def test_its_gradient_is_the_weight_times_that_of_the_error(power):
-    x = torch.randn(B, 7, dtype=torch.float64, requires_grad=True)
-    squared = x.square().sum(dim=1)
-    (found,) = torch.autograd.grad(adaptive_loss(squared, power, 0.01).sum(), x)
-    weight = (squared.detach() + 0.01) ** -power
-    torch.testing.assert_close(found, weight[:, None] * 2 * x.detach())
-
-
-def test_power_0_is_the_error_and_power_1_about_1_for_ever():
-    errors = torch.tensor([1e-1, 1.0, 1e3], dtype=torch.float64)
-    assert torch.equal(adaptive_loss(errors, 0.0, 0.01), errors)
-    found = adaptive_loss(errors, 1.0, 0.01)
-    assert found.tolist() == pytest.approx([1 / 1.1, 1 / 1.01, 1 / 1.00001])
-    assert (found < 1).all()
-    assert adaptive_loss(torch.zeros(2), 1.0, 0.01).tolist() == [0, 0]
+@pytest.mark.parametrize(("power", "constant"), [(0.0, 0.01), (0.75, 1e-3), (1.0, 0.01), (2.0, 0.3)])
+def test_the_adaptive_loss_is_the_formula_and_its_gradient_that_of_the_weighted_error(power, constant):
+    squared = torch.tensor([0.0, 1e-3, 0.7, 40.0], dtype=torch.float64, requires_grad=True)
+    loss = adaptive_loss(squared, power, constant)
+    weights = [(e + constant) ** -power for e in squared.tolist()]
+    assert loss.tolist() == pytest.approx([w * e for w, e in zip(weights, squared.tolist(), strict=True)], rel=1e-12)
+    assert torch.autograd.grad(loss.sum(), squared)[0].tolist() == pytest.approx(weights, rel=1e-12)

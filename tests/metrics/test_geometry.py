@@ -1,17 +1,28 @@
-"""The meters of features: closed forms, plain loops, and what each is blind to."""
+"""Metrics of the geometry of features, and of two representations of the same samples: plain loops, and corners."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import hyp0f1
 
-from labkit.metrics import anisotropy, effective_rank, feature_norm, geometry, mean_pairwise_distance, uniformity
+from labkit.metrics import (
+    alignment,
+    anisotropy,
+    cka_table,
+    effective_rank,
+    feature_norm,
+    geometry,
+    linear_cka,
+    mean_pairwise_distance,
+    uniformity,
+)
 
-METERS = (feature_norm, mean_pairwise_distance, effective_rank, uniformity, anisotropy)
+METRICS = (feature_norm, mean_pairwise_distance, effective_rank, uniformity, anisotropy)
+PAIRED = (linear_cka, alignment)
 SEEDS = st.integers(0, 10**6)
 
 
@@ -19,8 +30,8 @@ def drawn(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def in_numpy(z):
-    """All meters from their formulas, pair by pair, in float64."""
+def geometry_in_numpy(z):
+    """All metrics from their formulas, pair by pair, in float64."""
     z = z.double().numpy()
     n, width = z.shape
     pairs = [(z[i], z[j]) for i in range(n) for j in range(n) if i != j]
@@ -36,93 +47,128 @@ def in_numpy(z):
     }
 
 
-def spread(*deviations, width):
-    """Two points at ± each deviation on an axis of its own: centred, with these singular values over √2."""
-    axes = torch.diag(torch.tensor(deviations, dtype=torch.float32))
-    return torch.nn.functional.pad(torch.cat([axes, -axes]), (0, width - len(deviations)))
+def cka_in_numpy(a, b):
+    """The definition as printed, on features: entry by entry, in float64."""
+    a, b = (z.double().numpy() - z.double().numpy().mean(axis=0) for z in (a, b))
+
+    def size(x, y):  # ‖XᵀY‖²
+        return sum((x[:, p] * y[:, q]).sum() ** 2 for p in range(x.shape[1]) for q in range(y.shape[1]))
+
+    return size(a, b) / math.sqrt(size(a, a) * size(b, b))
+
+
+def alignment_in_numpy(a, b):
+    pairs = zip(a.double().numpy(), b.double().numpy(), strict=True)
+    return np.mean([((p / np.linalg.norm(p) - q / np.linalg.norm(q)) ** 2).sum() for p, q in pairs])
+
+
+# --- values
 
 
 @given(SEEDS, st.integers(2, 8), st.integers(1, 9), st.sampled_from([1e-10, 1.0, 1e10]), st.sampled_from([0.0, 2.0]))
-def test_all_meters_equal_plain_loops_in_numpy(seed, batch, width, size, offset):
+def test_the_geometry_equals_plain_loops_in_numpy(seed, batch, width, size, offset):
     z = size * (drawn(seed, batch, width) + offset)
-    assert geometry(z) == pytest.approx(in_numpy(z), rel=1e-4, abs=1e-5 * min(size, 1))
+    assert geometry(z) == pytest.approx(geometry_in_numpy(z), rel=1e-4, abs=1e-5 * min(size, 1))
 
 
-# --- size and spread
+@given(SEEDS, st.integers(2, 9), st.integers(1, 7), st.integers(1, 7), st.sampled_from([1e-15, 1.0, 1e15]))
+def test_cka_equals_its_definition_in_plain_loops(seed, batch, p, q, size):
+    a, b = size * drawn(seed, batch, p), drawn(seed + 1, batch, q) + 1
+    assert linear_cka(a, b) == pytest.approx(cka_in_numpy(a / size, b), rel=1e-5, abs=1e-9)
+    assert linear_cka(b, a) == pytest.approx(linear_cka(a, b), rel=1e-12)
 
 
-def test_the_norm_is_the_mean_length_per_root_feature():
-    z = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
-    assert feature_norm(z) == pytest.approx((5 + 0) / 2 / math.sqrt(2))
-    assert feature_norm(torch.full((3, 7, 2), -1.5)) == pytest.approx(1.5)
+@given(SEEDS, st.integers(1, 8), st.integers(1, 9), st.sampled_from([1e-12, 1.0, 1e12]))
+def test_alignment_equals_a_loop_in_numpy(seed, batch, width, size):
+    a, b = size * drawn(seed, batch, width), drawn(seed + 1, batch, width)
+    assert alignment(a, b) == pytest.approx(alignment_in_numpy(a / size, b), rel=1e-5)
+    assert alignment(b, a) == alignment(a, b)
 
 
-def test_the_distance_is_the_mean_over_other_samples_in_a_plain_loop():
-    z = torch.randn(6, 9)
-    loop = [math.dist(p, q) for i, p in enumerate(z.tolist()) for j, q in enumerate(z.tolist()) if i != j]
-    assert mean_pairwise_distance(z) == pytest.approx(sum(loop) / 30 / 3, rel=1e-5)
+@pytest.mark.parametrize(
+    ("metric", "changes"),
+    [
+        (feature_norm, {"rotated", "permuted"}),
+        (mean_pairwise_distance, {"rotated", "permuted", "shifted"}),
+        (effective_rank, {"rotated", "permuted", "shifted", "scaled"}),
+        (uniformity, {"rotated", "permuted", "scaled", "stretched"}),
+        (anisotropy, {"rotated", "permuted", "scaled", "stretched"}),
+    ],
+)
+def test_each_metric_is_blind_to_exactly_these_changes(metric, changes):
+    z = torch.randn(10, 24) * torch.linspace(0.5, 2, 24) + 0.3
+    moved = {
+        "rotated": z @ torch.linalg.qr(torch.randn(24, 24)).Q,
+        "permuted": z[torch.randperm(10)],
+        "shifted": z + torch.randn(24),
+        "scaled": 3 * z,
+        "stretched": z * (torch.rand(10, 1) + 0.5),  # each sample by its own factor
+    }
+    unchanged = {name for name, other in moved.items() if metric(other) == pytest.approx(metric(z), rel=1e-4)}
+    assert unchanged == changes
 
 
-@pytest.mark.parametrize("deviation", [0.01, 1.0, 20.0])
-def test_gaussian_features_read_their_deviation_at_any_width(deviation):
-    for width in (1000, 16000):
-        z = deviation * torch.randn(32, width)
-        assert feature_norm(z) == pytest.approx(deviation, rel=0.01)
-        assert mean_pairwise_distance(z) == pytest.approx(deviation * math.sqrt(2), rel=0.01)
+@pytest.mark.parametrize(("batch", "p", "q"), [(200, 200, 200), (100, 50, 1000), (400, 30, 30)])
+def test_unrelated_features_have_the_cka_that_the_docstring_states(batch, p, q):
+    values = [linear_cka(torch.randn(batch, p), torch.randn(batch, q)) for _ in range(10)]
+    assert np.mean(values) == pytest.approx(math.sqrt(p / (p + batch) * q / (q + batch)), rel=0.03)
 
 
-# --- effective rank
+# --- corners
 
 
-@pytest.mark.parametrize("count", [2, 3, 8])
-@pytest.mark.parametrize("width", [8, 200])  # more samples than features, and fewer
-def test_equal_orthogonal_directions_count_one_each(count, width):
-    assert effective_rank(spread(*[0.7] * count, width=width) + 3) == pytest.approx(count, rel=1e-5)
-
-
-@pytest.mark.parametrize("count", [2, 5, 32])
-def test_an_orthonormal_basis_loses_one_direction_to_the_mean(count):
-    basis = torch.linalg.qr(torch.randn(count, count)).Q
-    assert effective_rank(basis) == pytest.approx(count - 1, rel=1e-5)
-    assert effective_rank(torch.nn.functional.pad(basis, (0, 40))) == pytest.approx(count - 1, rel=1e-5)
-
-
-def test_unequal_directions_count_by_the_entropy_of_their_shares():
-    expected = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
-    assert effective_rank(spread(3.0, 1.0, width=5)) == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(20, 6), (6, 20)])
-def test_the_rank_equals_one_from_numpys_singular_values(shape):
-    z = torch.randn(shape) @ torch.randn(shape[1], shape[1])
-    sigma = np.linalg.svd(z.double().numpy() - z.double().numpy().mean(axis=0), compute_uv=False)
-    share = sigma[sigma > 1e-9 * sigma[0]] / sigma.sum()
-    assert effective_rank(z) == pytest.approx(math.exp(-(share * np.log(share)).sum()), rel=1e-6)
-
-
-def test_points_on_a_line_have_rank_1_and_identical_ones_0():
-    line = torch.randn(1, 50) + torch.randn(12, 1) * torch.randn(1, 50)
-    assert effective_rank(line) == pytest.approx(1, abs=1e-3)
-    for z in (torch.randn(1, 50).expand(12, 50), torch.zeros(5, 3), torch.full((3, 4), 0.1)):
+def test_identical_samples_have_rank_0_and_rows_of_zeros_no_direction():
+    for z in (torch.randn(1, 50).expand(12, 50), torch.zeros(5, 3), torch.full((7, 3), 0.1, dtype=torch.float64)):
         assert effective_rank(z) == 0
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    assert uniformity(z) == pytest.approx(math.log((2 + 4 * math.exp(-2)) / 6))  # at 1 from any direction
+    assert anisotropy(z) == pytest.approx(2 / 6)
+    assert uniformity(0 * z) == anisotropy(0 * z) == alignment(0 * z, 0 * z) == 0
+    assert alignment(0 * z[:2], z[:2]) == 1
 
 
-def test_identical_float64_features_have_rank_0_too():
-    assert effective_rank(torch.full((7, 3), 0.1, dtype=torch.float64)) == 0
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # in float64 the mean of equal numbers is not exact
+def test_without_variation_there_is_no_cka(value, dtype):
+    still, moving = torch.full((7, 3), value, dtype=dtype), torch.randn(7, 4)
+    for pair in ((still, moving), (moving, still), (still, still)):
+        assert math.isnan(linear_cka(*pair))
 
 
-def test_the_rank_is_at_most_one_less_than_the_samples():
-    assert effective_rank(torch.randn(5, 4000)) == pytest.approx(4, rel=0.01)
+def test_a_huge_common_offset_leaves_spread_rank_and_cka():
+    z, other = torch.randn(2, 12, 64)
+    for metric in (mean_pairwise_distance, effective_rank, lambda z: linear_cka(z, other)):
+        assert metric(z + 1e3) == pytest.approx(metric(z), rel=1e-3)
 
 
-def test_eigenvalues_are_taken_on_one_thread_and_the_others_come_back(monkeypatch):
+def test_close_views_keep_their_digits():
+    """1 − cos of these is too small for float32."""
+    z, gap = torch.randn(4, 64), 1e-5 * torch.randn(4, 64)
+    assert alignment(z, z + gap) == pytest.approx(alignment_in_numpy(z, z + gap), rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_any_precision_and_shape_gives_plain_numbers_without_gradient(dtype):
+    z, b = torch.randn(8, 4, 6).to(dtype).requires_grad_(), torch.randn(8, 24)
+    flat = z.detach().reshape(8, 24)
+    values = geometry(z)
+    assert values == {metric.__name__: metric(flat) for metric in METRICS}
+    pairs = {metric: metric(z.reshape(8, 24), b) for metric in PAIRED}
+    raised = torch.promote_types(dtype, torch.float32)
+    assert pairs == {metric: metric(flat.to(raised), b) for metric in PAIRED}
+    assert all(type(value) is float and math.isfinite(value) for value in (*values.values(), *pairs.values()))
+
+
+def test_autocast_does_not_reach_the_metrics():
+    z, b = torch.randn(16, 32) + 5, torch.randn(16, 32) + 1
+    outside = geometry(z), [metric(z, b) for metric in PAIRED]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (geometry(z), [metric(z, b) for metric in PAIRED]) == outside
+
+
+def test_eigenvalues_are_computed_on_one_thread_and_the_others_come_back(monkeypatch):
     before, at, eigvalsh = torch.get_num_threads(), [], torch.linalg.eigvalsh
-
-    def watched(matrix):
-        at.append(torch.get_num_threads())
-        return eigvalsh(matrix)
-
-    monkeypatch.setattr(torch.linalg, "eigvalsh", watched)
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda z: at.append(torch.get_num_threads()) or eigvalsh(z))
     torch.set_num_threads(3)
     try:
         effective_rank(torch.randn(4, 3))
@@ -135,156 +181,68 @@ def test_eigenvalues_are_taken_on_one_thread_and_the_others_come_back(monkeypatc
         torch.set_num_threads(before)
 
 
-# --- uniformity
+# --- input that cannot be measured
 
 
-def test_uniformity_equals_a_double_loop_in_numpy():
-    z = torch.randn(7, 5)
-    unit = z.double().numpy() / np.linalg.norm(z.double().numpy(), axis=1, keepdims=True)
-    terms = [math.exp(-2 * ((unit[i] - unit[j]) ** 2).sum()) for i in range(7) for j in range(7) if i != j]
-    assert uniformity(z) == pytest.approx(math.log(sum(terms) / 42), abs=1e-6)
-
-
-def test_uniformity_of_known_directions():
-    assert uniformity(torch.rand(6, 1) + torch.zeros(1, 8)) == pytest.approx(0, abs=1e-5)  # one direction
-    assert uniformity(torch.tensor([[1.0, 0.0], [-5.0, 0.0]])) == pytest.approx(-8)  # opposite: distance² 4
-    assert uniformity(torch.eye(9)) == pytest.approx(-4)  # orthogonal: distance² 2
-
-
-@pytest.mark.parametrize("width", [2, 3, 16])
-def test_uniformity_of_a_sphere_is_its_integral(width):
-    """The mean of exp(κ cos) over the sphere in R^d is ₀F₁(d/2, κ²/4); here κ = 4."""
-    expected = math.log(hyp0f1(width / 2, 4)) - 4
-    assert uniformity(7 * torch.randn(2000, width)) == pytest.approx(expected, abs=0.02)
-
-
-def test_a_row_of_zeros_is_at_1_from_all_directions_and_at_0_from_another():
-    e = [1.0, 0.0]
-    assert uniformity(torch.tensor([e, e, [0.0, 0.0]])) == pytest.approx(math.log((2 + 4 * math.exp(-2)) / 6))
-    assert uniformity(torch.zeros(4, 3)) == 0
-
-
-# --- anisotropy
-
-
-def test_anisotropy_of_known_directions():
-    v, size = torch.randn(8), torch.rand(6, 1) + 0.1
-    assert anisotropy(size * v) == pytest.approx(1, abs=1e-6)
-    for batch in (2, 6, 20):
-        either_way = torch.cat([v.expand(batch // 2, 8), -v.expand(batch // 2, 8)])
-        assert anisotropy(either_way) == pytest.approx(-1 / (batch - 1), abs=1e-6)
-        assert anisotropy(torch.eye(batch) - 1 / batch) == pytest.approx(-1 / (batch - 1), abs=1e-6)  # a simplex
-    assert anisotropy(5 * torch.eye(9)) == 0
-
-
-def test_a_row_of_zeros_has_cosine_0_with_every_other():
-    assert anisotropy(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 0.0]])) == pytest.approx(2 / 6)
-    assert anisotropy(torch.zeros(4, 3)) == 0
-
-
-@pytest.mark.parametrize("offset", [0.0, 0.5, 2.0])
-def test_a_common_offset_shows_as_its_share_of_the_mean_square(offset):
-    """It is of the raw features: those of deviation 1 around an offset m have a cosine of m²/(m² + 1)."""
-    assert anisotropy(torch.randn(32, 16000) + offset) == pytest.approx(offset**2 / (offset**2 + 1), abs=0.005)
-
-
-# --- what they are blind to
-
-
-@pytest.mark.parametrize(
-    ("meter", "change"),
-    [
-        (feature_norm, {"rotated", "permuted"}),
-        (mean_pairwise_distance, {"rotated", "permuted", "shifted"}),
-        (effective_rank, {"rotated", "permuted", "shifted", "scaled"}),
-        (uniformity, {"rotated", "permuted", "scaled", "stretched"}),
-        (anisotropy, {"rotated", "permuted", "scaled", "stretched"}),
-    ],
-)
-def test_each_meter_is_blind_to_exactly_these_changes(meter, change):
-    z = torch.randn(10, 24) * torch.linspace(0.5, 2, 24) + 0.3
-    moved = {
-        "rotated": z @ torch.linalg.qr(torch.randn(24, 24)).Q,
-        "permuted": z[torch.randperm(10)],
-        "shifted": z + torch.randn(24),
-        "scaled": 3 * z,
-        "stretched": z * (torch.rand(10, 1) + 0.5),  # each sample by its own factor
-    }
-    unchanged = {name for name, other in moved.items() if meter(other) == pytest.approx(meter(z), rel=1e-4)}
-    assert unchanged == change
-
-
-@given(SEEDS, st.integers(2, 12), st.integers(1, 12), st.integers(-50, 50))
-def test_what_leaves_the_angles_and_the_ratios_leaves_the_meters(seed, batch, width, power):
-    z = drawn(seed, batch, width).double()
-    turn, order = torch.linalg.qr(drawn(seed + 1, width, width).double()).Q, drawn(seed, batch).argsort()
-    found, moved = geometry(z), geometry(2.0**power * z[order] @ turn)
-    for name in ("feature_norm", "mean_pairwise_distance"):
-        found[name] *= 2.0**power
-    assert moved == pytest.approx(found, rel=1e-6, abs=1e-12)
-
-
-@pytest.mark.parametrize("size", [1e-12, 1e12])
-def test_directions_are_read_at_any_size_and_the_norm_does_not_overflow(size):
-    z = torch.randn(6, 8)
-    for meter in (effective_rank, uniformity, anisotropy):
-        assert meter(size * z) == pytest.approx(meter(z), abs=1e-5)
-    assert feature_norm(size * z) == pytest.approx(size * feature_norm(z), rel=1e-5)
-
-
-def test_norm_and_distance_scale_with_the_features():
-    z = torch.randn(10, 24)
-    for meter in (feature_norm, mean_pairwise_distance):
-        assert meter(3 * z) == pytest.approx(3 * meter(z), rel=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_any_precision_and_shape_gives_plain_numbers_without_gradient(dtype):
-    z = torch.randn(8, 4, 6).to(dtype).requires_grad_()
-    found = geometry(z)
-    assert found == {meter.__name__: meter(z.detach().reshape(8, 24)) for meter in METERS}
-    assert all(type(value) is float and math.isfinite(value) for value in found.values())
-
-
-def test_a_huge_common_offset_leaves_spread_and_rank():
-    z = torch.randn(12, 64)
-    far = z + 1e3
-    for meter in (mean_pairwise_distance, effective_rank):
-        assert meter(far) == pytest.approx(meter(z), rel=1e-3)
-
-
-# --- what cannot be measured
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", [(2, 3), 2, slice(None)], ids=["an entry", "a row", "all"])
-def test_features_that_are_not_finite_have_no_geometry(dtype, bad, where):
-    z = torch.randn(5, 6).to(dtype)
+def test_features_that_are_not_finite_give_nan(dtype, bad, where):
+    z, b = torch.randn(5, 6).to(dtype), torch.randn(5, 6)
     z[where] = bad
-    assert geometry(z) == pytest.approx(dict.fromkeys((meter.__name__ for meter in METERS), math.nan), nan_ok=True)
+    values = [*geometry(z).values(), *(metric(*pair) for metric in PAIRED for pair in ((z, b), (b, z)))]
+    assert all(math.isnan(value) for value in values)
+    table = cka_table({"bad": z, "b": b, "c": torch.randn(5, 2)})
+    np.testing.assert_array_equal(table.isna(), [[True] * 3, [True, False, False], [True, False, False]])
 
 
 def test_one_sample_has_a_norm_and_no_spread():
     one = torch.tensor([[3.0, 4.0]])
     assert feature_norm(one) == pytest.approx(5 / math.sqrt(2))
-    for meter in (*METERS[1:], geometry):
+    for metric in (*METRICS[1:], geometry):
         with pytest.raises(ValueError, match=r"^z has a batch of 1; .*at least 2"):
-            meter(one)
+            metric(one)
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("meter", METERS)
-def test_what_is_no_batch_of_features_is_refused(meter):
-    for shape in ((0, 3), (4, 0), ()):
-        with pytest.raises(ValueError, match=r"^z has shape .* at least one entry"):
-            meter(torch.zeros(shape))
-    with pytest.raises(TypeError, match=r"^z has dtype torch.int64"):
-        meter(torch.ones(4, 3, dtype=torch.long))
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_batch_without_features_is_refused(metric):
+    with pytest.raises(ValueError, match=r"^z has shape .* at least one entry"):
+        metric(torch.zeros(4, 0))
 
 
-def test_autocast_does_not_reach_the_meters():
-    z = torch.randn(16, 32) + 5
-    outside = geometry(z)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert geometry(z) == outside
+@pytest.mark.usefixtures("unchecked")
+def test_different_samples_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"a has 5, b has 7.*the same number"):
+        linear_cka(torch.randn(5, 3), torch.randn(7, 3))
+    with pytest.raises(ValueError, match="there is none"):
+        cka_table({})
+    with pytest.raises(ValueError, match=r"^a has a batch of 1; .*at least 2"):
+        linear_cka(torch.randn(1, 3), torch.randn(1, 3))
+    for shape in ((5, 3), (6, 4), (6,), (6, 1, 3)):
+        with pytest.raises(ValueError, match=r"^a has shape \(6, 3\) and b \(.*two views of the same samples"):
+            alignment(torch.randn(6, 3), torch.randn(shape))
+
+
+# --- the table of CKA
+
+
+@pytest.mark.parametrize("labels", [[3, 0, "pixels"], [("baseline", 0), ("dispersive", 0), ("dispersive", 1)]])
+def test_the_table_holds_all_pairs_under_their_labels(labels):
+    features = torch.randn(9, 4, 2), torch.randn(9, 5), torch.randn(9, 1, 3, 3).double()
+    table = cka_table(dict(zip(labels, features, strict=True)))
+    assert list(table.index) == list(table.columns) == labels
+    for one, a in zip(labels, features, strict=True):
+        for other, b in zip(labels, features, strict=True):
+            assert table.loc[one, other] == pytest.approx(linear_cka(a, b), rel=1e-12)
+    np.testing.assert_array_equal(table, table.T)
+    assert table.to_numpy().max() <= 1
+
+
+def test_each_representation_is_reduced_once(monkeypatch):
+    """n Gram matrices of features, and one of the n of them; not one for each of the n² pairs."""
+    module = sys.modules["labkit.metrics.geometry"]  # the package's attribute is the function
+    sizes, gram = [], module.gram
+    monkeypatch.setattr(module, "gram", lambda z: sizes.append(tuple(z.shape)) or gram(z))
+    cka_table({width: torch.randn(7, width) for width in range(1, 6)})
+    assert sizes == [(7, 1), (7, 2), (7, 3), (7, 4), (7, 5), (5, 49)]

@@ -1,43 +1,31 @@
-"""The Fréchet distance on given features against closed forms, its pixel control, and class agreement."""
+"""Metrics of sets of images on given features: loops, closed forms and scipy agree."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 from labkit.checks import ConfigError
-from labkit.metrics import PixelPca, class_agreement, frechet_distance
-
-
-def sample(mean, root, n=64):
-    """n points with exactly this mean and the covariance root·rootᵀ: noise, whitened, then shaped."""
-    noise = torch.randn(n, len(mean), dtype=torch.float64)
-    noise -= noise.mean(dim=0)
-    white = torch.linalg.solve_triangular(torch.linalg.cholesky(noise.T.cov()), noise.T, upper=False).T
-    return white @ root.T + mean
-
-
-def test_samples_have_the_moments_they_are_made_for():
-    root = torch.randn(5, 5, dtype=torch.float64)
-    made = sample(torch.arange(5).double(), root)
-    torch.testing.assert_close(made.mean(dim=0), torch.arange(5).double())
-    torch.testing.assert_close(made.T.cov(), root @ root.T)
-
-
-@pytest.mark.parametrize(
-    ("shift", "widths", "other"),
-    [
-        ((0, 0, 0), (1, 1, 1), (1, 1, 1)),
-        ((3, 0, -4), (1, 1, 1), (1, 1, 1)),
-        ((0, 0, 0), (1, 2, 3), (2, 2, 0.5)),
-        ((1, 1, 1), (0.1, 5, 1), (0.2, 1, 1)),
-    ],
+from labkit.metrics import PixelPca, class_agreement, frechet_distance, images
+from labkit.metrics.images import (
+    frechet_of_moments,
+    inception_score,
+    kernel_distance,
+    moments,
+    precision_recall,
+    subset_size,
 )
-def test_axis_aligned_gaussians_differ_by_means_and_deviations(shift, widths, other):
-    shift, widths, other = (torch.tensor(v, dtype=torch.float64) for v in (shift, widths, other))
-    a, b = sample(torch.zeros(3).double(), widths.diag()), sample(shift, other.diag(), n=100)
-    expected = (shift.square().sum() + (widths - other).square().sum()).item()
-    assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-6)
+
+
+def cloud(n, d=5, shift=0.0, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+# --- Fréchet distance
 
 
 def test_any_two_sets_agree_with_scipys_matrix_root():
@@ -47,28 +35,22 @@ def test_any_two_sets_agree_with_scipys_matrix_root():
     cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cov_x + cov_y - 2 * sqrtm(cov_x @ cov_y).real)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+    assert moments(a[:, :1])[1].shape == (1, 1)
 
 
-def test_it_is_symmetric_zero_for_the_same_set_and_blind_to_order_and_rotation():
-    a, b = torch.randn(50, 8), torch.randn(60, 8) * 2 + 1
-    turn = torch.linalg.qr(torch.randn(8, 8)).Q
-    value = frechet_distance(a, b)
-    assert value > 1
-    assert frechet_distance(b, a) == pytest.approx(value)
-    assert frechet_distance(a @ turn, b @ turn) == pytest.approx(value, rel=1e-4)
-    assert frechet_distance(a, a[torch.randperm(50)]) == pytest.approx(0, abs=1e-5)
-    assert frechet_distance(3 * a, 3 * b) == pytest.approx(9 * value, rel=1e-5)
+def test_the_distance_of_normal_distributions_that_share_axes():
+    scale, other = torch.tensor([1.0, 4.0, 9.0]), torch.tensor([4.0, 0.25, 0.0])
+    turn = torch.linalg.qr(cloud(3, 3)).Q.double()
+    one, two = (turn @ torch.diag(s.double()) @ turn.T for s in (scale, other))
+    shift = torch.tensor([1.0, 2.0, 2.0])
+    distance = frechet_of_moments(torch.zeros(3), one, shift, two)
+    assert distance == pytest.approx(9 + (scale.sqrt() - other.sqrt()).square().sum().item())
+    assert frechet_of_moments(shift, one, shift, one) == pytest.approx(0, abs=1e-12)
 
 
-def test_float64_holds_a_small_distance_beside_a_large_mean():
-    a = sample(torch.full((4,), 1e3).double(), torch.eye(4).double())
-    b = sample(torch.full((4,), 1e3 + 0.01).double(), torch.eye(4).double())
-    assert frechet_distance(a, b) == pytest.approx(4e-4, rel=1e-2)
-
-
-def test_few_samples_of_one_source_show_the_upward_bias():
-    few, many = (frechet_distance(torch.randn(n, 16), torch.randn(n, 16)) for n in (24, 2400))
-    assert few > 5 * many
+def test_a_small_distance_beside_a_large_mean_keeps_its_digits():
+    z = torch.randn(64, 4, dtype=torch.float64) + 1e3
+    assert frechet_distance(z, z + 0.01) == pytest.approx(4e-4, rel=1e-2)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -78,7 +60,7 @@ def test_sets_that_cannot_be_compared_are_refused(a, b):
         frechet_distance(torch.randn(a), torch.randn(b))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_features_that_are_not_finite_are_refused(bad):
     spoilt = torch.randn(64, 64)
     spoilt[3, 5] = bad
@@ -86,35 +68,99 @@ def test_features_that_are_not_finite_are_refused(bad):
         frechet_distance(spoilt, torch.randn(64, 64))
 
 
-# --- pixel control
+# --- kernel distance
 
 
-@pytest.fixture
-def images():
-    return torch.randn(40, 1, 4, 4) * torch.linspace(0.2, 3, 16).reshape(1, 1, 4, 4) + 0.5
+def test_kid_over_the_whole_is_the_unbiased_discrepancy():
+    """With the kernel (x·y/d + 1)³, by loops: pairs within each set, no image with itself, and pairs across."""
+    a, b = cloud(12), cloud(12, shift=0.3, seed=1)
+
+    def kernel(x, y):
+        return (float(x.double() @ y.double()) / 5 + 1) ** 3
+
+    within = [sum(kernel(x, y) for i, x in enumerate(z) for j, y in enumerate(z) if i != j) / (12 * 11) for z in (a, b)]
+    across = sum(kernel(x, y) for x in a for y in b) / 144
+    mean, std = kernel_distance(a, b, subsets=3, size=12)  # all subsets are the whole set
+    assert mean == pytest.approx(sum(within) - 2 * across, rel=1e-5)
+    assert std == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("components", [1, 2, 5, 16])  # a few, found by themselves, and many
-def test_pixel_axes_are_those_of_the_singular_values(images, components):
-    flat = images.flatten(1).double() - images.flatten(1).double().mean(dim=0)
-    ours = PixelPca(images, components).features(images)
-    theirs = flat @ torch.linalg.svd(flat, full_matrices=False).Vh[:components].T
-    torch.testing.assert_close(ours.abs(), theirs.abs(), rtol=0, atol=1e-8)  # the sign of an axis is free
+def test_kid_of_one_distribution_is_0_within_its_deviation_and_its_subsets_follow_the_seed():
+    mean, std = kernel_distance(cloud(400), cloud(400, seed=1))
+    assert abs(mean) < std
+    first, again, other = (kernel_distance(cloud(50), cloud(60), seed=seed) for seed in (3, 3, 4))
+    assert first == again != other
 
 
-def test_other_images_are_seen_from_the_same_mean_and_all_axes_keep_distances(images):
-    project, others = PixelPca(images, components=16), torch.randn(7, 1, 4, 4)
-    found = project.features(others)
-    assert found.shape == (7, 16)
-    lengths = (others - images.mean(dim=0)).flatten(1).double().norm(dim=1)
-    torch.testing.assert_close(found.norm(dim=1), lengths, rtol=1e-5, atol=1e-5)
+def test_the_size_of_subsets():
+    assert [subset_size(5000, 50_000), subset_size(2000, 1999), subset_size(10, 7)] == [1000, 999, 3]
+    for size in (1, 13):
+        with pytest.raises(ConfigError, match=r"give at least .* rows of each"):
+            kernel_distance(cloud(12), cloud(20), size=size)
 
 
-@pytest.mark.parametrize("components", [0, -1, 17])
-def test_more_axes_than_pixels_or_none_are_refused(images, components):
-    with pytest.raises(ConfigError, match=f"^components = {components} .*1 to 16"):
-        PixelPca(images, components=components)
+# --- Inception Score
 
 
-def test_class_agreement_is_the_share_of_wanted_classes():
+@pytest.mark.parametrize("splits", [1, 10])
+def test_inception_score_is_the_formula_in_parts(splits):
+    logits = 3 * cloud(25)
+    scores = []
+    for part in np.array_split(torch.softmax(logits.double(), dim=1).numpy(), splits):
+        kl = [sum(p * math.log(p / q) for p, q in zip(row, part.mean(axis=0), strict=True)) for row in part]
+        scores.append(math.exp(sum(kl) / len(kl)))
+    mean, std = inception_score(logits, splits)
+    assert (mean, std) == (pytest.approx(np.mean(scores)), pytest.approx(np.std(scores)))
+
+
+def test_the_ends_of_inception_score():
+    """Sure and even over all classes: the number of classes. Parts of one image each: 1."""
+    assert inception_score(1000 * torch.eye(4).repeat(10, 1), splits=1)[0] == pytest.approx(4)
+    assert inception_score(cloud(3))[0] == pytest.approx(1)
+    with pytest.raises(ConfigError, match="give finite numbers"):
+        inception_score(torch.full((3, 2), math.nan))
+
+
+# --- precision and recall
+
+
+def among(members, points, k):
+    """Share of points within some member's distance to its k-th neighbour, by loops over float64."""
+    members, points = members.double(), points.double()
+    reach = [
+        sorted((m - o).square().sum().item() for j, o in enumerate(members) if i != j)[k - 1]
+        for i, m in enumerate(members)
+    ]
+    within = [any((p - m).square().sum().item() <= r for m, r in zip(members, reach, strict=True)) for p in points]
+    return sum(within) / len(points)
+
+
+@given(st.integers(5, 12), st.integers(5, 12), st.integers(1, 4), st.floats(0, 3), st.sampled_from([1, 30, 2**25]))
+def test_precision_and_recall_are_the_loops(n, m, k, shift, block):
+    real, generated = cloud(n, seed=n), cloud(m, shift=shift, seed=100 + m)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "BLOCK", block)
+        values = precision_recall(real, generated, k)
+    assert values == (pytest.approx(among(real, generated, k)), pytest.approx(among(generated, real, k)))
+
+
+def test_precision_and_recall_need_more_rows_than_neighbours():
+    with pytest.raises(ConfigError, match="give more than 3 rows of each"):
+        precision_recall(cloud(40), cloud(3))
+
+
+# --- pixel axes and classes
+
+
+@pytest.mark.parametrize("components", [1, 2, 5, 16])  # a few, each by an iteration, and many
+def test_pixel_axes_are_those_of_the_singular_values(components):
+    x = torch.randn(40, 1, 4, 4) * torch.linspace(0.2, 3, 16).reshape(1, 1, 4, 4) + 0.5
+    mean, others = x.flatten(1).double().mean(dim=0), torch.randn(7, 1, 4, 4)
+    axes = torch.linalg.svd(x.flatten(1).double() - mean, full_matrices=False).Vh[:components]
+    expected = (others.flatten(1).double() - mean) @ axes.T
+    coordinates = PixelPca(x, components).features(others)
+    torch.testing.assert_close(coordinates.abs(), expected.abs(), rtol=0, atol=1e-7)  # the sign of an axis is free
+
+
+def test_class_agreement_is_the_share_of_requested_classes():
     assert class_agreement(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 0, 4])) == 0.75

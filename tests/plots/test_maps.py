@@ -1,4 +1,4 @@
-"""Maps of an atlas and sheets in colour: what is drawn where, on which scale, and what the words say."""
+"""Maps of an atlas, and sheets in colour."""
 
 import base64
 import io
@@ -33,16 +33,13 @@ def test_principal_axes_share_a_scale_and_umap_does_not(maps):
     assert axes[0].range == axes[1].range and axes[3].range[1] == pytest.approx(5 * axes[2].range[1])
     for trace, axis in zip(plot.data, axes, strict=True):
         assert axis.range[0] < min(trace.x) and max(trace.x) < axis.range[1]
-    told = [note.text for note in plot.layout.annotations]
-    assert told[:4] == ["small", "large", *["trustworthiness 0.90"] * 2]
-
-
-def test_the_words_give_the_widths(maps):
-    assert describe_maps(maps, ["small", "large"]) == "Width on the shared axes, beside that of small: large ×5."
+    notes = [note.text for note in plot.layout.annotations]
+    assert notes[:4] == ["small", "large", *["trustworthiness 0.90"] * 2]
+    assert describe_maps(maps, ["small", "large"]).endswith("relative to small: large ×5.")
 
 
 def pixels(source):
-    """What is in a PNG's address, each pixel once."""
+    """Pixels of a PNG in a data URI, before they were enlarged."""
     with Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,")))) as image:
         every = np.array(image)
     assert (every[::4, ::4] == every[3::4, 3::4]).all(), "four times as large, and sharp"

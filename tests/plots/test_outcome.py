@@ -57,17 +57,17 @@ def test_every_seed_is_a_dot_and_the_mean_a_bar(outcome):
 
 def test_differences_are_paired_by_seed_with_students_interval(outcome):
     gap = np.array([0.5, 0.0, 1.0])
-    found = differences(outcome, "frechet", step=10).loc["dispersive"]
+    row = differences(outcome, "frechet", step=10).loc["dispersive"]
     half = stats.t.interval(0.95, 2, gap.mean(), stats.sem(gap))
-    assert (found.low, found.high) == pytest.approx(half) and found.difference == pytest.approx(0.5)
-    assert found.n == 3
+    assert (row.low, row.high) == pytest.approx(half) and row.difference == pytest.approx(0.5)
+    assert row.n == 3
     back = differences(outcome, "frechet", step=10, against="dispersive").iloc[0]
     assert back.difference == pytest.approx(-0.5)
     words = describe_differences(outcome, "frechet", 10)
     assert "dispersive (L2) +0.5" in words and "3 seeds" in words
 
 
-def test_a_meter_is_found_under_the_name_it_was_logged_by(outcome):
+def test_a_meter_is_looked_up_by_the_name_under_which_it_was_logged(outcome):
     norm = curves_of(outcome, "dispersive", "feature_norm")
     assert norm.loc[2].tolist() == [102, 112]
     assert curves_of(outcome, "dispersive", "velocity").loc[1].tolist() == [1, 11]

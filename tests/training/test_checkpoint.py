@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was written, or is refused with its name and the way out."""
+"""A checkpoint comes back as it was written, or is refused with its name and the remedy."""
 
 import os
 import re
@@ -45,9 +45,15 @@ def assert_same(a: Checkpoint, b: Checkpoint) -> None:
         assert torch.equal(tensor, b.tensors[name])
 
 
-def test_round_trip(file):
-    assert_same(read(file), STATE)
+def test_a_save_replaces_the_one_before_and_any_safetensors_reader_opens_it(file):
+    """Views and parameters with gradient, too."""
+    base = torch.arange(12.0).reshape(3, 4)
+    newer = STATE._replace(step=4, tensors={"t": base.T, "row": base[1], "p": nn.Parameter(torch.ones(2))})
+    write(file, newer)
+    assert_same(read(file), newer)
+    assert load_file(file).keys() == newer.tensors.keys()
     assert [p.name for p in file.parent.iterdir()] == [file.name]
+    assert STATE.part("optimizer.") == {"step.a": TENSORS["optimizer.step.a"]}
 
 
 DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64])
@@ -64,76 +70,45 @@ def test_round_trip_of_anything(tmp_path_factory, shapes, step, config):
     assert_same(read(path), state)
 
 
-def test_tensors_that_are_views_or_carry_gradient(tmp_path):
-    base = torch.arange(12.0).reshape(3, 4)
-    state = STATE._replace(tensors={"t": base.T, "row": base[1], "p": nn.Parameter(torch.ones(2))})
-    write(tmp_path / "x", state)
-    assert torch.equal(read(tmp_path / "x").tensors["t"], base.T)
-    assert torch.equal(read(tmp_path / "x").tensors["row"], base[1])
-
-
-def test_any_safetensors_reader_can_open_it(file):
-    assert load_file(file).keys() == TENSORS.keys()
-
-
-def test_part_takes_a_prefix_off():
-    assert STATE.part("optimizer.").keys() == {"step.a"}
-    assert STATE.part("model.")["a"] is TENSORS["model.a"]
-
-
-def refused(path: Path, *told: str) -> None:
+def refused(path: Path, *words: str) -> None:
     with pytest.raises(CheckpointError, match=re.escape(str(path))) as error:
         read(path)
-    for words in told:
-        assert words in str(error.value)
+    for word in words:
+        assert word in str(error.value)
 
 
-def test_cut_at_any_length(file):
-    whole = file.read_bytes()
-    for length in range(len(whole)):
-        file.write_bytes(whole[:length])
-        refused(file, "cut or not a checkpoint")
-    file.write_bytes(whole + b"\0")
-    refused(file)
-
-
-def test_a_flipped_bit_in_any_byte_is_noticed(file):
+def test_cut_at_any_length_or_with_a_flipped_bit_in_any_byte_it_is_refused(file):
     """Bytes of the header and of the data, in turn their lowest to their highest bit."""
     whole = file.read_bytes()
     for place in range(len(whole)):
+        file.write_bytes(whole[:place])
+        refused(file, "cut or not a checkpoint")
         flipped = bytearray(whole)
         flipped[place] ^= 1 << place % 8
         file.write_bytes(flipped)
         refused(file)
+    file.write_bytes(whole + b"\0")
+    refused(file)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"model.a": torch.arange(6.0).reshape(3, 2)},
-        {"ema.a": torch.ones(2).view(torch.int32)},
-        {"more": torch.ones(1)},
-        {"model.a": TENSORS["model.a"].nextafter(torch.tensor(9.0))},
-    ],
-    ids=["shape", "dtype", "one more", "last digit"],
-)
-def test_changed_content_under_the_old_checksum(file, change):
+def test_changed_content_under_the_old_checksum_is_refused(file):
     with safe_open(file, framework="pt") as opened:
         header = opened.metadata()
     save_file(TENSORS, file, header)
     assert_same(read(file), STATE)
-    save_file(TENSORS | change, file, header)
-    refused(file, "corrupted")
-
-
-@pytest.mark.parametrize("about", ["step", "samples", "config", "sha256"])
-def test_changed_or_missing_header_under_the_old_checksum(file, about):
-    with safe_open(file, framework="pt") as opened:
-        header = opened.metadata()
-    save_file(TENSORS, file, header | {about: "4"})
-    refused(file, "corrupted")
-    save_file(TENSORS, file, {name: value for name, value in header.items() if name != about})
-    refused(file, "corrupted")
+    for change in (
+        {"model.a": torch.arange(6.0).reshape(3, 2)},
+        {"ema.a": torch.ones(2).view(torch.int32)},
+        {"more": torch.ones(1)},
+        {"model.a": TENSORS["model.a"].nextafter(torch.tensor(9.0))},
+    ):
+        save_file(TENSORS | change, file, header)
+        refused(file, "corrupted")
+    for name in ("step", "samples", "config", "sha256"):
+        save_file(TENSORS, file, header | {name: "4"})
+        refused(file, "corrupted")
+        save_file(TENSORS, file, {other: value for other, value in header.items() if other != name})
+        refused(file, "corrupted")
 
 
 def test_what_is_not_our_checkpoint(tmp_path):
@@ -145,16 +120,9 @@ def test_what_is_not_our_checkpoint(tmp_path):
     for content in (b"", b"hello", b"PK\3\4" * 100, b"\0" * 100, b"\xff" * 100):
         path.write_bytes(content)
         refused(path, "cut or not a checkpoint")
-    save_file(TENSORS, path)
-    refused(path, "None", FORMAT)
-    save_file(TENSORS, path, {"format": "labkit-checkpoint-2"})
-    refused(path, "labkit-checkpoint-2", FORMAT)
-
-
-def test_a_new_save_replaces_the_old(file):
-    newer = STATE._replace(step=4, tensors={"model.a": torch.zeros(1)})
-    write(file, newer)
-    assert_same(read(file), newer)
+    for header in (None, {"format": "labkit-checkpoint-2"}):
+        save_file(TENSORS, path, header)
+        refused(path, str(header and header["format"]), FORMAT)
 
 
 def disk_full(part: Path) -> None:
@@ -175,13 +143,13 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(file, obstacle):
             write(file, STATE._replace(tensors={"model.a": torch.zeros(2**20)}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    for words in ("the disk is full", "MiB free", "4 MiB needed", "intact", "make room"):
+    for words in ("the disk is full", "4 MiB needed", "make room"):
         assert words in str(error.value)
     assert_same(read(file), STATE)
     assert [p.name for p in file.parent.iterdir()] == [file.name]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_a_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "x").write_text("in the way")
     with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / "x" / "y" / "z"))):
         replace_file(tmp_path / "x" / "y" / "z", b"")
@@ -193,47 +161,41 @@ def test_a_folder_without_permission():
     folder = Path(tempfile.mkdtemp())
     write(folder / "old", STATE)
     folder.chmod(0o555)
-    was = os.geteuid()
+    user = os.geteuid()
     try:
-        if was == 0:
+        if user == 0:
             os.seteuid(65534)  # root may write anywhere
         with pytest.raises(CheckpointError, match=r"new: .*Permission denied.*check the folder"):
             write(folder / "new", STATE)
     finally:
-        os.seteuid(was)
+        os.seteuid(user)
         folder.chmod(0o755)
     assert_same(read(folder / "old"), STATE)
     assert [p.name for p in folder.iterdir()] == ["old"]
     shutil.rmtree(folder)
 
 
-def stepped(steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
-    network[0].bias.requires_grad_(False)
-    trained = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=0.1, fused=True)
-    for _ in range(steps):
+def test_the_moments_round_trip_by_parameter_name():
+    def stepped(network, optimizer):
         optimizer.zero_grad()
         network(torch.ones(2, 3)).sum().backward()
         optimizer.step()
-    return network, optimizer
+        return optimizer_tensors(optimizer, dict(network.named_parameters()))
 
-
-def test_optimizer_round_trip_by_parameter_name(tmp_path):
-    network, optimizer = stepped(3)
-    tensors = optimizer_tensors(optimizer, dict(network.named_parameters()))
+    pairs = []
+    for _ in range(2):
+        network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+        network[0].bias.requires_grad_(False)
+        trained = [p for p in network.parameters() if p.requires_grad]
+        pairs.append((network, torch.optim.AdamW(trained, lr=0.1, fused=True)))
+    (network, optimizer), (other, fresh) = pairs
+    tensors = stepped(network, optimizer)
     names = ("0.weight", "1.weight", "1.bias")
     assert tensors.keys() == {f"{m}.{n}" for m in ("step", "exp_avg", "exp_avg_sq") for n in names}
-    other, fresh = stepped(0)
     other.load_state_dict(network.state_dict())
     load_optimizer(fresh, dict(other.named_parameters()), tensors)
-    for net, opt in ((network, optimizer), (other, fresh)):
-        opt.zero_grad()
-        net(torch.ones(2, 3)).sum().backward()
-        opt.step()
-    went_on = optimizer_tensors(optimizer, dict(network.named_parameters()))
-    for name, tensor in optimizer_tensors(fresh, dict(other.named_parameters())).items():
+    went_on, again = stepped(network, optimizer), stepped(other, fresh)
+    for name, tensor in again.items():
         assert torch.equal(tensor, went_on[name])
         assert tensor.data_ptr() != went_on[name].data_ptr()
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))

@@ -1,4 +1,4 @@
-"""What torch.compile makes computes what the plain code does: losses, tapped models, objectives, whole runs.
+"""Compiled code computes what the plain code does: losses, tapped models, objectives, whole runs.
 
 In one process without the checker of shapes that the tests have on, which torch.compile does not see through.
 """
@@ -80,7 +80,7 @@ def the_losses(variant: str) -> None:
 
 
 def a_tapped_model() -> None:
-    """Heard if it was tapped before; else, and where features carry no gradient, it is said."""
+    """It works if it was tapped before; else, and where features carry no gradient, an error says so."""
     network = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 8), nn.Tanh()), nn.Linear(8, 2))
     x, tapped = torch.randn(6, 4), tap(network, "1")
     run = compiled(network)
@@ -97,7 +97,7 @@ def a_tapped_model() -> None:
         torch.optim.SGD(network.parameters(), lr=1.0).step()
     with torch.no_grad():
         run(x)
-    with pytest.raises(TapError, match="'1' gave out features without a gradient"):
+    with pytest.raises(TapError, match="'1' has features without a gradient"):
         _ = tapped.features
     tapped.remove()
     run(x)

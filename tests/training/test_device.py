@@ -1,4 +1,4 @@
-"""What a GPU must compute as a CPU does. `make gpu` runs all that is marked so on the card; elsewhere the CPU runs it.
+"""A GPU computes as a CPU does. `make gpu` runs the tests that are marked gpu on the card; elsewhere the CPU runs them.
 
 The truth is float64 on the CPU, or the same step in float32 there. Whole runs on the card, killed, resumed and trained
 as one program, are in the tests of these, marked as well.
@@ -65,7 +65,7 @@ def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> bool:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_loss_and_its_gradient_are_those_of_float64(device, loss, precision):
-    """For features in float32, whatever is switched on around it; gradients' products are the reader's own."""
+    """For features in float32, whatever precision is set around it; in TF32 its gradient is less exact."""
     views = [0.5 * torch.randn(32, 16, 64) for _ in range(2)]
     views[1] += views[0]
 
@@ -77,15 +77,15 @@ def test_a_loss_and_its_gradient_are_those_of_float64(device, loss, precision):
         return [value.detach(), *gradients]
 
     expected = derived([view.double().requires_grad_() for view in views], contextlib.nullcontext())
-    found = derived([view.to(device).requires_grad_() for view in views], PRECISIONS[precision](device))
-    assert all(part.dtype == torch.float32 for part in found)
+    here = derived([view.to(device).requires_grad_() for view in views], PRECISIONS[precision](device))
+    assert all(part.dtype == torch.float32 for part in here)
     assert expected[1].norm() > 0
-    assert close(found[0], expected[0], 2e-5)
-    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+    assert close(here[0], expected[0], 2e-5)
+    for ours, theirs in zip(here[1:], expected[1:], strict=True):
         assert close(ours, theirs, 2e-3 if precision == "TF32" else 2e-5), (ours, theirs)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="minutes on a CPU; test_memory takes smaller ones there")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="minutes on a CPU; test_every_loss takes smaller ones there")
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_loss_of_a_large_batch_takes_three_times_its_features(device, loss):
     views = [torch.randn(256, 256, 768, device=device, requires_grad=True) for _ in range(2)]
@@ -147,13 +147,13 @@ def test_the_derivative_in_forward_mode_is_what_two_backward_passes_give(device)
     point = torch.randn(6, 1, 8, 8), torch.rand(6) / 2, torch.rand(6) / 2
     along = torch.randn(6, 1, 8, 8), torch.ones(6), -torch.ones(6)
 
-    def of(network, y):
+    def velocity(network, y):
         return lambda x, t, span: network(x, t, y, span=span).output
 
     with sdpa_kernel(SDPBackend.MATH):
-        expected = torch.autograd.functional.jvp(of(network, y), point, along)[1]
-    found = tangent(of(network.to(device), y.to(device)), on(device, point), on(device, along))
-    assert close(found, expected, 1e-4)
+        expected = torch.autograd.functional.jvp(velocity(network, y), point, along)[1]
+    here = tangent(velocity(network.to(device), y.to(device)), on(device, point), on(device, along))
+    assert close(here, expected, 1e-4)
 
 
 SAMPLERS = {
@@ -180,13 +180,13 @@ def test_samples_are_those_of_the_cpu(device, family, settings):
 
 
 class Waits(TorchDispatchMode):
-    """Refuses operations whose result only the device knows: whoever asks for it waits."""
+    """Refuses operations that wait until the device has their result."""
 
-    ASKING = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique")
+    WAITING = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique")
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        assert not name.startswith(self.ASKING), f"{name} waits for the device"
+        assert not name.startswith(self.WAITING), f"{name} waits for the device"
         return function(*args, **(kwargs or {}))
 
 
@@ -201,7 +201,7 @@ class Waits(TorchDispatchMode):
     ids=str,
 )
 def test_a_step_that_is_not_logged_waits_for_nothing(device, changes):
-    """On a GPU by torch's own watch, elsewhere by the operations: what is picked, computed, updated and averaged."""
+    """On a GPU by torch's own check, elsewhere by the operations: batch, gradients, update and average."""
     trainer = Trainer(tiny(**changes, steps=10**6, log_every=10**6))
     steps = iter(trainer)
     for _ in range(3):  # the first are logged, and set up what stays

@@ -1,4 +1,4 @@
-"""Features on demand: the same inputs for everyone, kept by what made them, and made again when that changes."""
+"""Features on demand: the same inputs for every run, cached by all that they depend on; and exports of runs."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from labkit import Run, Trainer, paths
 from labkit.checks import ConfigError
 from labkit.config import Config
 from labkit.datasets import digits
-from labkit.training import CheckpointError, Look, RunError, see
-from labkit.training import features as module
+from labkit.training import CheckpointError, Look, RunError, extract_features
+from labkit.training.features import inputs
 
 
 @pytest.fixture(scope="module")
@@ -25,22 +25,23 @@ def run(folder, tmp_path):
     return Run.open(folder, shelf=tmp_path / "shelf")
 
 
-def kept(run):
+def cached(run):
     return sorted(run.shelf.glob("*.safetensors")) if run.shelf.exists() else []
 
 
-def test_features_are_those_of_a_plain_forward_pass(run):
-    look = Look(t=0.3, count=7, seed=5)
-    seen = run.features(look, step=2)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_features_are_those_of_a_plain_forward_pass(run, labelled):
+    """Without labels, of the null class."""
+    features = run.features(Look(t=0.3, count=7, seed=5, labelled=labelled), step=2)
     held_out = digits("held_out")
-    torch.testing.assert_close(seen.x1, held_out.x[:7])
-    noise = (seen.x_t - 0.3 * seen.x1) / 0.7
-    torch.testing.assert_close(seen.x_t, paths.linear(seen.x1, noise, torch.full((7,), 0.3)).x_t)
-    network = run.model(step=2)
-    direct = network(seen.x_t, torch.full((7,), 0.3), held_out.y[:7], taps=(0, 3)).features
-    assert set(seen.features) == {0, 1, 2, 3}
+    assert torch.equal(features.x1, held_out.x[:7]) and torch.equal(features.y, held_out.y[:7])
+    noise = (features.x_t - 0.3 * features.x1) / 0.7
+    torch.testing.assert_close(features.x_t, paths.linear(features.x1, noise, torch.full((7,), 0.3)).x_t)
+    labels = held_out.y[:7] if labelled else torch.full((7,), 10)
+    direct = run.model(step=2)(features.x_t, torch.full((7,), 0.3), labels, taps=(0, 3)).features
+    assert set(features.features) == {0, 1, 2, 3}
     for block in (0, 3):
-        torch.testing.assert_close(seen.features[block], direct[block])
+        torch.testing.assert_close(features.features[block], direct[block])
 
 
 def test_an_image_has_the_same_noise_and_time_whatever_the_count(run):
@@ -52,100 +53,78 @@ def test_an_image_has_the_same_noise_and_time_whatever_the_count(run):
 
 
 def test_noise_is_standard_and_follows_from_the_seed():
-    noise = {seed: module.inputs(Look(t=0.0, seed=seed), Config()).x_t for seed in (0, 1)}
+    noise = {seed: inputs(Look(t=0.0, seed=seed), Config()).x_t for seed in (0, 1)}
     assert abs(noise[0].mean()) < 0.02 and abs(noise[0].std() - 1) < 0.02
     assert not torch.equal(noise[0], noise[1])
     assert abs(torch.corrcoef(torch.stack([z.flatten() for z in noise.values()]))[0, 1]) < 0.02
 
 
-def test_without_labels_the_null_class_is_told(run):
-    seen = run.features(Look(count=6, labelled=False))
-    null = torch.full((6,), 10)
-    direct = run.model()(seen.x_t, seen.t, null, taps=(1,)).features[1]
-    torch.testing.assert_close(seen.features[1], direct)
-    assert torch.equal(seen.y, digits("held_out").y[:6])
-
-
-def test_the_second_time_nothing_is_computed(run, monkeypatch):
-    first = run.features(Look(count=6))
-    assert len(kept(run)) == 4
-    monkeypatch.setattr(module, "see", None)
-    monkeypatch.setattr("labkit.training.runs.see", None)
-    again = run.features(Look(count=6))
-    assert all(torch.equal(first.features[b], again.features[b]) for b in first.features)
-
-
-def test_only_missing_blocks_are_computed(run):
-    run.features(Look(count=6), blocks=[2])
-    before = {file: file.stat().st_mtime_ns for file in kept(run)}
+def test_only_missing_blocks_are_computed(run, monkeypatch):
+    first = run.features(Look(count=6), blocks=[2])
+    before = {file: file.stat().st_mtime_ns for file in cached(run)}
     assert len(before) == 1
-    assert set(run.features(Look(count=6), blocks=[3, 2]).features) == {2, 3}
-    assert len(kept(run)) == 2
+    more = run.features(Look(count=6), blocks=[3, 2])
+    assert set(more.features) == {2, 3} and len(cached(run)) == 2
     assert all(file.stat().st_mtime_ns == when for file, when in before.items())
+    monkeypatch.setattr("labkit.training.runs.extract_features", None)
+    again = run.features(Look(count=6), blocks=[2, 3])
+    assert torch.equal(again.features[2], first.features[2]) and torch.equal(again.features[3], more.features[3])
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        dict(look=Look(t=0.4, count=6)),
-        dict(look=Look(t=None, count=6)),
-        dict(look=Look(count=5)),
-        dict(look=Look(count=6, seed=1)),
-        dict(look=Look(count=6, split="train")),
-        dict(look=Look(count=6, labelled=False)),
-        dict(look=Look(count=6), step=2),
-        dict(look=Look(count=6), step=0),
-        dict(look=Look(count=6), weights="model"),
+        *(dict(look=Look(**({"count": 6} | changes))) for changes in ({"t": 0.4}, {"t": None}, {"count": 5})),
+        *(dict(look=Look(count=6, **changes)) for changes in ({"seed": 1}, {"split": "train"}, {"labelled": False})),
+        *(dict(look=Look(count=6), **changes) for changes in ({"step": 2}, {"step": 0}, {"weights": "model"})),
     ],
+    ids=str,
 )
 def test_whatever_makes_a_difference_is_part_of_the_key(run, other):
-    usual = run.features(Look(count=6))
-    found = run.features(**other)
-    assert len(kept(run)) == 8
-    assert any(not torch.equal(found.features[b], usual.features[b][: len(found.y)]) for b in usual.features) or len(
-        found.y
-    ) != len(usual.y)
+    usual, other_z = run.features(Look(count=6), [3]).features[3], run.features(blocks=[3], **other).features[3]
+    assert len(cached(run)) == 2
+    assert not torch.equal(other_z, usual)
 
 
-def test_a_checkpoint_trained_anew_is_looked_at_anew(tmp_path):
-    found = []
+def test_a_checkpoint_trained_anew_has_new_features(tmp_path):
+    both = []
     for seed in (0, 1):
         folder = tmp_path / f"seed{seed}"
         for _ in Trainer(tiny(steps=2, seed=seed), folder):
             pass
-        run = Run.open(folder, shelf=tmp_path / "shelf")  # one shelf, as when a folder is emptied and used again
-        found.append(run.features(Look(count=4)).features[3])
-        torch.testing.assert_close(found[-1], see(run.model(), Look(count=4), run.config).features[3])
-    assert not torch.equal(*found)
+        run = Run.open(folder, shelf=tmp_path / "shelf")  # one cache, as when a folder is emptied and used again
+        both.append(run.features(Look(count=4)).features[3])
+        torch.testing.assert_close(both[-1], extract_features(run.model(), Look(count=4), run.config).features[3])
+    assert not torch.equal(*both)
 
 
 @pytest.mark.parametrize("left", [0, 4, 100, -1])
-def test_a_file_that_was_cut_is_made_again(run, left):
-    first = run.features(Look(count=4))
-    for file in kept(run):
-        file.write_bytes(file.read_bytes()[:left])
-    again = run.features(Look(count=4))
-    assert all(torch.equal(first.features[b], again.features[b]) for b in first.features)
-    assert all(file.stat().st_size > 200 for file in kept(run))
+def test_a_file_that_was_cut_is_computed_again(run, left):
+    first = run.features(Look(count=4), [0])
+    (file,) = cached(run)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:left])
+    assert torch.equal(first.features[0], run.features(Look(count=4), [0]).features[0])
+    assert file.read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(folder, tmp_path):
     (tmp_path / "shelf").write_text("a file where the folder should be")
     run = Run.open(folder, shelf=tmp_path / "shelf")
     with pytest.warns(UserWarning, match="Features are not kept"):
-        found = run.features(Look(count=4), blocks=[0])
-    assert found.features[0].shape == (4, 4, 64)
+        features = run.features(Look(count=4), blocks=[0])
+    assert features.features[0].shape == (4, 4, 64)
 
 
 def test_features_at_step_0_agree_in_all_blocks(run):
     """adaLN-Zero: every block returns its input until its gate opens."""
-    seen = run.features(Look(count=4), step=0)
-    assert all(torch.equal(seen.features[0], z) for z in seen.features.values())
+    features = run.features(Look(count=4), step=0)
+    assert all(torch.equal(features.features[0], z) for z in features.features.values())
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("settings", "message"),
     [
         (dict(blocks=[4]), r"blocks = \(4,\) .*4 blocks, numbered 0 to 3"),
         (dict(blocks=[-1]), r"blocks = \(-1,\)"),
@@ -154,26 +133,17 @@ def test_features_at_step_0_agree_in_all_blocks(run):
         (dict(weights="best"), "weights = 'best'"),
     ],
 )
-def test_bad_requests_are_refused_by_name(run, asked, message):
+def test_bad_requests_are_refused_by_name(run, settings, message):
     with pytest.raises(ConfigError, match=message):
-        run.features(Look(count=2), **asked)
+        run.features(Look(count=2), **settings)
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("field", "value"),
-    [
-        ("t", 1.1),
-        ("t", -0.1),
-        ("t", float("nan")),
-        ("t", "half"),
-        ("count", 0),
-        ("count", 2.5),
-        ("split", "test"),
-        ("seed", -1),
-    ],
+    [*(("t", value) for value in (1.1, -0.1, float("nan"), "half")), ("count", 0), ("split", "test"), ("seed", -1)],
 )
-def test_a_look_that_cannot_be_is_refused(field, value):
+def test_a_bad_look_is_refused(field, value):
     with pytest.raises(ConfigError, match=f"^{field} = "):
         Look(**{field: value})
 

@@ -7,7 +7,7 @@ from tiny import tiny, trained
 
 from labkit import Run, Trainer
 from labkit.training.folder import RunFolder
-from labkit.training.history import History, lasting
+from labkit.training.history import History, duration
 
 
 @pytest.fixture
@@ -27,105 +27,82 @@ def history(folder: RunFolder) -> History:
 
 
 def test_it_grows_with_the_table(folder):
-    seen = history(folder)
-    seen.refresh()
-    assert (seen.step, seen.rate, len(seen.curve("velocity").steps)) == (0, None, 0)
+    reader = history(folder)
+    reader.refresh()
+    assert (reader.step, reader.rate, len(reader.curve("velocity").steps)) == (0, None, 0)
     log(folder, 1, 2)
-    seen.refresh()
-    before = seen.version
-    assert seen.curve("velocity").steps.tolist() == [1, 2] and seen.curve("velocity").values.tolist() == [1, 0.5]
-    seen.refresh()
-    assert seen.version == before, "nothing new"
+    reader.refresh()
+    before = reader.version
+    assert reader.curve("velocity").steps.tolist() == [1, 2] and reader.curve("velocity").values.tolist() == [1, 0.5]
+    reader.refresh()
+    assert reader.version == before, "nothing new"
     log(folder, 4)
-    seen.refresh()
-    assert seen.curve("block1.dispersive").values.tolist() == [-1, -2, -4]
-    assert seen.version > before and seen.step == 4
+    reader.refresh()
+    assert reader.curve("block1.dispersive").values.tolist() == [-1, -2, -4]
+    assert reader.version > before and reader.step == 4
 
 
-def test_only_new_bytes_are_read(folder):
-    """What was read once is not looked at again: here it is overwritten, at the same length."""
-    seen = history(folder)
+def test_only_new_bytes_are_read_and_half_a_line_waits_for_its_end(folder):
+    """Bytes that were read before are overwritten here, at the same length."""
+    reader = history(folder)
     log(folder, 1, 2)
-    seen.refresh()
-    with open(seen.table, "r+b") as file:
-        file.write(b"x" * os.fstat(file.fileno()).st_size)
-    log(folder, 3)
-    seen.refresh()
-    assert seen.curve("velocity").steps.tolist() == [1, 2, 3]
-
-
-def test_half_a_line_waits_for_its_end(folder):
-    seen = history(folder)
-    log(folder, 1)
-    with open(seen.table, "a") as file:
-        file.write("2,16,2.0,velo")
+    reader.refresh()
+    with open(reader.table, "r+b") as file:
+        file.write(b"x" * os.fstat(file.fileno()).st_size + b"3,24,3.0,velo")
         file.flush()
-        seen.refresh()
-        assert seen.step == 1
-        file.write("city,0.5\n")
-    seen.refresh()
-    assert seen.curve("velocity").values.tolist() == [1, 0.5]
+        reader.refresh()
+        assert reader.step == 2
+        file.write(b"city,0.25\n")
+    reader.refresh()
+    assert reader.curve("velocity").steps.tolist() == [1, 2, 3]
+    assert reader.curve("velocity").values.tolist() == [1, 0.5, 0.25]
 
 
-def test_a_table_that_a_resumed_run_wrote_anew_is_read_anew(folder):
-    seen = history(folder)
+def test_a_table_that_a_resumed_run_has_rewritten_is_read_from_its_start(folder):
+    reader = history(folder)
     log(folder, *range(1, 10))
-    seen.refresh()
+    reader.refresh()
     folder.rewind(5)
     log(folder, 6)
-    seen.refresh()
-    assert seen.curve("velocity").steps.tolist() == [1, 2, 3, 4, 5, 6]
+    reader.refresh()
+    assert reader.curve("velocity").steps.tolist() == [1, 2, 3, 4, 5, 6]
 
 
-def test_it_holds_what_the_run_says(tmp_path):
-    """Of a real run, stopped and resumed; none of its names is lost."""
-    seen = History(tmp_path / "metrics.csv")
-    seen.refresh()  # there is no table yet
-    for report in Trainer(tiny(), tmp_path):
-        if report.step == 7:
-            break
-    seen.refresh()
+def test_it_holds_the_table_of_a_run_that_is_stopped_and_resumed(tmp_path):
+    reader = History(tmp_path / "metrics.csv")
+    reader.refresh()  # there is no table yet
+    next(report for report in Trainer(tiny(), tmp_path) if report.step == 7)
+    reader.refresh()
     trained(tiny(), tmp_path)
-    seen.refresh()
+    reader.refresh()
     table = Run.open(tmp_path).metrics()
     for name, rows in table.groupby("name"):
-        assert seen.curve(name).steps.tolist() == rows.step.tolist()
-        assert seen.curve(name).values.tolist() == pytest.approx(rows.value.tolist())
+        assert reader.curve(name).steps.tolist() == rows.step.tolist()
+        assert reader.curve(name).values.tolist() == pytest.approx(rows.value.tolist())
 
 
 def test_the_rate_is_that_of_the_last_minutes(folder):
-    seen = history(folder)
+    reader = history(folder)
     log(folder, 1, 2)
-    seen.refresh()
-    assert seen.rate == pytest.approx(1)
+    reader.refresh()
+    assert reader.rate == pytest.approx(1)
     folder.log(1000, 8000, 1000.0, {"velocity": 0.1})
     folder.log(1100, 8800, 1200.0, {"velocity": 0.1})
-    seen.refresh()
-    assert seen.rate == pytest.approx(0.5)
+    reader.refresh()
+    assert reader.rate == pytest.approx(0.5)
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends(folder):
-    seen = history(folder)
+    reader = history(folder)
     log(folder, *range(1, 501))
-    seen.refresh()
-    few = seen.curve("velocity").thinned(100)
+    reader.refresh()
+    few = reader.curve("velocity").thinned(100)
     assert len(few.steps) == 100 and few.steps[0] == 1 and few.steps[-1] == 500
     assert few.values.tolist() == pytest.approx((1 / few.steps).tolist())
-    assert seen.curve("velocity").thinned(500).steps.tolist() == [*range(1, 501)]
+    assert reader.curve("velocity").thinned(500).steps.tolist() == [*range(1, 501)]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [
-        (-1, "0 s"),
-        (0.4, "0 s"),
-        (89, "89 s"),
-        (90, "2 min"),
-        (5000, "83 min"),
-        (12000, "3 h 20 min"),
-        (3600 * 47.9, "47 h 54 min"),
-        (3600 * 52, "2 days 4 h"),
-    ],
-)
-def test_times_are_told_in_two_units_at_most(seconds, told):
-    assert lasting(seconds) == told
+def test_durations_have_two_units_at_most():
+    texts = {-1: "0 s", 0.4: "0 s", 89: "89 s", 90: "2 min", 5000: "83 min", 12000: "3 h 20 min"}
+    texts |= {3600 * 47.9: "47 h 54 min", 3600 * 52: "2 days 4 h"}
+    assert {seconds: duration(seconds) for seconds in texts} == texts

@@ -1,4 +1,4 @@
-"""What is metered: the conflict of gradients, the loss by time, geometry. And training does not notice."""
+"""Meters: the conflict of gradients, the loss by time, geometry; and training does not depend on them."""
 
 import copy
 
@@ -30,8 +30,8 @@ def in_float64(trainer: Trainer) -> tuple:
 
 def gradient(loss, network) -> list[np.ndarray | None]:
     parameters = [p for p in network.parameters() if p.requires_grad]
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return [None if g is None else g.numpy().ravel() for g in found]
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return [None if g is None else g.numpy().ravel() for g in gradients]
 
 
 def test_conflicts_are_those_of_two_separate_gradients(open_gates):
@@ -102,7 +102,7 @@ def test_the_loss_by_time_is_that_of_the_samples_there():
 
 
 @pytest.mark.parametrize(
-    ("changes", "known"),
+    ("changes", "settings"),
     [
         ({"lam": None, "blocks": (0, 2)}, {}),
         ({"variant": "hinge", "margin": 2.0, "blocks": (0, 2)}, {"variant": "hinge", "margin": 2.0}),
@@ -110,7 +110,7 @@ def test_the_loss_by_time_is_that_of_the_samples_there():
     ],
     ids=["off", "dispersive", "contrastive"],
 )
-def test_dispersion_and_geometry_of_each_block(changes, known):
+def test_dispersion_and_geometry_of_each_block(changes, settings):
     trainer = Trainer(tiny(**changes))
     list(zip(range(3), trainer, strict=False))
     module, batch, draws = in_float64(trainer)
@@ -118,28 +118,19 @@ def test_dispersion_and_geometry_of_each_block(changes, known):
     meters = next(iter(trainer)).meters
     assert list(features) == [0, 2]
     for block, z in features.items():
-        wanted = geometry(z) | {"dispersive": dispersive_loss(z, **known).item()}
-        for name, value in wanted.items():
+        expected = geometry(z) | {"dispersive": dispersive_loss(z, **settings).item()}
+        for name, value in expected.items():
             assert meters[f"block{block}.{name}"] == pytest.approx(value, rel=1e-3), name
 
 
-def test_everything_metered_has_a_name_in_the_table(tmp_path):
-    names = set(Run.open(trained(everything(steps=4), tmp_path)).metrics().name)
+def test_all_names_of_the_table(tmp_path):
     regularizers = ("dispersive", "contrastive", "repa")
-    assert names == {
-        "total",
-        "velocity",
-        "alignment",
-        *regularizers,
-        *PARTS,
-        *(f"{name}.gradient_{what}" for name in regularizers for what in ("cosine", "ratio")),
-        *(f"block{n}.{measure}" for n in (0, 1, 2, 3) for measure in GEOMETRY),
-    }
-
-
-def test_without_a_regularizer_there_is_no_conflict(tmp_path):
-    names = set(Run.open(trained(tiny(steps=4, lam=None), tmp_path)).metrics().name)
-    assert names == {"total", "velocity", *PARTS, *(f"block1.{measure}" for measure in GEOMETRY)}
+    plain = {"total", "velocity", *PARTS, *(f"block1.{meter}" for meter in GEOMETRY)}
+    more = {"alignment", *regularizers, *(f"block{n}.{meter}" for n in (0, 2, 3) for meter in GEOMETRY)}
+    more |= {f"{name}.gradient_{what}" for name in regularizers for what in ("cosine", "ratio")}
+    for config, names in ((tiny(steps=4, lam=None), plain), (everything(steps=4), plain | more)):
+        folder = trained(config, tmp_path / str(len(names)))
+        assert set(Run.open(folder).metrics().name) == names
 
 
 def test_meters_do_not_change_training():

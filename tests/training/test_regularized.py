@@ -1,11 +1,11 @@
-"""Runs with every regularizer: trained, saved, resumed and sampled like any other."""
+"""Runs with every regularizer: what is saved, what follows from what, and which settings give the same run."""
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import assert_same, everything, finished, outcome, tiny, trained, training_elsewhere, wait_for
+from tiny import assert_same, everything, finished, tiny, trained
 
-from labkit import ConfigError, Run, Trainer, build_model
+from labkit import Run, Trainer, build_model
 from labkit.losses import Contrastive, Repa, warm_up
 from labkit.models import Transformer
 from labkit.training import NonFiniteLoss
@@ -21,36 +21,16 @@ def folder(tmp_path_factory):
     return trained(everything(), tmp_path_factory.mktemp("everything") / "run")
 
 
-# --- resuming
-
-
-@pytest.mark.parametrize("stops", [(7,), (1, 2, 11)])
-def test_resumed_equals_straight(tmp_path, folder, stops):
-    for stop in stops:
-        next(r for r in Trainer(everything(), tmp_path) if r.step == stop)
-        assert list(Run.open(tmp_path).checkpoints)[-1] == stop
-    assert outcome(trained(everything(), tmp_path)) == outcome(folder)
-
-
-def test_killed_and_resumed_equals_straight(tmp_path, folder):
-    with training_elsewhere(everything(), tmp_path, hang="before replace") as process:
-        wait_for((tmp_path / "hanging").exists)
-        process.kill()
-    (tmp_path / "hanging").unlink()
-    assert list(Run.open(tmp_path).checkpoints) == [5]
-    assert outcome(trained(everything(), tmp_path)) == outcome(folder)
-
-
 def test_warm_up_goes_on_where_it_stopped(tmp_path):
     config = tiny(lam=0.5, schedule=warm_up(7), contrastive=Contrastive(0.25, schedule=warm_up(3)))
-    seen = []
+    reports = []
     for _ in range(3):
         for report in Trainer(config, tmp_path):
-            seen.append(report)
+            reports.append(report)
             if report.step % 4 == 0:
                 break
-    assert [r.step for r in seen] == [*range(1, 13)]
-    for report in seen:
+    assert [r.step for r in reports] == [*range(1, 13)]
+    for report in reports:
         t = report.terms
         rise = min(report.step / 7, 1) * 0.5 * t["dispersive"] + min(report.step / 3, 1) * 0.25 * t["contrastive"]
         assert t["total"].item() == pytest.approx((t["velocity"] + rise).item(), rel=1e-6)
@@ -84,13 +64,8 @@ def test_the_projector_is_trained_and_the_teacher_is_not(folder):
     assert_same(start.projector.state_dict(), {name: end[f"projector.{name}"] for name in start.projector.state_dict()})
 
 
-def test_the_average_knows_no_projector_and_gives_samples(folder):
-    run = Run.open(folder)
-    assert type(Trainer(everything()).ema.network) is type(run.model()) is Transformer
-    samples = run.sample(3, steps=2)
-    assert samples.x.shape == (3, 1, 8, 8)
-    assert samples.x.isfinite().all()
-    assert samples.x.std() > 0.1
+def test_the_average_has_no_projector(folder):
+    assert type(Trainer(everything()).ema.network) is type(Run.open(folder).model()) is Transformer
 
 
 # --- what follows from what
@@ -111,58 +86,15 @@ def test_the_projector_follows_from_the_seed_alone():
     assert not torch.equal(other["0.weight"], one["0.weight"])
 
 
-@pytest.mark.parametrize(
-    "on", [{"contrastive": Contrastive(0.0)}, {"repa": Repa(0.0, hidden=16)}], ids=["contrastive", "repa"]
-)
-def test_zero_lambda_trains_the_same_bits_as_off(on):
-    """Also with the Dispersive Loss beside it."""
-    plain = dict(model="SiT-Nano/2", steps=6)
-    assert_same(network_part(finished(tiny(**plain, **on))), finished(tiny(**plain)))
-
-
-@pytest.mark.parametrize(
-    "settings", [{}, {"variant": "covariance"}, {"blocks": "all", "chunk": 4, "schedule": warm_up(5)}], ids=str
-)
-def test_alpha_0_is_the_dispersive_run(settings):
-    """Bit for bit; any other α is another run."""
-    dispersive = finished(tiny(steps=6, **settings))
-    parents = {
-        alpha: finished(tiny(steps=6, lam=None, contrastive=Contrastive(0.5, alignment_weight=alpha, **settings)))
-        for alpha in (0.0, 0.5)
-    }
-    assert_same(parents[0.0], dispersive)
-    assert not torch.equal(
-        parents[0.5]["model.final_layer.linear.weight"], dispersive["model.final_layer.linear.weight"]
-    )
-
-
-def test_noise_policies_and_gaps_are_different_runs():
-    def last_layer(**settings):
-        contrastive = Contrastive(0.5, **settings)
-        return finished(tiny(steps=3, lam=None, contrastive=contrastive))["model.blocks.0.adaLN_modulation.1.weight"]
-
-    independent = last_layer()
-    assert torch.equal(last_layer(max_gap=0.3), independent)  # it has no gap
-    restricted = [last_layer(noise="restricted", max_gap=gap) for gap in (0.0, 0.3)]
-    assert not torch.equal(restricted[0], independent)
-    assert not torch.equal(restricted[0], restricted[1])
+def test_zero_lambda_trains_the_same_bits_as_off(tmp_path):
+    """All three are computed, logged and multiplied by 0."""
+    zero = dict(lam=0.0, contrastive=Contrastive(0.0), repa=Repa(0.0, hidden=16))
+    off, on = (tiny(model="SiT-Nano/2", steps=6, **{"lam": None} | more) for more in ({}, zero))
+    assert_same(network_part(finished(on, tmp_path)), finished(off))
+    assert {"dispersive", "contrastive", "repa"} <= set(Run.open(tmp_path).metrics().name)
 
 
 # --- what goes wrong
-
-
-@pytest.mark.parametrize(
-    ("on", "told"),
-    [
-        ({"contrastive": Contrastive(0.5, blocks=(1, 4))}, r"^contrastive\.blocks = \(1, 4\)"),
-        ({"repa": Repa(0.5, block=4)}, r"^repa\.block = .*4"),
-        ({"repa": Repa(0.5), "model": "SiT-Nano/4"}, r"^repa\.teacher = 'digits' cannot be used"),
-    ],
-)
-def test_what_does_not_fit_the_model_leaves_no_folder(tmp_path, on, told):
-    with pytest.raises(ConfigError, match=told):
-        Trainer(tiny(**{"model": "SiT-Nano/2"} | on), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_breaks_names_every_weight_that_may_be_too_large():
@@ -171,15 +103,5 @@ def test_a_loss_that_breaks_names_every_weight_that_may_be_too_large():
         trainer.projector[0].weight.fill_(torch.nan)
     with pytest.raises(NonFiniteLoss, match=r"\(repa = nan\)") as error:
         list(trainer)
-    for told in ("dispersive.lam (now 0.5)", "contrastive.lam (now 0.25)", "repa.lam (now 0.5)"):
-        assert told in str(error.value)
-
-
-def test_a_projector_that_is_not_finite_is_never_saved(tmp_path):
-    trainer = Trainer(everything(), tmp_path)
-    reports = iter(trainer)
-    next(r for r in reports if r.step == 7)
-    trainer.projector[4].bias.data[0] = torch.nan
-    with pytest.raises(NonFiniteLoss, match="weights after step 7 are not finite"):
-        reports.close()
-    assert list(Run.open(tmp_path).checkpoints) == [5]
+    for weight in ("dispersive.lam (now 0.5)", "contrastive.lam (now 0.25)", "repa.lam (now 0.5)"):
+        assert weight in str(error.value)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import leftovers, outcome, tiny, trained, training_elsewhere, wait_for
+from tiny import everything, leftovers, outcome, tiny, trained, training_elsewhere, wait_for
 
 from labkit import Run, Trainer
 from labkit.training import checkpoint
@@ -23,12 +23,13 @@ def straight(tmp_path_factory) -> tuple:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("stops", [(5,), (7,), (1, 2, 11)])
-def test_resumed_equals_straight(tmp_path, straight, stops):
+@pytest.mark.parametrize(("config", "stops"), [(tiny, (5,)), (tiny, (1, 2, 11)), (everything, (7,))])
+def test_resumed_equals_straight(tmp_path, straight, config, stops):
     for stop in stops:
-        next(r for r in Trainer(tiny(), tmp_path) if r.step == stop)
-        assert list(Run.open(tmp_path).checkpoints)[-1] == stop
-    assert outcome(trained(tiny(), tmp_path)) == straight
+        next(r for r in Trainer(config(), tmp_path / "run") if r.step == stop)
+        assert list(Run.open(tmp_path / "run").checkpoints)[-1] == stop
+    expected = straight if config is tiny else outcome(trained(config(), tmp_path / "straight"))
+    assert outcome(trained(config(), tmp_path / "run")) == expected
 
 
 def test_the_comparison_can_fail(tmp_path, straight):
@@ -69,26 +70,16 @@ def by_ctrl_c_of_the_reader(trainer):
                 signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize(
-    ("leave", "afresh"),
-    [
-        (by_break, True),
-        (by_break, False),
-        (by_error_of_the_reader, True),
-        (by_closing, False),
-        (by_ctrl_c_of_the_reader, True),
-    ],
-)
-def test_leaving_the_loop_saves(tmp_path, straight, leave, afresh):
+@pytest.mark.parametrize("leave", [by_break, by_error_of_the_reader, by_closing, by_ctrl_c_of_the_reader])
+def test_leaving_the_loop_saves(tmp_path, straight, leave):
     trainer = Trainer(tiny(), tmp_path)
     leave(trainer)
     assert list(Run.open(tmp_path).checkpoints) == [5, 7]
-    for _ in Trainer(tiny(), tmp_path) if afresh else trainer:
-        pass
+    list(trainer)
     assert outcome(tmp_path) == straight
 
 
-# What runs then, and how many steps are finished by then; the save is the one of step 10.
+# The call at which Ctrl-C comes, and the number of steps finished by then; the save is that of step 10.
 MOMENTS = {
     "data": lambda trainer: (trainer.stream, "at", 7),
     "backward": lambda trainer: (trainer.fabric, "backward", 7),
@@ -182,9 +173,9 @@ def test_kill_9_within_a_save(tmp_path, straight, moment):
         process.kill()
     (tmp_path / "hanging").unlink()
     whole = {5: "step-00000005.safetensors"} | ({10: "step-00000010.safetensors"} if "after" in moment else {})
-    found = Run.open(tmp_path).checkpoints
-    assert {step: file.name for step, file in found.items()} == whole
-    assert [checkpoint.read(file).step for file in found.values()] == list(whole)
+    checkpoints = Run.open(tmp_path).checkpoints
+    assert {step: file.name for step, file in checkpoints.items()} == whole
+    assert [checkpoint.read(file).step for file in checkpoints.values()] == list(whole)
     assert bool(leftovers(tmp_path)) == (moment != "after replace")
     trainer = Trainer(tiny(), tmp_path)
     assert trainer.step == max(whole)

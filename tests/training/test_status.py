@@ -1,4 +1,4 @@
-"""A run's folder has one writer, who says there how the run stands."""
+"""A run's folder has one writer, which keeps the run's status there."""
 
 import os
 import pickle
@@ -114,14 +114,6 @@ def test_where_locks_do_not_reach_a_fresh_status_protects_the_owner(tmp_path):
     there._replace(updated=time.time() - SILENT - 1).write(tmp_path / "status.json")
     list(trainer)
     assert status(tmp_path).state == "finished" and status(tmp_path).here
-
-
-def test_a_run_of_before_there_were_locks_goes_on_bit_for_bit(tmp_path):
-    next(r for r in Trainer(tiny(), tmp_path / "run") if r.step == 7)
-    for name in ("status.json", ".lock"):
-        (tmp_path / "run" / name).unlink()
-    assert Run.open(tmp_path / "run").status is None
-    assert outcome(trained(tiny(), tmp_path / "run")) == outcome(trained(tiny(), tmp_path / "straight"))
 
 
 def test_a_pickled_folder_owns_nothing(tmp_path):

@@ -47,9 +47,9 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
     held = {"model": trainer.network, "ema": trainer.ema.network}
     if trainer.projector is not None:
         held["projector"] = trainer.projector
-    known = {f"{part}.{name}": tensor for part, module in held.items() for name, tensor in module.state_dict().items()}
+    state = {f"{part}.{name}": tensor for part, module in held.items() for name, tensor in module.state_dict().items()}
     trained = {f"{part}.{name}": p for part, module in held.items() for name, p in module.named_parameters()}
-    return {name: t.clone() for name, t in (known | optimizer_tensors(trainer.optimizer, trained)).items()}
+    return {name: t.clone() for name, t in (state | optimizer_tensors(trainer.optimizer, trained)).items()}
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:

@@ -6,23 +6,16 @@ import threading
 import pytest
 
 from labkit import Contrastive, Repa, Run, recipes
+from labkit.checks import ConfigError
 from labkit.paths import Flow
 from labkit.widgets import LiveTraining, Runner, training_panel
 
 SLIDERS = ("lam", "tau", "block", "steps", "seed")
+SMALL = dict(model="SiT-Nano/4", batch_size=8)
 
 
 def configs(s):
-    config = recipes.digits(
-        model="SiT-Nano/4",
-        lam=s.lam,
-        tau=s.tau,
-        blocks=(s.block,),
-        steps=s.steps,
-        seed=s.seed,
-        batch_size=8,
-        log_every=2,
-    )
+    config = recipes.digits(lam=s.lam, tau=s.tau, blocks=(s.block,), steps=s.steps, seed=s.seed, log_every=2, **SMALL)
     return {"baseline": config.replace(lam=None), "dispersive": config}
 
 
@@ -33,53 +26,71 @@ def live(tmp_path):
         Runner._alive.stop()
 
 
+@pytest.fixture
+def show():
+    """Makes panels, and closes them."""
+    panels = []
+
+    def make(state, sliders=SLIDERS, panes=None):
+        panels.append(training_panel("live", state, sliders, "?", panes))
+        return panels[-1]
+
+    yield make
+    for panel in panels:
+        panel.close()
+
+
 def buttons(panel):
     return {child.description: child for child in panel.widget.children[2].children[:4]}
 
 
+def status(panel):
+    return panel.widget.children[2].children[5].value
+
+
 @pytest.mark.parametrize(
-    ("settings", "title", "way"),
+    ("settings", "title", "sampler"),
     [
         (dict(model="DiT-Nano/4"), "noise loss", "ddim with 10 steps"),
         (dict(model="MeanFlow-Nano/4"), "average velocity's loss", "meanflow with 1 step"),
         (dict(model="SiT-Nano/4", flow=Flow(path="vp", prediction="score")), "score loss", "heun with 10 steps"),
     ],
 )
-def test_a_run_of_any_kind_shows_its_own_loss_and_samples(settings, title, way):
+def test_a_run_of_any_kind_shows_its_own_loss_and_samples(show, settings, title, sampler):
     config = recipes.digits(steps=3, batch_size=8, log_every=1, **settings)
     state = LiveTraining(lambda s: {"it": config}, steps=3)
-    panel = training_panel("kind", state, ("steps",), "?")
+    panel = show(state, ("steps",))
+    blank = panel.figure.data[1].source
     state.wait()
     loss, samples = panel.figure.data
     notes = [note.text for note in panel.figure.layout.annotations]
-    assert notes[0].startswith(title) and way in notes[1]
+    assert notes[0].startswith(title) and sampler in notes[1]
     assert loss.x == (1, 2, 3) and all(math.isfinite(value) for value in loss.y)
-    assert samples.z is not None and state.previews["it"].isfinite().all()
-    panel.close()
+    assert samples.source == state.sheets["it"][1] != blank and "samples drawn at step 3" in panel.sentence.value
 
 
-def test_waiting_trains_what_nobody_started(live):
-    panel = training_panel("live", live, SLIDERS, "?")
+def test_waiting_trains_what_nobody_started(live, show):
+    panel = show(live)
     runs = live.wait()
     assert live.status == "finished" and {t.step for t in runs.trainers.values()} == {12}
     assert panel.figure.data[0].x == (2, 4, 6, 8, 10, 12)  # every log_every steps
-    assert "step 12" in panel.sentence.value and live.share_done == 1
-    assert live.wait() is runs  # a second time there is nothing to do
+    assert "at step 12, 96 samples seen: velocity loss" in panel.sentence.value and live.share_done == 1
+    assert live.wait() is runs, "a second time there is nothing to do"
 
 
-def test_start_stop_resume_by_the_buttons(live, tmp_path):
+def test_start_stop_resume_by_the_buttons(live, show, tmp_path):
     live.steps = 10**4
-    panel = training_panel("live", live, SLIDERS, "?")
+    panel = show(live)
     press = buttons(panel)
     enough = threading.Event()
-    take = live.runner.on_report
-    live.runner.on_report = lambda item: (take(item), enough.set() if item[1].step >= 6 else None)
+    record = live.runner.on_report
+    live.runner.on_report = lambda item: (record(item), enough.set() if item[1].step >= 6 else None)
     press["Start"].click()
-    assert press["Start"].disabled and not press["Stop"].disabled
+    assert press["Start"].disabled and press["Start"].tooltip and not press["Stop"].disabled
     assert enough.wait(30)
     press["Stop"].click()
     stopped = live.progress["baseline"].step
-    assert live.status == "stopped" and not press["Resume"].disabled and "Resume goes on" in live.told()
+    assert live.status == "stopped" and not press["Resume"].disabled and "Resume goes on" in live.describe()
     assert max(Run.open(tmp_path / "001" / "baseline").checkpoints) == stopped
     enough.clear()
     press["Resume"].click()
@@ -88,54 +99,42 @@ def test_start_stop_resume_by_the_buttons(live, tmp_path):
     assert live.progress["baseline"].step > stopped
 
 
-def test_start_after_stop_begins_afresh_with_the_sliders(live, tmp_path):
+def test_start_after_the_end_begins_afresh_with_the_sliders(live, show, tmp_path):
     live.wait()
     live.lam = 1.5
-    panel = training_panel("live", live, SLIDERS, "?")
-    buttons(panel)["Start"].click()
+    buttons(show(live))["Start"].click()
     live.wait()
     assert live.configs["dispersive"].dispersive.lam == 1.5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["001", "002"]
 
 
-def test_running_the_cell_again_leaves_one_thread(live, tmp_path):
+def test_running_the_cell_again_and_clicking_twice_leave_one_thread(live, show, tmp_path):
     live.steps = 10**4
-    training_panel("live", live, SLIDERS, "?")
-    live.start()
+    show(live)
+    for click in [threading.Thread(target=live.start) for _ in range(2)]:
+        click.start()
+        click.join(60)
+    assert [path.name for path in tmp_path.iterdir()] == ["001"] and live.status == "running"
     again = LiveTraining(configs, out=tmp_path, steps=10**4)
-    training_panel("live", again, SLIDERS, "?")
+    show(again)
     assert live.status == "stopped"
     again.start()
     assert sum(t.name == "labkit-training" for t in threading.enumerate()) == 1
 
 
-def test_a_bad_setting_is_told_in_the_panel(live):
-    live.block = 3
-    panel = training_panel("live", live, SLIDERS, "?")
+def test_a_refused_start_is_shown_and_keeps_the_earlier_runs(live, show, tmp_path):
+    runs, panel = live.wait(), show(live)
     live._configs = lambda s: {"dispersive": recipes.digits(lam=0.5, blocks=(7,), steps=5)}
     buttons(panel)["Start"].click()
-    assert "dispersive.blocks" in panel.widget.children[2].children[5].value
-
-
-def test_a_refused_start_keeps_what_was_there(live, tmp_path):
-    runs = live.wait()
-    live._configs = lambda s: {"dispersive": recipes.digits(lam=0.5, blocks=(7,), steps=5)}
-    with pytest.raises(ValueError, match=r"dispersive\.blocks"):
+    assert "dispersive.blocks" in status(panel) and not buttons(panel)["Start"].disabled
+    with pytest.raises(ConfigError, match=r"dispersive\.blocks"):
         live.start()
-    assert live.runs is runs and live.curve("baseline", "velocity")
+    assert live.runs is runs and len(live.logged("baseline", "velocity").steps)
     assert [path.name for path in tmp_path.iterdir()] == ["001"]
 
 
-def test_two_clicks_start_one_run(live, tmp_path):
-    live.steps = 10**4
-    for click in [threading.Thread(target=live.start) for _ in range(2)]:
-        click.start()
-        click.join(60)
-    assert [path.name for path in tmp_path.iterdir()] == ["001"] and live.status == "running"
-
-
-def test_only_the_settings_that_a_variant_has_can_be_moved(live):
-    panel = training_panel("live", live, ("lam", "variant", "tau", "margin", "noise", "max_gap"), "?")
+def test_only_the_settings_that_a_variant_has_can_be_moved(live, show):
+    panel = show(live, ("lam", "variant", "tau", "margin", "noise", "max_gap"))
     disabled = lambda: {name: panel.controls[name].disabled for name in ("tau", "margin", "max_gap")}  # noqa: E731
     assert disabled() == {"tau": False, "margin": True, "max_gap": True}
     live.variant, live.noise = "hinge", "restricted"
@@ -146,42 +145,44 @@ def test_only_the_settings_that_a_variant_has_can_be_moved(live):
     assert live.loss_settings() == {"variant": "covariance"}
 
 
-def test_every_regularizer_shows_its_meters_and_the_baseline_those_it_has():
-    def configs(s):
-        base = recipes.digits(steps=4, batch_size=8, log_every=2)
-        return {
-            "repa": base.replace(repa=Repa(lam=0.5, hidden=8)),
-            "contrastive": base.replace(contrastive=Contrastive(lam=0.5, blocks=(3,))),
-            "baseline": base,
-        }
-
-    live = LiveTraining(configs)
+def test_every_regularizer_shows_its_metrics_and_the_baseline_those_it_has(show):
+    base = recipes.digits(steps=4, batch_size=8, log_every=2)
+    runs = {
+        "repa": base.replace(repa=Repa(lam=0.5, hidden=8)),
+        "contrastive": base.replace(contrastive=Contrastive(lam=0.5, blocks=(3,))),
+        "baseline": base,
+    }
+    live = LiveTraining(lambda s: runs)
     panes = ("repa", "alignment", "feature_norm", "gradient_cosine", "dispersive", "velocity", "gradient_ratio")
-    panel = training_panel("all", live, ("lam",), "?", panes)
+    panel = show(live, ("lam",), panes)
     live.wait()
-    said = panel.sentence.value
-    assert said.count("at step 4") == 3
-    for words in ("repa at step 4: REPA loss", "contrastive at step 4: alignment", "baseline at step 4: feature norm"):
-        assert words in said
-    assert live.curve("contrastive", "block3.feature_norm") and not live.curve("contrastive", "block1.feature_norm")
+    words = panel.sentence.value
+    for run, first in (("repa", "REPA loss"), ("contrastive", "alignment"), ("baseline", "feature norm")):
+        assert f"{run} at step 4, 32 samples seen: {first}" in words
+    for run, block in (("contrastive", 3), ("baseline", 1)):
+        logged = live.logged(run, f"block{block}.feature_norm").values.tolist()
+        assert live.curve(run, "feature_norm").values.tolist() == logged != []
+    places = [(trace.xaxis, trace.yaxis) for trace in panel.figure.data]
+    assert len(set(places)) == len(panes) + len(runs), "no two panes overlap"
 
 
-def test_one_run_shows_as_many_panes_as_are_asked_for_and_its_samples():
-    live = LiveTraining(lambda s: {"dispersive": recipes.digits(lam=0.5, steps=2, batch_size=8, log_every=1)})
-    panel = training_panel("one", live, (), "?", ("velocity", "feature_norm"))
+@pytest.mark.parametrize(
+    ("changes", "title", "floor"),
+    [
+        ({}, "Dispersive Loss at block 1", -math.log(8)),
+        (dict(lam=None), "Dispersive Loss at block 1, not trained on", -math.log(8)),
+        (dict(variant="hinge", margin=2.0, blocks=(3,)), "Dispersive Loss at block 3", 0.5),
+        (dict(variant="covariance"), "Dispersive Loss at block 1", 1 / 7),
+        (dict(include_self=False), "Dispersive Loss at block 1", None),
+    ],
+)
+def test_the_floor_is_that_of_the_variant_and_absent_where_there_is_none(show, monkeypatch, changes, title, floor):
+    monkeypatch.setattr("labkit.widgets.training.POINTS", 2)
+    live = LiveTraining(lambda s: {"a": recipes.digits(steps=3, batch_size=8, log_every=1, **{"lam": 0.5, **changes})})
+    panel = show(live, (), ("dispersive",))
     live.wait()
-    assert [t.type for t in panel.figure.data] == ["scatter", "scatter", "heatmap"]
-    places = {(t.xaxis, t.yaxis) for t in panel.figure.data}
-    assert len(places) == 3, "no two share a pane"
-
-
-def test_the_floor_is_that_of_the_variant_and_absent_where_there_is_none():
-    def trained(**changes):
-        live = LiveTraining(lambda s: {"a": recipes.digits(lam=0.5, steps=2, batch_size=8, log_every=1, **changes)})
-        panel = training_panel("floor", live, (), "?", ("dispersive",))
-        live.wait()
-        return next(t for t in panel.figure.data if t.name == "floor").y
-
-    assert trained() == pytest.approx((-math.log(8),) * 2)
-    assert trained(variant="hinge", margin=2.0) == pytest.approx((0.5, 0.5))
-    assert not trained(include_self=False)
+    curve, line, _ = panel.figure.data
+    assert curve.x == (1, 3), "a long curve is thinned"
+    assert panel.figure.layout.annotations[0].text == title
+    assert not line.y if floor is None else line.y == pytest.approx((floor, floor), abs=1e-3)
+    assert line.showlegend == ("floor" in panel.sentence.value) == (floor is not None)

@@ -1,63 +1,111 @@
-"""The panel pattern: controls bound to a state, drawing in place, the latest request wins, closing leaves nothing."""
+"""The pattern of all panels: controls bound to a state, drawing in place, closing leaves nothing."""
 
+import pickle
 import threading
 
 import plotly.graph_objects as go
+import pytest
 from ipywidgets.widgets.widget import _instances
 from traitlets import Float, HasTraits
 
-from labkit.widgets.panel import Panel, log_slider, slider
+from labkit.widgets import (
+    Scale,
+    cloud_panel,
+    force_panel,
+    interpolant_panel,
+    partners_panel,
+    scale_panel,
+    secant_panel,
+    springs_panel,
+    variants_panel,
+    views_panel,
+)
+from labkit.widgets.panel import Panel, slider
+from labkit.widgets.scale import MINE
+
+ALL_PANELS = {
+    springs_panel: {"lam": 1.5, "tau": 2.0},
+    force_panel: {"tau": 2.0},
+    cloud_panel: {"scale": 0.3, "tau": 2.0, "features": 4},
+    interpolant_panel: {"t": 0.6},
+    variants_panel: {"scale": 0.3, "stretch": 0.8, "tau": 2.0, "margin": 0.5},
+    views_panel: {"noise": "restricted", "max_gap": 0.4, "t": 0.2},
+    partners_panel: {"alpha": 0.3, "lam": 0.9, "tau": 2.0, "variant": "hinge", "margin": 0.5},
+    secant_panel: {"jumps": 4, "t": 0.3, "s": 0.8, "start": 2},
+    lambda: scale_panel(Scale(5e10, 16.0)): {
+        "size": "XL",
+        "patch": 8,
+        "family": "MeanFlow",
+        "batch": 64,
+        "precision": "float32",
+        "machine": MINE,
+        "tflops": 7.0,
+        "utilisation": 0.8,
+    },
+}
+
+
+@pytest.mark.parametrize("make, moves", ALL_PANELS.items())
+def test_every_control_of_every_panel_moves_figure_and_sentence_and_leaks_no_widget(make, moves):
+    make().close()
+    before = set(_instances)
+    panel = make()
+    opened = set(_instances)
+    assert moves.keys() == panel.controls.keys()
+    for trait, value in moves.items():
+        shown, sentence = pickle.dumps(panel.figure.to_dict()), panel.sentence.value
+        panel.controls[trait].value = value
+        assert getattr(panel.state, trait) == pytest.approx(value)
+        assert pickle.dumps(panel.figure.to_dict()) != shown and panel.sentence.value != sentence, trait
+        assert "could not be drawn" not in panel.sentence.value
+    assert set(_instances) == opened
+    again = make()
+    assert panel.closed
+    again.close()
+    assert set(_instances) == before
 
 
 class State(HasTraits):
     size = Float(1.0)
 
 
-def make(draw, name="test", state=None):
-    plot = go.Figure(go.Scatter(x=[0, 1], y=[0, 1]))
-    return Panel(name, state or State(), {"size": slider("size", 0, 10, 0.1)}, plot, draw, "a line")
+@pytest.fixture
+def make():
+    """Makes a panel of a ``draw`` function, and closes it."""
+
+    def make(draw):
+        plot = go.Figure(go.Scatter(x=[0, 1], y=[0, 1]))
+        return Panel("test", State(), {"size": slider("size", 0, 10, 0.1)}, plot, draw, "a line")
+
+    yield make
+    for panel in list(Panel._open.values()):
+        panel.close()
 
 
-def double(state, plot):
-    plot.data[0].y = [0, 2 * state.size]
-    return f"twice {state.size:g}"
+def test_state_slider_and_figure_follow_each_other(make):
+    def double(state, plot):
+        plot.data[0].y = [0, 2 * state.size]
+        return f"twice {state.size:g}"
 
-
-def test_state_slider_and_figure_follow_each_other():
     panel = make(double)
     panel.state.size = 3.0
     assert panel.controls["size"].value == 3.0 and panel.figure.data[0].y == (0, 6.0)
     panel.controls["size"].value = 4.0
     assert panel.state.size == 4.0 and "twice 4" in panel.sentence.value
+    assert 'aria-live="polite"' in panel.sentence.value and 'aria-label="a line"' in panel.widget.children[0].value
 
 
-def test_the_sentence_is_announced_and_the_figure_described():
-    panel = make(double)
-    assert 'aria-live="polite"' in panel.sentence.value
-    assert 'aria-label="a line"' in panel.widget.children[0].value
-
-
-def test_a_panel_of_the_same_name_closes_the_earlier_and_leaks_no_widget():
-    make(double).close()
-    before = set(_instances)
-    first = make(double)
-    closed = []
-    first.on_close = lambda: closed.append(True)
-    second = make(double)
-    assert first.closed and closed and not second.closed
-    second.close()
-    assert set(_instances) == before
-
-
-def test_a_closed_panel_draws_no_more():
-    drawn = []
+def test_a_closed_panel_draws_no_more(make):
+    drawn, closed = [], []
     panel = make(lambda state, plot: drawn.append(state.size) or "")
+    panel.on_close = lambda: closed.append(True)
+    panel.close()
     panel.close()
     panel.state.size = 9.0
-    assert drawn == [1.0]
+    assert drawn == [1.0] and closed == [True]
 
 
-def test_while_one_thread_draws_only_the_latest_request_is_drawn_after():
+def test_while_one_thread_draws_only_the_latest_request_is_drawn_after(make):
     inside, go_on, drawn = threading.Event(), threading.Event(), []
 
     def slow(state, plot):
@@ -78,7 +126,7 @@ def test_while_one_thread_draws_only_the_latest_request_is_drawn_after():
     assert drawn == [1.0, 2.0, 5.0]
 
 
-def test_a_drawing_that_fails_says_so_and_the_next_one_works():
+def test_a_drawing_that_fails_says_so_and_the_next_one_works(make):
     def fragile(state, plot):
         if state.size > 5:
             raise ArithmeticError("size too large")
@@ -89,8 +137,3 @@ def test_a_drawing_that_fails_says_so_and_the_next_one_works():
     assert "size too large" in panel.sentence.value
     panel.state.size = 2.0
     assert "fine" in panel.sentence.value
-
-
-def test_log_slider_spans_its_decades():
-    tau = log_slider("τ", -1, 1)
-    assert tau.min == -1 and tau.max == 1 and tau.base == 10
