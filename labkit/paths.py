@@ -133,7 +133,7 @@ def _vp(t: Tensor) -> Coefficients:
 
 
 linear, gvp, vp = Path("linear", _linear), Path("gvp", _gvp), Path("vp", _vp)
-PATHS: dict[PathName, Path] = {path.name: path for path in (linear, gvp, vp)}
+PATHS: dict[str, Path] = {path.name: path for path in (linear, gvp, vp)}
 
 
 @dataclass(frozen=True)
