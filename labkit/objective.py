@@ -93,7 +93,7 @@ class Objective(nn.Module):
         terms = dict(base.terms)
         if "dispersive" in self.weights:
             settings = self.config.dispersive
-            terms["dispersive"] = _over_blocks(settings.loss, settings, self.blocks["dispersive"], base.features)
+            terms["dispersive"] = _over_blocks(settings.repulsion, settings, self.blocks["dispersive"], base.features)
         if "contrastive" in self.weights:
             settings, second = self.config.contrastive, self._second_view(batch, draws, labels, base.times)
             blocks, views = self.blocks["contrastive"], (base.features, second)

@@ -80,6 +80,12 @@ class Source(ABC):
                 flipped, the posterior's mean.
         """
 
+    def pixels(
+        self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None
+    ) -> Float[Tensor, "batch 3 side side"]:
+        """The images whose latents ``batch`` returns, for a source of latents that has their ``files``."""
+        raise NotImplementedError
+
     @abstractmethod
     def to(self, device: torch.device) -> "Source":
         """The same rows, with batches on another device."""
