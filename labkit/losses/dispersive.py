@@ -21,7 +21,7 @@ comes from B×B Gram matrices: for standardised Z, Σ_mn C_mn² = ‖ZᵀZ‖²/
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from jaxtyping import Float
 from torch import Tensor
@@ -69,9 +69,18 @@ def loss_arguments(
     return arguments
 
 
-def own_knobs(variant: str, holder: Any) -> dict[str, float]:
+class Knobs(TypedDict, total=False):
+    """Settings of a variant that are numbers: it has τ, or ε, or neither."""
+
+    tau: float
+    margin: float
+
+
+def own_knobs(variant: Variant, holder: Any) -> Knobs:
     """τ or ε, if the variant has it, by name, with the value of the holder's attribute of that name."""
-    return {name: getattr(holder, name) for name in ("tau", "margin") if name in KNOBS[variant]}
+    if "tau" in KNOBS[variant]:
+        return {"tau": holder.tau}
+    return {"margin": holder.margin} if "margin" in KNOBS[variant] else {}
 
 
 def dispersive_loss(
