@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-
 Network = TypeVar("Network", bound=nn.Module)
 
 

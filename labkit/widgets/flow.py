@@ -55,7 +55,7 @@ def interpolant_panel(
 ) -> Panel:
     """Scrub t from noise to data; with ``path`` among the controls, along any path."""
     state = state or Interpolant()
-    shown = list(paths.PATHS) if "path" in controls else [state.path]
+    shown: list[paths.PathName] = list(paths.PATHS) if "path" in controls else [state.path]
     title = "From noise (t = 0) to data (t = 1)" + (" along a straight line" if shown == ["linear"] else "")
     panes = ["x_t", "velocity, over twice its size", "share that a classifier recognises"]
     plot = figure(title, 1, 3, 330, horizontal_spacing=0.06, subplot_titles=panes)
