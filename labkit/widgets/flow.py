@@ -39,13 +39,13 @@ class Interpolant(HasTraits):
         self.readable = {t: self.agreement(t) for t in TIMES}
         """Time → share of digits that are recognised, along the path that the state began with."""
 
-    def at(self, t: float, path: paths.PathName | None = None) -> PathSample:
+    def at(self, t: float, path: str | None = None) -> PathSample:
         """All held-out digits at time t, each with its own noise, and their velocity."""
         way = paths.PATHS[path or self.path]
         t = min(t, way.interval("velocity")[1])  # VP's speed is infinite at the end
         return way(self.x1, self.x0, torch.full((len(self.x1),), t))
 
-    def agreement(self, t: float, path: paths.PathName | None = None) -> float:
+    def agreement(self, t: float, path: str | None = None) -> float:
         """Share of the held-out digits that the classifier recognises at time t."""
         return class_agreement(DigitsClassifier.load().predict(self.at(t, path).x_t), self.y1)
 
@@ -55,7 +55,7 @@ def interpolant_panel(
 ) -> Panel:
     """Scrub t from noise to data; with ``path`` among the controls, along any path."""
     state = state or Interpolant()
-    shown: list[paths.PathName] = list(paths.PATHS) if "path" in controls else [state.path]
+    shown = list(paths.PATHS) if "path" in controls else [state.path]
     title = "From noise (t = 0) to data (t = 1)" + (" along a straight line" if shown == ["linear"] else "")
     panes = ["x_t", "velocity, over twice its size", "share that a classifier recognises"]
     plot = figure(title, 1, 3, 330, horizontal_spacing=0.06, subplot_titles=panes)
