@@ -70,7 +70,7 @@ def loss_arguments(
 
 
 class Knobs(TypedDict, total=False):
-    """Settings of a variant that are numbers: it has τ, or ε, or neither."""
+    """The settings of a variant that are numbers, if it has them."""
 
     tau: float
     margin: float
@@ -78,9 +78,12 @@ class Knobs(TypedDict, total=False):
 
 def own_knobs(variant: Variant, holder: Any) -> Knobs:
     """τ or ε, if the variant has it, by name, with the value of the holder's attribute of that name."""
+    knobs: Knobs = {}
     if "tau" in KNOBS[variant]:
-        return {"tau": holder.tau}
-    return {"margin": holder.margin} if "margin" in KNOBS[variant] else {}
+        knobs["tau"] = holder.tau
+    if "margin" in KNOBS[variant]:
+        knobs["margin"] = holder.margin
+    return knobs
 
 
 def dispersive_loss(
