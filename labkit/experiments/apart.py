@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from labkit.checks import LabError
 from labkit.training.engine import saving_on_signals
 from labkit.training.folder import BusyError
 from labkit.training.status import one_line
-from labkit.types import LabError
 
 STOPPED, FAILED, BUSY = 3, 4, 5  # exit statuses
 FAILURE = "failure.txt"

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import require
+from labkit.checks import LabError, require
 from labkit.config import Config
 from labkit.evaluation import REAL
 from labkit.evaluation.settings import WHOLE
@@ -36,7 +36,6 @@ from labkit.experiments.statistics import LEVEL, paired_differences
 from labkit.losses.weight import describe_schedule
 from labkit.objective import blocks_of
 from labkit.runtime import data_dir
-from labkit.types import LabError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +110,7 @@ def point(config: Config) -> dict[str, Any]:
         "model": config.model,
         "variant": on.variant,
         "lam": float(on.lam or 0.0),
-        "tau": on.arguments["tau"] or 0.0,
+        "tau": on.arguments.get("tau", 0.0),
         "block": where,
         "alpha": on.alignment_weight if parent else 0.0,
         "noise": on.noise if parent else "one view",

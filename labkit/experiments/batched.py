@@ -28,13 +28,12 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from labkit.checks import require
+from labkit.checks import LabError, require
 from labkit.config import Config
 from labkit.objective import Objective
 from labkit.training import Trainer
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.status import State, one_line
-from labkit.types import LabError
 
 Stack = dict[str, Tensor]
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from tqdm.auto import tqdm
 
-from labkit.checks import require, whole
+from labkit.checks import LabError, require, whole
 from labkit.config import Config, flat
 from labkit.disk import replace_file
 from labkit.evaluation import REAL
@@ -41,7 +41,6 @@ from labkit.runtime import commit, cores, one_thread
 from labkit.training import Run, Trainer
 from labkit.training.engine import saving_on_signals
 from labkit.training.folder import RunError, RunFolder
-from labkit.types import LabError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -73,7 +73,7 @@ class Springs(HasTraits):
     def rest(self) -> Rest:
         """Descend from the start by a fixed number of steps with momentum."""
         # Step size: the spring's curvature is 1/POINTS for each coordinate, and repulsion adds at most 4λ/(τP) of that.
-        loss, start = Dispersive(tau=self.tau).loss, self.start
+        loss, start = Dispersive(tau=self.tau).repulsion, self.start
         rate = POINTS / (1 + 2 * self.lam / self.tau)
         points = descend(lambda points: _spring(points, start) + self.lam * loss(points), start, rate)
         return Rest(points, _spring(points, start).item(), loss(points).item(), mean_pairwise_distance(points))

@@ -161,7 +161,7 @@ def _draw_partners(state: Partners, plot: BaseFigure) -> str:
     low, high = min(*bars.y, floor, 0), max(*bars.y, 0.5)
     plot.update_yaxes(range=[low - 0.15 * (high - low), high + 0.15 * (high - low)], row=1, col=2)
     (partners, others), (near, far) = rest.distances, state.distances(state.start)
-    knob = f"τ = {state.tau:.2g}" if knobs["tau"] else f"ε = {state.margin:.2g}"
+    knob = f"τ = {state.tau:.2g}" if "tau" in knobs else f"ε = {state.margin:.2g}"
     return (
         f"α = {state.alpha:.2f}, λ = {state.lam:.2f}, {knob}: the two views of a sample lie {partners:.2f} apart, "
         f"{partners / near:.2f} times as far as at the start; views of two samples {others:.2f}, {others / far:.2f} "
