@@ -232,8 +232,9 @@ class Atlas:
 
         other = self.baseline(condition)
         require(other != condition, "condition", condition, "it is a baseline itself")
-        block = self.block(condition) if where.get("block") is None else where["block"]
-        bands = {name: self.band(name, measure, **{**where, "block": block}) for name in (other, condition)}
+        if where.get("block") is None:
+            where["block"] = self.block(condition)
+        bands = {name: self.band(name, measure, **where) for name in (other, condition)}
         rows = [
             {"run": name, "seed": seed, "measure": measure, "value": value}
             for name, one in bands.items()

@@ -21,7 +21,7 @@ comes from B×B Gram matrices: for standardised Z, Σ_mn C_mn² = ‖ZᵀZ‖²/
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from jaxtyping import Float
 from torch import Tensor
@@ -71,9 +71,21 @@ def loss_arguments(
     return arguments
 
 
-def own_knobs(variant: str, holder: Any) -> dict[str, float]:
+class Knobs(TypedDict, total=False):
+    """The settings of a variant that are numbers, if it has them."""
+
+    tau: float
+    margin: float
+
+
+def own_knobs(variant: Variant, holder: Any) -> Knobs:
     """τ or ε, if the variant has it, by name, with the value of the holder's attribute of that name."""
-    return {name: getattr(holder, name) for name in ("tau", "margin") if name in KNOBS[variant]}
+    knobs: Knobs = {}
+    if "tau" in KNOBS[variant]:
+        knobs["tau"] = holder.tau
+    if "margin" in KNOBS[variant]:
+        knobs["margin"] = holder.margin
+    return knobs
 
 
 def dispersive_loss(

@@ -302,7 +302,7 @@ class Trainer:
 
     def _modules(self) -> dict[str, nn.Module]:
         """The modules of a checkpoint, by the prefix of their tensors there."""
-        modules = {"model": self.network, "ema": self.ema.network}
+        modules: dict[str, nn.Module] = {"model": self.network, "ema": self.ema.network}
         return modules if self.projector is None else modules | {"projector": self.projector}
 
     def _named(self) -> dict[str, nn.Parameter]:

@@ -48,9 +48,9 @@ class TwoViews(HasTraits):
     def views(self) -> tuple[Tensor, Tensor, Float[Tensor, " n"]]:
         """First view and second view of all digits, and the times of the second."""
         t = torch.full((len(self.x1),), self.t)
-        second = self.second_times(t)
-        noised = (paths.linear(self.x1, x0, when).x_t for x0, when in zip(self.noises, (t, second), strict=True))
-        return *noised, second
+        t_second = self.second_times(t)
+        first, second = (paths.linear(self.x1, *draw).x_t for draw in zip(self.noises, (t, t_second), strict=True))
+        return first, second, t_second
 
 
 def views_panel(name: str = "views", state: TwoViews | None = None) -> Panel:
