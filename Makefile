@@ -39,9 +39,10 @@ test-oldest test-latest:  ## check with the lowest, or newest, versions that pyp
 test-fast: lint  ## check style, mathematics and data alone: no training, no notebook, no browser
 	$(PYTEST) -m "not slow" $(FAST) $(ARGS)
 
-lint: .venv/test-ready  ## check style, and that imports only go down
+lint: .venv/test-ready  ## check style and types, and that imports only go down
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check --quiet .
+	.venv/bin/pyrefly check --min-severity error
 	.venv/bin/lint-imports
 
 bench: .venv/test-ready  ## measure a training step against a bare loop, each loss against torch.pdist, the explorer

@@ -8,10 +8,11 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial, wraps
+from functools import partial, reduce, wraps
+from operator import or_
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, cast
 
 import tyro
 from tyro.conf import Suppress, arg, subcommand
@@ -79,7 +80,7 @@ def with_recipes(
                 arms.append(Annotated[Any, subcommand(flag, constructor=later(run), is_default=True)])
             elif any(word.partition("=")[0] == f"--{flag}" for word in words):
                 raise ConfigError(f"give a recipe or --{flag}, not both; leave {typed[0]!r} out")
-        return Union[(*arms, Annotated[None, Suppress])]  # a union needs two
+        return reduce(or_, [*arms, Annotated[None, Suppress]])  # a union needs two
 
     def choose(work: Annotated[Any, arg(name="", constructor_factory=subcommands)]) -> Any:
         return work()
@@ -94,8 +95,9 @@ def _with_preset(command: Callable[..., Any], recipe: Callable[..., Any], words:
     def read(preset: str = "paper") -> str:
         return preset
 
-    chosen = tyro.cli(read, args=words, return_unknown_args=True, add_help=False)[0]
-    start = partial(command, config=recipe(preset=chosen))
+    typed = tyro.cli(read, args=words, return_unknown_args=True, add_help=False)[0]
+    start = partial(command, config=recipe(preset=typed))
+    chosen = cast("labkit.recipes.Preset", typed)  # the recipe refuses any other
 
     def with_preset(
         work: Annotated[Any, arg(name="", constructor=start)], preset: labkit.recipes.Preset = chosen

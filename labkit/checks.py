@@ -2,7 +2,7 @@
 
 import math
 from numbers import Integral, Real
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 
 class LabError(Exception):
@@ -13,14 +13,19 @@ class ConfigError(LabError, ValueError):
     """A setting that cannot work. The message names the field, its value and what is allowed."""
 
 
+def refuse(name: str, value: Any, allowed: str) -> NoReturn:
+    raise ConfigError(f"{name} = {value!r} cannot be used: {allowed}.")
+
+
 def require(ok: bool, name: str, value: Any, allowed: str) -> None:
     if not ok:
-        raise ConfigError(f"{name} = {value!r} cannot be used: {allowed}.")
+        refuse(name, value, allowed)
 
 
-def choose(value: Any, kind: Any, name: str) -> None:
-    """Refuse a value that is not one of a Literal's strings."""
+def choose(value: Any, kind: Any, name: str) -> Any:
+    """Return a value that is one of a Literal's strings, and refuse any other."""
     require(value in get_args(kind), name, value, f"choose one of {', '.join(get_args(kind))}")
+    return value
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:
@@ -50,7 +55,7 @@ def finite(value: Any) -> bool:
 
 def whole(value: Any, at_least: int) -> bool:
     """Whether a value is a whole number, numpy's included, that is large enough."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= at_least
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= at_least
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ labkit COMMAND --help explains a command; labkit --version prints the version.
 from __future__ import annotations  # tyro evaluates the annotations of the command that is typed, and no others
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,7 +66,7 @@ def train(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("runs
     Args:
         out: Folder to train in. Training goes on there if the folder holds this very experiment.
     """
-    return _train(labkit.Trainer(config, out))
+    return _train(labkit.Trainer(config, out), out)
 
 
 def resume(resume: Path, steps: int | None = None) -> int:
@@ -76,11 +76,11 @@ def resume(resume: Path, steps: int | None = None) -> int:
         resume: Folder of the run.
         steps: Train up to this many steps; by default up to the run's own number.
     """
-    return _train(labkit.Run.open(resume).trainer(**({} if steps is None else {"steps": steps})))
+    return _train(labkit.Run.open(resume).trainer(**({} if steps is None else {"steps": steps})), resume)
 
 
-def _train(trainer: labkit.Trainer) -> int:
-    out, begun, config = trainer.folder.path, trainer.step, trainer.config
+def _train(trainer: labkit.Trainer, out: Path) -> int:
+    begun, config = trainer.step, trainer.config
     tell = print if trainer.leads else _silent
     if not len(trainer):
         tell(f"{out} is finished: {trainer.step} of {config.steps} steps. Give --steps to train on.")
@@ -88,7 +88,7 @@ def _train(trainer: labkit.Trainer) -> int:
     tell(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
     tell(trainer.describe())
     with labkit.training.engine.saving_on_signals(trainer.stop):
-        stopped = _drive(trainer, len(trainer), _terms, silent=not trainer.leads)
+        stopped = _drive(iter(trainer), len(trainer), _terms, silent=not trainer.leads)
     if stopped:
         saved = ", saved" if trainer.step else ""
         tell(f"\nStopped at step {trainer.step}{saved}. Go on with:  {command('train', '--resume', out)}")
@@ -167,7 +167,7 @@ def compare(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("ru
 
     comparison = labkit.experiments.Comparison.with_and_without(config, out)
     print(f"Training {' and '.join(comparison.trainers)} side by side in {out}, {config.steps} steps each.")
-    if _drive(comparison, len(comparison), lambda item: f"{item[0]} {_terms(item[1])}"):
+    if _drive(iter(comparison), len(comparison), lambda item: f"{item[0]} {_terms(item[1])}"):
         raise KeyboardInterrupt
     result = comparison.evaluate()
     print(result.table().T.to_string(float_format=lambda value: f"{value:.3f}", na_rep="–"))
@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     app = SubcommandApp()
     for name, function in commands.items():
         if name == words[0] or words[0] not in commands:  # alone, so that tyro looks for a misspelt flag among its own
-            app.command(later(function), name=name)
+            app.command(name=name)(later(function))
     try:
         check_word(words, "command", list(commands), f"labkit with one of {', '.join(commands)}")
         if words[0] in ("train", "compare", "sweep"):
@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run = app.cli(prog="labkit", description=__doc__, args=words, config=(PositionalMetavarFromFieldName,))
         return run()
     except SystemExit as end:
-        return end.code
+        return end.code if isinstance(end.code, int) else 2
     except (LabError, FileNotFoundError) as mistake:
         print(f"labkit: {mistake}", file=sys.stderr)
         return 2
@@ -275,17 +275,16 @@ def _silent(*_: object) -> None:
     """Print nothing, on ranks other than the first."""
 
 
-def _drive(loop: Iterable[Any], total: int, describe: Callable[[Any], str], silent: bool = False) -> bool:
+def _drive(loop: Generator[Any], total: int, describe: Callable[[Any], str], silent: bool = False) -> bool:
     """Run a loop of reports, under a progress bar if this is a terminal; True if Ctrl-C ended it."""
     with tqdm(total=total, unit="step", mininterval=0.5, disable=silent or None) as bar:
-        steps = iter(loop)
         try:
-            for number, report in enumerate(steps):
+            for number, report in enumerate(loop):
                 bar.update()
                 if number % 50 == 0 and not silent:
                     bar.set_postfix_str(describe(report), refresh=False)
         except KeyboardInterrupt:
-            steps.close()
+            loop.close()
             return True
     return False
 

@@ -112,7 +112,7 @@ class Config:
         has_name = isinstance(self.dataset, str) and self.dataset != ""
         require(has_name, "dataset", self.dataset, "name an embedded set, such as 'digits', or the folder of a store")
         require(isinstance(self.model, str), "model", self.model, "name it as in 'SiT-Nano/2'")
-        groups = {f.name: f.type for f in dataclasses.fields(self) if dataclasses.is_dataclass(f.type)}
+        groups = _groups(type(self))
         for name, group in groups.items():
             value = getattr(self, name)
             require(type(value) is group, name, value, f"give its settings as {group.__name__}(…)")
@@ -196,17 +196,23 @@ class Config:
         return [text for text in self.differences(other) if text.partition(":")[0] not in FREE]
 
 
+def _groups(cls: type) -> dict[str, type]:
+    """The fields of a settings class that are settings themselves, and their classes."""
+    kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+
+
 def _build(cls: type, values: Any, prefix: str) -> Any:
     require(isinstance(values, dict), prefix.rstrip(".") or "config", values, "a group of settings is expected")
     if prefix.rstrip(".") in REGULARIZERS and "schedule" not in values:  # written when there was only a warm-up
         steps = values.get("warmup", 0)
         values = {name: value for name, value in values.items() if name != "warmup"}
         values["schedule"] = warm_up(steps) if steps else ()
-    kinds = {f.name: f.type for f in dataclasses.fields(cls)}
-    for name in values.keys() ^ (kinds.keys() - (LATER - values.keys() if cls is Config else set())):
-        fault = "is missing" if name in kinds else f"is not a setting of this version ({', '.join(sorted(kinds))})"
+    names = {field.name for field in dataclasses.fields(cls)}
+    for name in values.keys() ^ (names - (LATER - values.keys() if cls is Config else set())):
+        fault = "is missing" if name in names else f"is not a setting of this version ({', '.join(sorted(names))})"
         raise ConfigError(f"{prefix}{name} {fault}; the config comes from another version of labkit or was edited.")
-    nested = {n: _build(kinds[n], v, f"{prefix}{n}.") for n, v in values.items() if dataclasses.is_dataclass(kinds[n])}
+    nested = {n: _build(kind, values[n], f"{prefix}{n}.") for n, kind in _groups(cls).items() if n in values}
     lists = {n: tuple(v) for n, v in values.items() if isinstance(v, list)}
     return cls(**{**values, **lists, **nested})
 

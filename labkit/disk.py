@@ -6,8 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
-
 from labkit.checks import LabError
 
 
@@ -15,11 +13,11 @@ class DiskError(LabError, OSError):
     """A file that could not be written; the message names it and says why."""
 
 
-def replace_file(path: Path, *data: bytes | np.ndarray, mark: str = "") -> None:
+def replace_file(path: Path, *data: bytes | memoryview, mark: str = "") -> None:
     """Write bytes to a neighbour of ``path``, flush it to the disk, then rename it over ``path``.
 
     Args:
-        data: pieces of the file in their order; arrays are flat.
+        data: pieces of the file in their order.
         mark: part of the neighbour's name, for files that several processes may write at the same time.
     """
     part = path.with_name(f".{path.name}{mark}.part")
@@ -34,8 +32,7 @@ def replace_file(path: Path, *data: bytes | np.ndarray, mark: str = "") -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        size = sum(len(piece) if isinstance(piece, bytes) else piece.nbytes for piece in data)
-        raise DiskError(unwritten(path, size, error)) from error
+        raise DiskError(unwritten(path, sum(memoryview(piece).nbytes for piece in data), error)) from error
 
 
 def unwritten(path: Path, size: int, error: OSError) -> str:

@@ -17,9 +17,9 @@ def macs(network: Transformer) -> dict[str, int]:
     tokens, width, depth = network.side**2, network.width, len(network.blocks)
     patch_in = network.x_embedder.proj.weight[0].numel()  # p²C
     patch_out = network.final_layer.linear.out_features  # p²·C_out
-    hidden = network.blocks[0].mlp.fc1.out_features
+    hidden = len(network.get_parameter("blocks.0.mlp.fc1.weight"))
     embedders = [e for e in (network.t_embedder, network.span_embedder) if e is not None]
-    time = sum(linear.weight.numel() for e in embedders for linear in (e.mlp[0], e.mlp[2]))
+    time = sum(linear.weight.numel() for e in embedders for linear in e.linears)
     return {
         "linears": depth * tokens * (4 * width**2 + 2 * width * hidden),
         "attention": depth * 2 * tokens**2 * width,

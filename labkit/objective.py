@@ -69,7 +69,8 @@ class Objective(nn.Module):
         on = {name: getattr(config, name) for name in config.regularizers}
         self.taps = sorted({*regularized_blocks(config), *(block for name in on for block in self.blocks[name])})
         self.weights = nn.ModuleDict({name: Weight(group.lam, group.schedule) for name, group in on.items()})
-        self.teacher = self.projector = None
+        self.teacher: Teacher | None = None
+        self.projector: Projector | None = None
         if "repa" in on:
             self.teacher = teacher or load_teacher(config.repa.teacher, network.side)
             require(
@@ -92,14 +93,14 @@ class Objective(nn.Module):
         terms = dict(base.terms)
         if "dispersive" in self.weights:
             settings = self.config.dispersive
-            terms["dispersive"] = _over_blocks(settings.loss, settings, self.blocks["dispersive"], base.features)
+            terms["dispersive"] = _over_blocks(settings.repulsion, settings, self.blocks["dispersive"], base.features)
         if "contrastive" in self.weights:
             settings, second = self.config.contrastive, self._second_view(batch, draws, labels, base.times)
             blocks, views = self.blocks["contrastive"], (base.features, second)
             both = _over_blocks(lambda *z: torch.stack(settings.parts(*z)), settings, blocks, *views)
             terms["alignment"], repulsion = both
             terms["contrastive"] = settings.alignment_weight * terms["alignment"] + repulsion
-        if "repa" in self.weights:
+        if self.teacher is not None and self.projector is not None:
             tokens = base.features[self.blocks["repa"][0]]
             images = batch.x if batch.pixels is None else batch.pixels
             terms["repa"] = repa_loss(self.projector(tokens), self.teacher(images))
@@ -113,6 +114,7 @@ class Objective(nn.Module):
     def _second_view(self, batch: Batch, draws: Draws, labels: Tensor, t: Tensor) -> Features:
         """Features of the same images and labels with other noise, at another time; no base loss is computed on it."""
         view, settings = draws.second, self.config.contrastive
+        assert view is not None, "the contrastive loss needs draws.second"
         t = time_sampling.second(t, view.uniforms, settings.noise, settings.max_gap, self.process.time)
         x = self.process.noised(batch.x, view.noise, t)
         return self.network.features(x, self.process.model_time(t), labels, taps=self.blocks["contrastive"])

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from labkit import paths, time_sampling
 from labkit.config import Config
 from labkit.losses import adaptive_loss, average_velocity_target, diffusion_errors, squared_errors
+from labkit.models import Transformer
 from labkit.ops import expand_like
 from labkit.schedule import Schedule
 from labkit.types import Batch, Draws
@@ -48,6 +49,8 @@ class _OnPath(nn.Module):
     """A process on a path; its network takes t itself."""
 
     path: paths.Path
+    interval: tuple[float, float]
+    """First and last time at which the velocity is finite."""
 
     def model_time(self, t: Tensor) -> Tensor:
         return t
@@ -71,7 +74,7 @@ class FlowProcess(_OnPath):
         first, last = self.interval
         return first + (last - first) * u
 
-    def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
+    def base(self, network: Transformer, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
         t, prediction = self.time(draws.uniforms[:, 0]), self.settings.prediction
         point = self.path(batch.x, draws.noise, t)
         output, features = network(point.x_t, t, labels, taps=taps)
@@ -95,7 +98,7 @@ class FlowProcess(_OnPath):
         speed = c.sigma * c.d_alpha / c.alpha - c.d_sigma  # w/σ, which is finite where σ = 0
         return speed**2 if self.settings.weighting == "velocity" else speed / c.sigma
 
-    def velocity(self, network: nn.Module, clip: bool = False) -> Field:
+    def velocity(self, network: Transformer, clip: bool = False) -> Field:
         """The velocity that corresponds to a network's prediction; ``clip`` keeps the predicted data in [−1, 1]."""
         prediction, convert = self.settings.prediction, self.path.convert
 
@@ -129,7 +132,7 @@ class DiffusionProcess(nn.Module):
     def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         return self.schedule.noised(x1, x0, self.step(t))
 
-    def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
+    def base(self, network: Transformer, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
         t = draws.uniforms[:, 0]
         x_k = self.noised(batch.x, draws.noise, t)
         output, features = network(x_k, self.model_time(t), labels, taps=taps)
@@ -150,11 +153,12 @@ class MeanFlowProcess(_OnPath):
     def time(self, u: Tensor) -> Tensor:
         return time_sampling.logit_normal(u, self.settings.mean, self.settings.deviation)
 
-    def base(self, network: nn.Module, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
+    def base(self, network: Transformer, batch: Batch, draws: Draws, labels: Tensor, taps: Collection[int]) -> Base:
         """The first ``share`` of the rows train over a span s − t > 0, the others at one time (s = t).
 
         A batch comes in random order, so the first rows are a random choice, and every part keeps its shape.
         """
+        assert draws.ends is not None, "MeanFlow needs draws.ends"
         one, other = self.time(draws.uniforms[:, 0]), self.time(draws.ends)
         t, s = torch.minimum(one, other), torch.maximum(one, other)
         n = math.ceil(self.settings.share * len(t))  # rows with a span
@@ -173,7 +177,7 @@ class MeanFlowProcess(_OnPath):
         return Base(loss, {"average_velocity": errors.mean(), "meanflow": loss}, errors, t, features)
 
     @torch.no_grad()
-    def _guided(self, network: nn.Module, x_t: Tensor, t: Tensor, labels: Tensor, velocity: Tensor) -> Tensor:
+    def _guided(self, network: Transformer, x_t: Tensor, t: Tensor, labels: Tensor, velocity: Tensor) -> Tensor:
         """The velocity to learn, with guidance built in; samples without a label keep that of the path."""
         if not self.settings.guided:
             return velocity
@@ -184,7 +188,7 @@ class MeanFlowProcess(_OnPath):
         guided = omega * velocity + kappa * with_label + (1 - omega - kappa) * without
         return torch.where(expand_like(labels == null, x_t), velocity, guided)
 
-    def velocity(self, network: nn.Module, clip: bool = False) -> Field:
+    def velocity(self, network: Transformer, clip: bool = False) -> Field:
         """The network's output at span 0, where the average velocity is the velocity; ``clip`` has no effect."""
         return lambda x, t, y: network(x, t, y).output
 

@@ -238,10 +238,11 @@ def procrustes(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Aligned:
     """
     from scipy.spatial import procrustes
 
-    a, b = (_finite_rows(x, name).numpy(force=True) for x, name in ((a, "a"), (b, "b")))
-    _, aligned, disparity = procrustes(a, b)  # centred and of norm 1
-    size = ((a - a.mean(axis=0)) ** 2).sum() ** 0.5
-    return Aligned(torch.from_numpy(aligned * size + a.mean(axis=0)), float(disparity))
+    fixed, moved = (_finite_rows(x, name).numpy(force=True) for x, name in ((a, "a"), (b, "b")))
+    _, aligned, disparity = procrustes(fixed, moved)  # centred and of norm 1
+    centre = fixed.mean(axis=0)
+    size = ((fixed - centre) ** 2).sum() ** 0.5
+    return Aligned(torch.from_numpy(aligned * size + centre), float(disparity))
 
 
 def seed_flicker(conditions: Conditions, seeds: Sequence[int] = (0, 1), **settings: Any) -> float:

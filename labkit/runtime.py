@@ -31,9 +31,7 @@ def device() -> torch.device:
 
 def tier() -> Tier:
     """Size at which notebooks run: ``LAB_TIER`` if it is set, else gpu or cpu, after the machine. Tests use smoke."""
-    chosen = os.environ.get("LAB_TIER") or ("gpu" if device().type == "cuda" else "cpu")
-    choose(chosen, Tier, "LAB_TIER")
-    return chosen
+    return choose(os.environ.get("LAB_TIER") or ("gpu" if device().type == "cuda" else "cpu"), Tier, "LAB_TIER")
 
 
 def scaled(*, smoke: T, cpu: T, gpu: T | None = None) -> T:

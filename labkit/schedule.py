@@ -32,6 +32,14 @@ class Schedule(nn.Module):
         timesteps: the network's time input at each step, which is the step's number in the original schedule.
     """
 
+    betas: Tensor
+    timesteps: Tensor
+    alpha_bar: Tensor
+    signal: Tensor
+    std: Tensor
+    alpha_bar_before: Tensor
+    posterior_log_variance: Tensor
+
     def __init__(self, betas: Float[Tensor, " steps"], timesteps: Int[Tensor, " steps"]) -> None:
         super().__init__()
         alpha_bar = (1 - betas).cumprod(0)

@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from labkit.checks import LabError as LabError  # its old home
-
 
 class Batch(NamedTuple):
     """Images and their labels, as a data set returns them."""

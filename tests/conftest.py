@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import beartype.typing  # noqa: F401 (the hook names it)
 import jaxtyping
 import pytest
 import torch
@@ -18,8 +19,10 @@ from hypothesis import settings
 HERE = Path(__file__).parent
 LONG = 5  # seconds that a test may take, its fixtures included, before it is listed
 RUNS = ("experiments/", "training/", "widgets/", "test_cli", "test_process")  # tests that train
-# The tower lets an int stand where a float is asked for, as readers write tau=1.
-jaxtyping.install_import_hook("labkit", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+# The tower lets an int stand where a float is asked for, as readers write tau=1. A method alone cannot check Self.
+SELF = "beartype.FrozenDict({beartype.typing.Self: beartype.typing.Any})"
+CONF = f"beartype.BeartypeConf(is_pep484_tower=True, hint_overrides={SELF})"
+jaxtyping.install_import_hook("labkit", f"beartype.beartype(conf={CONF})")
 torch.set_num_threads(1)
 settings.register_profile("labkit", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("labkit")

@@ -186,8 +186,8 @@ MUTATIONS = [
         # meters, features, machine and configs
         (
             "training/meters.py",
-            "p.grad - sum(pull[i] for pull in",
-            "p.grad + sum(pull[i] for pull in",
+            "g - sum(part for pull in",
+            "g + sum(part for pull in",
             "tests/training/test_meters.py",
         ),
         ("training/features.py", "look.seed, Purpose.PROBE", "0, Purpose.PROBE", "tests/training/test_features.py"),

@@ -295,16 +295,15 @@ def test_replace_reaches_into_the_dispersive_loss():
 def test_none_stands_for_what_the_variant_takes():
     """The defaults of ``dispersive_loss``, by variant; the config itself keeps None."""
     taken = {variant: Dispersive(variant=variant).arguments for variant in KNOBS}
-    nothing = {"tau": None, "margin": None, "include_self": None}
     assert taken == {
-        "infonce_l2": nothing | {"variant": "infonce_l2", "tau": 0.5, "include_self": True},
-        "infonce_cosine": nothing | {"variant": "infonce_cosine", "tau": 0.5, "include_self": True},
-        "hinge": nothing | {"variant": "hinge", "margin": 1.0, "include_self": True},
-        "covariance": nothing | {"variant": "covariance"},
+        "infonce_l2": {"variant": "infonce_l2", "tau": 0.5, "include_self": True},
+        "infonce_cosine": {"variant": "infonce_cosine", "tau": 0.5, "include_self": True},
+        "hinge": {"variant": "hinge", "margin": 1.0, "include_self": True},
+        "covariance": {"variant": "covariance"},
     }
     assert (Dispersive().tau, Dispersive().include_self, Dispersive(variant="hinge").margin) == (None, None, None)
     given = Dispersive(variant="hinge", margin=2, include_self=False).arguments
-    assert given == nothing | {"variant": "hinge", "margin": 2, "include_self": False}
+    assert given == {"variant": "hinge", "margin": 2, "include_self": False}
     assert Contrastive(tau=0.1, alignment_weight=0.25).arguments == taken["infonce_l2"] | {"tau": 0.1}
 
 

@@ -24,6 +24,19 @@ class AugmentationDraws(NamedTuple):
     """In [0, 1)."""
 
 
+class Files:
+    """Paths below a folder, built one by one, since a million of them would fill the memory."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.names = root, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> Path:
+        return self.root / self.names[row]
+
+
 class Source(ABC):
     """Labelled images or latents of one size, in about [-1, 1]."""
 
@@ -32,8 +45,6 @@ class Source(ABC):
     num_classes: int
     augments: bool = False
     """Whether a batch depends on random numbers: a flip, a sample of a latent's posterior."""
-    files: Sequence[Path] | None = None
-    """Image file of each row, if there are files."""
     resident: bool = False
     """Whether all rows lie on the device."""
 
@@ -51,6 +62,11 @@ class Source(ABC):
         """Side, channels and number of classes: the arguments of a network for these images."""
         return self.size, self.channels, self.num_classes
 
+    @property
+    def files(self) -> Files | None:
+        """Image file of each row, if there are files."""
+        return None
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -64,12 +80,18 @@ class Source(ABC):
                 flipped, the posterior's mean.
         """
 
+    def pixels(
+        self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None
+    ) -> Float[Tensor, "batch 3 side side"]:
+        """The images whose latents ``batch`` returns, for a source of latents that has their ``files``."""
+        raise NotImplementedError
+
     @abstractmethod
     def to(self, device: torch.device) -> "Source":
         """The same rows, with batches on another device."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # tensors do not compare as a whole
 class Images(Source):
     """Images in memory, which batches hold as they are."""
 
@@ -78,9 +100,9 @@ class Images(Source):
     num_classes: int
     resident = True
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return tuple(self.x.shape[1:])
+    def __post_init__(self) -> None:
+        _, channels, height, width = self.x.shape
+        self.shape = channels, height, width
 
     def to(self, device: torch.device) -> "Images":
         return Images(self.x.to(device), self.y.to(device), self.num_classes)

@@ -45,10 +45,11 @@ def decode(file: Any, size: int, channels: int = 3) -> Square:
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises all kinds at damaged files: OSError, SyntaxError, …
-        number = error.errno if isinstance(error, OSError) else None
-        if number is not None and number not in FILE_ERRORS:
-            raise
-        why = str(error) if number is None else error.strerror
+        why = str(error)
+        if isinstance(error, OSError) and error.errno is not None:
+            if error.errno not in FILE_ERRORS:
+                raise
+            why = error.strerror or why
         raise BrokenImage(" ".join(why.split())[:200] or type(error).__name__) from error
     return Square(np.ascontiguousarray(square.reshape(size, size, channels).transpose(2, 0, 1)), enlarged)
 

@@ -59,7 +59,7 @@ def unlabelled_digits(split: Split = "train") -> Images:
 
 
 @cache
-def _digits(split: str) -> Images:
+def _digits(split: Split) -> Images:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -70,7 +70,7 @@ def _digits(split: str) -> Images:
     return Images(x, torch.from_numpy(labels[chosen]).long(), num_classes=10)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Emoji(Images):
     """Images with a second label."""
 
@@ -106,10 +106,11 @@ def _emoji() -> tuple[Emoji, Emoji]:
     with np.load(path, allow_pickle=False) as file:
         x, y, style, held_out = (torch.from_numpy(file[name]) for name in ("x", "y", "style", "held_out"))
     x = x.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return tuple(
+    train, rest = (
         Emoji(x[rows].contiguous(), y[rows].long(), len(EMOJI_CLASSES), style[rows].long())
         for rows in (~held_out, held_out)
     )
+    return train, rest
 
 
 EMBEDDED = {

@@ -89,7 +89,7 @@ class Share:
         out, codec, settings = self.out, self.codec, asdict(self.settings)
         settings.pop("batch")  # it changes the speed and not the store
         settings["source"] = str(Path(source).resolve()) if Path(source).exists() else source
-        settings["latents"] = codec and codec.digest
+        settings["latents"] = None if codec is None else codec.digest
         settings |= {"images": len(self.listing.labels), "listing": self.listing.digest}
         # Checked before store.json, which another rank may be writing now.
         others = out.exists() and (not out.is_dir() or any(f.name[0] != "." for f in out.iterdir()))
@@ -186,7 +186,7 @@ class Share:
             raise StoreError(f"The VAE {self.codec.source} gives latents that are not finite; check its weights.")
         return latents.cpu().numpy()
 
-    def _write(self, name: str, *data: bytes | np.ndarray) -> dict[str, Any]:
+    def _write(self, name: str, *data: bytes | memoryview) -> dict[str, Any]:
         """Write a file; return its size and checksum."""
         digest = hashlib.sha256()
         for piece in data:
@@ -196,8 +196,8 @@ class Share:
 
     def _finish(self) -> None:
         """Write the tables and mark the store as complete, unless shards of other processes are still missing."""
-        records = [shard_record(self.out, number) for number in self.shards]
-        if not all(records):
+        records = [record for number in self.shards if (record := shard_record(self.out, number)) is not None]
+        if len(records) < len(self.shards):
             return
         listing, settings = self.listing, self.settings
         skipped = {i: why for record in records for i, why in record["skipped"]}

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from labkit.checks import ConfigError, check_seed, choose, require, whole
+from labkit.checks import ConfigError, check_seed, choose, refuse, require, whole
 from labkit.datasets.decode import BrokenImage
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -117,10 +117,10 @@ def list_images(source: str, settings: Preparation) -> Listing:
     return listing
 
 
-def _digest(*parts: str | bytes | np.ndarray) -> str:
+def _digest(*parts: str | np.ndarray) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.encode(errors="surrogateescape") if isinstance(part, str) else part)
+        digest.update(part.encode(errors="surrogateescape") if isinstance(part, str) else part.data)
     return digest.hexdigest()
 
 
@@ -162,7 +162,8 @@ def _npz(path: Path, layout: Layout) -> Listing:
             images, labels = (_member(archive, keys) for keys in (("x", "images", "arr_0"), ("y", "labels", "arr_1")))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(f"source = {source!r} cannot be read as an .npz file of plain arrays: {error}") from error
-    require(images is not None, "source", source, "it has no array named x, images or arr_0")
+    if images is None:
+        refuse("source", source, "it has no array named x, images or arr_0")
     kind = images.dtype
     require(kind == np.uint8, "source", source, f"its images are {kind}; save them as uint8, whose range is 0 to 255")
     if images.ndim == 4 and layout == "NCHW":
@@ -206,7 +207,8 @@ def _hugging_face(source: str, settings: Preparation) -> Listing:
     features = rows.features
     pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     image = _column(source, "image_column", settings.image_column, pictures, pictures)
-    require(image is not None, "source", source, f"none of its columns holds images: {', '.join(features)}")
+    if image is None:
+        refuse("source", source, f"none of its columns holds images: {', '.join(features)}")
     named = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     label = _column(source, "label_column", settings.label_column, list(features), named)
     labels = _whole_numbers(source, np.zeros(len(rows), int) if label is None else np.asarray(rows[label][:]))

@@ -12,7 +12,6 @@ import copy
 import hashlib
 import io
 import json
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.checks import LabError
-from labkit.datasets.base import AugmentationDraws, Source, Split
+from labkit.datasets.base import AugmentationDraws, Files, Source, Split
 from labkit.datasets.decode import BrokenImage, decode
 from labkit.runtime import cores
 from labkit.types import Batch
@@ -41,11 +40,11 @@ class StoreError(LabError, RuntimeError):
     """A folder that is not a complete store of the right kind; the message says what to do."""
 
 
-def npy(parts: list[np.ndarray]) -> list[bytes | np.ndarray]:
+def npy(parts: list[np.ndarray]) -> list[bytes | memoryview]:
     """Pieces of an .npy file that holds the concatenation of arrays."""
     head, kind = io.BytesIO(), np.lib.format.header_data_from_array_1_0(parts[0])
     np.lib.format.write_array_header_1_0(head, kind | {"shape": (sum(map(len, parts)), *parts[0].shape[1:])})
-    return [head.getvalue(), *(np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts)]
+    return [head.getvalue(), *(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data for part in parts)]
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -161,19 +160,6 @@ def verify(folder: str | Path, progress: bool = False) -> int:
     return about["count"]
 
 
-class Files(Sequence[Path]):
-    """Paths below a folder, built one by one, since a million of them would fill the memory."""
-
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.names = root, names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, row: int) -> Path:
-        return self.root / self.names[row]
-
-
 class Store(Source):
     """Rows of one split, gathered from the shards; ``open_store`` returns one of the two kinds."""
 
@@ -181,6 +167,7 @@ class Store(Source):
         self.folder, self.about = folder, about
         self.shape: tuple[int, int, int] = tuple(about["shape"])
         self.num_classes: int = about["num_classes"]
+        self.augments: bool = about["kind"] == "latents" or about["flips"]
         self.views = 2 if about["kind"] == "latents" and about["flips"] else 1
         """Number of items of a row in the shards."""
         self._rows, self.resident, self._device = rows, resident, torch.device("cpu")
@@ -248,10 +235,6 @@ class Store(Source):
 class PixelStore(Store):
     """Images, which a batch scales to [-1, 1], and half of which it flips if the store was prepared with flips."""
 
-    @property
-    def augments(self) -> bool:
-        return self.about["flips"]
-
     def batch(self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None) -> Batch:
         x = _scaled(self._items(rows))
         if draws is not None and self.augments:
@@ -265,11 +248,9 @@ class LatentStore(Store):
     Without random numbers a batch holds the posterior's mean.
     """
 
-    augments = True
-
     def batch(self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None) -> Batch:
-        flips = draws is not None and self.views == 2
-        posterior = self._items(rows, (draws.uniforms < 0.5).long() if flips else None)
+        view = None if draws is None or self.views == 1 else (draws.uniforms < 0.5).long()
+        posterior = self._items(rows, view)
         x, deviation = posterior.float().unbind(1)
         if draws is not None:
             x = x + deviation * draws.noise
@@ -281,17 +262,19 @@ class LatentStore(Store):
         Raises:
             StoreError: the store was not made from files, or they have moved.
         """
-        if self.files is None:
+        files = self.files
+        if files is None:
             raise StoreError(f"{self.folder} was not made from image files; prepare it from a folder of images.")
-        x = _scaled(torch.from_numpy(np.stack(list(_readers().map(self._pixels, rows.tolist())))).to(self._device))
+        images = list(_readers().map(self._pixels, [files[row] for row in rows.tolist()]))
+        x = _scaled(torch.from_numpy(np.stack(images)).to(self._device))
         return _flipped(x, draws) if draws is not None and self.views == 2 else x
 
-    def _pixels(self, row: int) -> np.ndarray:
+    def _pixels(self, file: Path) -> np.ndarray:
         try:
-            return decode(self.files[row], self.about["size"]).pixels
+            return decode(file, self.about["size"]).pixels
         except (BrokenImage, OSError) as error:
             raise StoreError(
-                f"{self.files[row]} could be read when {self.folder} was made, but not now ({error}). If the images "
+                f"{file} could be read when {self.folder} was made, but not now ({error}). If the images "
                 f'have moved, write their new folder as "root" into {self.folder / ABOUT}.'
             ) from error
 

@@ -5,7 +5,7 @@ on x = scale · z, z ~ q, with the published scale 0.18215, which brings ImageNe
 """
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,9 @@ from labkit.checks import require
 from labkit.models.pretrained import load_pretrained
 from labkit.runtime import device as usual_device
 from labkit.runtime import seeded
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 SD_VAE = "stabilityai/sd-vae-ft-ema"
 """VAE whose latents DiT, SiT and the paper train on."""
@@ -36,12 +39,12 @@ class Codec:
     def __init__(self, source: str = SD_VAE, device: torch.device | None = None, batch: int = 16) -> None:
         self.source, self.batch, self.device = source, batch, device or usual_device()
 
-        def load(diffusers: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+        def load(diffusers: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             options |= {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
             return diffusers.AutoencoderKL.from_pretrained(source, **options)
 
         with seeded(0):
-            self.vae = load_pretrained(
+            self.vae: AutoencoderKL = load_pretrained(
                 "latents", source, "diffusers", SD_VAE, "diffusion_pytorch_model.safetensors", load
             )
         self.config: dict[str, Any] = {k: v for k, v in sorted(self.vae.config.items()) if not k.startswith("_")}

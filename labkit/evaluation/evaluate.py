@@ -23,19 +23,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from labkit.checks import require, whole
+from labkit.checks import ConfigError, require, whole
 from labkit.config import Config
 from labkit.datasets import Codec
 from labkit.datasets.store import ABOUT, read_about
 from labkit.disk import replace_file
 from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, evaluator_of, memorisation
 from labkit.evaluation.references import Shape, open_reference
-from labkit.evaluation.settings import WHOLE, EvaluationConfig
+from labkit.evaluation.settings import WHOLE, EvaluationConfig, FilledConfig
 from labkit.evaluation.shards import Shards
 from labkit.metrics import Extractor
 from labkit.metrics.extractors import to_bytes
+from labkit.models import Transformer
 from labkit.runtime import Purpose, commit, generator, machine
 from labkit.training import Run, Samples, sample_network
 from labkit.training.checkpoint import digest
@@ -100,26 +101,26 @@ class StoredEvaluation(NamedTuple):
 
 
 def evaluate(
-    network: nn.Module, config: Config, settings: EvaluationConfig = EvaluationConfig(), progress: bool = False
+    network: Transformer, config: Config, settings: EvaluationConfig = EvaluationConfig(), progress: bool = False
 ) -> Evaluation:
     """Sample a network and measure the samples.
 
     Args:
-        network: a Transformer with the weights to be judged.  config: its run's.
+        network: with the weights to be judged.  config: its run's.
         settings: the protocol.  progress: show bars.
 
     Raises:
         ConfigError: a setting that cannot work, a reference or features that do not fit.
     """
-    settings = settings.filled(config)
-    codec = codec_of(config, network.shape, settings.vae)
-    evaluator = evaluator_of(settings, _image_shape(network.shape, codec), progress=progress)
-    labels = _labels(settings, network.num_classes)
-    samples = _draw(network, config, settings, range(settings.count), labels)
-    parts = samples.x.split(settings.batch)
+    filled = settings.filled(config)
+    codec = codec_of(config, network.shape, filled.vae)
+    evaluator = evaluator_of(filled, _image_shape(network.shape, codec), progress=progress)
+    labels = _labels(filled, network.num_classes)
+    samples = _draw(network, config, filled, range(filled.count), labels)
+    parts = samples.x.split(filled.batch)
     images = [to_bytes(codec.decode(part) if codec else part) for part in parts]
-    metrics = _measure(evaluator, lambda: images, config, labels, settings.seed)
-    return Evaluation(metrics, samples, evaluator.left_out(settings.count))
+    metrics = _measure(evaluator, lambda: images, config, labels, filled.seed)
+    return Evaluation(metrics, samples, evaluator.left_out(filled.count))
 
 
 def evaluate_run(
@@ -150,18 +151,18 @@ def evaluate_run(
     require(whole(shard, 1), "shard", shard, "take a whole number of at least 1")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    config, settings = run.config, settings.filled(run.config)
+    config, filled = run.config, settings.filled(run.config)
     step = max(run.checkpoints, default=None) if step is None else step
     network = run.model(weights, step)
-    codec = codec_of(config, network.shape, settings.vae)
-    evaluator = evaluator_of(settings, _image_shape(network.shape, codec), extractor, progress)
-    labels = _labels(settings, network.num_classes)
+    codec = codec_of(config, network.shape, filled.vae)
+    evaluator = evaluator_of(filled, _image_shape(network.shape, codec), extractor, progress)
+    labels = _labels(filled, network.num_classes)
 
     sampling = {
-        "sampler": settings.sampler.record(),
-        "count": settings.count,
-        "seed": settings.seed,
-        "labels": settings.labels,
+        "sampler": filled.sampler.record(),
+        "count": filled.count,
+        "seed": filled.seed,
+        "labels": filled.labels,
         "checkpoint": {"step": step, "digest": digest(run.checkpoints[step]) if step else config.to_json()},
         "weights": weights,
         "shard": shard,
@@ -175,16 +176,16 @@ def evaluate_run(
         return StoredEvaluation(json.loads(path.read_text(encoding="utf-8")), path, shards)
 
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    draw, decode = partial(_draw, network, config, settings), codec.decode if codec else torch.Tensor.clone
+    draw, decode = partial(_draw, network, config, filled), codec.decode if codec else torch.Tensor.clone
     shards.make(draw, decode, rank, ranks, progress)
     if shards.missing:
         return None
-    metrics = _measure(evaluator, lambda: shards.batches(settings.batch), config, labels, settings.seed)
+    metrics = _measure(evaluator, lambda: shards.batches(filled.batch), config, labels, filled.seed)
     record = {
         "format": FORMAT,
         "run": run.path.name,
         "metrics": {name: metric.record() for name, metric in metrics.items()},
-        "left_out": evaluator.left_out(settings.count),
+        "left_out": evaluator.left_out(filled.count),
         "sampling": {**sampling, "nfe": shards.evaluations()},
         **measuring,
         "commit": commit(),
@@ -208,11 +209,12 @@ def _measure(
     second = evaluator.reference.second
     if own_data and second is not None and second.count <= FEW:
         own = open_reference(config.dataset, evaluator.shape)
+        assert own.second is not None  # the training images: part of the evaluator's, which has some
         metrics["memorisation"] = Metric(memorisation(torch.cat(list(batches())), own.second.images(), own.images()))
     return metrics
 
 
-def _draw(network: nn.Module, config: Config, settings: EvaluationConfig, numbers: range, labels: Tensor) -> Samples:
+def _draw(network: Transformer, config: Config, settings: FilledConfig, numbers: range, labels: Tensor) -> Samples:
     """The samples of these numbers, with their labels."""
     return sample_network(
         network,
@@ -226,7 +228,7 @@ def _draw(network: nn.Module, config: Config, settings: EvaluationConfig, number
     )
 
 
-def _labels(settings: EvaluationConfig, classes: int) -> Int[Tensor, " n"]:
+def _labels(settings: FilledConfig, classes: int) -> Int[Tensor, " n"]:
     if settings.labels == "in_turn":
         return torch.arange(settings.count) % classes
     return torch.randint(classes, (settings.count,), generator=generator(settings.seed, Purpose.LABELS))
@@ -249,7 +251,8 @@ def codec_of(config: Config, shape: Shape, vae: str | None) -> Codec | None:
         require(vae is None, "vae", vae, fault.format("images", "leave it out"))
         return None
     remedy = "name the VAE of its latents, such as --vae stabilityai/sd-vae-ft-ema"
-    require(vae is not None, "vae", vae, fault.format("latents", remedy))
+    if vae is None:
+        raise ConfigError(f"vae = None cannot be used: {fault.format('latents', remedy)}.")
     codec = Codec(vae)
     require(codec.channels == shape[0], "vae", vae, fault.format("latents", f"this VAE has {codec.channels}"))
     if (Path(config.dataset) / ABOUT).is_file():

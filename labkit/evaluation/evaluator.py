@@ -25,7 +25,7 @@ from labkit import datasets
 from labkit.checks import require
 from labkit.distances import cross_sq_distances
 from labkit.evaluation.references import Reference, Shape, open_reference
-from labkit.evaluation.settings import EvaluationConfig
+from labkit.evaluation.settings import SMALL, FilledConfig
 from labkit.metrics import (
     DigitsFeatures,
     Extracted,
@@ -105,7 +105,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, settings: EvaluationConfig, shape: Shape, extractor: Extractor | None = None, progress: bool = False
+        self, settings: FilledConfig, shape: Shape, extractor: Extractor | None = None, progress: bool = False
     ) -> None:
         self.settings, self.shape, self.progress = settings, shape, progress
         reference = open_reference(settings.reference, shape)
@@ -128,8 +128,9 @@ class Evaluator:
         """
         extracted = self._extract(images, "samples", len(labels))
         metrics = self._compared(extracted, seed)
-        if self.extractor.name == "digits" and bool((labels > 0).any()):
-            metrics["agreement"] = Metric(class_agreement(extracted[0].logits.argmax(dim=1), labels))
+        logits = extracted[0].logits
+        if self.extractor.name == "digits" and logits is not None and bool((labels > 0).any()):
+            metrics["agreement"] = Metric(class_agreement(logits.argmax(dim=1), labels))
         control = self.control(len(labels))
         return {name: replace(metric, real=control.get(name)) for name, metric in metrics.items()}
 
@@ -186,11 +187,12 @@ class Evaluator:
     def _compared(self, extracted: list[Extracted], seed: int) -> dict[str, Metric]:
         """Metrics of features: the extractor's, then those of the pixels if they are extracted, too."""
         z, real, statistics = extracted[0].features, self._real, self.reference.statistics
+        metrics = {}
         if statistics is not None:
-            metrics = {self._frechet: Metric(frechet_of_moments(*moments(z), *statistics))}
-        else:
-            metrics = {self._frechet: Metric(frechet_distance(z, real[0].features))}
+            metrics[self._frechet] = Metric(frechet_of_moments(*moments(z), *statistics))
         if real is not None:
+            if statistics is None:
+                metrics[self._frechet] = Metric(frechet_distance(z, real[0].features))
             if len(extracted) > 1:
                 metrics["frechet_pixels"] = Metric(frechet_distance(extracted[1].features, real[1].features))
             real_z, z = real[0].features.to(device()), z.to(device())
@@ -207,12 +209,12 @@ _kept = cache(Evaluator)
 
 
 def evaluator_of(
-    settings: EvaluationConfig, shape: Shape, extractor: Extractor | None = None, progress: bool = False
+    settings: FilledConfig, shape: Shape, extractor: Extractor | None = None, progress: bool = False
 ) -> Evaluator:
     """An evaluator for a completed protocol; those of the embedded data sets are kept and serve many runs."""
     if extractor is not None or settings.reference not in datasets.EMBEDDED:
         return Evaluator(settings, shape, extractor, progress)
-    shared = replace(settings, count=None, seed=None, sampler=Sampler(), labels="in_turn", vae=None)
+    shared = replace(settings, count=SMALL, seed=0, sampler=Sampler(), labels="in_turn", vae=None)
     return _kept(shared, shape, progress=progress)
 
 

@@ -1,11 +1,11 @@
 """Metrics of a network itself, on fixed inputs: its loss, and the features of its blocks."""
 
 import torch
-from torch import nn
 
 from labkit import datasets
 from labkit.config import Config
 from labkit.metrics import geometry, linear_probe_accuracy
+from labkit.models import Transformer
 from labkit.process import process_of
 from labkit.training import Look, extract_features
 from labkit.training.stream import Stream
@@ -14,7 +14,7 @@ LOSS_DRAWS = 4
 
 
 @torch.no_grad()
-def losses(network: nn.Module, config: Config, count: int) -> dict[str, float]:
+def losses(network: Transformer, config: Config, count: int) -> dict[str, float]:
     """Mean squared error of the network's prediction, ``loss_train`` and ``loss_held_out``, and their ``loss_gap``.
 
     Noise and times are the same for every run. They are the same for both splits, too, unless one has fewer than
@@ -34,14 +34,14 @@ def losses(network: nn.Module, config: Config, count: int) -> dict[str, float]:
 
 
 def block_geometry(
-    network: nn.Module, config: Config, t: float = 0.5, count: int = 500, seed: int = 0
+    network: Transformer, config: Config, t: float = 0.5, count: int = 500, seed: int = 0
 ) -> dict[int, dict[str, float]]:
     """Block → geometry of its features of ``count`` held-out images, noised to time t by a fixed draw."""
     features = extract_features(network, Look(t, count, seed=seed), config).features
     return {block: geometry(z) for block, z in features.items()}
 
 
-def block_probes(network: nn.Module, config: Config, count: int) -> dict[int, float]:
+def block_probes(network: Transformer, config: Config, count: int) -> dict[int, float]:
     """Block → held-out accuracy of a linear probe for the class, which the network is not given; empty for one class.
 
     Args:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from labkit import datasets
 from labkit.checks import ConfigError, require
+from labkit.datasets.base import Split
 from labkit.datasets.decode import BrokenImage, decode
 from labkit.datasets.sources import SUFFIXES
 from labkit.datasets.store import ABOUT, LatentStore, Store
@@ -51,6 +52,7 @@ class Reference:
 
     def batches(self, size: int, rows: Int[Tensor, " n"] | None = None) -> Iterator[UInt8[Tensor, "_ c h w"]]:
         """The images, or those of some rows, ``size`` at a time."""
+        assert self.read is not None, f"{self.name} holds statistics and no images"
         for part in (torch.arange(self.count) if rows is None else rows).split(size):
             yield self.read(part)
 
@@ -73,8 +75,7 @@ def open_reference(name: str, shape: Shape) -> Reference:
     """
     path = Path(name)
     if name in datasets.EMBEDDED or (path / ABOUT).is_file():
-        held_out, train = (_split_of(name, split, shape) for split in ("held_out", "train"))
-        return replace(held_out, second=train)
+        return replace(_split_of(name, "held_out", shape), second=_split_of(name, "train", shape))
     if path.is_dir():
         return _folder(path, shape)
     remedy = f"give an .npz file, a folder of images, a store, or one of {', '.join(datasets.EMBEDDED)}"
@@ -88,7 +89,7 @@ def _check_shape(name: str, images: tuple[int, ...], shape: Shape) -> None:
     require(tuple(images) == shape, "reference", name, fault.format(*images, *shape) + "; prepare it at this size")
 
 
-def _split_of(name: str, split: str, shape: Shape) -> Reference:
+def _split_of(name: str, split: Split, shape: Shape) -> Reference:
     """One split of a data set; of latents, the images that they were made from."""
     source = datasets.load(name, split)
     latents = isinstance(source, LatentStore)
@@ -102,7 +103,7 @@ def _split_of(name: str, split: str, shape: Shape) -> Reference:
         content = {key: source.about[key] for key in ("shards", "held_out")}
         digest = hashlib.sha256(f"{split} {json.dumps(content, sort_keys=True)}".encode()).hexdigest()
     else:
-        digest = hashlib.sha256(read(torch.arange(len(source))).numpy()).hexdigest()
+        digest = hashlib.sha256(read(torch.arange(len(source))).numpy().data).hexdigest()
     return Reference(label, digest, len(source), read)
 
 

@@ -1,6 +1,6 @@
 """The protocol of an evaluation: how samples are drawn, their reference, and the features that are compared."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -61,18 +61,21 @@ class EvaluationConfig:
         unused = self.inception is None or self.features in (None, "inception")
         require(unused, "inception", str(self.inception), f"features are {self.features}; leave one of them out")
 
-    def filled(self, config: Config) -> "EvaluationConfig":
+    def filled(self, config: Config) -> "FilledConfig":
         """The protocol with everything filled in for a run of this config."""
         reference = WHOLE.get(config.dataset, config.dataset) if self.reference is None else self.reference
         embedded = reference in datasets.EMBEDDED
-        usual = "digits" if WHOLE.get(reference, reference) == "digits" else "pixels"
-        return replace(
-            self,
+        usual: Features = "digits" if WHOLE.get(reference, reference) == "digits" else "pixels"
+        return FilledConfig(
+            count=self.count or (SMALL if embedded else PUBLISHED),
+            sampler=self.sampler.filled(config.family),
+            seed=config.seed if self.seed is None else self.seed,
+            labels=self.labels,
             reference=reference,
             features=self.features or (usual if embedded and self.inception is None else "inception"),
-            sampler=self.sampler.filled(config.family),
-            count=self.count or (SMALL if embedded else PUBLISHED),
-            seed=config.seed if self.seed is None else self.seed,
+            vae=self.vae,
+            inception=self.inception,
+            batch=self.batch,
         )
 
     def describe(self, *families: Family) -> str:
@@ -80,3 +83,13 @@ class EvaluationConfig:
         samplers = dict.fromkeys(self.sampler.describe(family) for family in families or ("SiT",))
         seed = "each run's own seed" if self.seed is None else f"seed {self.seed}"
         return f"{self.count or SMALL} samples, {' or '.join(samplers)}, {seed}, averaged weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilledConfig(EvaluationConfig):
+    """The protocol of one run, as ``EvaluationConfig.filled`` returns it: only a decoder and weights may be None."""
+
+    count: int
+    seed: int
+    reference: str
+    features: Features

@@ -18,11 +18,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from labkit.checks import LabError
 from labkit.datasets.store import npy
 from labkit.disk import DiskError, replace_file, unwritten
 from labkit.metrics.extractors import to_bytes
 from labkit.training import Samples
-from labkit.types import LabError
 
 Draw = Callable[[range, Int[Tensor, " n"]], Samples]
 """Samples of these numbers and labels."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
@@ -21,10 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from labkit.checks import LabError
 from labkit.training.engine import saving_on_signals
 from labkit.training.folder import BusyError
 from labkit.training.status import one_line
-from labkit.types import LabError
 
 STOPPED, FAILED, BUSY = 3, 4, 5  # exit statuses
 FAILURE = "failure.txt"
@@ -52,7 +51,7 @@ def run_jobs(
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the processes have ended.
     """
-    context = _context()
+    process_class = _process_class()
     alive: dict[str, BaseProcess] = {}
     failures: dict[str, str] = {}
     # Starting a process polls all others, and the exit status of one that has ended can be read only once.
@@ -60,7 +59,7 @@ def run_jobs(
     stopping = False
 
     def one(name: str) -> str | None:
-        process = context.Process(target=_guarded, args=jobs[name], name=name)
+        process = process_class(target=_guarded, args=jobs[name], name=name)
         if stopping or not due(name):
             return None
         with polling:
@@ -102,17 +101,17 @@ def orphaned() -> bool:
     return parent is not None and not parent.is_alive()
 
 
-def _context() -> BaseContext:
-    """Start processes as forks of a server that has imported labkit, since importing takes longer than a small run.
+def _process_class() -> type[BaseProcess]:
+    """Processes that are forks of a server that has imported labkit, since importing takes longer than a small run.
 
     On a GPU, and where there is no fork, each process imports labkit itself.
     """
     if torch.cuda.is_available() or "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
+        return get_context("spawn").Process
     context = get_context("forkserver")
     context.set_forkserver_preload(["labkit.experiments.sweep", "lightning_fabric", "pandas"])
     forkserver.ensure_running()
-    return context
+    return context.Process
 
 
 def _shield() -> None:
@@ -129,6 +128,7 @@ def _interrupt() -> None:
 def _why(process: BaseProcess, folder: Path) -> str | None:
     """Why a process that has ended failed; None if it did not."""
     code = process.exitcode
+    assert code is not None, "the process has not ended"
     if code == FAILED:
         return (folder / FAILURE).read_text(encoding="utf-8").strip().splitlines()[-1]
     if code == STOPPED:

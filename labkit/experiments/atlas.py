@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import require
+from labkit.checks import LabError, require
 from labkit.config import Config
 from labkit.evaluation import REAL
 from labkit.evaluation.settings import WHOLE
@@ -37,7 +37,6 @@ from labkit.experiments.statistics import LEVEL, paired_differences
 from labkit.losses.weight import describe_schedule
 from labkit.objective import blocks_of
 from labkit.runtime import data_dir
-from labkit.types import LabError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +145,7 @@ def point(config: Config) -> dict[str, Any]:
         "model": config.model,
         "variant": on.variant,
         "lam": float(on.lam or 0.0),
-        "tau": on.arguments["tau"] or 0.0,
+        "tau": on.arguments.get("tau", 0.0),
         "block": where,
         "alpha": on.alignment_weight if parent else 0.0,
         "noise": on.noise if parent else "one view",
@@ -288,8 +287,9 @@ class Atlas:
 
         other = self.baseline(condition)
         require(other != condition, "condition", condition, "it is a baseline itself")
-        block = self.block(condition) if where.get("block") is None else where["block"]
-        bands = {name: self.band(name, measure, **{**where, "block": block}) for name in (other, condition)}
+        if where.get("block") is None:
+            where["block"] = self.block(condition)
+        bands = {name: self.band(name, measure, **where) for name in (other, condition)}
         rows = [
             {"run": name, "seed": seed, "measure": measure, "value": value}
             for name, one in bands.items()

@@ -17,7 +17,7 @@ A CPU gains nothing: SiT-Nano/4 took 54 ms a model and step three at a time, 46 
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +28,12 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from labkit.checks import require
+from labkit.checks import LabError, require
 from labkit.config import Config
 from labkit.objective import Objective
 from labkit.training import Trainer
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.status import State, one_line
-from labkit.types import LabError
 
 Stack = dict[str, Tensor]
 
@@ -51,7 +50,7 @@ def _shared(config: Config) -> Config:
     return replace(config, seed=0, dispersive=replace(config.dispersive, lam=1.0))
 
 
-def train_batched(runs: Mapping[Path, Config]) -> Iterator[int]:
+def train_batched(runs: Mapping[Path, Config]) -> Generator[int]:
     """Train runs together from where they are to their end, and save them; yields the number of finished steps.
 
     Left early, it saves as a Trainer does, and goes on from there.
@@ -63,8 +62,8 @@ def train_batched(runs: Mapping[Path, Config]) -> Iterator[int]:
     require(len(groups(runs)) == 1, "runs", [*map(str, runs)], "train runs together that differ in seed and λ alone")
     engine = next(iter(runs.values())).engine
     for name, usual in (("accumulate", 1), ("clip", None), ("checkpointing", False)):
-        told = f"models that are trained together need {usual}"
-        require(getattr(engine, name) == usual, f"engine.{name}", getattr(engine, name), told)
+        allowed = f"models that are trained together need {usual}"
+        require(getattr(engine, name) == usual, f"engine.{name}", getattr(engine, name), allowed)
     with ExitStack() as owned:
         folders = [RunFolder(path) for path in runs]
         for folder in folders:
@@ -73,9 +72,9 @@ def train_batched(runs: Mapping[Path, Config]) -> Iterator[int]:
         if len({trainer.step for trainer in trainers}) > 1:
             steps = ", ".join(f"{folder.name} at {t.step}" for folder, t in zip(runs, trainers, strict=True))
             raise RunError(f"Runs are trained together from the same step, and these stand at different ones: {steps}.")
-        for trainer in trainers:
-            trainer.folder.rewind(trainer.step)
-        models = _Models(trainers)
+        for trainer, folder in zip(trainers, folders, strict=True):
+            folder.rewind(trainer.step)
+        models = _Models(trainers, folders)
         try:
             while len(trainers[0]):
                 models.advance()
@@ -89,8 +88,8 @@ def train_batched(runs: Mapping[Path, Config]) -> Iterator[int]:
 class _Models:
     """The stacks, and how they move."""
 
-    def __init__(self, trainers: Sequence[Trainer]) -> None:
-        self.trainers, first = trainers, trainers[0]
+    def __init__(self, trainers: Sequence[Trainer], folders: Sequence[RunFolder]) -> None:
+        self.trainers, self.folders, first = trainers, folders, trainers[0]
         self.objective = Objective(copy.deepcopy(first.network), _shared(first.config)).to(first.fabric.device)
         lams = [trainer.config.dispersive.lam or 0.0 for trainer in trainers]
         self.lam = torch.tensor(lams, dtype=torch.float64, device=first.fabric.device)
@@ -129,15 +128,15 @@ class _Models:
         trained = [name for name in self.averages if name in self.weights]
         averages, live = ([of[name] for name in trained] for of in (self.averages, self.weights))
         torch._foreach_lerp_(averages, live, 1 - decay)
-        for i, trainer in enumerate(self.trainers):
+        for i, (trainer, folder) in enumerate(zip(self.trainers, self.folders, strict=True)):
             trainer.step += 1
             trainer.seconds += (time.perf_counter() - began) / len(self.trainers)
             logs = trainer.step % trainer.config.log_every == 0 or trainer.step == trainer.config.steps
             if logs:
                 off = {"dispersive"} if trainer.config.dispersive.lam is None else set()
                 values = {name: term[i].item() for name, term in terms.items() if name not in off}
-                trainer.folder.log(trainer.step, trainer.samples, trainer.seconds, values)
-            trainer.folder.beat(trainer.step, logs)
+                folder.log(trainer.step, trainer.samples, trainer.seconds, values)
+            folder.beat(trainer.step, logs)
 
     def _vectorised(self, weights: Stack, lam: Tensor, batch: Any, draws: Any) -> Any:
         """Gradients, losses and terms of all models."""
@@ -156,16 +155,16 @@ class _Models:
             outcome: state of the runs that can be saved.
         """
         refused: list[LabError] = []
-        for i, trainer in enumerate(self.trainers):
+        for i, (trainer, folder) in enumerate(zip(self.trainers, self.folders, strict=True)):
             for name, stack in self.weights.items():
                 state = self.optimizer.state.get(stack, {})
                 moments = {key: value if key == "step" else value[i] for key, value in state.items()}
                 trainer.optimizer.state[self._own[i][name]].update(moments)
             try:
                 trainer.save()
-                trainer.folder.note(outcome, trainer.step)
+                folder.note(outcome, trainer.step)
             except LabError as error:
-                trainer.folder.note("failed", trainer.step, one_line(error))
+                folder.note("failed", trainer.step, one_line(error))
                 refused.append(error)
         if refused:
             raise refused[0]

@@ -1,6 +1,6 @@
 """Runs side by side: the same seed, data, noise and number of steps; they differ only in what their configs say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +121,7 @@ class Comparison:
         """Number of reports still to come."""
         return sum(len(trainer) for trainer in self.trainers.values())
 
-    def __iter__(self) -> Iterator[tuple[str, Report]]:
+    def __iter__(self) -> Generator[tuple[str, Report]]:
         with ExitStack() as leaving:  # each run saves as it is left, even if another one cannot
             loops = {name: iter(trainer) for name, trainer in self.trainers.items()}
             for loop in loops.values():

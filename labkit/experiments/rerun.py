@@ -1,6 +1,6 @@
 """One condition of the atlas, trained again: does this machine get the values of the atlas?"""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Rerun:
     """
 
     def __init__(self, atlas: Atlas, condition: str, seed: int, out: Path, steps: int | None = None) -> None:
-        self.atlas, self.condition, self.seed = atlas, condition, seed
+        self.atlas, self.condition, self.seed, self.out = atlas, condition, seed, out
         self.whole = atlas.step(condition)
         steps = self.whole if steps is None else steps
         remedy = f"take 1 to {self.whole}, at which the atlas compares"
@@ -47,13 +47,13 @@ class Rerun:
         """Number of reports still to come."""
         return len(self.trainer)
 
-    def __iter__(self) -> Iterator[Report]:
+    def __iter__(self) -> Generator[Report]:
         yield from self.trainer
         self.rows = Measures()(self.run, [self.trainer.config.steps])
 
     @property
     def run(self) -> Run:
-        return Run.open(self.trainer.folder.path)
+        return Run.open(self.out)
 
     @property
     def comparable(self) -> bool:

@@ -26,11 +26,11 @@ from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from tqdm.auto import tqdm
 
-from labkit.checks import require, whole
+from labkit.checks import LabError, require, whole
 from labkit.config import Config, flat
 from labkit.disk import replace_file
 from labkit.evaluation import REAL
@@ -41,7 +41,6 @@ from labkit.runtime import commit, cores, one_thread
 from labkit.training import Run, Trainer
 from labkit.training.engine import saving_on_signals
 from labkit.training.folder import RunError, RunFolder
-from labkit.types import LabError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,8 +51,16 @@ LOOK = 2.0  # seconds between two looks at the runs that other processes do
 Row = dict[str, Any]
 """step, measure and value; block and sampler where a measure has them."""
 Judge = Callable[[Run, Sequence[int]], list[Row]]
-"""Measures a run at some steps. A frozen dataclass at the top of a module: its rows are cached under its repr. If it
-has a method ``real(dataset)``, the rows of a data set's real images stand beside those of the runs."""
+"""Measures a run at some steps. A frozen dataclass at the top of a module: its rows are cached under its repr."""
+
+
+@runtime_checkable
+class MeasuresReal(Protocol):
+    """A judge of real images, too: their rows stand beside those of the runs."""
+
+    def real(self, dataset: str) -> list[Row]:
+        """Rows of a data set's real images."""
+        ...
 
 
 class Sweep(NamedTuple):
@@ -317,11 +324,13 @@ def _table(configs: Mapping[str, Config], out: Path, judge: Judge, real: list[Ro
 
 def _real_rows(configs: Mapping[str, Config], out: Path, judge: Judge) -> list[Row]:
     """The judge's rows of the real images of every data set."""
-    names = dict.fromkeys(config.dataset for config in configs.values()) if hasattr(judge, "real") else ()
+    if not isinstance(judge, MeasuresReal):
+        return []
+    names = dict.fromkeys(config.dataset for config in configs.values())
     return [{"run": REAL, "condition": REAL, "dataset": n, **row} for n in names for row in _real(judge, n, out)]
 
 
-def _real(judge: Judge, dataset: str, out: Path) -> list[Row]:
+def _real(judge: MeasuresReal, dataset: str, out: Path) -> list[Row]:
     """Rows of one data set's real images, cached in the sweep's folder."""
     key = hashlib.sha256(f"{FORMAT} {judge!r} {dataset}".encode()).hexdigest()[:12]
     path = out / f"real-{key}.json"

@@ -17,6 +17,7 @@ The additive family is this lab's, built from the paper's table; divisors and th
 both forms are of order 1 at any P. No P×P matrix is made: ‖Z₁ᵀZ₂‖² = ⟨Z₁Z₁ᵀ, Z₂Z₂ᵀ⟩.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -82,8 +83,8 @@ def contrastive_parts(
     return _parts(z, z_positive, form, variant, **loss_arguments(variant, tau, margin, include_self))
 
 
-def _parts(z: Tensor, z_positive: Tensor, form: Form, variant: Variant, tau: float | None, **others: Any) -> Parts:
-    """Both terms, with arguments that are checked and completed."""
+def _parts(z: Tensor, z_positive: Tensor, form: Form, variant: Variant, tau: float = math.nan, **others: Any) -> Parts:
+    """Both terms, with the arguments that ``loss_arguments`` returns."""
     a, b = rows(z), rows(z_positive, "z_positive")
     if a.shape != b.shape:
         shapes = f"z has {tuple(z.shape)} and z_positive {tuple(z_positive.shape)}"
@@ -92,12 +93,13 @@ def _parts(z: Tensor, z_positive: Tensor, form: Form, variant: Variant, tau: flo
         repelled = repulsion(a, variant, tau, **others)  # a, not z: half features are raised once
         with full_precision(z.device):
             return Parts(_alignment(a, b, variant, tau), repelled)
-    check_size(*a.shape, variant)
+    batch, features = a.shape
+    check_size(batch, features, variant)
     with full_precision(z.device):
         return _cross_correlations(a, b) if variant == "covariance" else _two_view_infonce(a, b, variant, tau)
 
 
-def _alignment(a: Tensor, b: Tensor, variant: Variant, tau: float | None) -> Float[Tensor, ""]:
+def _alignment(a: Tensor, b: Tensor, variant: Variant, tau: float) -> Float[Tensor, ""]:
     """A(z, z⁺) of the additive family."""
     features = a.shape[1]
     if variant == "infonce_l2":

@@ -21,7 +21,7 @@ comes from B×B Gram matrices: for standardised Z, Σ_mn C_mn² = ‖ZᵀZ‖²/
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from jaxtyping import Float
 from torch import Tensor
@@ -49,7 +49,7 @@ def loss_arguments(
     """Settings of a variant, with its defaults for None.
 
     Returns:
-        tau, margin and include_self by name; None where the variant has none.
+        Those of tau, margin and include_self that the variant has, by name.
 
     Raises:
         ConfigError: an unknown variant, a setting that it does not have, or a value out of range.
@@ -57,21 +57,35 @@ def loss_arguments(
     choose(variant, Variant, f"{prefix}variant")
     knobs, arguments = KNOBS[variant], {}
     for name, value in {"tau": tau, "margin": margin, "include_self": include_self}.items():
-        others = f"{variant} has no such setting, it takes {' and '.join(knobs) or 'none'}"
-        require(value is None or name in knobs, f"{prefix}{name}", value, others)
-        default = knobs.get(name)
+        if name not in knobs:
+            others = f"{variant} has no such setting, it takes {' and '.join(knobs) or 'none'}"
+            require(value is None, f"{prefix}{name}", value, others)
+            continue
+        default = knobs[name]
         arguments[name] = value = default if value is None else value
         if isinstance(default, bool):
             require(isinstance(value, bool), f"{prefix}{name}", value, "give True or False")
-        elif default is not None:
+        else:
             allowed = f"give a finite number above 0 (by default {default})"
             require(finite(value) and value > 0, f"{prefix}{name}", value, allowed)
     return arguments
 
 
-def own_knobs(variant: str, holder: Any) -> dict[str, float]:
+class Knobs(TypedDict, total=False):
+    """The settings of a variant that are numbers, if it has them."""
+
+    tau: float
+    margin: float
+
+
+def own_knobs(variant: Variant, holder: Any) -> Knobs:
     """τ or ε, if the variant has it, by name, with the value of the holder's attribute of that name."""
-    return {name: getattr(holder, name) for name in ("tau", "margin") if name in KNOBS[variant]}
+    knobs: Knobs = {}
+    if "tau" in KNOBS[variant]:
+        knobs["tau"] = holder.tau
+    if "margin" in KNOBS[variant]:
+        knobs["margin"] = holder.margin
+    return knobs
 
 
 def dispersive_loss(
@@ -107,9 +121,13 @@ def dispersive_loss(
 
 
 def repulsion(
-    z: Float[Tensor, "batch ..."], variant: Variant, tau: float | None, margin: float | None, include_self: bool | None
+    z: Float[Tensor, "batch ..."],
+    variant: Variant,
+    tau: float = math.nan,
+    margin: float = math.nan,
+    include_self: bool = True,
 ) -> Float[Tensor, ""]:
-    """Dispersive Loss with arguments that ``loss_arguments`` has checked and completed."""
+    """Dispersive Loss with the arguments that ``loss_arguments`` returns: those that the variant has, and no others."""
     flat = rows(z)
     batch, features = flat.shape
     check_size(batch, features, variant)
@@ -153,16 +171,19 @@ def dispersive_floor(
         if features is None:
             raise ValueError("features = None: the floor of the covariance depends on the number of features P.")
         return max(features**2 / (batch - 1) - features, 0.0) / (features * (features - 1))
-    with_self, tau = arguments["include_self"], arguments["tau"]
+    with_self = arguments.get("include_self")
     if variant == "hinge":
         return arguments["margin"] ** 2 / batch if with_self else 0.0
     if variant == "infonce_l2":
         return -math.log(batch) if with_self else -math.inf
     if variant != "infonce_cosine":
         return -math.inf  # of a variant whose floor nobody has derived
-    apart = -1 / ((batch - 1) * tau)
+    temperature = arguments["tau"]
+    apart = -1 / ((batch - 1) * temperature)
+    if not with_self:
+        return apart
     # 1/τ is taken out of both exponentials, which overflow at small τ.
-    return 1 / tau + math.log(1 / batch + (1 - 1 / batch) * math.exp(apart - 1 / tau)) if with_self else apart
+    return 1 / temperature + math.log(1 / batch + (1 - 1 / batch) * math.exp(apart - 1 / temperature))
 
 
 def check_size(batch: int, features: int, variant: Variant) -> None:
@@ -223,10 +244,10 @@ class Dispersive:
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """Arguments of ``dispersive_loss`` beside the features, checked and filled in."""
+        """The variant and the arguments of ``dispersive_loss`` that it has, checked and filled in."""
         variant, prefix = self.variant, f"{type(self).__name__.lower()}."
         return {"variant": variant, **loss_arguments(variant, self.tau, self.margin, self.include_self, prefix)}
 
-    def loss(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, ""]:
+    def repulsion(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, ""]:
         """``dispersive_loss`` with these settings."""
         return repulsion(z, **self.arguments)

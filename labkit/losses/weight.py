@@ -79,6 +79,10 @@ class Weight(nn.Module):
         lam: λ.  schedule: its knots.
     """
 
+    lam: Tensor
+    steps: Tensor
+    factors: Tensor
+
     def __init__(self, lam: float, schedule: Schedule) -> None:
         super().__init__()
         steps, factors = zip(*(schedule or ((0, 1.0),)), strict=True)

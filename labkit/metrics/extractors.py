@@ -160,7 +160,8 @@ class Pixels(Extractor):
         return Extracted(self.axes.features(self._small(x)), None)
 
     def _small(self, x: Float[Tensor, "n _ h w"]) -> Float[Tensor, "n c small_h small_w"]:
-        side = tuple(min(PIXEL_SIDE, length) for length in x.shape[2:])
+        height, width = x.shape[2:]
+        side = min(PIXEL_SIDE, height), min(PIXEL_SIDE, width)
         return F.adaptive_avg_pool2d(x[:, : self.channels].cpu(), side)
 
 
@@ -186,5 +187,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

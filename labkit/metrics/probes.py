@@ -65,11 +65,11 @@ def linear_probe_accuracy(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    train_z, train_y, z, y = (part.numpy(force=True) for part in _checked(train_z, train_y, z, y))
+    fit_x, fit_y, test_x, test_y = (part.numpy(force=True) for part in _checked(train_z, train_y, z, y))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     # Its matrix products are small: on two busy cores 1297×1024 took 0.2 s with one thread, up to 8 s with two.
     with threadpool_limits(1, user_api="blas"):
-        return float(probe.fit(train_z.astype("float64"), train_y).score(z.astype("float64"), y))
+        return float(probe.fit(fit_x.astype("float64"), fit_y).score(test_x.astype("float64"), test_y))
 
 
 @torch.no_grad()

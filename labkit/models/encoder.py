@@ -28,6 +28,7 @@ class DigitsEncoder(nn.Module):
     """
 
     width, tokens = 64, 16
+    positions: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,15 +22,21 @@ class PatchEmbed(nn.Module):
 class TimestepEmbedder(nn.Module):
     """Sinusoid of t (256 numbers, cosines first, longest period 10,000) through a two-layer MLP."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int, sinusoid: int = 256) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(sinusoid, width), nn.SiLU(), nn.Linear(width, width))
         frequencies = torch.exp(-math.log(10_000) * torch.arange(sinusoid // 2) / (sinusoid // 2))
         self.register_buffer("frequencies", frequencies, persistent=False)
 
+    @property
+    def linears(self) -> list[nn.Linear]:
+        return [layer for layer in self.mlp if isinstance(layer, nn.Linear)]
+
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b h"]:
         angle = t[:, None].float() * self.frequencies
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.linears[0].weight.dtype))
 
 
 class LabelEmbedder(nn.Module):

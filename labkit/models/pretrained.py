@@ -4,16 +4,17 @@ import importlib
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from labkit.checks import ConfigError, require
 
-Load = Callable[[Any, dict[str, Any]], tuple[nn.Module, dict[str, Any]]]
+Network = TypeVar("Network", bound=nn.Module)
+Load = Callable[[Any, dict[str, Any]], tuple[Network, dict[str, Any]]]
 
 
-def load_pretrained(field: str, source: str, package: str, example: str, file: str, load: Load) -> nn.Module:
+def load_pretrained(field: str, source: str, package: str, example: str, file: str, load: Load[Network]) -> Network:
     """A network with all its weights, frozen and ready to evaluate, in float32. Nothing is unpickled.
 
     Args:

@@ -3,12 +3,13 @@
 import re
 from typing import Literal, NamedTuple, get_args
 
-from labkit.checks import require
+from labkit.checks import refuse, require
 from labkit.models.transformer import Transformer
 
 Family = Literal["SiT", "DiT", "MeanFlow"]
 """SiT predicts one number per channel, such as a velocity, at times in [0, 1]; DiT the noise and its variance, at steps
 0 … 999; MeanFlow the average velocity over a span of time, for which it has a second time embedder."""
+FAMILIES: dict[str, Family] = {family: family for family in get_args(Family)}
 
 
 class Size(NamedTuple):
@@ -43,13 +44,11 @@ def parse_name(name: str) -> Name:
         ConfigError: no such name.
     """
     match = re.fullmatch(r"(\w+)-(\w+)/([1-9]\d*)", name)
-    require(
-        match is not None and match[1] in get_args(Family) and match[2] in SIZES,
-        "model",
-        name,
-        f"write SiT-<size>/<patch>, DiT-… or MeanFlow-… with a size of {', '.join(SIZES)}, for instance 'SiT-Nano/2'",
-    )
-    return Name(match[1], SIZES[match[2]], int(match[3]))
+    if match is None or match[1] not in FAMILIES or match[2] not in SIZES:
+        sizes = ", ".join(SIZES)
+        remedy = f"write SiT-<size>/<patch>, DiT-… or MeanFlow-… with a size of {sizes}, for instance 'SiT-Nano/2'"
+        refuse("model", name, remedy)
+    return Name(FAMILIES[match[1]], SIZES[match[2]], int(match[3]))
 
 
 def features_per_sample(name: str, input_size: int) -> int:

@@ -78,7 +78,7 @@ class Tap:
                 output was changed in place later on; or, except under ``torch.no_grad()``: backward has already passed
                 through the features, or the model trains but the features carry no gradient.
         """
-        if self._features is None:
+        if self._features is None or self._module is None:
             raise self._error(self._missing)
         if self._version is not None and self._features._version != self._version:
             raise self._error(

@@ -7,7 +7,7 @@ generator that learnt from its own judge would only look better.
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,9 @@ from labkit.checks import require, whole
 from labkit.models.encoder import DigitsEncoder
 from labkit.models.pretrained import load_pretrained
 from labkit.runtime import data_dir, seeded
+
+if TYPE_CHECKING:
+    from transformers import Dinov2Model
 
 FILE = "digits_teacher.safetensors"
 KINDS = ("dinov2", "dinov2_with_registers")  # model types of transformers
@@ -146,18 +149,21 @@ class DinoTeacher(Teacher):
         ConfigError: a grid that is no whole number, or as ``load_pretrained``.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, source: str, grid: int = 16) -> None:
         super().__init__()
         require(whole(grid, 1), "grid", grid, "take a whole number of tokens per side, at least 1")
 
-        def load(transformers: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+        def load(transformers: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             local = options["local_files_only"]
             config = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
             require(config.model_type in KINDS, "teacher", source, f"it holds a {config.model_type}; name a DINOv2")
             return transformers.AutoModel.from_pretrained(source, config=config, **options)
 
         with seeded(0):
-            self.model = load_pretrained(
+            self.model: Dinov2Model = load_pretrained(
                 "teacher", source, "transformers", "facebook/dinov2-base", "model.safetensors", load
             )
         config = self.model.config

@@ -57,19 +57,17 @@ class Transformer(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Initialise: xavier for linears, N(0, 0.02) for labels and times, zeros for modulations and the last layer."""
+        """Initialise: xavier for linears, N(0, 0.02) for labels and times, zeros for the rest but positions."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
-        nn.init.zeros_(self.x_embedder.proj.bias)
         times = [e for e in (self.t_embedder, self.span_embedder) if e is not None]
-        for table in (self.y_embedder.embedding_table, *(layer for e in times for layer in (e.mlp[0], e.mlp[2]))):
+        for table in (self.y_embedder.embedding_table, *(linear for e in times for linear in e.linears)):
             nn.init.normal_(table.weight, std=0.02)
-        modulated = (*self.blocks, self.final_layer)
-        for linear in (*(part.adaLN_modulation[1] for part in modulated), self.final_layer.linear):
-            nn.init.zeros_(linear.weight)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias") or "adaLN_modulation" in name or name.startswith("final_layer"):
+                nn.init.zeros_(parameter)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -33,5 +33,5 @@ def _pane(axes: "Axes") -> list[str]:
 
 
 def _values(values: Iterable[SupportsFloat]) -> str:
-    numbers = [f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.3g}" for v in values]
+    numbers = [f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.3g}" for v in map(float, values)]
     return ", ".join(numbers) if len(numbers) <= FEW else f"{numbers[0]} to {numbers[-1]}"

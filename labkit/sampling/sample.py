@@ -5,15 +5,16 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.checks import check_seed, require, whole
 from labkit.config import Config
+from labkit.models import Transformer
 from labkit.process import DiffusionProcess, FlowProcess, process_of
 from labkit.runtime import Purpose, generator
 from labkit.sampling.guidance import guided
-from labkit.sampling.sampler import SOLVERS, Sampler
+from labkit.sampling.sampler import Sampler
 from labkit.sampling.solvers import Problem
 
 
@@ -43,7 +44,7 @@ class Frame(NamedTuple):
 
 
 def sample_network(
-    network: nn.Module,
+    network: Transformer,
     config: Config,
     n: int = 64,
     *,
@@ -60,7 +61,7 @@ def sample_network(
     and for the noise of each step. With dopri5, which chooses steps for a whole batch, it holds within the tolerances.
 
     Args:
-        network: a Transformer; it is run without gradient.
+        network: it is run without gradient.
         config: the run's config, which names the quantity that the network predicts.
         n: number of samples, at least 1.
         y: n labels, where ``num_classes`` means none; by default 0, 1, 2, … in turn.
@@ -81,7 +82,7 @@ def sample_network(
     with torch.inference_mode(), tqdm(total=total, desc="sampling", unit="step", disable=not progress) as bar:
         for batch in batches:
             states = sampling.states(batch)
-            next(states)  # the noise
+            x = next(states).x  # the noise
             for frame in states:
                 x = frame.x
                 bar.update()
@@ -90,7 +91,7 @@ def sample_network(
 
 
 def film_network(
-    network: nn.Module,
+    network: Transformer,
     config: Config,
     n: int = 64,
     *,
@@ -118,7 +119,7 @@ class _Sampling:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Transformer,
         config: Config,
         n: int,
         y: Sequence[int] | Tensor | None,
@@ -134,7 +135,6 @@ class _Sampling:
         if unknown:
             raise TypeError(f"{unknown}: no setting of this name; a sampler's are {', '.join(names)}.")
         self.sampler = Sampler(**settings).filled(config.family)
-        self.method = SOLVERS[self.sampler.method]
         self.network, self.process, self.seed = network, process_of(config), seed
         clips = config.family == "DiT" or config.flow.prediction != "velocity"
         require(clips or not self.sampler.clip, "clip", True, "it is for predictions of noise or score, not velocity")
@@ -147,7 +147,7 @@ class _Sampling:
     @property
     def steps(self) -> int:
         """Steps of one batch; dopri5 counts as one, since it does not report its own."""
-        return (self.sampler.steps or 1) + self.method.closing_steps
+        return (self.sampler.steps or 1) + self.sampler.solver_class.closing_steps
 
     def record(self) -> dict[str, Any]:
         """Settings to show beside the samples; nfe is that of the last batch."""
@@ -176,7 +176,7 @@ class _Sampling:
             return velocity(*args)
 
         if isinstance(self.process, DiffusionProcess):
-            schedule = self.process.schedule.respaced(sampler.steps).to(device)
+            schedule = self.process.schedule.respaced(self.steps).to(device)
             problem = Problem(field, noise=noise, schedule=schedule, clip=sampler.clip)
         else:
             # A clipped prediction is converted to data and back, which is as singular at the end as a score is.

@@ -14,7 +14,7 @@ from labkit.schedule import STEPS as STEPS_OF_DIT
 
 SOLVERS: dict[str, type[Solver]] = FLOW_SOLVERS | DIFFUSION_SOLVERS
 """Methods by name; the attributes of each class are what it needs."""
-Method = Literal[*SOLVERS]
+Method = Literal[*SOLVERS]  # pyrefly: ignore[invalid-literal] the table of solvers is the one list of methods
 METHODS: dict[Family, tuple[str, ...]] = {
     family: tuple(name for name, solver in SOLVERS.items() if family in solver.families) for family in get_args(Family)
 }
@@ -79,13 +79,19 @@ class Sampler:
             require(fits, name, value, f"{method} does not use it; it is for {' and '.join(users)}")
         require(default is not None or self.steps is None, "steps", self.steps, f"{method} chooses its own; set rtol")
         steps = default if self.steps is None else self.steps
-        few = family != "DiT" or 2 <= steps <= STEPS_OF_DIT
-        require(few, "steps", steps, f"DiT takes 2 to {STEPS_OF_DIT}")
+        fits = family != "DiT" or (steps is not None and 2 <= steps <= STEPS_OF_DIT)
+        require(fits, "steps", steps, f"DiT takes 2 to {STEPS_OF_DIT}")
         return dataclasses.replace(self, method=method, steps=steps)
+
+    @property
+    def solver_class(self) -> type[Solver]:
+        """Class of the method, which is ``filled``."""
+        assert self.method is not None, "fill the settings in first: Sampler.filled"
+        return SOLVERS[self.method]
 
     def solver(self, problem: Problem) -> Solver:
         """Solver of a problem with these settings, which are ``filled``."""
-        return SOLVERS[self.method](problem, self.steps, **self._own())
+        return self.solver_class(problem, self.steps or 1, **self._own())
 
     def describe(self, family: Family) -> str:
         """Settings in words, for a caption."""
@@ -101,4 +107,4 @@ class Sampler:
         return {**always, **channels, **self._own(), **clip}
 
     def _own(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in SOLVERS[self.method].settings()}
+        return {name: getattr(self, name) for name in self.solver_class.settings()}

@@ -75,7 +75,7 @@ class Solver(ABC):
     """Steps beyond ``steps``, of one evaluation each."""
 
     problem: Problem
-    steps: int | None
+    steps: int
 
     @classmethod
     def settings(cls) -> tuple[str, ...]:
@@ -84,6 +84,11 @@ class Solver(ABC):
 
     def times(self) -> Sequence[float]:
         return grid(self.steps, self.problem.interval)
+
+    def noise(self) -> Tensor:
+        """Fresh N(0, 1) noise of the shape of x."""
+        assert self.problem.noise is not None, f"{type(self).__name__} needs a problem with noise"
+        return self.problem.noise()
 
     @abstractmethod
     def step(self, x: Float[Tensor, "batch ..."], now: float, then: float) -> Float[Tensor, "batch ..."]:
@@ -174,9 +179,14 @@ class EulerMaruyama(Solver):
     strength: float
     last: float
 
+    @property
+    def path(self) -> Path:
+        assert self.problem.path is not None, f"{type(self).__name__} needs a problem with a path"
+        return self.problem.path
+
     def times(self) -> Sequence[float]:
         first = self.problem.interval[0]
-        if self.diffusion == "sbdm" and self.problem.path.name != "vp":
+        if self.diffusion == "sbdm" and self.path.name != "vp":
             first = max(first, EDGE)  # sbdm is infinite where α = 0
         require(first < 1 - self.last, "last", self.last, f"take a length below {1 - first:g}, that of the interval")
         return [*grid(self.steps, (first, 1 - self.last)), 1.0]
@@ -187,13 +197,13 @@ class EulerMaruyama(Solver):
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         v = self.problem.field(x, t)
-        return v + self.w(t, x) * self.problem.path.convert(v, "velocity", "score", x, t)
+        return v + self.w(t, x) * self.path.convert(v, "velocity", "score", x, t)
 
     def kick(self, x: Tensor, now: float, then: float) -> Tensor:
-        return (2 * (then - now) * self.w(at(now, x), x)).sqrt() * self.problem.noise()
+        return (2 * (then - now) * self.w(at(now, x), x)).sqrt() * self.noise()
 
     def w(self, t: Tensor, x: Tensor) -> Tensor:
-        return self.strength * diffusion(self.diffusion, self.problem.path, expand_like(t, x))
+        return self.strength * diffusion(self.diffusion, self.path, expand_like(t, x))
 
 
 class SdeHeun(EulerMaruyama):

@@ -6,15 +6,18 @@ The warm-up forgets the random start quickly; without it a short run would sampl
 """
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class Ema:
+
+class Ema(Generic[Network]):
     """A frozen copy of ``network`` that follows its trained parameters."""
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         pairs = zip(self.network.parameters(), network.parameters(), strict=True)

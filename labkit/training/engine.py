@@ -49,9 +49,9 @@ def fabric_of(config: Config) -> "Fabric":
         few = f"it leaves a micro-batch of {share}, too few for {name}; take fewer ranks or a smaller engine.accumulate"
         require(enough, "batch_size", batch, few)
     ddp = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)  # the buffers are constants
-    strategy = {"strategy": ddp} if ranks > 1 else {}
+    strategy = ddp if ranks > 1 else "auto"
     # Fabric's precision stays 32 bit: the objective casts, so that regularizers' gradients can be taken one by one.
-    fabric = Fabric(accelerator=device().type, devices=here, num_nodes=machines, **strategy)
+    fabric = Fabric(accelerator=device().type, devices=here, num_nodes=machines, strategy=strategy)
     if ranks > 1:
         fabric.launch()
     return fabric

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -60,7 +60,7 @@ class RunFolder:
         return self.__dict__ | {"_lock": None}  # a copy in another process owns nothing
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunFolder":
+    def open(cls, path: str | Path) -> Self:
         """Open a run's folder; a missing or foreign folder is refused with a RunError."""
         folder = cls(path)
         if not folder.path.is_dir():
@@ -70,7 +70,7 @@ class RunFolder:
         _ = folder.config  # refuses a damaged config
         return folder
 
-    def begin(self, config: Config) -> "RunFolder":
+    def begin(self, config: Config) -> Self:
         """Start a run here, or continue one of the same experiment.
 
         Raises:

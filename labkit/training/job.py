@@ -89,15 +89,16 @@ class Job:
         return status if same or status.started >= process.created else None
 
     @property
-    def _launched(self) -> bool:
-        """Whether the process that was launched last runs, on this machine."""
-        return self.process is not None and self.process.here and self.process.alive
+    def _launched(self) -> Process | None:
+        """The process that was launched last, if it runs on this machine."""
+        process = self.process
+        return process if process is not None and process.here and process.alive else None
 
     @property
     def stop_requested(self) -> bool:
         """Whether it was asked to stop, from any notebook, and still trains."""
         elsewhere = self.process is not None and not self.process.here
-        return self.log.stop_requested and (self._launched or (elsewhere and self.running))
+        return self.log.stop_requested and (self._launched is not None or (elsewhere and self.running))
 
     @property
     def running(self) -> bool:
@@ -107,8 +108,9 @@ class Job:
             return True
         if status is not None:
             return status.alive
-        elsewhere = process is not None and not process.here and not self.log.error()
-        return elsewhere and time.time() - process.created < STARTING
+        if process is None or process.here or self.log.error():
+            return False
+        return time.time() - process.created < STARTING
 
     @property
     def state(self) -> State:
@@ -134,9 +136,10 @@ class Job:
         """
         if not self.running or self.stop_requested:
             return
-        if self.unstoppable:
+        process = self._launched
+        if process is None:
             raise RunError(f"{self.path} cannot be stopped from here: {self.unstoppable}.")
-        self.process.end()
+        process.end()
         self.log.request_stop()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -186,12 +189,12 @@ class Job:
 
     def _where(self) -> str:
         """Process and machine, or the evidence for them."""
-        process, status = self.process, self.status
-        if self._launched:
+        status = self.status
+        if process := self._launched:
             ranks = "" if process.processes == 1 else f" with {process.processes} ranks"
             return f" (process {process.pid}{ranks})"
         if status is None:
-            return f" (launched on {process.host})"
+            return "" if self.process is None else f" (launched on {self.process.host})"
         age = "" if status.here else f", status of {duration(time.time() - status.updated)} ago"
         return f" (process {status.pid} on {status.host}{age})"
 
@@ -227,8 +230,7 @@ def _make_room(out: Path, config: Config) -> None:
         return
     job = Job.attach(out)
     job.history.refresh()
-    if job.running:
-        owner = job.status or job.process
+    if job.running and (owner := job.status or job.process):
         raise RunError(
             f"{out} is being trained by process {owner.pid} on {owner.host}; attach to it with "
             f"Job.attach({str(out)!r}), or stop it first."

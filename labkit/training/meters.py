@@ -8,7 +8,6 @@ from torch.nn.utils import get_total_norm
 
 from labkit.config import Config, Engine
 from labkit.distributed import mean
-from labkit.losses.dispersive import repulsion
 from labkit.metrics import by_time, geometry, gradient_conflict
 from labkit.types import Losses
 
@@ -22,7 +21,7 @@ def measure(losses: Losses, config: Config) -> dict[str, float]:
     meters: dict[str, float] = {}
     base = next(iter(losses.terms))
     for block, z in losses.features.items():
-        values = geometry(z) | {"dispersive": repulsion(z.detach(), **config.repelling.arguments).item()}
+        values = geometry(z) | {"dispersive": config.repelling.repulsion(z.detach()).item()}
         meters |= {f"block{block}.{name}": value for name, value in values.items()}
     return meters | _defined({f"{base}.t{part}": e for part, e in enumerate(by_time(losses.errors, losses.times))})
 
@@ -40,10 +39,10 @@ def regularizer_gradients(losses: Losses, parameters: Sequence[Tensor], count: i
 
 def add_pulls(one: Pulls, other: Pulls) -> Pulls:
     """Sum of the pulls of two micro-batches, which reach the same parameters; ``one`` may be empty."""
-    return {
-        name: tuple(None if b is None else a + b for a, b in zip(one[name], pull, strict=True)) if one else pull
-        for name, pull in other.items()
-    }
+    if not one:
+        return other
+    pairs = {name: zip(one[name], pull, strict=True) for name, pull in other.items()}
+    return {n: tuple(None if a is None or b is None else a + b for a, b in pair) for n, pair in pairs.items()}
 
 
 def mean_pulls(pulls: Pulls) -> Pulls:
@@ -63,10 +62,11 @@ def conflicts(pulls: Pulls, parameters: Sequence[Tensor], engine: Engine = Engin
     meters, rounding = {}, ROUNDING[engine.precision]
     if engine.compile:  # a compiled backward returns zeros for parameters that are not reached
         pulls = {name: tuple(g if g is not None and g.any() else None for g in p) for name, p in pulls.items()}
-    base = [p.grad - sum(pull[i] for pull in pulls.values() if pull[i] is not None) for i, p in enumerate(parameters)]
+    total = [p.grad for p in parameters if p.grad is not None]  # of all: the base loss reaches every parameter
+    base = [g - sum(part for pull in pulls.values() if (part := pull[i]) is not None) for i, g in enumerate(total)]
     for name, pull in pulls.items():
         reached = [i for i, part in enumerate(pull) if part is not None]
-        left, whole = (get_total_norm([g[i] for i in reached]) for g in (base, [p.grad for p in parameters]))
+        left, whole = (get_total_norm([g[i] for i in reached]) for g in (base, total))
         if left <= rounding * whole:
             continue
         conflict = gradient_conflict(base, pull)._asdict()

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
@@ -30,7 +30,7 @@ class Run(RunFolder):
         """Folder in which ``features`` caches."""
 
     @classmethod
-    def open(cls, path: str | Path, shelf: Path | None = None) -> "Run":
+    def open(cls, path: str | Path, shelf: Path | None = None) -> Self:
         """Open a run's folder; a missing or foreign folder is refused with a RunError.
 
         Args:
@@ -84,14 +84,14 @@ class Run(RunFolder):
         self._check(step)
         network = ckpt.digest(self.checkpoints[step]) if step else self.config.to_json()
         cache = FeatureCache(self.shelf, step, {"look": asdict(look), "network": network, "weights": weights})
-        features = {block: cache.get(block) for block in blocks}
-        missing = [block for block, z in features.items() if z is None]
+        features = {block: z for block in blocks if (z := cache.get(block)) is not None}
+        missing = [block for block in blocks if block not in features]
         if missing:
             computed = extract_features(self.model(weights, step), look, self.config, missing).features
             for block, z in computed.items():
                 cache.put(block, z)
             features |= computed
-        return inputs(look, self.config)._replace(features=features)
+        return inputs(look, self.config)._replace(features={block: features[block] for block in blocks})
 
     def export(self, to: str | Path, steps: Iterable[int] | None = None) -> "Run":
         """Copy config, log and averaged weights (in half precision) of this run to a folder.
@@ -101,12 +101,15 @@ class Run(RunFolder):
         Args:
             to: a folder that does not exist yet.  steps: of the checkpoints to copy, by default all.
         """
-        to, steps = Path(to), list(self.checkpoints if steps is None else steps)
+        to, saved = Path(to), self.checkpoints
         require(not to.exists(), "to", str(to), "it exists already; name a new folder")
+        steps = list(saved if steps is None else steps)
+        allowed = f"this run has checkpoints of steps {', '.join(map(str, saved)) or 'none'}"
+        require(set(steps) <= saved.keys(), "steps", steps, allowed)
         for step in steps:
-            state = self._state(step)
+            state = ckpt.read(saved[step])
             half = {name: x.half() for name, x in state.tensors.items() if name.startswith("ema.")}
-            ckpt.write(to / "checkpoints" / self.checkpoints[step].name, state._replace(tensors=half))
+            ckpt.write(to / "checkpoints" / saved[step].name, state._replace(tensors=half))
         for name in ("machine.json", "metrics.csv", "config.json"):  # last the file that makes it a run
             if (self.path / name).exists():
                 ckpt.replace_file(to / name, (self.path / name).read_bytes())
@@ -114,7 +117,7 @@ class Run(RunFolder):
 
     def sample(self, n: int = 64, **settings: Any) -> Samples:
         """Generate images with the averaged weights of the newest checkpoint; see ``labkit.sample``."""
-        state = self._state(None)
+        state = self._latest()
         samples = sample_network(self._network(state, "ema"), self.config, n, **settings)
         return samples._replace(settings={**samples.settings, "weights": "ema", "step": state.step})
 
@@ -128,12 +131,15 @@ class Run(RunFolder):
     def _state(self, step: int | None) -> ckpt.Checkpoint | None:
         """The checkpoint at a step, by default the newest that can be read; None for the initial network."""
         if step is None:
-            state = self.newest(self.config)
-            if state is None:
-                raise RunError(f"{self.path} has no checkpoint yet; train it with `labkit train --resume {self.path}`.")
-            return state
+            return self._latest()
         self._check(step)
         return ckpt.read(self.checkpoints[step]) if step else None
+
+    def _latest(self) -> ckpt.Checkpoint:
+        state = self.newest(self.config)
+        if state is None:
+            raise RunError(f"{self.path} has no checkpoint yet; train it with `labkit train --resume {self.path}`.")
+        return state
 
     def _network(self, state: ckpt.Checkpoint | None, weights: Weights) -> Transformer:
         require(weights in ("ema", "model"), "weights", weights, "choose 'ema' (the moving average) or 'model'")

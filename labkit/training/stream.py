@@ -58,8 +58,9 @@ class Stream:
         """This rank's part of samples position … position + batch_size − 1, and its randomness."""
         if self._reader is None:
             return self._at(position)
-        ahead, future = self._ahead or (None, None)
-        if ahead != position:
+        if self._ahead is not None and self._ahead[0] == position:
+            future = self._ahead[1]
+        else:
             future = self._reader.submit(self._at, position)
         result, following = future.result(), position + self.batch_size
         self._ahead = following, self._reader.submit(self._at, following)

@@ -5,7 +5,7 @@ the loop. Leaving it in any way, also by an exception or Ctrl-C, saves first if 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -117,7 +117,7 @@ class Trainer:
         self.seconds = 0.0
         self._stopping = False
         if self.folder is not None:
-            self._restore(self.folder.newest(config))
+            self._restore(self.folder.newest(config), self.folder.path)
 
     @property
     def leads(self) -> bool:
@@ -171,7 +171,7 @@ class Trainer:
         """Steps that are left."""
         return max(self.config.steps - self.step, 0)
 
-    def __iter__(self) -> Iterator[Report]:
+    def __iter__(self) -> Generator[Report]:
         with self._owning():
             try:
                 while self.step < self.config.steps:
@@ -302,10 +302,10 @@ class Trainer:
 
     def _modules(self) -> dict[str, nn.Module]:
         """The modules of a checkpoint, by the prefix of their tensors there."""
-        modules = {"model": self.network, "ema": self.ema.network}
+        modules: dict[str, nn.Module] = {"model": self.network, "ema": self.ema.network}
         return modules if self.projector is None else modules | {"projector": self.projector}
 
-    def _named(self) -> dict[str, Tensor]:
+    def _named(self) -> dict[str, nn.Parameter]:
         """The parameters, by the names of their moments in a checkpoint."""
         named = dict(self.network.named_parameters())
         return named | ({} if self.projector is None else dict(self.projector.named_parameters(prefix="projector")))
@@ -315,11 +315,11 @@ class Trainer:
             samples = sample_network(self.ema.network, self.config, SHEET, **few_steps(self.config, SHEET_STEPS))
             write_sheet(samples.x, self.folder.sheets / f"step-{self.step:08d}.png")
 
-    def _restore(self, state: ckpt.Checkpoint | None) -> None:
+    def _restore(self, state: ckpt.Checkpoint | None, path: Path) -> None:
         if state is None:
             return
         if not state.part("model."):
-            raise RunError(f"{self.folder.path} is an export: training cannot go on from it. Train anew elsewhere.")
+            raise RunError(f"{path} is an export: training cannot go on from it. Train anew elsewhere.")
         for part, module in self._modules().items():
             module.load_state_dict(state.part(f"{part}."))
         ckpt.load_optimizer(self.optimizer, self._named(), state.part("optimizer."))

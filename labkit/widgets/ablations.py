@@ -59,7 +59,7 @@ class Ablations(HasTraits):
     def __init__(self, atlas: Atlas | None = None, out: Path | None = None, steps: int | None = None) -> None:
         super().__init__()
         self.atlas, self.out, self.steps = atlas or Atlas.load(), out, steps
-        self.runner = Runner(on_status=lambda status: self.changed(), on_report=self._report)
+        self.runner: Runner[Rerun] = Runner(on_status=lambda status: self.changed(), on_report=self._report)
         self.unavailable = self.runner.unavailable
         self.changed: Callable[[], None] = lambda: None  # the view puts its redraw here
         self._moving = False
@@ -135,6 +135,7 @@ class Ablations(HasTraits):
     def wait(self) -> Rerun:
         """The reader's own run: trained here and now if nobody pressed the button, else when that training ends."""
         self.runner.wait(self._make)
+        assert self.mine is not None  # ``wait`` has made it
         return self.mine
 
     def _make(self) -> Rerun:

@@ -96,9 +96,9 @@ def _draw(state: Ablations, plot: BaseFigure) -> str:
     lines.x, lines.y = [x for s in both for x in (base[s], values[s], None)], [1, 0, None] * len(both)
     for trace, seeds, height in ((dots, values, 0), (base_dots, base, 1)):
         trace.x, trace.y, trace.text = [*seeds.values()], [height] * len(seeds), [*map(str, seeds)]
-    trained_here = state.mine is not None and state.mine.condition == state.condition
-    mine = state.mine.value(measure) if trained_here else None
-    star.x, star.y = ([], []) if mine is None else ([mine], [2])
+    mine = state.mine
+    value = mine.value(measure) if mine is not None and mine.condition == state.condition else None
+    star.x, star.y = ([], []) if value is None else ([value], [2])
     real = atlas.real(state.condition, measure)
     dotted.x, dotted.y = ([], []) if real is None else ([real] * 2, [-0.5, 2.5])
     title = metric(measure).label + ("" if real is None else " (dotted: real images)")

@@ -141,7 +141,8 @@ class Explorer(HasTraits):
             high = max(runs_at[run].points[self.axes].abs().max() for runs_at in clouds for run in runs).expand(2)
             low = -high
         margin = 0.06 * (high - low).amax().clamp_min(1e-6)
-        return tuple(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
+        (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
+        return (left, right), (bottom, top)
 
     @property
     def map(self) -> Map | None:

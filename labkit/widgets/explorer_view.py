@@ -146,7 +146,7 @@ def _lay_out(state: Explorer, title: str) -> go.Figure:
     """The empty figure: points of each run and a ring; lines of all runs for each measure; the two images."""
     names = list(state.runs)
     wide, third = ACROSS // len(names), ACROSS // len(BESIDE)
-    specs = [[None] * GRID, [None] * GRID]
+    specs: list[list[dict[str, int] | None]] = [[None] * GRID, [None] * GRID]
     for spec, (width, count) in zip(specs, ((wide, len(names)), (third, len(BESIDE))), strict=True):
         for place in range(count):
             spec[place * width] = {"colspan": width}
@@ -244,7 +244,7 @@ def _draw_history(state: Explorer, plot: BaseFigure) -> None:
 def _caption(state: Explorer, name: str) -> str:
     """Title of a run's pane: the numbers beside the picture."""
     cloud = state.clouds[state.place][name]
-    if state.projection == "UMAP":
+    if state.projection == "UMAP" and state.map is not None:
         trust = f"trustworthiness {state.map.trustworthiness[name]:.2f}"
     else:
         trust = f"axes hold {cloud.explained[state.axes]:.0%} of variance"
@@ -268,7 +268,7 @@ def _sentence(state: Explorer) -> str:
             f"effective rank {n['effective_rank']:.0f}{near}"
         )
     end = "."
-    if state.projection == "UMAP":
+    if state.projection == "UMAP" and state.map is not None:
         end = f". A map from another seed differs by a disparity of {state.map.flicker:.2f} (0 the same, 1 unrelated)."
     return f"{_where(state)}: {'; '.join(runs)}{end}"
 

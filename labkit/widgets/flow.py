@@ -123,6 +123,13 @@ class Sampler(HasTraits):
         """The images of one solver at the film's time."""
         return self.paths[method, self.steps][round(self.film * self.steps)]
 
+    @staticmethod
+    def cost(method: str, steps: int) -> int:
+        """Evaluations of the network."""
+        evaluations = SOLVERS[method].evaluations
+        assert evaluations is not None  # only dopri5 chooses their number
+        return evaluations * steps
+
     def error(self, method: str, steps: int) -> float:
         """Root mean square (RMS) difference at t = 1 from a solution by Heun with twice the most steps."""
         return (self.paths[method, steps][-1] - self.exact).square().mean().sqrt().item()
@@ -139,7 +146,7 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
         style_digits(plot, 1, col)
     errors = dict(row=1, col=3)
     for method, ink in kinds.items():
-        costs = [SOLVERS[method].evaluations * n for n in state.STEPS]
+        costs = [state.cost(method, n) for n in state.STEPS]
         y = [state.error(method, n) for n in state.STEPS]
         plot.add_scatter(x=costs, y=y, name=method.capitalize(), mode="lines+markers", line_color=ink, **errors)
     for ink in kinds.values():
@@ -153,7 +160,7 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
         words = []
         for i, method in enumerate(kinds):
             plot.data[i].z = tile(state.at(method), 5)
-            cost, error = SOLVERS[method].evaluations * state.steps, state.error(method, state.steps)
+            cost, error = state.cost(method, state.steps), state.error(method, state.steps)
             plot.data[4 + i].x, plot.data[4 + i].y = [cost], [error]
             words.append(f"{method.capitalize()} takes {cost} evaluations and ends {error:.3f} away")
         return (

@@ -19,7 +19,7 @@ from traitlets import Bool, Enum, Float, HasTraits, Int
 
 from labkit.config import REGULARIZERS, Config
 from labkit.experiments import Comparison
-from labkit.losses.dispersive import KNOBS, own_knobs
+from labkit.losses.dispersive import KNOBS, Knobs, Variant, own_knobs
 from labkit.objective import regularized_blocks
 from labkit.plots import picture
 from labkit.sampling import Sampler
@@ -35,6 +35,12 @@ PREVIEW_STEPS = 10
 BLOCK_METRICS = ("dispersive", "feature_norm", "effective_rank")  # logged for each block; gradients, for a regularizer
 
 Configs = Callable[["LiveTraining"], Mapping[str, Config]]
+
+
+class LossSettings(Knobs):
+    """A variant, and τ or ε where it has one."""
+
+    variant: Variant
 
 
 class TrainingState(HasTraits):
@@ -93,7 +99,7 @@ class LiveTraining(TrainingState):
     def __init__(self, configs: Configs, out: Path | None = None, **traits: float | str) -> None:
         super().__init__(**traits)
         self._configs, self.out = configs, out
-        self.runner = Runner(on_report=self._record, on_status=lambda status: self.changed())
+        self.runner: Runner[Comparison] = Runner(on_report=self._record, on_status=lambda status: self.changed())
         self.unavailable, self.close = self.runner.unavailable, self.runner.stop
         self._clear()
 
@@ -129,7 +135,7 @@ class LiveTraining(TrainingState):
             return {name: trainer.config for name, trainer in self.runs.trainers.items()}
         return self._configs(self)
 
-    def loss_settings(self) -> dict[str, float | str]:
+    def loss_settings(self) -> LossSettings:
         """``variant``, and τ or ε where it has one, as configs take them."""
         return {"variant": self.variant, **own_knobs(self.variant, self)}
 
@@ -147,6 +153,7 @@ class LiveTraining(TrainingState):
         Paused and stopped runs are returned as they are.
         """
         self.runner.wait(self._make)
+        assert self.runs is not None  # ``wait`` has made them
         return self.runs
 
     def _make(self) -> Comparison:
@@ -168,15 +175,16 @@ class LiveTraining(TrainingState):
         recent = self._recent[run]
         for term, value in report.terms.items():
             recent[term].append(value.item())
-        config = self.runs.trainers[run].config
+        assert self.runs is not None  # whose report this is
+        trainer = self.runs.trainers[run]
+        config = trainer.config
         if report.meters:
             means = {term: sum(values) / len(values) for term, values in recent.items()}
             for term, value in (means | report.meters).items():
                 self._curves[run][term].append((report.step, value))
             recent.clear()
         if report.step % max(config.steps // PREVIEWS, 1) == 0 or report.step == config.steps:
-            network = self.runs.trainers[run].ema.network
-            samples = sample_network(network, config, PREVIEW_SAMPLES, **few_steps(config, PREVIEW_STEPS))
+            samples = sample_network(trainer.ema.network, config, PREVIEW_SAMPLES, **few_steps(config, PREVIEW_STEPS))
             self.sheets[run] = report.step, picture(samples.x, 5 if len(self.configs) == 1 else 10)
         if time.monotonic() - self._redrawn > REDRAW_EVERY:
             self._redrawn = time.monotonic()
@@ -191,7 +199,7 @@ class LiveTraining(TrainingState):
     def describe(self) -> str:
         if self.status == "failed":
             return f"Training failed: {self.runner.error}"
-        if not self.progress:
+        if self.runs is None or not self.progress:
             return "Press Start, or run the next cell, which trains straight through."
         done, total = self._steps_done()
         now = f"step {done:,} of {total:,}"
@@ -214,7 +222,9 @@ class LiveTraining(TrainingState):
 
 def _new_folder(out: Path) -> Path:
     """Make the first of out/001, out/002, … that does not exist."""
-    for number in count(1):
+    numbers = count(1)
+    while True:
         with contextlib.suppress(FileExistsError):
-            (out / f"{number:03d}").mkdir(parents=True)
-            return out / f"{number:03d}"
+            folder = out / f"{next(numbers):03d}"
+            folder.mkdir(parents=True)
+            return folder

@@ -13,28 +13,37 @@ stops the loop, which saves. Buttons may be handled in several threads at once, 
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Generator
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 Status = Literal["ready", "running", "paused", "stopped", "finished", "failed"]
 
 
-class Runner:
+@runtime_checkable
+class Loop(Protocol):
+    """Reports one by one; leaving its generator saves, and it can be entered again."""
+
+    def __iter__(self) -> Generator[Any]: ...
+
+
+AnyLoop = TypeVar("AnyLoop", bound=Loop)
+
+
+class Runner(Generic[AnyLoop]):
     """Drives a ``loop`` such as a Trainer or a Comparison.
 
     Args:
-        loop: an iterable of reports whose iterator is a generator, and which can be entered again after it was left;
-            None until ``begin`` or ``wait`` makes one.
+        loop: None until ``begin`` or ``wait`` makes one.
         on_report: called with every report, in the thread that runs. An error in it ends the run as failed.
         on_status: called after every change of ``status``, in the thread that changed it. An error in it is logged.
     """
 
-    _alive: ClassVar["Runner | None"] = None
+    _alive: ClassVar["Runner[Any] | None"] = None
     _control: ClassVar[threading.RLock] = threading.RLock()  # one start or stop at a time, over all runners
 
     def __init__(
         self,
-        loop: Iterable[Any] | None = None,
+        loop: AnyLoop | None = None,
         on_report: Callable[[Any], None] = lambda report: None,
         on_status: Callable[[Status], None] = lambda status: None,
     ) -> None:
@@ -61,7 +70,7 @@ class Runner:
             "stop": idle,
         }
 
-    def begin(self, make: Callable[[], Iterable[Any]]) -> None:
+    def begin(self, make: Callable[[], AnyLoop]) -> None:
         """Make a new loop and start it, unless one is running; if ``make`` fails, the earlier loop stays."""
         with Runner._control:
             if not self.busy:
@@ -100,7 +109,7 @@ class Runner:
             if self._inside is not threading.current_thread():
                 self._left.wait()
 
-    def wait(self, make: Callable[[], Iterable[Any]] | None = None) -> Status:
+    def wait(self, make: Callable[[], AnyLoop] | None = None) -> Status:
         """Run to the end in this thread if nobody started, or wait for the thread that runs; return the status.
 
         Without a loop, ``make`` makes one.
@@ -109,7 +118,7 @@ class Runner:
         is raised again.
         """
         with Runner._control:
-            if self.loop is None:
+            if self.loop is None and make is not None:
                 self.loop = make()
             mine = self.status == "ready" and self._enter()
         try:
@@ -120,7 +129,7 @@ class Runner:
         except KeyboardInterrupt:
             self.stop()
             raise
-        if self.status == "failed":
+        if self.error is not None:
             raise self.error
         return self.status
 
@@ -128,8 +137,9 @@ class Runner:
         """Become the one runner that is alive; False if this one runs already. Needs ``_control``."""
         if self.busy:
             return False
-        if Runner._alive not in (None, self):
-            Runner._alive.stop()
+        other = Runner._alive
+        if other is not None and other is not self:
+            other.stop()
         Runner._alive = self
         self._stop.clear()
         self._go.set()
@@ -143,6 +153,7 @@ class Runner:
         self._inside = threading.current_thread()
         ended: Status = "stopped"
         try:
+            assert self.loop is not None, "there is no loop: begin() and wait() take a function that makes it"
             with contextlib.closing(iter(self.loop)) as reports:  # leaving the loop in any way saves
                 for report in reports:
                     self.on_report(report)

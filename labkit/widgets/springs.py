@@ -73,7 +73,7 @@ class Springs(HasTraits):
     def rest(self) -> Rest:
         """Descend from the start by a fixed number of steps with momentum."""
         # Step size: the spring's curvature is 1/POINTS for each coordinate, and repulsion adds at most 4λ/(τP) of that.
-        loss, start = Dispersive(tau=self.tau).loss, self.start
+        loss, start = Dispersive(tau=self.tau).repulsion, self.start
         rate = POINTS / (1 + 2 * self.lam / self.tau)
         points = descend(lambda points: _spring(points, start) + self.lam * loss(points), start, rate)
         return Rest(points, _spring(points, start).item(), loss(points).item(), mean_pairwise_distance(points))
@@ -116,12 +116,16 @@ class Partners(HasTraits):
         )
         settings = self.settings()
         views = descend(partial(self.energy, settings), self.start, SAMPLES / (1 + self.lam * stiffness), steps=50)
-        terms = sum(map(_spring, views, self.start)), *settings.parts(*views)
-        return PartnersAtRest(views, *(term.item() for term in terms), self.distances(views))
+        spring, (alignment, repulsion) = self._springs(views).item(), settings.parts(*views)
+        return PartnersAtRest(views, spring, alignment.item(), repulsion.item(), self.distances(views))
 
     def energy(self, settings: Contrastive, views: Float[Tensor, "2 n 2"]) -> Float[Tensor, ""]:
         """E of any two views."""
-        return sum(map(_spring, views, self.start)) + self.lam * settings.loss(*views)
+        return self._springs(views) + self.lam * settings.loss(*views)
+
+    def _springs(self, views: Float[Tensor, "2 n 2"]) -> Float[Tensor, ""]:
+        first, second = map(_spring, views, self.start)
+        return first + second
 
     @staticmethod
     def distances(views: Float[Tensor, "2 n 2"]) -> tuple[float, float]:

@@ -125,7 +125,8 @@ def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figur
     else:
         across, widths = 3, [GRID // 3] * len(panes) + [GRID // len(runs)] * len(runs)
     starts = [*range(0, cells if alone else len(panes), across), *([] if alone else [len(panes)])]  # first of each row
-    specs, places = [[None] * GRID for _ in starts], []
+    specs: list[list[dict[str, int] | None]] = [[None] * GRID for _ in starts]
+    places = []
     for cell, width in enumerate(widths):
         line = sum(start <= cell for start in starts) - 1
         column = (cell - starts[line]) * width
@@ -162,9 +163,9 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
     trained = any(REPELS & {*config.regularizers} for config in configs.values())
     titles = []
     for name in panes:
-        end = 0
-        for run, config in configs.items():
-            line, curve = next(traces), state.curve(run, name).thinned(POINTS)
+        end, lines = 0, [next(traces) for _ in configs]
+        for line, (run, config) in zip(lines, configs.items(), strict=True):
+            curve = state.curve(run, name).thinned(POINTS)
             x = (curve.steps * (config.batch_size if state.over == "samples" else 1)).tolist()
             line.x, line.y = x, curve.values.tolist()
             if x:
@@ -174,12 +175,12 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
         titles.append(metric(name).label + (f" at {block}" if name in BLOCK_METRICS else ""))
         if name == "dispersive":
             titles[-1] += "" if trained else ", not trained on"
-            shown, line = bool(end and floor_name), next(traces)
-            line.x, line.y = ([0, end], [floor] * 2) if shown else ([], [])
-            line.name, line.showlegend = floor_name, shown
-        plot.layout["xaxis" + line.xaxis[1:]].title.text = "samples seen" if state.over == "samples" else "step"
+            shown, rule = bool(end and floor_name), next(traces)
+            rule.x, rule.y = ([0, end], [floor] * 2) if shown else ([], [])
+            rule.name, rule.showlegend = floor_name, shown
+        plot.layout["xaxis" + lines[0].xaxis[1:]].title.text = "samples seen" if state.over == "samples" else "step"
         if name in BASE_LOSSES:
-            plot.layout["yaxis" + line.yaxis[1:]].type = "log" if state.log else "linear"
+            plot.layout["yaxis" + lines[0].yaxis[1:]].type = "log" if state.log else "linear"
     for run, trace in zip(configs, traces, strict=True):
         titles.append(state.describe_sheet(run))
         if run in state.sheets:

@@ -8,13 +8,13 @@ from traitlets import Float as FloatTrait
 from traitlets import HasTraits
 
 from labkit.losses import dispersive_floor, dispersive_loss
-from labkit.losses.dispersive import own_knobs
+from labkit.losses.dispersive import Variant, own_knobs
 from labkit.metrics import effective_rank
 from labkit.plots import PALETTE, figure
 from labkit.runtime import generator
 from labkit.widgets.panel import Panel, log_slider, slider
 
-LOOKS = {  # warm colours: depends on the size; cool: does not
+LOOKS: dict[Variant, tuple[str, str, str]] = {  # warm colours: depends on the size; cool: does not
     "infonce_l2": ("InfoNCE-L2", "dispersive", "solid"),
     "hinge": ("hinge", "gold", "dash"),
     "infonce_cosine": ("InfoNCE-cosine", "baseline", "solid"),
@@ -54,21 +54,21 @@ class FourLosses(HasTraits):
         deviations = deviations / deviations.square().mean().sqrt()
         return (scale * (self._white * deviations @ self._turn + mean)).float()
 
-    def losses(self, variant: str, clouds: Float[Tensor, "n batch features"]) -> Float[Tensor, " n"]:
+    def losses(self, variant: Variant, clouds: Float[Tensor, "n batch features"]) -> Float[Tensor, " n"]:
         """The variant's loss of each cloud."""
         return torch.func.vmap(lambda z: dispersive_loss(z, variant, **own_knobs(variant, self)))(clouds)
 
-    def progress(self, variant: str, losses: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def progress(self, variant: Variant, losses: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Position of a loss between its largest value (0) and its floor (1)."""
         most = {"infonce_l2": 0.0, "infonce_cosine": 1 / self.tau, "hinge": self.margin**2, "covariance": 1.0}[variant]
         floor = dispersive_floor(self.BATCH, variant, features=self.FEATURES, **own_knobs(variant, self))
         return (most - losses) / (most - floor)
 
-    def against_scale(self, variant: str) -> Float[Tensor, " n"]:
+    def against_scale(self, variant: Variant) -> Float[Tensor, " n"]:
         """The loss at each of ``SCALES``, at this stretch."""
         return self.losses(variant, self.SCALES[:, None, None] * self.cloud(self.stretch, 1.0))
 
-    def against_stretch(self, variant: str) -> Float[Tensor, " n"]:
+    def against_stretch(self, variant: Variant) -> Float[Tensor, " n"]:
         """The loss at each of ``STRETCHES``, at this scale."""
         return self.losses(variant, self.scale * self._stretched)
 
@@ -96,7 +96,7 @@ def variants_panel(name: str = "variants", state: FourLosses | None = None) -> P
     plot.update_yaxes(tickformat=".0%", range=[-0.04, 1.06], showticklabels=True)
     plot.update_yaxes(title_text="way from largest value (0 %) to floor", row=1, col=1)
     plot.update_layout(legend=dict(x=0, xanchor="left", y=-0.24, yanchor="top"), margin_r=30)
-    drawn: dict[int, tuple[float, ...]] = {}
+    drawn: dict[int, tuple[object, ...]] = {}
 
     def draw(state: FourLosses, plot: BaseFigure) -> str:
         for first, held, follow in ((0, state.stretch, state.against_scale), (5, state.scale, state.against_stretch)):
@@ -125,7 +125,7 @@ def variants_panel(name: str = "variants", state: FourLosses | None = None) -> P
     return Panel(name, state, controls, plot, draw, alt)
 
 
-def _sentence(state: FourLosses, here: Tensor, values: dict[str, tuple[float, float, float]]) -> str:
+def _sentence(state: FourLosses, here: Tensor, values: dict[Variant, tuple[float, float, float]]) -> str:
     """Each variant's loss and progress here, and its progress if the scale doubled, in words."""
     now = ", ".join(f"{LOOKS[v][0]} {way:.1%} (loss {loss:.3g})" for v, (loss, way, _) in values.items())
     moved = [f"{LOOKS[v][0]} to {after:.1%}" for v, (_, way, after) in values.items() if abs(after - way) >= 5e-4]

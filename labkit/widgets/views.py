@@ -48,9 +48,9 @@ class TwoViews(HasTraits):
     def views(self) -> tuple[Tensor, Tensor, Float[Tensor, " n"]]:
         """First view and second view of all digits, and the times of the second."""
         t = torch.full((len(self.x1),), self.t)
-        second = self.second_times(t)
-        noised = (paths.linear(self.x1, x0, when).x_t for x0, when in zip(self.noises, (t, second), strict=True))
-        return *noised, second
+        t_second = self.second_times(t)
+        first, second = (paths.linear(self.x1, *draw).x_t for draw in zip(self.noises, (t, t_second), strict=True))
+        return first, second, t_second
 
 
 def views_panel(name: str = "views", state: TwoViews | None = None) -> Panel:
@@ -161,7 +161,7 @@ def _draw_partners(state: Partners, plot: BaseFigure) -> str:
     low, high = min(*bars.y, floor, 0), max(*bars.y, 0.5)
     plot.update_yaxes(range=[low - 0.15 * (high - low), high + 0.15 * (high - low)], row=1, col=2)
     (partners, others), (near, far) = rest.distances, state.distances(state.start)
-    knob = f"τ = {state.tau:.2g}" if knobs["tau"] else f"ε = {state.margin:.2g}"
+    knob = f"τ = {state.tau:.2g}" if "tau" in knobs else f"ε = {state.margin:.2g}"
     return (
         f"α = {state.alpha:.2f}, λ = {state.lam:.2f}, {knob}: the two views of a sample lie {partners:.2f} apart, "
         f"{partners / near:.2f} times as far as at the start; views of two samples {others:.2f}, {others / far:.2f} "

@@ -71,5 +71,5 @@ def test_repas_teacher_gets_the_images_of_the_latents(stores, tmp_path):
     assert batch.pixels.shape == (4, 3, 32, 32)
     losses, _ = trained(aligned)
     assert np.isfinite(losses).all()
-    with pytest.raises(ConfigError, match=r"repa.lam = 0.5.*unnamed .*files"):
+    with pytest.raises(ConfigError, match=r"repa.lam = 0.5.*unnamed .*folder"):
         Trainer(config(stores["unnamed"], repa=Repa(0.5, block=1, hidden=16, teacher=dino)))

@@ -27,7 +27,7 @@ def step(name: str, scope: dict):
     torch.manual_seed(0)
     on = {group: kind(**settings, **scope) for group, (kind, settings) in CASES[name].items()}
     network = build_model("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10)
-    module = objective(network, Patches().freeze(), **on, repa=Repa(0.5, hidden=7)).double()
+    module = objective(network, Patches().requires_grad_(False).eval(), **on, repa=Repa(0.5, hidden=7)).double()
     with torch.no_grad():
         for parameter in module.network.parameters():
             if not parameter.any():

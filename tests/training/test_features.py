@@ -163,6 +163,9 @@ def test_an_export_opens_but_does_not_train(run, tmp_path):
         export.model("model")
     with pytest.raises(ConfigError, match=r"it exists already"):
         run.export(tmp_path / "export")
+    with pytest.raises(ConfigError, match=r"^steps = \[4, 0\] .*checkpoints of steps"):
+        run.export(tmp_path / "initial", [4, 0])  # the initial network has no checkpoint
+    assert not (tmp_path / "initial").exists()
 
 
 def test_a_cut_checkpoint_says_so(folder, tmp_path):

@@ -152,3 +152,8 @@ def test_a_straight_run_can_be_stopped_from_another_thread():
     hand.start()
     assert runner.wait() == "stopped" and loop.saves == 1
     hand.join(20)
+
+
+def test_a_runner_without_a_loop_names_what_makes_one():
+    with pytest.raises(AssertionError, match=r"begin\(\)"):
+        Runner().wait()
