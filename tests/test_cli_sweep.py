@@ -124,7 +124,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(tmp_path, capsys):
 
 def test_ctrl_c_saves_every_run_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "out"
-    words = ["digits", "--model", "SiT-Nano/4", "--batch-size", "8", "--steps", "100000", "--grid", "seed=0..1"]
+    # Too few steps to repay compiling, which would take most of this test.
+    words = ["digits", "--model", "SiT-Nano/4", "--batch-size", "8", "--steps", "8000", "--grid", "seed=0..1"]
     command = ForkedCommand("sweep", *words, *ENDS, "--out", str(out), folder=tmp_path)
     logs = [out / f"seed={seed}" / "metrics.csv" for seed in (0, 1)]
     while command.running and not all(log.exists() and log.read_text().count("\n") > 1 for log in logs):
