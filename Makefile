@@ -7,7 +7,7 @@ PY := .venv/bin/python
 # Bytecode is kept, whatever is set outside: else every process that the tests start compiles the lab anew.
 unexport PYTHONDONTWRITEBYTECODE
 # Two processes of one thread each: threads of torch that share a core with anything else slow each other down.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 SLOWER := tests/test_cli% %/test_process.py %/test_projection.py %/test_prepare.py \
   %/test_training_on_stores.py
 FAST := tests/losses tests/metrics tests/models tests/sampling tests/plots \
@@ -30,11 +30,12 @@ test-all: test  ## the same, then what takes patience: retrains, kills, every no
 test-oldest: RESOLUTION := lowest-direct
 test-latest: RESOLUTION := highest
 test-oldest test-latest: ENV = .venv-$(@:test-%=%)
+test-oldest test-latest: PY = $(ENV)/bin/python
 test-oldest test-latest:  ## check with the lowest, or newest, versions that pyproject.toml allows (torch as pinned)
-	$(PYTHON) -m venv $(ENV) && $(ENV)/bin/python -m pip install -q uv
+	$(PYTHON) -m venv $(ENV) && $(PY) -m pip install -q uv
 	grep '^torch==' constraints.txt > $(ENV)/pins
 	$(ENV)/bin/uv pip install -q --python $(ENV) -c $(ENV)/pins --upgrade --resolution $(RESOLUTION) -e ".[test]"
-	OMP_NUM_THREADS=1 $(ENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-fast: lint  ## check style, mathematics and data alone: no training, no notebook, no browser
 	$(PYTEST) -m "not slow" $(FAST) $(ARGS)

@@ -32,7 +32,7 @@ from labkit.datasets.store import ABOUT, read_about
 from labkit.disk import replace_file
 from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, evaluator_of, memorisation
 from labkit.evaluation.references import Shape, open_reference
-from labkit.evaluation.settings import WHOLE, EvaluationConfig, FilledConfig
+from labkit.evaluation.settings import EvaluationConfig, FilledConfig, whole_set
 from labkit.evaluation.shards import Shards
 from labkit.metrics import Extractor
 from labkit.metrics.extractors import to_bytes
@@ -205,7 +205,7 @@ def _measure(
         batches: gives the images anew at each call, since 50,000 of 256×256 should not be in memory together.
     """
     metrics = evaluator.metrics(batches(), labels, seed)
-    own_data = evaluator.settings.reference == WHOLE.get(config.dataset, config.dataset)
+    own_data = evaluator.settings.reference == whole_set(config.dataset)
     second = evaluator.reference.second
     if own_data and second is not None and second.count <= FEW:
         own = open_reference(config.dataset, evaluator.shape)

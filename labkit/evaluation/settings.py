@@ -19,6 +19,11 @@ WHOLE = {"digits-few": "digits", "digits-unlabelled": "digits"}
 """Data sets that are part of another, which is their reference."""
 
 
+def whole_set(dataset: str) -> str:
+    """The data set that this one is a part of, or itself: runs on either are compared by the same images."""
+    return WHOLE.get(dataset, dataset)
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """One protocol for notebooks, command line, sweep and atlas; None is filled in for a run by ``filled``.
@@ -63,9 +68,9 @@ class EvaluationConfig:
 
     def filled(self, config: Config) -> "FilledConfig":
         """The protocol with everything filled in for a run of this config."""
-        reference = WHOLE.get(config.dataset, config.dataset) if self.reference is None else self.reference
+        reference = whole_set(config.dataset) if self.reference is None else self.reference
         embedded = reference in datasets.EMBEDDED
-        usual: Features = "digits" if WHOLE.get(reference, reference) == "digits" else "pixels"
+        usual: Features = "digits" if whole_set(reference) == "digits" else "pixels"
         return FilledConfig(
             count=self.count or (SMALL if embedded else PUBLISHED),
             sampler=self.sampler.filled(config.family),

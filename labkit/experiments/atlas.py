@@ -32,7 +32,7 @@ from torch import Tensor
 from labkit.checks import LabError, require
 from labkit.config import Config
 from labkit.evaluation import REAL
-from labkit.evaluation.settings import WHOLE
+from labkit.evaluation.settings import whole_set
 from labkit.experiments.statistics import LEVEL, paired_differences
 from labkit.losses.weight import describe_schedule
 from labkit.objective import blocks_of
@@ -199,11 +199,11 @@ class Atlas:
         names = list(self.conditions) if conditions is None else list(conditions)
         seeds = [self.record["seeds_of_each"][name] for name in names]
         rows = self.table[self.table["condition"].isin(names)]
-        compared = {WHOLE.get(self._config(name).dataset, self._config(name).dataset) for name in names}
+        compared = {whole_set(self._config(name).dataset) for name in names}
         steps = ", ".join(f"{step:,} steps on {name}" for name, step in self.compared_at.items() if name in compared)
-        hours = rows.groupby("run")["seconds"].max().sum() / 3600
+        hours = round(rows.groupby("run")["seconds"].max().sum() / 3600, 1)
         return (
-            f"{len(names)} conditions, {min(seeds)} to {max(seeds)} seeds of each: {sum(seeds)} runs, {hours:.2g} core "
+            f"{len(names)} conditions, {min(seeds)} to {max(seeds)} seeds of each: {sum(seeds)} runs, {hours:g} core "
             f"hours of training, commits {', '.join(sorted(rows['commit'].dropna().unique()))}, "
             f"{', '.join(sorted(rows['machine'].dropna().unique()))}. Compared after {steps}."
         )
@@ -211,7 +211,7 @@ class Atlas:
     def step(self, condition: str) -> int:
         """The step at which a condition is compared with others."""
         config = self._config(condition)
-        return self.compared_at[WHOLE.get(config.dataset, config.dataset)]
+        return self.compared_at[whole_set(config.dataset)]
 
     def band(
         self,
@@ -274,7 +274,7 @@ class Atlas:
     def real(self, condition: str, measure: str) -> float | None:
         """The measure of real images of the condition's data set; None where it has no meaning."""
         rows = self.table[(self.table["run"] == REAL) & (self.table["measure"] == measure)]
-        rows = rows[rows["dataset"] == WHOLE.get(self._config(condition).dataset, self._config(condition).dataset)]
+        rows = rows[rows["dataset"] == whole_set(self._config(condition).dataset)]
         return float(rows["value"].iloc[0]) if len(rows) else None
 
     def baseline(self, condition: str) -> str:

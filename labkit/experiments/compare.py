@@ -83,7 +83,7 @@ class ComparisonResult:
         read = ""
         if "agreement" in a.metrics:
             shares = (evaluation.values["agreement"] for evaluation in (a, b))
-            words = "{:.1%} of the {} samples read as the digit asked for and {:.1%} of the {} ones; "
+            words = "{:.1%} of the {} samples recognised as the requested digit and {:.1%} of the {} ones; "
             read = words.format(next(shares), first, next(shares), second)
         distance, real = self.distance, self.real.get(self.distance)
         control = f" (real images: {real.mean:.2f})" if real else ""

@@ -18,7 +18,7 @@ from labkit import datasets
 from labkit.checks import require, whole
 from labkit.config import Config
 from labkit.evaluation import EvaluationConfig, block_geometry, block_probes, evaluate, evaluator_of, losses
-from labkit.evaluation.settings import WHOLE
+from labkit.evaluation.settings import whole_set
 from labkit.metrics.images import NEIGHBOURS
 from labkit.models import Transformer
 from labkit.sampling import Sampler
@@ -63,10 +63,10 @@ class Measures:
 
     def real(self, dataset: str) -> list[Row]:
         """Rows of real images in place of samples: means over several draws of ``count`` of them."""
-        whole_set = WHOLE.get(dataset, dataset)
-        source = datasets.load(whole_set)
-        require(self.count <= len(source), "count", self.count, f"{whole_set} has {len(source)} training images")
-        settings = self._settings(whole_set, Sampler()).filled(Config(dataset=whole_set))
+        reference = whole_set(dataset)
+        source = datasets.load(reference)
+        require(self.count <= len(source), "count", self.count, f"{reference} has {len(source)} training images")
+        settings = self._settings(reference, Sampler()).filled(Config(dataset=reference))
         control = evaluator_of(settings, source.shape).control(self.count)
         return [{"measure": name, "value": real.mean} for name, real in control.items()]
 
