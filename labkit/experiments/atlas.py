@@ -251,7 +251,7 @@ class Atlas:
         """
         import pandas as pd
 
-        datasets = {WHOLE.get(self._config(name).dataset, self._config(name).dataset) for name in conditions}
+        datasets = {whole_set(self._config(name).dataset) for name in conditions}
         real = self.table[(self.table["run"] == REAL) & self.table["dataset"].isin(datasets)]
         rows = pd.concat([*map(self._usual, conditions), real], ignore_index=True)
         curves = pd.concat([self.curves[self.curves["condition"] == name] for name in conditions], ignore_index=True)
