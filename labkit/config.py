@@ -23,6 +23,9 @@ FREE = {
     *("engine.compile", "engine.checkpointing", "engine.resident"),
 }
 """Settings that may change when a run continues: its length, its speed, and which files it keeps."""
+FORKED = ("dispersive.", "contrastive.", "repa.lam", "repa.schedule", "optimizer.")
+"""How settings begin that may also change where a run forks: weights, moments, data and noise mean there what they
+meant before."""
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -194,6 +197,13 @@ class Config:
     def breaks(self, other: "Config") -> list[str]:
         """The differences that make ``other`` a new experiment, which cannot continue from this one's checkpoints."""
         return [text for text in self.differences(other) if text.partition(":")[0] not in FREE]
+
+    def outgrows(self, other: "Config") -> list[str]:
+        """The differences that make ``other`` no fork of this experiment: it could not go on from this one's state."""
+        changed = [text for text in self.breaks(other) if not text.startswith(FORKED)]
+        if (self.repa.lam is None) != (other.repa.lam is None):  # only one of the two has a projector
+            changed.append(f"repa.lam: {self.repa.lam} → {other.repa.lam}")
+        return changed
 
 
 def _groups(cls: type) -> dict[str, type]:
