@@ -218,7 +218,7 @@ class LiveTraining(TrainingState):
         """Split a run: a copy of its state goes on with the regularizers and the optimizer that the controls give."""
         runs = self.runs
         require(runs is not None, "branch", self.branch, "press Start first")
-        wanted, parent = list(self._configs(self).values())[-1], self.branch or next(iter(runs.trainers))
+        wanted, parent = list(self._configs(self).values())[-1], self.branch
         name = next(name for number in count(1) if (name := f"fork {number}") not in runs.trainers)
         was = self.status
         self.runner.stop()  # which saves

@@ -26,7 +26,7 @@ from labkit.process import base_term
 from labkit.projection import Pca
 from labkit.time_sampling import Noise
 from labkit.training import Job
-from labkit.widgets.live import BLOCK_METRICS, BRANCHES, TrainingState
+from labkit.widgets.live import BLOCK_METRICS, BRANCHES, LiveTraining, TrainingState
 from labkit.widgets.painter import painter
 from labkit.widgets.panel import Buttons, Panel, dropdown, log_slider, look, row, slider
 from labkit.widgets.watch import Watch
@@ -66,7 +66,7 @@ def _control(trait: str, state: TrainingState) -> widgets.Widget:
             min=min(50, state.steps), max=4 * state.steps, step=50, description="steps", **look()
         ),
         "seed": lambda: widgets.BoundedIntText(min=0, max=9999, description="seed", **look("150px")),
-        "branch": lambda: dropdown("fork", [("", "")], "220px"),
+        "branch": lambda: dropdown("fork", list(state.configs), "220px"),
         "at": lambda: widgets.BoundedIntText(min=0, max=10**7, description="at step (0: now)", **look("190px")),
         "over": lambda: dropdown("against", ["steps", "samples"], "180px"),
         "log": lambda: widgets.Checkbox(description="loss on a log scale", indent=False),
@@ -87,7 +87,9 @@ def training_panel(
     base = base_term(next(iter(state.configs.values())))
     panes = panes or ((base,) if len(state.configs) == 1 else (base, *USUAL))
     plot = _lay_out(state, panes, title)
-    forks = ("branch", "at") if "fork" in state.actions else ()
+    forks: tuple[str, ...] = ()
+    if isinstance(state, LiveTraining):
+        forks, state.branch = ("branch", "at"), next(iter(state.configs))
     controls = {trait: _control(trait, state) for trait in (*(name for name in sliders if name != "painted"), *forks)}
     buttons = Buttons(state, **{method: widgets.Button(**BUTTONS[method]) for method in state.actions})
     bar, sheets = widgets.FloatProgress(min=0, max=1, layout=dict(width="330px")), widgets.HTML()
@@ -115,12 +117,11 @@ def training_panel(
 
 
 def _offer(menu: widgets.Dropdown, runs: Sequence[str]) -> None:
-    """Let a menu offer these runs, the first as the default; what was chosen stays."""
-    options = tuple((run, run if number else "") for number, run in enumerate(runs))
-    if menu.options != options:
+    """Let a menu offer these runs; what was chosen stays."""
+    if menu.options != tuple(runs):
         chosen = menu.value
-        menu.options = options
-        menu.value = chosen if chosen in runs else ""
+        menu.options = runs
+        menu.value = chosen if chosen in runs else runs[0]
 
 
 def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: str = "watch") -> Panel:
@@ -278,7 +279,7 @@ def _draw_distances(
             z = state.clouds[run][1].flatten(1)
             roots[run] = off_diagonal(pairwise_sq_distances(z, per=z.shape[1])).sqrt().clamp(min=1e-6).numpy()
             words[run].append(f"mean distance of two samples {roots[run].mean():.3g}")
-    ends = np.log10([d for values in roots.values() for d in (values.min(), values.max())] or [0.0, 1.0])
+    ends = np.log10([d for values in roots.values() for d in (values.min(), values.max())] or [1.0])
     edges = np.linspace(ends.min() - 0.1, ends.max() + 0.1, 80)
     middles, top = (10 ** ((edges[1:] + edges[:-1]) / 2)).tolist(), 0.0
     for run, line in lines.items():

@@ -1,6 +1,9 @@
 """λ as it is painted, against a plain array of one factor a step."""
 
+from itertools import pairwise
+
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,9 +22,9 @@ def test_painting_changes_the_steps_in_a_stroke_and_no_other(knots, strokes):
         expected[first : first + width] = factor
     got = [value_at(knots, step) for step in range(STEPS)]
     assert np.allclose(got, expected, atol=1e-12)
-    assert all(one[0] < other[0] for one, other in zip(knots, knots[1:], strict=False))
+    assert all(one[0] < other[0] for one, other in pairwise(knots))
     weight = Weight(0.5, knots)
-    assert np.allclose([weight(np.int64(step)).item() for step in range(STEPS)], 0.5 * expected, atol=1e-9)
+    assert np.allclose([weight(torch.tensor(step)).item() for step in range(STEPS)], 0.5 * expected, atol=1e-9)
 
 
 def test_painting_over_takes_knots_away():

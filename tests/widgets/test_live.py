@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 
 import pytest
 
@@ -18,7 +19,8 @@ SMALL = dict(model="SiT-Nano/4", batch_size=8)
 
 
 def configs(s):
-    config = recipes.digits(lam=s.lam, tau=s.tau, blocks=(s.block,), steps=s.steps, seed=s.seed, log_every=2, **SMALL)
+    chosen = dict(tau=s.tau, blocks=(s.block,), steps=s.steps, seed=s.seed)
+    config = recipes.digits(**s.weight(), **chosen, log_every=2, **SMALL)
     return {"baseline": config.replace(lam=None), "dispersive": config}
 
 
@@ -49,6 +51,14 @@ def buttons(panel):
 
 def status(panel):
     return panel.widget.children[2].children[6].value
+
+
+def forked(live, panel):
+    """Press Fork and wait for what follows, the last redraw included."""
+    buttons(panel)["Fork"].click()
+    live.wait()
+    while any(thread.name == "labkit-training" for thread in threading.enumerate()):
+        time.sleep(0.01)
 
 
 def sheets(panel):
@@ -183,12 +193,11 @@ def test_forks_go_on_beside_their_parents_and_come_back_after_the_kernel_is_gone
     press = buttons(panel)
     assert press["Fork"].disabled and "press Start" in press["Fork"].tooltip
     live.wait()
-    press["Fork"].click()
+    forked(live, panel)
     assert "the fork begins after 12 steps" in status(panel) and list(live.runs.trainers) == ["baseline", "dispersive"]
 
     live.branch, live.at, live.lam = "baseline", 6, 1.0
-    press["Fork"].click()
-    live.wait()
+    forked(live, panel)
     fork = Run.open(tmp_path / "001" / "fork 1")
     assert fork.parent.step == 6 and "dispersive.lam: None → 1.0" in fork.parent.changes
     assert live.logged("fork 1", "velocity").steps.tolist() == [2, 4, 6, 8, 10, 12]
@@ -198,8 +207,7 @@ def test_forks_go_on_beside_their_parents_and_come_back_after_the_kernel_is_gone
 
     live.paint(0, 9, 0.0)
     live.branch, live.at = "fork 1", 8
-    press["Fork"].click()
-    live.wait()
+    forked(live, panel)
     again = live.configs["fork 2"].dispersive
     assert (again.lam, again.schedule) == (1.0, ((8, 0.0), (9, 1.0)))
     assert "forked from baseline at step 6" in sheets(panel) and "forked from fork 1 at step 8" in sheets(panel)
