@@ -121,7 +121,8 @@ def fork(
         out: A new folder for the fork.
     """
     branch = labkit.Run.open(run).fork(at, out, **vars(config))
-    print(f"{out} is {branch.parent.describe()}.")
+    if branch.parent is not None:
+        print(f"{out} is {branch.parent.describe()}.")
     return _train(branch.trainer(), out)
 
 

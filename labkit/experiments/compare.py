@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.checks import require
+from labkit.checks import ConfigError, require
 from labkit.config import Config
 from labkit.evaluation import REAL, Evaluation, EvaluationConfig, Real, block_geometry, evaluate
 from labkit.objective import regularized_blocks
@@ -142,10 +142,11 @@ class Comparison:
         require(parent in self.trainers, "parent", parent, f"choose one of {', '.join(self.trainers)}")
         require(name not in self.trainers, "name", name, "there is a run of this name already")
         trainer = self.trainers[parent]
-        require(trainer.folder is not None, "out", None, "forks need a folder")
+        if self.out is None:
+            raise ConfigError("out = None cannot be used: forks need a folder, so give the comparison one.")
         trainer.save()
-        run = Run.open(trainer.folder.path)
-        fork = run.fork(trainer.step if at is None else at, run.path.with_name(name), **changes)
+        run = Run.open(self.out / parent)
+        fork = run.fork(trainer.step if at is None else at, self.out / name, **changes)
         self.trainers[name] = fork.trainer()
         return self.trainers[name]
 

@@ -19,7 +19,6 @@ import numpy as np
 from torch import Tensor
 from traitlets import Bool, Enum, Float, HasTraits, Int, List, Unicode
 
-from labkit.checks import require
 from labkit.config import REGULARIZERS, Config
 from labkit.experiments import Comparison
 from labkit.losses.dispersive import KNOBS, Knobs, Variant, own_knobs
@@ -217,7 +216,7 @@ class LiveTraining(TrainingState):
     def fork(self) -> None:
         """Split a run: a copy of its state goes on with the regularizers and the optimizer that the controls give."""
         runs = self.runs
-        require(runs is not None, "branch", self.branch, "press Start first")
+        assert runs is not None, "the button is off until there are runs"
         wanted, parent = list(self._configs(self).values())[-1], self.branch
         name = next(name for number in count(1) if (name := f"fork {number}") not in runs.trainers)
         was = self.status
@@ -264,7 +263,7 @@ class LiveTraining(TrainingState):
         runs = Comparison.reopen(folder)
         self._clear()
         for name, trainer in runs.trainers.items():
-            rows = trainer.folder.metrics()
+            rows = RunFolder(folder / name).metrics()
             for term, part in rows[rows["step"] <= trainer.step].groupby("name"):
                 self._curves[name][term] = list(zip(part["step"], part["value"], strict=True))
             self.progress[name] = Report(trainer.step, trainer.samples, trainer.seconds, {})

@@ -261,9 +261,9 @@ def _draw_curves(
 def _draw_cloud(state: TrainingState, lines: Mapping[str, BaseTraceType]) -> str:
     """Features of every run on the principal axes of them all, so that sizes compare."""
     clouds = {run: state.clouds[run][1] for run in lines if run in state.clouds}
-    axes = Pca.fit(clouds) if clouds else None
+    places_of = Pca.fit(clouds).transform if clouds else None
     for run, line in lines.items():
-        places = axes.transform(clouds[run]).tolist() if run in clouds else []
+        places = places_of(clouds[run]).tolist() if places_of and run in clouds else []
         line.x, line.y = [x for x, _ in places], [y for _, y in places]
         line.marker.size, line.marker.opacity = 5, 0.55
     return INSIDE["cloud"]

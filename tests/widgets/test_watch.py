@@ -109,7 +109,7 @@ def test_a_run_that_is_no_job_is_followed_to_its_end_but_not_stopped(tmp_path):
     stop, resume, bar, status = parts(panel)
     assert panel.figure.data[0].x == tuple(range(1, 13)) and bar.value == 1
     assert "Finished 12 steps." in status.value and stop.disabled and resume.disabled
-    assert "step 12" in panel.figure.layout.annotations[3].text
+    assert "step 12" in panel.widget.children[-2].value
 
 
 def test_a_run_that_failed_says_why(tmp_path):
