@@ -223,7 +223,9 @@ class LiveTraining(TrainingState):
         self.runner.stop()  # which saves
         try:
             config = runs.trainers[parent].config
-            weight = {} if config.repa.lam is None else {"lam": wanted.repa.lam, "schedule": wanted.repa.schedule}
+            repa = config.repa
+            if repa.lam is not None:
+                repa = replace(repa, lam=wanted.repa.lam, schedule=wanted.repa.schedule)
             trainer = runs.fork(
                 parent,
                 name,
@@ -231,7 +233,7 @@ class LiveTraining(TrainingState):
                 dispersive=wanted.dispersive,
                 contrastive=wanted.contrastive,
                 optimizer=wanted.optimizer,
-                repa=replace(config.repa, **weight),
+                repa=repa,
             )
             self._inherit(parent, name, trainer)
         finally:
