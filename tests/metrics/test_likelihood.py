@@ -28,7 +28,7 @@ def test_copies_cannot_please_and_mixtures_lie_between(features):
     train, new, held_out = features
     copies = train[:200]
     scores = []
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+    for share in (0.0, 0.5, 1.0):
         count = round(share * len(new))
         scores.append(feature_likelihood_divergence(train, held_out, torch.cat([copies[:count], new[count:]])))
     assert scores == sorted(scores)
