@@ -17,7 +17,10 @@ from labkit.paths import Flow
 
 REGULARIZERS = ("dispersive", "contrastive", "repa")
 """Names of the regularizers' settings in a config."""
-LATER = {"flow", "meanflow", "engine", "keep_every"}  # fields that the configs of the first versions lack
+LATER = {  # fields that the configs of earlier versions lack
+    *("flow", "meanflow", "engine", "keep_every"),
+    *("dispersive.bank", "contrastive.bank"),
+}
 FREE = {
     *("steps", "log_every", "save_every", "keep_last", "keep_every"),
     *("engine.compile", "engine.checkpointing", "engine.resident"),
@@ -219,7 +222,8 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
         values = {name: value for name, value in values.items() if name != "warmup"}
         values["schedule"] = warm_up(steps) if steps else ()
     names = {field.name for field in dataclasses.fields(cls)}
-    for name in values.keys() ^ (names - (LATER - values.keys() if cls is Config else set())):
+    later = {name for name in names - values.keys() if prefix + name in LATER}
+    for name in values.keys() ^ (names - later):
         fault = "is missing" if name in names else f"is not a setting of this version ({', '.join(sorted(names))})"
         raise ConfigError(f"{prefix}{name} {fault}; the config comes from another version of labkit or was edited.")
     nested = {n: _build(kind, values[n], f"{prefix}{n}.") for n, kind in _groups(cls).items() if n in values}
