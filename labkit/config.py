@@ -18,7 +18,7 @@ from labkit.paths import Flow
 REGULARIZERS = ("dispersive", "contrastive", "repa")
 """Names of the regularizers' settings in a config."""
 LATER = {  # fields that the configs of earlier versions lack
-    *("flow", "meanflow", "engine", "keep_every"),
+    *("flow", "meanflow", "engine", "keep_every", "embedding_scale"),
     *("dispersive.bank", "contrastive.bank"),
 }
 FREE = {
@@ -103,6 +103,8 @@ class Config:
     """Seed of initial weights, order of the data, noise, times and dropped labels."""
     label_drop: float = 0.1
     """Share of labels replaced by the null class, which teaches the unconditional model that guidance needs."""
+    embedding_scale: float = 1.0
+    """Factor above 0 of the initial patch and position embeddings: larger features from the start, without any loss."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, from which samples are drawn; in [0, 1)."""
     log_every: int = 25
@@ -142,6 +144,7 @@ class Config:
             require(not few, "batch_size", self.batch_size, "the covariance of two samples is constant, take 3")
         check_seed(self.seed)
         check_number("label_drop", self.label_drop, 0, 1, ends="[)")
+        check_number("embedding_scale", self.embedding_scale, 0, ends="(]")
         check_number("ema_decay", self.ema_decay, 0, 1, ends="[)")
 
     @property

@@ -65,7 +65,11 @@ def build_network(config: Config, size: int, channels: int, num_classes: int) ->
     """The network of a config for images of given dimensions, its initial weights drawn from the config's seed."""
     with seeded(config.seed):
         variance = config.family == "DiT"  # predicted in additional channels
-        return build_model(config.model, size, channels, num_classes, learn_sigma=variance)
+        network = build_model(config.model, size, channels, num_classes, learn_sigma=variance)
+    with torch.no_grad():
+        for embedding in (network.x_embedder.proj.weight, network.x_embedder.proj.bias, network.pos_embed):
+            embedding.mul_(config.embedding_scale)
+    return network
 
 
 class Trainer:
