@@ -17,12 +17,18 @@ from labkit.paths import Flow
 
 REGULARIZERS = ("dispersive", "contrastive", "repa")
 """Names of the regularizers' settings in a config."""
-LATER = {"flow", "meanflow", "engine", "keep_every"}  # fields that the configs of the first versions lack
+LATER = {  # fields that the configs of earlier versions lack
+    *("flow", "meanflow", "engine", "keep_every", "embedding_scale"),
+    *("dispersive.bank", "contrastive.bank"),
+}
 FREE = {
     *("steps", "log_every", "save_every", "keep_last", "keep_every"),
     *("engine.compile", "engine.checkpointing", "engine.resident"),
 }
 """Settings that may change when a run continues: its length, its speed, and which files it keeps."""
+FORKED = ("dispersive.", "contrastive.", "repa.lam", "repa.schedule", "optimizer.")
+"""How settings begin that may also change where a run forks: weights, moments, data and noise mean there what they
+meant before."""
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -97,6 +103,8 @@ class Config:
     """Seed of initial weights, order of the data, noise, times and dropped labels."""
     label_drop: float = 0.1
     """Share of labels replaced by the null class, which teaches the unconditional model that guidance needs."""
+    embedding_scale: float = 1.0
+    """Factor above 0 of the initial patch and position embeddings: larger features from the start, without any loss."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, from which samples are drawn; in [0, 1)."""
     log_every: int = 25
@@ -136,6 +144,7 @@ class Config:
             require(not few, "batch_size", self.batch_size, "the covariance of two samples is constant, take 3")
         check_seed(self.seed)
         check_number("label_drop", self.label_drop, 0, 1, ends="[)")
+        check_number("embedding_scale", self.embedding_scale, 0, ends="(]")
         check_number("ema_decay", self.ema_decay, 0, 1, ends="[)")
 
     @property
@@ -195,6 +204,13 @@ class Config:
         """The differences that make ``other`` a new experiment, which cannot continue from this one's checkpoints."""
         return [text for text in self.differences(other) if text.partition(":")[0] not in FREE]
 
+    def outgrows(self, other: "Config") -> list[str]:
+        """The differences that make ``other`` no fork of this experiment: it could not go on from this one's state."""
+        changed = [text for text in self.breaks(other) if not text.startswith(FORKED)]
+        if (self.repa.lam is None) != (other.repa.lam is None):  # only one of the two has a projector
+            changed.append(f"repa.lam: {self.repa.lam} → {other.repa.lam}")
+        return changed
+
 
 def _groups(cls: type) -> dict[str, type]:
     """The fields of a settings class that are settings themselves, and their classes."""
@@ -209,7 +225,8 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
         values = {name: value for name, value in values.items() if name != "warmup"}
         values["schedule"] = warm_up(steps) if steps else ()
     names = {field.name for field in dataclasses.fields(cls)}
-    for name in values.keys() ^ (names - (LATER - values.keys() if cls is Config else set())):
+    later = {name for name in names - values.keys() if prefix + name in LATER}
+    for name in values.keys() ^ (names - later):
         fault = "is missing" if name in names else f"is not a setting of this version ({', '.join(sorted(names))})"
         raise ConfigError(f"{prefix}{name} {fault}; the config comes from another version of labkit or was edited.")
     nested = {n: _build(kind, values[n], f"{prefix}{n}.") for n, kind in _groups(cls).items() if n in values}

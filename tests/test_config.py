@@ -124,6 +124,7 @@ SHARED = {  # settings of Dispersive that Contrastive has, too
     "reduce": ["max", "", None, 1],
     "negatives": ["ranks", "", None, 2],
     "chunk": [1, 0, -4, 2.0, True, "4", NAN],
+    "bank": [0, -1, 2.0, True, "4", None],
     "schedule": SCHEDULES,
 }
 BAD = {
@@ -167,6 +168,7 @@ BAD = {
     "engine.resident": [1, "yes", None],
     "batch_size": [1, 0, -8, 8.0, True, "8", None, NAN],
     "seed": [-1, 0.0, 2**63, "0", None, True],
+    "embedding_scale": [0, -1.0, NAN, INF, "1", None, True],
     **dict.fromkeys(("label_drop", "ema_decay"), SHARES),
     **dict.fromkeys(("steps", "log_every", "save_every", "keep_last"), COUNTS),
     "keep_every": [0, -1, 2.5, True, "9", NAN],
@@ -253,7 +255,7 @@ def test_the_covariance_wants_three_samples_also_if_it_is_only_metered():
 @pytest.mark.parametrize("group", ["", *GROUPS])
 def test_unknown_and_missing_fields_are_refused_by_name(group):
     whole = json.loads(Config().to_json())
-    for name in whole[group].keys() - {"schedule"} if group else whole.keys() - LATER:
+    for name in whole[group].keys() - {"schedule", "bank"} if group else whole.keys() - LATER:
         values = json.loads(Config().to_json())
         del (values[group] if group else values)[name]
         with pytest.raises(ConfigError, match=rf"^{re.escape(f'{group}.{name}'.lstrip('.'))} is missing"):
@@ -267,7 +269,8 @@ def test_a_config_from_before_there_were_other_models_is_a_linear_flow_of_veloci
     config = Config(batch_size=12)
     values = json.loads(config.to_json())
     for name in LATER:
-        del values[name]
+        group, _, field = name.rpartition(".")
+        del (values[group] if group else values)[field]
     assert Config.from_json(json.dumps(values)) == config
 
 
