@@ -24,7 +24,7 @@ from questions import QUESTIONS, SAMPLERS
 from labkit import Run
 from labkit.config import Config
 from labkit.evaluation import REAL
-from labkit.experiments import Measures, geometry_table, grid, paired_differences, sweep
+from labkit.experiments import Measures, geometry_table, paired_differences, sweep
 from labkit.experiments.atlas import SHEET, Atlas, baselines, parquet, write_atlas
 from labkit.experiments.statistics import PLACE, holm
 from labkit.experiments.sweep import trained
@@ -201,16 +201,21 @@ def images(run: Run, n: int = 100) -> torch.Tensor:
 
 
 def stopping(out: Path, seeds: int, workers: int | None, only_trained: bool, shipped: Atlas | None) -> pd.DataFrame:
-    """A sweep of its own: with and without the loss, measured at every checkpoint."""
-    configs = grid(STOPPING, {"dispersive.lam": [None, 0.5], "seed": range(seeds)})
+    """A sweep of its own: runs on few images, measured at every checkpoint; those that ship keep their rows."""
+    kept = shipped.stopping if shipped and shipped.record["judge"] == repr(JUDGE) else pd.DataFrame(columns=COLUMNS)
+    there = set(zip(kept["condition"], kept["seed"], strict=True))
+    runs = {
+        run_name(condition, seed): (condition, config.replace(seed=seed))
+        for seed in range(seeds)
+        for condition, config in STOPPING.items()
+        if (condition, seed) not in there
+    }
     if only_trained:
-        configs = {name: config for name, config in configs.items() if trained(out / name, config)}
-    if shipped and (not configs or shipped.stopping["seed"].nunique() >= seeds):
-        return shipped.stopping
-    table = sweep(configs, out, Measures(JUDGE.count, JUDGE.samplers), workers).table
-    table = table[(table["run"] != REAL) & table["block"].isna()]
-    on = table["run"].map(lambda name: configs[name].dispersive.lam is not None)
-    return table.assign(condition=on.map({False: "baseline", True: "dispersive"}))[COLUMNS]
+        runs = {name: run for name, run in runs.items() if trained(out / name, run[1])}
+    if not runs:
+        return kept
+    table = swept(runs, out, Measures(JUDGE.count, JUDGE.samplers), workers)
+    return pd.concat([kept, table[(table["run"] != REAL) & table["block"].isna()]], ignore_index=True)
 
 
 def sheets(runs: dict[str, tuple[str, Config]], out: Path, shipped: dict[str, np.ndarray]) -> bytes:

@@ -7,11 +7,12 @@ Questions that need many conditions use SiT-Nano/4 (names begin with ``coarse-``
 time), the others SiT-Nano/2, which the notebooks train, and emoji.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from labkit import recipes
 from labkit.config import Config, Optimizer
-from labkit.losses import Contrastive, Repa, warm_up
+from labkit.losses import Contrastive, Repa, burst, late, warm_up
 
 STEPS, TWICE, LONG = 1500, 3000, 6000
 ON = {"lam": 0.5, "tau": 0.5}  # the paper's, at a quarter of the depth
@@ -62,8 +63,28 @@ CROSS = {
     for lam, tau in ((0.1, 0.5), (0.25, 0.5), (1.0, 0.5), (0.5, 0.25), (0.5, 1.0), (0.5, 2.0))
 }
 """Only λ or only τ differs from the paper's setting."""
-STOPPING = recipes.digits(steps=STEPS, save_every=100, keep_last=15, **FEW, **COARSE)
-"""Measured every 100 steps, without and with the loss, for a comparison with a baseline that stops early."""
+USUAL = recipes.digits().optimizer
+CAUSES: dict[str, dict[str, Any]] = {
+    "burst12": {**ON, "schedule": burst(12)},
+    "burst100": {**ON, "schedule": burst(100)},
+    "late500": {**ON, "schedule": late(500)},
+    "late2000": {**ON, "schedule": late(2000)},
+    "warmed-up": {**ON, "schedule": warm_up(500)},
+    "cosine-burst12": {"lam": 0.5, "variant": "infonce_cosine", "schedule": burst(12)},
+    "covariance-burst12": {"lam": 0.5, "variant": "covariance", "schedule": burst(12)},
+    "momentum0-baseline": {"optimizer": replace(USUAL, betas=(0.0, 0.95))},
+    "momentum0-dispersive": {**ON, "optimizer": replace(USUAL, betas=(0.0, 0.95))},
+    "big-init": {"embedding_scale": 8.0},
+    "half-lr": {"optimizer": replace(USUAL, lr=USUAL.lr / 2)},
+    "weight-decay": {"optimizer": replace(USUAL, weight_decay=0.1)},
+}
+"""Rival explanations of what the loss does early in training: when it is on, and what there is in its place."""
+STOPPING = {
+    name: recipes.digits(steps=STEPS, save_every=100, keep_last=15, **FEW, **COARSE, **changes)
+    for name, changes in ({"baseline": {}, "dispersive": ON} | CAUSES).items()
+    if name != "late2000"
+}
+"""Runs on 200 digits that are measured every 100 steps, so that each can be judged at its own best step."""
 TAUGHT = Repa(lam=0.5, hidden=256)
 
 CONDITIONS = {
@@ -78,6 +99,7 @@ CONDITIONS = {
     "coarse-release": digits(lam=0.25, tau=1.0, blocks="last", **COARSE),
     "coarse-few-baseline": watched(LONG, **FEW, **COARSE),
     "coarse-few-dispersive": watched(LONG, **FEW, **COARSE, **ON),
+    **{coarse(name): watched(TWICE, **COARSE, **changes) for name, changes in CAUSES.items()},
     "larger-baseline": digits(**LARGER),
     "larger-dispersive": digits(**LARGER, **ON),
     "larger-few-baseline": digits(**FEW, **LARGER),

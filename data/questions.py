@@ -5,7 +5,7 @@ The first are those that a reader asks first.
 
 from typing import NamedTuple
 
-from conditions import ALPHAS, BLOCKS, CROSS, GRID, NOISES, VARIANTS, coarse
+from conditions import ALPHAS, BLOCKS, CAUSES, CROSS, GRID, NOISES, VARIANTS, coarse
 
 QUALITY = ("frechet", "frechet_pixels", "kernel_distance", "precision", "recall", "agreement", "memorisation")
 FIT = ("loss_train", "loss_held_out", "loss_gap")
@@ -78,6 +78,21 @@ QUESTIONS = {
         "Early or late in training, with all digits and with 200?",
         [*coarsely("dispersive"), ("dispersive", "baseline"), ("coarse-few-dispersive", "coarse-few-baseline")],
         steps=(500, 1000, 1500, 3000, 6000),
+    ),
+    "causes": Question(
+        "When does the loss act, and what does as much without it?",
+        [
+            *coarsely("dispersive", *(name for name in CAUSES if not name.startswith("momentum0"))),
+            (coarse("momentum0-dispersive"), coarse("momentum0-baseline")),
+        ],
+        ALL,
+        steps=(500, 1000, 1500, 3000),
+    ),
+    "enough": Question(
+        "Is something else as good as the loss at every step?",
+        against("coarse-dispersive", *(coarse(name) for name in CAUSES if not name.startswith("momentum0"))),
+        ALL,
+        steps=(500, 1000, 1500, 3000),
     ),
     "size": Question(
         "Does a larger model gain more, as over-fitting would have it?",

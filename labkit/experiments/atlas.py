@@ -132,12 +132,16 @@ def point(config: Config) -> dict[str, Any]:
     """Coordinates of a config: those that the explorer has controls for. A variant without τ has τ = 0."""
     on = config.contrastive if config.contrastive.lam is not None else config.dispersive
     depth, blocks = len(blocks_of(type(on)(blocks="all"), config.model)), blocks_of(on, config.model)
-    parent = on is config.contrastive
+    parent, optimizer = on is config.contrastive, config.optimizer
     also = {
         "REPA": config.repa.lam is not None,
         f"chunks of {on.chunk}": on.chunk is not None,
         describe_schedule(on.schedule): on.schedule != (),
         f"batches of {config.batch_size}": config.batch_size != 128,
+        f"learning rate {optimizer.lr:g}": optimizer.lr != (1e-3 if "Micro" in config.model else 2e-3),
+        "no momentum": optimizer.betas[0] == 0,
+        f"weight decay {optimizer.weight_decay:g}": optimizer.weight_decay > 0,
+        f"embeddings × {config.embedding_scale:g}": config.embedding_scale != 1,
     }
     where = "all" if len(blocks) == depth > 1 else ", ".join(map(str, blocks))
     return {
