@@ -19,6 +19,21 @@ ANSWERED, NOT_TESTED = "answered", "not tested"
 SURE = 0.05
 MAIN = "frechet"
 USUAL = "heun with 50 steps, guidance 1"
+ALONE = {
+    "at every step": "dispersive",
+    "for 12 steps": "burst12",
+    "for 100": "burst100",
+    "from step 500 on": "late500",
+    "from 2,000 on": "late2000",
+    "warmed up over 500": "warmed-up",
+    "cosine for 12": "cosine-burst12",
+    "covariance for 12": "covariance-burst12",
+    "no loss, embeddings × 4": "big-init4",
+    "× 8": "big-init8",
+    "no loss, half the learning rate": "half-lr",
+    "no loss, weight decay 0.1": "weight-decay",
+}
+"""What the loss does alone, in words → its condition."""
 RULES = """Marks: [S] read in the authors' released source, [P] quoted from the paper, [2] quoted by others.
 Differences are the condition minus its baseline, on the Fréchet distance (features of the lab's digits classifier; less
 is better) unless something else is named: mean [95 % interval], paired by seed. A claim that something helps is
@@ -76,11 +91,12 @@ class Evidence(NamedTuple):
             raise Missing(f"{condition}, {where}")
         return rows[["seed", "measure", "value"]]
 
-    def in_time(self, measure: str) -> pd.Series:
-        """A measure of training on few images, each run at its lowest held-out loss: dispersive minus baseline."""
+    def in_time(self, measure: str, condition: str = "dispersive") -> pd.Series:
+        """A measure of training on few images, each run at its lowest held-out loss: a condition minus the baseline."""
         rows = self.stopping
-        if not len(rows):
-            raise Missing("training on few images, measured every 100 steps")
+        if not len(rows) or not {condition, "baseline"} <= {*rows["condition"]}:
+            raise Missing(f"{condition} on few images, measured every 100 steps")
+        rows = rows[rows["condition"].isin([condition, "baseline"])]
         losses = rows[rows["measure"] == "loss_held_out"].set_index(["run", "step"])["value"]
         best = rows.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
         own = rows.loc[best & (rows["measure"] == measure), ["condition", "seed", "measure", "value"]]
@@ -366,6 +382,36 @@ def probes(e: Evidence) -> Answer:
     )
 
 
+def slow_start(e: Evidence) -> Answer:
+    names = {name: coarse(of) for name, of in ALONE.items()}
+    early, late = (e.rows("causes", names, "loss_held_out", step=step) for step in (500, 3000))
+    always = early["at every step"]["difference"]
+    shares = [f"{name} {row['difference'] / always:.0%}" for name, row in early.items() if name != "at every step"]
+    return Answer(
+        ANSWERED,
+        f"loss on held-out images after 500 steps: {describe_rows(early)}; after 3,000: {describe_rows(late)}",
+        f"of the difference that the loss at every step makes after 500 steps, these make: {', '.join(shares)}",
+    )
+
+
+def few_images(e: Evidence) -> Answer:
+    rows, sizes = {}, {}
+    for name, of in ALONE.items():
+        with suppress(Missing):
+            rows[name] = e.in_time("loss_held_out", of)
+            sizes[name] = e.in_time("memorisation", of)
+    if set(rows) <= {"at every step"}:
+        raise Missing("other conditions than the loss at every step, on 200 images")
+    always = rows["at every step"]["difference"]
+    shares = [f"{name} {row['difference'] / always:.0%}" for name, row in rows.items() if name != "at every step"]
+    return Answer(
+        ANSWERED,
+        f"200 images, each run at its own best of 15 checkpoints, loss on held-out images: {describe_rows(rows)}",
+        f"of the gain by the loss at every step: {', '.join(shares)}. Share of near copies there: "
+        f"{describe_rows(sizes)}",
+    )
+
+
 def alphas(e: Evidence) -> Answer:
     names = {"α = 0": "dispersive", "0.25": "alpha0.25", "0.5": "alpha0.5", "0.75": "alpha0.75", "1": "l2-independent"}
     rows = {name: e.row("alpha", coarse(of)) for name, of in names.items()}
@@ -490,6 +536,8 @@ CLAIMS = [
     Claim("Reviewers: samples of the same seed side by side?", "–", side_by_side),
     Claim("Reviewers: Dispersive Loss and REPA together?", "–", simple("both", "repa-dispersive")),
     Claim("Reviewers: how to choose λ, τ and the block?", "–", choosing),
+    Claim("When does it act: what makes the slow start?", "–", slow_start),
+    Claim("What makes the gain on few images?", "–", few_images),
     Claim(
         "Guidance, few steps, other samplers: does the difference depend on them?",
         "guidance 1.5 and none, above",

@@ -74,7 +74,8 @@ CAUSES: dict[str, dict[str, Any]] = {
     "covariance-burst12": {"lam": 0.5, "variant": "covariance", "schedule": burst(12)},
     "momentum0-baseline": {"optimizer": replace(USUAL, betas=(0.0, 0.95))},
     "momentum0-dispersive": {**ON, "optimizer": replace(USUAL, betas=(0.0, 0.95))},
-    "big-init": {"embedding_scale": 8.0},
+    "big-init4": {"embedding_scale": 4.0},
+    "big-init8": {"embedding_scale": 8.0},
     "half-lr": {"optimizer": replace(USUAL, lr=USUAL.lr / 2)},
     "weight-decay": {"optimizer": replace(USUAL, weight_decay=0.1)},
 }
