@@ -5,6 +5,7 @@ from pathlib import Path
 from labkit.checks import choose, require
 from labkit.datasets.base import AugmentationDraws, Images, Source, Split
 from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji
+from labkit.datasets.identity import DataIdentity, identify, present
 from labkit.datasets.prepare import prepare
 from labkit.datasets.sources import Preparation
 from labkit.datasets.store import StoreError, describe, open_store, verify
@@ -26,8 +27,9 @@ def load(name: str, split: Split = "train", resident: bool = False) -> Source:
     choose(split, Split, "split")
     if name in EMBEDDED:
         return EMBEDDED[name](split)
+    nothing = f"there is nothing at {Path(name).absolute()}; if it has moved, put it or a link to it there, or"
     choices = f"choose {' or '.join(EMBEDDED)}, or the folder of a store, which `labkit prepare` makes from images"
-    require(Path(name).exists(), "dataset", name, choices)
+    require(Path(name).exists(), "dataset", name, f"{nothing} {choices}")
     return open_store(name, split, resident)
 
 
@@ -37,6 +39,7 @@ __all__ = [
     "EMOJI_STYLES",
     "AugmentationDraws",
     "Codec",
+    "DataIdentity",
     "Images",
     "Preparation",
     "Source",
@@ -45,8 +48,10 @@ __all__ = [
     "describe",
     "digits",
     "emoji",
+    "identify",
     "load",
     "open_store",
     "prepare",
+    "present",
     "verify",
 ]

@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 from labkit.checks import LabError, require, whole
 from labkit.config import Config, flat
+from labkit.datasets import DataIdentity, identify
 from labkit.disk import replace_file
 from labkit.evaluation import REAL
 from labkit.experiments.apart import Job, orphaned, run_jobs
@@ -181,7 +182,11 @@ def sweep(
     remedy = "give a frozen dataclass with __call__, defined at the top of a .py file, not in a notebook"
     require(importable, "judge", judge, remedy)
     _refuse_foreign(out)
-    real = _real_rows(configs, out, judge)  # what the judge refuses, it refuses before hours of training
+    data = {name: identify(name) for name in dict.fromkeys(config.dataset for config in configs.values())}
+    for name, config in configs.items():
+        if (out / name / "config.json").exists():
+            RunFolder.open(out / name).refuse_other(data[config.dataset])  # its rows, too, are those of its data
+    real = _real_rows(data, out, judge)  # what the judge refuses, it refuses before hours of training
     _write_configs(out, configs)
     todo = {name: config for name, config in configs.items() if _cached(out / name, config, judge) is None}
     if batched:
@@ -279,7 +284,7 @@ def _train_and_judge(config: Config, compiled: bool, folder: RunFolder, judge: J
                     if orphaned():
                         trainer.stop()
         run = Run.open(folder.path)
-        if other := "; ".join(run.config.breaks(config)):
+        if other := run.breaks(config, identify(config.dataset)):
             raise RunError(f"{run.path} holds a run of another config ({other}); name another folder.")
         rows = judge(run, _due(run, config))
         _replace(_cache(run.path, config, judge), json.dumps({"judge": repr(judge), "rows": rows}).encode())
@@ -322,22 +327,26 @@ def _table(configs: Mapping[str, Config], out: Path, judge: Judge, real: list[Ro
     return table.astype(dict.fromkeys(("seed", "step", "block"), "Int64")).infer_objects()
 
 
-def _real_rows(configs: Mapping[str, Config], out: Path, judge: Judge) -> list[Row]:
+def _real_rows(data: Mapping[str, DataIdentity], out: Path, judge: Judge) -> list[Row]:
     """The judge's rows of the real images of every data set."""
     if not isinstance(judge, MeasuresReal):
         return []
-    names = dict.fromkeys(config.dataset for config in configs.values())
-    return [{"run": REAL, "condition": REAL, "dataset": n, **row} for n in names for row in _real(judge, n, out)]
+    return [
+        {"run": REAL, "condition": REAL, "dataset": name, **row}
+        for name, identity in data.items()
+        for row in _real(judge, identity, out)
+    ]
 
 
-def _real(judge: MeasuresReal, dataset: str, out: Path) -> list[Row]:
+def _real(judge: MeasuresReal, data: DataIdentity, out: Path) -> list[Row]:
     """Rows of one data set's real images, cached in the sweep's folder."""
-    key = hashlib.sha256(f"{FORMAT} {judge!r} {dataset}".encode()).hexdigest()[:12]
+    content = data.name if data.path is None else data.digest
+    key = hashlib.sha256(f"{FORMAT} {judge!r} {content}".encode()).hexdigest()[:12]
     path = out / f"real-{key}.json"
     if not path.exists():
         with one_thread():
-            rows = [{**row, "commit": commit()} for row in judge.real(dataset)]
-        _replace(path, json.dumps({"judge": repr(judge), "dataset": dataset, "rows": rows}).encode())
+            rows = [{**row, "commit": commit()} for row in judge.real(data.name)]
+        _replace(path, json.dumps({"judge": repr(judge), "dataset": data.name, "rows": rows}).encode())
     return _read(path)["rows"]
 
 

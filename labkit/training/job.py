@@ -22,6 +22,7 @@ import torch
 
 from labkit.checks import check_whole
 from labkit.config import Config
+from labkit.datasets import identify
 from labkit.training.detached import Process
 from labkit.training.engine import micro_batch
 from labkit.training.folder import RunError, RunFolder
@@ -30,7 +31,7 @@ from labkit.training.joblog import JobLog
 from labkit.training.status import Status
 
 STARTING = 120.0  # seconds within which a job on another machine has to write its first status
-FALSE_START = {"config.json", "machine.json", "metrics.csv", "status.json", "job.json", "job.log", ".lock"}
+FALSE_START = {"config.json", "data.json", "machine.json", "metrics.csv", "status.json", "job.json", "job.log", ".lock"}
 _LAUNCHING = threading.Lock()  # two clicks may be handled at once
 
 State = Literal["running", "finished", "stopped", "failed", "lost"]
@@ -74,7 +75,7 @@ class Job:
         command = [sys.executable, *(ranks if processes > 1 else []), *train]
         with _LAUNCHING:
             _make_room(out, config)
-            RunFolder(out).begin(config)
+            RunFolder(out).begin(config, identify(config.dataset))
             with JobLog(out / "job.log").begin(f"{socket.gethostname()}: {shlex.join(command)}") as log:
                 Process.start(command, processes, log, out / "job.json")
         return cls(out)

@@ -5,8 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from torch import Tensor
-
 from labkit import datasets
 from labkit.checks import require
 from labkit.models import Transformer
@@ -54,7 +52,7 @@ class Run(RunFolder):
 
         Raises:
             ConfigError: unknown weights, or a step without a checkpoint.
-            RunError: nothing was saved yet.
+            RunError: nothing was saved yet, the data have been replaced, or the checkpoint is another's or renamed.
             CheckpointError: the file cannot be read.
         """
         return self._network(self._state(step), weights)
@@ -82,6 +80,7 @@ class Run(RunFolder):
         require(fit, "blocks", tuple(blocks), f"this run's model has {depth} blocks, numbered 0 to {depth - 1}")
         step = self.steps[-1] if step is None else step
         self._check(step)
+        self.check_data()  # also where all features are cached: their images are read from the data
         network = ckpt.digest(self.checkpoints[step]) if step else self.config.to_json()
         cache = FeatureCache(self.shelf, step, {"look": asdict(look), "network": network, "weights": weights})
         features = {block: z for block in blocks if (z := cache.get(block)) is not None}
@@ -107,10 +106,10 @@ class Run(RunFolder):
         allowed = f"this run has checkpoints of steps {', '.join(map(str, saved)) or 'none'}"
         require(set(steps) <= saved.keys(), "steps", steps, allowed)
         for step in steps:
-            state = ckpt.read(saved[step])
+            state = self.checkpoint(step, self.config)
             half = {name: x.half() for name, x in state.tensors.items() if name.startswith("ema.")}
             ckpt.write(to / "checkpoints" / saved[step].name, state._replace(tensors=half))
-        for name in ("machine.json", "metrics.csv", "config.json"):  # last the file that makes it a run
+        for name in ("machine.json", "metrics.csv", "data.json", "config.json"):  # last the file that makes it a run
             if (self.path / name).exists():
                 ckpt.replace_file(to / name, (self.path / name).read_bytes())
         return Run.open(to)
@@ -133,7 +132,7 @@ class Run(RunFolder):
         if step is None:
             return self._latest()
         self._check(step)
-        return ckpt.read(self.checkpoints[step]) if step else None
+        return self.checkpoint(step, self.config) if step else None
 
     def _latest(self) -> ckpt.Checkpoint:
         state = self.newest(self.config)
@@ -143,21 +142,15 @@ class Run(RunFolder):
 
     def _network(self, state: ckpt.Checkpoint | None, weights: Weights) -> Transformer:
         require(weights in ("ema", "model"), "weights", weights, "choose 'ema' (the moving average) or 'model'")
+        self.check_data()
         if state is None:
-            network = build_network(self.config, *datasets.load(self.config.dataset).dimensions)
+            network = build_network(self.config, *(self.data or datasets.load(self.config.dataset)).dimensions)
         else:
             saved = state.part(f"{weights}.")
             require(len(saved) > 0, "weights", weights, f"{self.path} is an export, which holds averaged weights alone")
-            network = build_network(self.config, *_dimensions(saved))  # the data may be elsewhere by now
+            network = build_network(self.config, *ckpt.dimensions(self.checkpoints[state.step]))
             network.load_state_dict(saved)
         return network.to(device()).eval().requires_grad_(False)
-
-
-def _dimensions(weights: dict[str, Tensor]) -> tuple[int, int, int]:
-    """Side and channels of the images that a network of these weights takes, and its number of classes."""
-    _, channels, patch, _ = weights["x_embedder.proj.weight"].shape
-    side = round(weights["pos_embed"].shape[1] ** 0.5) * patch
-    return side, channels, len(weights["y_embedder.embedding_table.weight"]) - 1
 
 
 def sample(run: Run | str | Path, n: int = 64, **settings: Any) -> Samples:

@@ -5,6 +5,7 @@ the loop. Leaving it in any way, also by an exception or Ctrl-C, saves first if 
 """
 
 import time
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from labkit.distributed import any_rank
 from labkit.models import Transformer, build_model
 from labkit.objective import Objective
 from labkit.runtime import Purpose, generator, seeded
-from labkit.sampling import few_steps, sample_network
+from labkit.sampling import SampleError, few_steps, sample_network
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
 from labkit.training.engine import combined, compile_in_place, fabric_of, micro_batch, negatives, uninterrupted
@@ -78,7 +79,7 @@ class Trainer:
             or iterated in that folder.
 
     Raises:
-        RunError: the folder holds a run of another config, or something else.
+        RunError: the folder holds a run of another config or other data, or something else.
         BusyError: another trainer is training there.
         ConfigError: a setting does not fit the model or the images.
     """
@@ -150,7 +151,7 @@ class Trainer:
         """The run's folder, which the first rank creates before the others go on."""
         folder = run_dir if isinstance(run_dir, RunFolder) else RunFolder(run_dir)
         if self.leads:
-            folder.begin(self.config)
+            folder.begin(self.config, datasets.identify(self.config.dataset))
         self.fabric.barrier()
         return folder
 
@@ -297,7 +298,8 @@ class Trainer:
         parts = {part: module.state_dict() for part, module in self._modules().items()}
         parts["optimizer"] = ckpt.optimizer_tensors(self.optimizer, self._named())
         tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
-        self.folder.save(ckpt.Checkpoint(self.step, self.samples, self.config.to_json(), tensors, self.seconds))
+        data = "" if self.folder.data is None else self.folder.data.to_json()
+        self.folder.save(ckpt.Checkpoint(self.step, self.samples, self.config.to_json(), tensors, self.seconds, data))
         self.saved_step = self.step
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -312,7 +314,11 @@ class Trainer:
 
     def _write_samples(self) -> None:
         if self.folder is not None and self.leads:
-            samples = sample_network(self.ema.network, self.config, SHEET, **few_steps(self.config, SHEET_STEPS))
+            try:
+                samples = sample_network(self.ema.network, self.config, SHEET, **few_steps(self.config, SHEET_STEPS))
+            except SampleError as error:  # a few steps may overflow where more do not: training goes on
+                warnings.warn(f"No sheet of samples at step {self.step}: {error}", stacklevel=2)
+                return
             write_sheet(samples.x, self.folder.sheets / f"step-{self.step:08d}.png")
 
     def _restore(self, state: ckpt.Checkpoint | None, path: Path) -> None:
