@@ -79,6 +79,8 @@ class Codec:
     def decode(self, x: Float[Tensor, "b c h_small w_small"]) -> Float[Tensor, "b 3 h w"]:
         """Images in [-1, 1], on the CPU, of scaled latents as a network samples them."""
         parts = [self.vae.decode(part.to(self.device) / self.scale).sample for part in x.split(self.batch)]
+        fault = "it decodes samples to values that are not finite; check its weights"
+        require(all(bool(part.isfinite().all()) for part in parts), "vae", self.source, fault)
         return torch.cat([part.clamp(-1, 1).cpu() for part in parts])
 
 

@@ -9,7 +9,7 @@ from labkit.checks import check_seed, choose, require, whole
 from labkit.config import Config
 from labkit.metrics.images import NEIGHBOURS
 from labkit.models import Family
-from labkit.sampling import Sampler
+from labkit.sampling import Sampler, check_null_class
 
 PUBLISHED, SMALL = 50_000, 500
 """Samples of every published FID; of the embedded data sets, which hold out about as many images."""
@@ -68,6 +68,7 @@ class EvaluationConfig:
 
     def filled(self, config: Config) -> "FilledConfig":
         """The protocol with everything filled in for a run of this config."""
+        check_null_class(config, self.sampler.guidance)
         reference = whole_set(config.dataset) if self.reference is None else self.reference
         embedded = reference in datasets.EMBEDDED
         usual: Features = "digits" if whole_set(reference) == "digits" else "pixels"

@@ -18,18 +18,14 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.checks import LabError
 from labkit.datasets.store import npy
 from labkit.disk import DiskError, replace_file, unwritten
 from labkit.metrics.extractors import to_bytes
+from labkit.sampling import SampleError, check_finite
 from labkit.training import Samples
 
 Draw = Callable[[range, Int[Tensor, " n"]], Samples]
 """Samples of these numbers and labels."""
-
-
-class SampleError(LabError, RuntimeError):
-    """Samples that cannot be used; the message says what to do."""
 
 
 class Shards:
@@ -70,10 +66,7 @@ class Shards:
                 bar.update(len(numbers))
 
     def _write(self, number: int, x: Float[Tensor, "n c h w"], evaluations: int) -> None:
-        finite = x.isfinite().flatten(1).all(dim=1)
-        if not finite.all():
-            sample = self.ranges[number].start + int((~finite).nonzero()[0])
-            raise SampleError(f"Sample {sample} is not finite: has the run diverged? Choose an earlier step.")
+        check_finite(x, self.ranges[number].start)
         record = {"nfe": evaluations, "first": self.ranges[number].start, "count": len(x)}
         mark = f".{os.getpid()}"
         replace_file(self.path(number).with_suffix(".json"), json.dumps(record).encode(), mark=mark)

@@ -37,7 +37,7 @@ def load_official(path: str | Path, family: Released = "SiT") -> Transformer:
         The network on the CPU, in float32, ready to evaluate.
 
     Raises:
-        WeightsError: the file is missing, cut, holds more than tensors, or tensors of another model.
+        WeightsError: the file is missing, cut, holds more than tensors, tensors of another model, or NaN.
     """
     choose(family, Released, "family")
     path = Path(path)
@@ -48,6 +48,11 @@ def load_official(path: str | Path, family: Released = "SiT") -> Transformer:
     except RuntimeError as error:  # its first line names the class, the others the tensors
         faults = textwrap.shorten(str(error).partition("\n")[2], 500)
         raise WeightsError(f"{path} does not fit this model; give a released checkpoint. {faults}") from None
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        count = f"{len(broken)} of its tensors" if len(broken) > 1 else "one of its tensors"
+        raise WeightsError(
+            f"{path} holds NaN or infinite weights in {count} ({broken[0]}); download it again, or take an earlier one."
+        )
     network.pos_embed.requires_grad_(False)
     return network.eval()
 

@@ -8,8 +8,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from labkit.checks import choose, finite, require
+from labkit.config import Config
 
 Channels = Literal["all", "first_three"]
+
+
+def check_null_class(config: Config, guidance: float) -> None:
+    """Refuse guidance for a model that was never trained without labels: its null class is the random initial one."""
+    untrained = "the model without labels was never trained (label_drop = 0); take 1, which needs the labels alone"
+    require(guidance == 1 or config.label_drop > 0, "guidance", guidance, untrained)
 
 
 def guided(

@@ -8,14 +8,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.checks import check_seed, require, whole
+from labkit.checks import LabError, check_seed, require, whole
 from labkit.config import Config
 from labkit.models import Transformer
 from labkit.process import DiffusionProcess, FlowProcess, process_of
 from labkit.runtime import Purpose, generator
-from labkit.sampling.guidance import guided
+from labkit.sampling.guidance import check_null_class, guided
 from labkit.sampling.sampler import Sampler
 from labkit.sampling.solvers import Problem
+
+
+class SampleError(LabError, RuntimeError):
+    """Samples that cannot be used; the message says what to do."""
 
 
 class Samples(NamedTuple):
@@ -71,6 +75,7 @@ def sample_network(
 
     Raises:
         ConfigError: a setting that does not fit the model.
+        SampleError: samples that are not finite.
         TypeError: a setting that no sampler has.
     """
     sampling = _Sampling(network, config, n, y, seed, settings, first)
@@ -86,7 +91,7 @@ def sample_network(
             for frame in states:
                 x = frame.x
                 bar.update()
-            samples.append(x.cpu())
+            samples.append(sampling.finite(x.cpu(), batch.start))
     return Samples(torch.cat(samples).clone(), sampling.labels, sampling.record())
 
 
@@ -109,7 +114,7 @@ def film_network(
                 frame = next(states, None)
             if frame is None:
                 return
-            yield Frame(frame.t, frame.x.cpu().clone())
+            yield Frame(frame.t, sampling.finite(frame.x.cpu().clone()))
 
     return frames()
 
@@ -135,6 +140,7 @@ class _Sampling:
         if unknown:
             raise TypeError(f"{unknown}: no setting of this name; a sampler's are {', '.join(names)}.")
         self.sampler = Sampler(**settings).filled(config.family)
+        check_null_class(config, self.sampler.guidance)
         self.network, self.process, self.seed = network, process_of(config), seed
         clips = config.family == "DiT" or config.flow.prediction != "velocity"
         require(clips or not self.sampler.clip, "clip", True, "it is for predictions of noise or score, not velocity")
@@ -142,6 +148,8 @@ class _Sampling:
         labels = torch.arange(first, first + n) % null if y is None else torch.as_tensor(y).long()
         fits = labels.shape == (n,) and bool(((labels >= 0) & (labels <= null)).all())
         require(fits, "y", labels.tolist(), f"give {n} labels between 0 and {null}, where {null} means none")
+        null_trained = config.label_drop > 0 or not bool((labels == null).any())
+        require(null_trained, "y", labels.tolist(), f"{null} (none) was never trained, since label_drop = 0")
         self.labels, self.first, self.nfe = labels, first, 0
 
     @property
@@ -153,6 +161,10 @@ class _Sampling:
         """Settings to show beside the samples; nfe is that of the last batch."""
         part = {"first": self.first} if self.first else {}
         return {**self.sampler.record(), "seed": self.seed, "count": len(self.labels), **part, "nfe": self.nfe}
+
+    def finite(self, x: Float[Tensor, "n c h w"], first: int = 0) -> Float[Tensor, "n c h w"]:
+        """The samples, the first of which has this number, unless one of them is not finite."""
+        return check_finite(x, first, self.sampler.guidance)
 
     def states(self, numbers: range) -> Iterator[Frame]:
         """States of the samples with these numbers; counts evaluations in ``nfe``."""
@@ -184,6 +196,16 @@ class _Sampling:
             problem = Problem(field, interval, noise, self.process.path)
         for t, x in sampler.solver(problem).states(starting_noise(shape, numbers, self.seed).to(device)):
             yield Frame(t, x)
+
+
+def check_finite(x: Float[Tensor, "n c h w"], first: int, guidance: float = 1.0) -> Float[Tensor, "n c h w"]:
+    """Return samples, numbered from ``first`` on; if one is not finite, refuse it with a SampleError."""
+    finite = x.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        number = first + int((~finite).nonzero()[0])
+        lower = "" if guidance == 1 else f"lower guidance = {guidance:g}, or: "
+        raise SampleError(f"Sample {number} is not finite: {lower}has the run diverged? Choose an earlier step.")
+    return x
 
 
 def few_steps(config: Config, steps: int) -> dict[str, Any]:

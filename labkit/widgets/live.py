@@ -22,7 +22,7 @@ from labkit.experiments import Comparison
 from labkit.losses.dispersive import KNOBS, Knobs, Variant, own_knobs
 from labkit.objective import regularized_blocks
 from labkit.plots import picture
-from labkit.sampling import Sampler
+from labkit.sampling import SampleError, Sampler
 from labkit.time_sampling import Noise
 from labkit.training import Report, few_steps, sample_network
 from labkit.training.history import Curve
@@ -184,8 +184,10 @@ class LiveTraining(TrainingState):
                 self._curves[run][term].append((report.step, value))
             recent.clear()
         if report.step % max(config.steps // PREVIEWS, 1) == 0 or report.step == config.steps:
-            samples = sample_network(trainer.ema.network, config, PREVIEW_SAMPLES, **few_steps(config, PREVIEW_STEPS))
-            self.sheets[run] = report.step, picture(samples.x, 5 if len(self.configs) == 1 else 10)
+            few = few_steps(config, PREVIEW_STEPS)
+            with contextlib.suppress(SampleError):  # a preview in few steps overflowed: the one before stays
+                samples = sample_network(trainer.ema.network, config, PREVIEW_SAMPLES, **few)
+                self.sheets[run] = report.step, picture(samples.x, 5 if len(self.configs) == 1 else 10)
         if time.monotonic() - self._redrawn > REDRAW_EVERY:
             self._redrawn = time.monotonic()
             self.changed()
