@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,11 @@ import numpy as np
 import torch
 
 from labkit import openmp
-from labkit.checks import choose
+from labkit.checks import LabError, choose
 
 Tier = Literal["smoke", "cpu", "gpu"]
 T = TypeVar("T")
+NO_MEMORY = "can't allocate memory|not enough memory|could not create a memory object|bad_alloc"  # as torch words it
 
 
 def device() -> torch.device:
@@ -129,6 +131,28 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class MemoryFull(LabError, RuntimeError):
+    """Memory, of the machine or a GPU, that does not suffice; the message names the settings that need less."""
+
+
+@contextlib.contextmanager
+def memory_for(work: str, remedy: str) -> Iterator[None]:
+    """Refuse work that needs more memory than there is in one sentence, where torch and numpy raise several errors.
+
+    Args:
+        work: what the memory is for.  remedy: the settings that need less.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch raises a RuntimeError on the CPU, and a kind of it on a GPU
+        text = str(error)
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not re.search(NO_MEMORY, text):
+            raise
+        asked = re.search(r"llocate ([\d.,]+ ?\w+)", text)
+        size = f" ({asked[1]} were asked for at last)" if asked else ""
+        raise MemoryFull(f"The memory does not suffice for {work}{size}; {remedy}.") from error
 
 
 def cores() -> int:

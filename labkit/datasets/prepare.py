@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from jaxtyping import Int64, UInt8
 from tqdm.auto import tqdm
@@ -26,7 +27,7 @@ from labkit.datasets.sources import Preparation, list_images
 from labkit.datasets.store import ABOUT, FORMAT, StoreError, npy, read_about, shard_record
 from labkit.datasets.vae import Codec
 from labkit.disk import DiskError, replace_file
-from labkit.runtime import cores, device, machine
+from labkit.runtime import cores, device, machine, memory_for
 
 
 def prepare(
@@ -63,8 +64,10 @@ def prepare(
     out = Path(out)
     inside = Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve())
     require(not inside, "out", str(out), "it lies in the folder of images, where it would count as images; move it")
+    remedy = f"take a smaller size (now {preparation.size}) or shard (now {preparation.shard})"
     try:
-        Share(str(source), out, preparation, rank, ranks).make(progress)
+        with memory_for("the images of a shard", remedy):
+            Share(str(source), out, preparation, rank, ranks).make(progress)
     except DiskError as error:
         raise StoreError(f"{error} Make room or check the folder; the same command then goes on.") from error
     return out
@@ -132,6 +135,7 @@ class Share:
 
     def _make_shard(self, number: int, pool: ThreadPoolExecutor, bar: tqdm) -> None:
         rows, squares, parts, skipped, enlarged = self._range(number), [], [], [], 0
+        self._check_memory(len(rows))
         for i, square in self._decode_ahead(rows, pool):
             bar.update()
             if isinstance(square, BrokenImage):
@@ -147,6 +151,16 @@ class Share:
             record |= self._write(record["file"], *npy(parts))
         record |= {"enlarged": enlarged, "skipped": skipped}
         replace_file(self.out / f"shard-{number:05d}.json", json.dumps(record).encode())
+
+    def _check_memory(self, count: int) -> None:
+        """Refuse a shard whose images do not fit into the memory; of latents, only those in hand are held as pixels."""
+        size, channels = self.settings.size, self.settings.channels
+        need = (count if self.codec is None else min(count, 2 * self.settings.batch)) * size**2 * channels / 2**30
+        free = psutil.virtual_memory().available / 2**30
+        fault = f"{count} images of a shard need {need:,.1f} GiB of memory, and {free:,.1f} are free"
+        require(
+            need < free, "size", size, f"{fault}; take a smaller size or a smaller shard (now {self.settings.shard})"
+        )
 
     def _decode_ahead(self, rows: range, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Square | BrokenImage]]:
         """Numbers and squares of images in order, decoded in advance while others are encoded."""

@@ -12,7 +12,7 @@ from labkit.checks import LabError, check_seed, require, whole
 from labkit.config import Config
 from labkit.models import Transformer
 from labkit.process import DiffusionProcess, FlowProcess, process_of
-from labkit.runtime import Purpose, generator
+from labkit.runtime import Purpose, generator, memory_for
 from labkit.sampling.guidance import check_null_class, guided
 from labkit.sampling.sampler import Sampler
 from labkit.sampling.solvers import Problem
@@ -83,8 +83,10 @@ def sample_network(
     numbers = range(first, first + n)
     batches = [numbers[start : start + batch_size] for start in range(0, n, batch_size)]
     samples = []
-    total = len(batches) * sampling.steps
-    with torch.inference_mode(), tqdm(total=total, desc="sampling", unit="step", disable=not progress) as bar:
+    total, most = len(batches) * sampling.steps, min(n, batch_size)
+    remedy = "take fewer: by batch_size, by --batch of labkit evaluate, or by n"
+    enough = memory_for(f"sampling {most} images at a time", remedy)
+    with torch.inference_mode(), enough, tqdm(total=total, desc="sampling", unit="step", disable=not progress) as bar:
         for batch in batches:
             states = sampling.states(batch)
             x = next(states).x  # the noise

@@ -20,7 +20,7 @@ from labkit.config import Config
 from labkit.distributed import any_rank
 from labkit.models import Transformer, build_model
 from labkit.objective import Objective
-from labkit.runtime import Purpose, generator, seeded
+from labkit.runtime import Purpose, generator, memory_for, seeded
 from labkit.sampling import SampleError, few_steps, sample_network
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
@@ -84,6 +84,7 @@ class Trainer:
         ConfigError: a setting does not fit the model or the images.
     """
 
+    @memory_for("the model, its average and its optimizer", "take a smaller model")
     def __init__(self, config: Config, run_dir: str | Path | RunFolder | None = None) -> None:
         self.config = config
         images = datasets.load(config.dataset, resident=config.engine.resident)
@@ -176,7 +177,8 @@ class Trainer:
         with self._owning():
             try:
                 while self.step < self.config.steps:
-                    report = self._advance()
+                    with memory_for(f"step {self.step + 1}", self._needs_less()):
+                        report = self._advance()
                     due = self.step % self.config.save_every == 0 or self.step == self.config.steps
                     if due:
                         self.save()
@@ -287,6 +289,13 @@ class Trainer:
         lams = "".join(f" or {name}.lam (now {getattr(c, name).lam})" for name in c.regularizers)
         where, anew = ("", "") if self.folder is None else (f" of {self.folder.path}", " in another folder")
         return f"{last}{where}. Train anew{anew}, with a lower optimizer.lr (now {c.optimizer.lr}){lams}."
+
+    def _needs_less(self) -> str:
+        """Settings of a step that needs less memory."""
+        c = self.config
+        first = "" if c.engine.checkpointing else "set engine.checkpointing, with which a run can go on; or, "
+        settings = f"engine.accumulate (now {c.engine.accumulate}) or a smaller batch_size (now {c.batch_size})"
+        return f"{first}in another folder, take a larger {settings}"
 
     def save(self) -> None:
         """Write a checkpoint now, unless this step has one or there is no folder."""
