@@ -38,7 +38,7 @@ from labkit.evaluation import REAL
 from labkit.experiments.apart import Job, orphaned, run_jobs
 from labkit.experiments.batched import groups, train_batched
 from labkit.experiments.compiling import worth_compiling
-from labkit.runtime import commit, cores, one_thread
+from labkit.runtime import commit, cores, cpp_compiler, one_thread
 from labkit.training import Run, Trainer
 from labkit.training.engine import saving_on_signals
 from labkit.training.folder import RunError, RunFolder
@@ -191,7 +191,7 @@ def sweep(
     todo = {name: config for name, config in configs.items() if _cached(out / name, config, judge) is None}
     if batched:
         _train_batched({out / name: config for name, config in todo.items()}, progress)
-    compiled = worth_compiling({name: config for name, config in todo.items() if not trained(out / name, config)})
+    compiled = _compiled({name: config for name, config in todo.items() if not trained(out / name, config)}, out)
     jobs = {
         name: Job(_train_and_judge, (config, name in compiled, RunFolder(out / name), judge), out / name)
         for name, config in todo.items()
@@ -250,6 +250,13 @@ def _train_batched(runs: Mapping[Path, Config], progress: bool) -> None:
                 tqdm.write(f"{title}: not possible, so each trains alone: {error}")
             if stop.is_set():
                 raise KeyboardInterrupt
+
+
+def _compiled(configs: Mapping[str, Config], out: Path) -> set[str]:
+    """The runs to compile: those whose steps repay it. A run goes on as it began: its last bits depend on that."""
+    begun = {name for name in configs if RunFolder(out / name).checkpoints}
+    compiled = {name for name in begun if RunFolder(out / name).config.engine.compile and cpp_compiler()}
+    return compiled | worth_compiling({name: config for name, config in configs.items() if name not in begun})
 
 
 def trained(folder: Path, config: Config) -> bool:

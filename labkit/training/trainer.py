@@ -115,11 +115,12 @@ class Trainer:
             two_views=config.contrastive.lam is not None,
             pairs=config.family == "MeanFlow",
         )
-        self.step = self.saved_step = 0
+        self.step = self.saved_step = self._latest = 0
         self.seconds = 0.0
         self._stopping = False
         if self.folder is not None:
             self._restore(self.folder.newest(config), self.folder.path)
+            self._latest = max(self.folder.checkpoints, default=0)  # may be one that cannot be read
 
     @property
     def leads(self) -> bool:
@@ -179,7 +180,7 @@ class Trainer:
                 while self.step < self.config.steps:
                     with memory_for(f"step {self.step + 1}", self._needs_less()):
                         report = self._advance()
-                    due = self.step % self.config.save_every == 0 or self.step == self.config.steps
+                    due = self._due
                     if due:
                         self.save()
                         self._write_samples()
@@ -198,13 +199,20 @@ class Trainer:
     @contextmanager
     def _owning(self) -> Iterator[None]:
         """Own the run's folder during training, and keep its status current; a finished run stays as it is."""
-        if self.folder is None or not self.leads or (len(self) == 0 and self.saved_step == self.step):
+        lost = self._due and self.folder is not None and not self._sheet.exists()  # killed between checkpoint and sheet
+        if self.folder is None or not self.leads or (len(self) == 0 and self.saved_step == self.step and not lost):
             yield
             return
         with self.folder.writing():
+            latest = max(self.folder.checkpoints, default=0)
+            if latest > max(self._latest, self.saved_step):
+                later = f"{self.folder.path} has been trained to step {latest} since this trainer was made"
+                raise RunError(f"{later}, at step {self.step}; make it anew, and it goes on from there.")
             self.folder.rewind(self.step)
             self.folder.note("running", self.step)
             try:
+                if lost:
+                    self._write_samples()
                 yield
             except (KeyboardInterrupt, GeneratorExit):  # Ctrl-C, or the loop was left
                 self.folder.note("stopped", self.step)
@@ -270,6 +278,16 @@ class Trainer:
         every = 1 if self.fabric.device.type == "cpu" else 10
         return self.step % every == 0 and any_rank(self._stopping, self.fabric.device)
 
+    @property
+    def _due(self) -> bool:
+        """Whether a checkpoint and a sheet belong to this step."""
+        return self.step > 0 and (self.step % self.config.save_every == 0 or self.step == self.config.steps)
+
+    @property
+    def _sheet(self) -> Path:
+        assert self.folder is not None
+        return self.folder.sheets / f"step-{self.step:08d}.png"
+
     def _logs(self, step: int) -> bool:
         """Whether a step is logged: each ``log_every``-th, the last, and more at the start, where much changes."""
         every = self.config.log_every
@@ -328,7 +346,7 @@ class Trainer:
             except SampleError as error:  # a few steps may overflow where more do not: training goes on
                 warnings.warn(f"No sheet of samples at step {self.step}: {error}", stacklevel=2)
                 return
-            write_sheet(samples.x, self.folder.sheets / f"step-{self.step:08d}.png")
+            write_sheet(samples.x, self._sheet)
 
     def _restore(self, state: ckpt.Checkpoint | None, path: Path) -> None:
         if state is None:

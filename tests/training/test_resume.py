@@ -11,7 +11,7 @@ import pytest
 from tiny import everything, leftovers, outcome, tiny, trained, training_elsewhere, wait_for
 
 from labkit import Run, Trainer
-from labkit.training import checkpoint
+from labkit.training import RunError, checkpoint
 
 ENDLESS = 10**6
 
@@ -182,6 +182,29 @@ def test_kill_9_within_a_save(tmp_path, straight, moment):
     assert not leftovers(tmp_path)
     list(trainer)
     assert outcome(tmp_path) == straight
+
+
+def test_kill_9_between_a_save_and_its_sheet(tmp_path, straight):
+    """The sheet is drawn when the run goes on, and at its end even if nothing else is left to do."""
+    for steps, step in ((7, 5), (12, 12)):
+        trained(tiny(steps=steps), tmp_path)
+        sheet = tmp_path / "samples" / f"step-{step:08d}.png"
+        drawn = sheet.read_bytes()
+        sheet.unlink()
+        for later in (f for s, f in Run.open(tmp_path).checkpoints.items() if s > step):
+            later.unlink()
+        next(iter(Trainer(tiny(), tmp_path)), None)
+        assert sheet.read_bytes() == drawn
+    assert outcome(tmp_path) == straight
+
+
+def test_a_trainer_that_another_one_overtook_is_refused(tmp_path, straight):
+    """It would train the same steps again, and drop their rows from the table first."""
+    early = Trainer(tiny(), tmp_path)
+    next(r for r in Trainer(tiny(), tmp_path) if r.step == 7)
+    with pytest.raises(RunError, match=r"trained to step 7 since this trainer was made, at step 0; make it anew"):
+        list(early)
+    assert outcome(trained(tiny(), tmp_path)) == straight
 
 
 def rows(folder: Path) -> int:
