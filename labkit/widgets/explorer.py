@@ -301,7 +301,7 @@ def _common(runs: Mapping[str, Run]) -> tuple[list[int], int]:
     data = {name: run.data.describe() for name, run in runs.items() if run.data is not None}
     places = {name: c.dataset for name, c in configs.items()}  # of runs of early versions, nothing else is known
     one_set = "take runs that were trained on the same data set"
-    same(*((data, one_set) if len(data) == len(runs) else (places, one_set, os.path.abspath)))
+    same(data, one_set) if len(data) == len(runs) else same(places, one_set, os.path.abspath)
     different = "they noise images in different ways; take runs of one path, and DiT apart from the others"
     paths = {name: (c.family, c.flow.path) for name, c in configs.items()}
     same(paths, different, lambda path: (path[0] == "DiT", path[1]))
