@@ -182,10 +182,16 @@ MUTATIONS = [
             TRAINING + " tests/training/test_engine.py",
         ),
         ("training/trainer.py", "self.folder.rewind(self.step)", "pass", RESUME),
-        ("training/checkpoint.py", 'if header.get("sha256") != _digest(tensors, fields):', "if False:", RESUME),
+        ("training/checkpoint.py", 'if header.get("sha256") != _digest(tensors, header):', "if False:", RESUME),
         # meters, features, machine and configs
         ("training/meters.py", "g - sum(part for pull in", "g + sum(part for pull in", "tests/training/test_meters.py"),
         ("training/features.py", "look.seed, Purpose.PROBE", "0, Purpose.PROBE", "tests/training/test_features.py"),
+        (
+            "training/folder.py",
+            "if mine.digest == data.digest:",
+            "if mine.dimensions == data.dimensions:",
+            "tests/training/test_data_identity.py",
+        ),
         ("training/folder.py", "if keep_every is None or step", "if step", "tests/training/test_folder.py"),
         ("process.py", "if not self.settings.guided:", "if True:", "tests/test_process.py"),
         ("process.py", "return speed**2 if", "return speed if", "tests/test_process.py"),

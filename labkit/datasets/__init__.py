@@ -1,11 +1,9 @@
 """Data sets: embedded ones by name, others as a store, the folder that ``labkit prepare`` writes."""
 
-from pathlib import Path
-
-from labkit.checks import choose, require
+from labkit.checks import choose
 from labkit.datasets.base import AugmentationDraws, Images, Source, Split
 from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji
-from labkit.datasets.identity import DataIdentity, identify, present
+from labkit.datasets.identity import DataIdentity, check_place, identify, present
 from labkit.datasets.prepare import prepare
 from labkit.datasets.sources import Preparation
 from labkit.datasets.store import StoreError, describe, open_store, verify
@@ -27,9 +25,7 @@ def load(name: str, split: Split = "train", resident: bool = False) -> Source:
     choose(split, Split, "split")
     if name in EMBEDDED:
         return EMBEDDED[name](split)
-    nothing = f"there is nothing at {Path(name).absolute()}; if it has moved, put it or a link to it there, or"
-    choices = f"choose {' or '.join(EMBEDDED)}, or the folder of a store, which `labkit prepare` makes from images"
-    require(Path(name).exists(), "dataset", name, f"{nothing} {choices}")
+    check_place(name)
     return open_store(name, split, resident)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from labkit.checks import require
 from labkit.datasets.embedded import EMBEDDED
 from labkit.datasets.store import ABOUT, StoreError, complete
 
@@ -56,12 +57,22 @@ class DataIdentity:
         return next((place for place in places if (here := present(place)) and here.digest == self.digest), self.path)
 
 
+def check_place(name: str) -> None:
+    """Refuse the name of a data set, as a config has it, if there is nothing of this name."""
+    path = os.path.abspath(name)
+    nothing = f"there is nothing at {path}; if it has moved, put it or a link to it there, or choose"
+    choices = f"{' or '.join(EMBEDDED)}, or the folder of a store, which `labkit prepare` makes from images"
+    require(name in EMBEDDED or os.path.exists(path), "dataset", name, f"{nothing} {choices}")
+
+
 def identify(name: str) -> DataIdentity:
     """Identity of a data set by its name in a config.
 
     Raises:
+        ConfigError: there is no such data set.
         StoreError: the folder is not a complete store.
     """
+    check_place(name)
     if name in EMBEDDED:
         return _embedded(name)
     path = os.path.abspath(name)
@@ -76,7 +87,7 @@ def present(name: str) -> DataIdentity | None:
     """Identity of the data of this name; None if there are none, or their store is damaged, as training would say."""
     try:
         return identify(name) if name in EMBEDDED or (Path(name) / ABOUT).is_file() else None
-    except StoreError:
+    except (StoreError, OSError):
         return None
 
 

@@ -212,7 +212,7 @@ class RunFolder:
         if mine.digest == data.digest:
             return
         remedy = "choose another folder for a run on these"
-        if mine.path == data.path:
+        if data.path is not None and mine.path == data.path:
             remedy = "move these to a folder of their own, for another run, and put the former back"
         found = f"{data.path or data.name} holds {data.describe()}"
         raise RunError(f"{self.path} was trained on {mine.describe()}, and {found}; {remedy}.")
@@ -319,7 +319,10 @@ class RunFolder:
         import pandas as pd
 
         whole = self._rows()[:-1]  # a run that is being written, or was killed while writing, can end in half a line
-        return pd.read_csv(io.StringIO("\n".join([",".join(COLUMNS), *whole])), dtype=COLUMNS)
+        try:
+            return pd.read_csv(io.StringIO("\n".join([",".join(COLUMNS), *whole])), dtype=COLUMNS)
+        except ValueError as error:
+            raise altered(self._metrics, " ".join(str(error).split())) from error
 
     def rewind(self, step: int) -> None:
         """Begin the table, or drop its rows after ``step``.

@@ -102,6 +102,8 @@ def test_data_that_moved_are_found_by_their_content(project, tmp_path_factory):
         Run.open("run").trainer(steps=3)
     assert len(Run.open("run").sample(2, steps=1).x) == 2
     assert Run.open("run").model(step=0).num_classes == 2
+    with pytest.raises(RunError, match=r"digits holds .* \(10 classes of 1×8×8\); choose another folder"):
+        Trainer(config(dataset="digits", steps=3), "run")
     list(Trainer(config(dataset="moved", steps=3), "run"))
     assert Run.open("run").data.path == str(project / "moved")
     copy = tmp_path_factory.mktemp("copy") / "project"
