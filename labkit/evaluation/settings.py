@@ -68,11 +68,10 @@ class EvaluationConfig:
 
     def filled(self, config: Config) -> "FilledConfig":
         """The protocol with everything filled in for a run of this config."""
-        check_null_class(config, self.sampler.guidance)
         reference = whole_set(config.dataset) if self.reference is None else self.reference
         embedded = reference in datasets.EMBEDDED
         usual: Features = "digits" if whole_set(reference) == "digits" else "pixels"
-        return FilledConfig(
+        filled = FilledConfig(
             count=self.count or (SMALL if embedded else PUBLISHED),
             sampler=self.sampler.filled(config.family),
             seed=config.seed if self.seed is None else self.seed,
@@ -83,6 +82,8 @@ class EvaluationConfig:
             inception=self.inception,
             batch=self.batch,
         )
+        check_null_class(config, filled.sampler.guidance)
+        return filled
 
     def describe(self, *families: Family) -> str:
         """The protocol in words, for models of these families."""
