@@ -42,6 +42,7 @@ from labkit.runtime import commit, cores, cpp_compiler, one_thread
 from labkit.training import Run, Trainer
 from labkit.training.engine import saving_on_signals
 from labkit.training.folder import RunError, RunFolder
+from labkit.training.status import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,12 +184,11 @@ def sweep(
     require(importable, "judge", judge, remedy)
     _refuse_foreign(out)
     data = {name: identify(name) for name in dict.fromkeys(config.dataset for config in configs.values())}
-    for name, config in configs.items():
-        if (out / name / "config.json").exists():
-            RunFolder.open(out / name).refuse_other(data[config.dataset])  # its rows, too, are those of its data
+    foreign = {name: why for name, config in configs.items() if (why := _foreign(out / name, data[config.dataset]))}
     real = _real_rows(data, out, judge)  # what the judge refuses, it refuses before hours of training
     _write_configs(out, configs)
-    todo = {name: config for name, config in configs.items() if _cached(out / name, config, judge) is None}
+    own = {name: config for name, config in configs.items() if name not in foreign}
+    todo = {name: config for name, config in own.items() if _cached(out / name, config, judge) is None}
     if batched:
         _train_batched({out / name: config for name, config in todo.items()}, progress)
     compiled = _compiled({name: config for name, config in todo.items() if not trained(out / name, config)}, out)
@@ -196,8 +196,8 @@ def sweep(
         name: Job(_train_and_judge, (config, name in compiled, RunFolder(out / name), judge), out / name)
         for name, config in todo.items()
     }
-    failures = _share(jobs, configs, judge, workers, progress)
-    result = Sweep(_table(configs, out, judge, real), dict(configs), failures)
+    failures = foreign | _share(jobs, configs, judge, workers, progress)
+    result = Sweep(_table(configs, foreign, out, judge, real), dict(configs), failures)
     _write(result, out)
     return result
 
@@ -254,7 +254,7 @@ def _train_batched(runs: Mapping[Path, Config], progress: bool) -> None:
 
 def _compiled(configs: Mapping[str, Config], out: Path) -> set[str]:
     """The runs to compile: those whose steps repay it. A run goes on as it began: its last bits depend on that."""
-    begun = {name for name in configs if RunFolder(out / name).checkpoints}
+    begun = {name for name in configs if RunFolder(out / name).checkpoints and (out / name / "config.json").exists()}
     compiled = {name for name in begun if RunFolder(out / name).config.engine.compile and cpp_compiler()}
     return compiled | worth_compiling({name: config for name, config in configs.items() if name not in begun})
 
@@ -269,6 +269,16 @@ def _refuse_foreign(out: Path) -> None:
     ours = out.is_dir() and all(f.is_dir() or f.name.startswith((".", "real-")) for f in out.iterdir())
     if out.exists() and not ours and not (out / MARK).exists():
         raise RunError(f"{out} exists and is not the folder of a sweep; choose an empty or a new folder.")
+
+
+def _foreign(folder: Path, data: DataIdentity) -> str:
+    """Why the run in a folder, and the rows that were measured there, are not of these data; empty if they are."""
+    try:
+        if (folder / "config.json").exists():
+            RunFolder.open(folder).refuse_other(data)
+    except LabError as error:
+        return one_line(error)
+    return ""
 
 
 def _write_configs(out: Path, configs: Mapping[str, Config]) -> None:
@@ -312,7 +322,9 @@ def _cached(folder: Path, config: Config, judge: Judge) -> list[Row] | None:
     return _read(_cache(folder, config, judge)).get("rows")
 
 
-def _table(configs: Mapping[str, Config], out: Path, judge: Judge, real: list[Row]) -> "pd.DataFrame":
+def _table(
+    configs: Mapping[str, Config], foreign: Mapping[str, str], out: Path, judge: Judge, real: list[Row]
+) -> "pd.DataFrame":
     import pandas as pd
 
     settings = {name: flat(asdict(config)) for name, config in configs.items()}
@@ -320,7 +332,7 @@ def _table(configs: Mapping[str, Config], out: Path, judge: Judge, real: list[Ro
     differ = [f for f in fields if f != "seed" and len({str(values.get(f)) for values in settings.values()}) > 1]
     rows = []
     for name, config in configs.items():
-        if measured := _cached(out / name, config, judge):
+        if name not in foreign and (measured := _cached(out / name, config, judge)):
             values = {field: _text(settings[name].get(field)) for field in differ}
             condition = ", ".join(f"{f}={v}" for f, v in zip(_short(differ), values.values(), strict=True))
             run = {"run": name, "condition": condition, "seed": config.seed, "dataset": config.dataset, **values}

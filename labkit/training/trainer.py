@@ -205,9 +205,8 @@ class Trainer:
             return
         with self.folder.writing():
             latest = max(self.folder.checkpoints, default=0)
-            if latest > max(self._latest, self.saved_step):
-                later = f"{self.folder.path} has been trained to step {latest} since this trainer was made"
-                raise RunError(f"{later}, at step {self.step}; make it anew, and it goes on from there.")
+            if latest > max(self._latest, self.saved_step) and self.fabric.world_size == 1:
+                self._restore(self.folder.newest(self.config), self.folder.path)  # another trainer went on meanwhile
             self.folder.rewind(self.step)
             self.folder.note("running", self.step)
             try:
