@@ -1,7 +1,14 @@
-"""Released SiT and DiT checkpoints: their tensors have our names, so each loads as it is, whole or not at all."""
+"""Released SiT and DiT checkpoints: their tensors have our names, so each loads as it is, whole or not at all.
 
+What the train.py of SiT, DiT, REPA and DispLoss saves loads, too: {"model", "ema", "opt", "args"}, where ``args`` is an
+``argparse.Namespace``, the only class beside tensors that is unpickled.
+"""
+
+import argparse
 import pickle
+import re
 import textwrap
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +25,11 @@ from labkit.models.transformer import Transformer
 from labkit.runtime import seeded
 
 Released = Literal["SiT", "DiT"]
-WRAPPERS = ("ema", "model", "state_dict")  # keys of training checkpoints that hold weights, averaged ones first
+CONTAINERS = ("ema", "model", "state_dict")  # keys of training checkpoints that hold weights, averaged ones first
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Parts of names that data parallelism, torch.compile, sharding and checkpointing add, in any order and place."""
+TRAINING_ALONE = ("projector", "n_averaged")
+"""Beginnings of names: REPA's projectors, and the count of torch's AveragedModel."""
 
 
 class WeightsError(LabError, RuntimeError):
@@ -29,15 +40,16 @@ def load_official(path: str | Path, family: Released = "SiT") -> Transformer:
     """The network of a released checkpoint, of any published size, with any patch, input and number of classes.
 
     Args:
-        path: a ``.safetensors`` file or one of torch's, from which only tensors are unpickled. A training checkpoint
-            may hold several sets of weights; the averaged ones ("ema") are taken.
+        path: a ``.safetensors`` file or one of torch's, from which only tensors and ``argparse.Namespace`` are
+            unpickled. A training checkpoint may hold several sets of weights; the averaged ones ("ema") are taken.
+            Tensors that serve training alone (REPA's projectors) are left out, and a warning names them.
         family: SiT or DiT; both have the same tensors, so the file cannot tell.
 
     Returns:
         The network on the CPU, in float32, ready to evaluate.
 
     Raises:
-        WeightsError: the file is missing, cut, holds more than tensors, or tensors of another model.
+        WeightsError: the file is missing, cut, holds other objects, tensors of another model, or NaN.
     """
     choose(family, Released, "family")
     path = Path(path)
@@ -48,6 +60,9 @@ def load_official(path: str | Path, family: Released = "SiT") -> Transformer:
     except RuntimeError as error:  # its first line names the class, the others the tensors
         faults = textwrap.shorten(str(error).partition("\n")[2], 500)
         raise WeightsError(f"{path} does not fit this model; give a released checkpoint. {faults}") from None
+    broken = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(f"{path} holds NaN or infinite numbers, in {broken[0]}: take an earlier checkpoint.")
     network.pos_embed.requires_grad_(False)
     return network.eval()
 
@@ -58,20 +73,34 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"{path} is cut, or not a file of weights ({error}).") from error
+        raise WeightsError(f"{path} is cut, or not a file of weights ({_short(error)}).") from error
     except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} holds more than tensors, and loading it could run code: {error}") from error
+        other = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"{other[1]}, which is neither a tensor nor" if other else "something else than tensors and"
+        remedy = "where you trust the file, save its weights alone: torch.save(checkpoint['ema'], 'weights.pt')"
+        raise WeightsError(
+            f"{path} is cut, or holds {what} an argparse.Namespace, and loading that could run code; {remedy}."
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    return textwrap.shorten(str(error), 200)
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict inside, without the prefixes of wrapped modules ("module.", "_orig_mod.")."""
+    """The state dict inside, under its own names, without what serves training alone."""
     if isinstance(content, Mapping):
-        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+        content = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        raise WeightsError(f"{path} holds no state dict, neither at the top nor under {', '.join(WRAPPERS)}.")
-    return {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
+        raise WeightsError(f"{path} holds no state dict, neither at the top nor under {', '.join(CONTAINERS)}.")
+    named = {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in content.items()}
+    left = [name for name in named if name.startswith(TRAINING_ALONE)]
+    if left:
+        warnings.warn(f"{path}: left out what serves training alone: {', '.join(left)}.", stacklevel=3)
+    return {name: tensor for name, tensor in named.items() if name not in left}
 
 
 def _empty(weights: Mapping[str, Tensor], path: Path, family: Released) -> Transformer:
