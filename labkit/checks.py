@@ -58,6 +58,14 @@ def whole(value: Any, at_least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= at_least
 
 
+def as_interval(name: str, value: Any) -> tuple[float, float]:
+    """First and last of two times within [0, 1], in this order; anything else is refused."""
+    ends = as_tuple(value)
+    fits = len(ends) == 2 and all(map(finite, ends)) and 0 <= ends[0] < ends[1] <= 1
+    require(fits, name, value, "give the first and the last time, within 0 to 1")
+    return float(ends[0]), float(ends[1])
+
+
 def as_tuple(value: Any) -> tuple[Any, ...]:
     """A list, a range or a single value as a tuple, since frozen settings hold no lists."""
     return tuple(value) if isinstance(value, (tuple, list, range)) else (value,)
