@@ -38,6 +38,7 @@ from labkit.metrics import Extractor
 from labkit.metrics.extractors import to_bytes
 from labkit.models import Transformer
 from labkit.runtime import Purpose, commit, generator, machine
+from labkit.sampling.sampler import describe_guidance
 from labkit.training import Run, Samples, sample_network
 from labkit.training.checkpoint import digest
 from labkit.training.runs import Weights
@@ -45,7 +46,7 @@ from labkit.training.runs import Weights
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "labkit-evaluation-2"
+FORMAT = "labkit-evaluation-3"
 
 
 class Evaluation(NamedTuple):
@@ -89,7 +90,7 @@ class StoredEvaluation(NamedTuple):
         sampler = sampling["sampler"]
         steps = f" with {sampler['steps']} steps" if sampler["steps"] else ""
         lines = [
-            f"{sampling['count']:,} samples by {sampler['method']}{steps}, guidance {sampler['guidance']:g}, "
+            f"{sampling['count']:,} samples by {sampler['method']}{steps}, {describe_guidance(sampler)}, "
             f"{sampling['nfe']:g} evaluations each, seed {sampling['seed']}, {sampling['weights']} weights of step "
             f"{sampling['checkpoint']['step']}; reference {reference['name']}, {reference['count']:,} images; "
             f"features {features['name']}",

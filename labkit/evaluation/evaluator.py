@@ -3,6 +3,7 @@
     frechet, kernel_distance,   on the features of the lab's digits classifier; ``fid`` and ``kid`` are the same two on
     precision, recall           Inception's, ``frechet_pixels`` is the first on pixels
     frechet_pixels              on 32 principal axes of the pixels of other real images, which owe nothing to a network
+    sfid                        ``fid`` on Inception's spatial features, which tell places apart
     inception_score             on Inception's decisions alone
     agreement                   share of samples that the digits classifier recognises as the requested digit
     memorisation                share of samples nearer to a training image than 95 % of the held-out images are
@@ -42,7 +43,7 @@ from labkit.metrics import (
     precision_recall,
 )
 from labkit.metrics.extractors import PIXEL_IMAGES, to_floats
-from labkit.metrics.images import NEIGHBOURS, SPLITS, SUBSETS, subset_size
+from labkit.metrics.images import NEIGHBOURS, PART, SUBSETS, subset_size
 from labkit.runtime import Purpose, device, generator
 from labkit.sampling import Sampler
 
@@ -79,7 +80,7 @@ class Metric:
     real: Real | None = None
     """The metric of real images; None where there are none to measure, or it has no meaning."""
     constants: dict[str, int] = field(default_factory=dict)
-    """Constants of the metric: neighbours, subsets, splits."""
+    """Constants of the metric: neighbours, subsets, size of a part."""
 
     @property
     def excess(self) -> float | None:
@@ -156,6 +157,8 @@ class Evaluator:
         if self.reference.read is None:
             metrics = f"precision, recall, {self._kernel}, frechet_pixels"
             reasons[metrics] = "the reference holds statistics and no images"
+            if self.extractor.name == "inception" and self.reference.spatial is None:
+                reasons["sfid"] = "the reference holds no mu_s and sigma_s"
         if second is None:
             reasons[REAL] = "the reference has no second set of real images"
         elif second.count < count:
@@ -200,8 +203,13 @@ class Evaluator:
                 metrics[name] = Metric(value, constants={"neighbours": NEIGHBOURS})
             subsets = {"subsets": SUBSETS, "subset": subset_size(len(real_z), len(z))}
             metrics[self._kernel] = Metric(*kernel_distance(real_z, z, seed=seed), constants=subsets)
+        places, reference = extracted[0].spatial, self.reference.spatial
+        if places is not None and reference is not None:
+            metrics["sfid"] = Metric(frechet_of_moments(*moments(places), *reference))
+        elif places is not None and real is not None and real[0].spatial is not None:
+            metrics["sfid"] = Metric(frechet_distance(places, real[0].spatial))
         if self.extractor.name == "inception" and extracted[0].logits is not None:
-            metrics["inception_score"] = Metric(*inception_score(extracted[0].logits), constants={"splits": SPLITS})
+            metrics["inception_score"] = Metric(*inception_score(extracted[0].logits), constants={"part": PART})
         return metrics
 
 
@@ -214,7 +222,7 @@ def evaluator_of(
     """An evaluator for a completed protocol; those of the embedded data sets are kept and serve many runs."""
     if extractor is not None or settings.reference not in datasets.EMBEDDED:
         return Evaluator(settings, shape, extractor, progress)
-    shared = replace(settings, count=SMALL, seed=0, sampler=Sampler(), labels="in_turn", vae=None)
+    shared = replace(settings, count=SMALL, seed=0, sampler=Sampler(), labels="in_turn", vae=None, protocol="lab")
     return _kept(shared, shape, progress=progress)
 
 
@@ -232,11 +240,14 @@ def _usable(reference: Reference, extractor: Extractor, shape: Shape) -> Referen
         remedy = f"it has {reference.count} images; give at least {NEIGHBOURS + 1}"
         require(reference.count > NEIGHBOURS, "reference", reference.name, remedy)
     if reference.statistics is None:
-        return reference
-    width, stored = extractor(torch.zeros(1, 3, *shape[1:])).features.shape[1], len(reference.statistics[0])
+        return replace(reference, spatial=None)  # both or none, so that FID and sFID have one reference
+    features, _, spatial = extractor(torch.zeros(1, 3, *shape[1:]))
+    width, stored = features.shape[1], len(reference.statistics[0])
+    if reference.spatial and (spatial is None or spatial.shape[1] != len(reference.spatial[0])):
+        reference = replace(reference, spatial=None)
     remedy = f"it holds statistics of {stored} features and no images, and {extractor.name} has {width}; give images"
     require(width == stored or reference.read is not None, "reference", reference.name, remedy)
-    return reference if width == stored else replace(reference, statistics=None)
+    return reference if width == stored else replace(reference, statistics=None, spatial=None)
 
 
 def memorisation(

@@ -1,7 +1,8 @@
 """Real images that generated ones are measured against: ADM's .npz files, folders of images, the lab's data sets.
 
 ADM's format (Dhariwal & Nichol 2021): ``arr_0`` holds uint8 images (n, h, w, 3), and a reference may hold the mean
-``mu`` and covariance ``sigma`` of the Inception features of a whole data set, beside images or alone.
+``mu`` and covariance ``sigma`` of the Inception features of a whole data set, beside images or alone, and ``mu_s`` and
+``sigma_s`` of their spatial features.
 """
 
 import hashlib
@@ -47,6 +48,8 @@ class Reference:
     """None where there are statistics alone."""
     statistics: tuple[Float[Tensor, " d"], Float[Tensor, "d d"]] | None = None
     """Mean and covariance of features."""
+    spatial: tuple[Float[Tensor, " places"], Float[Tensor, "places places"]] | None = None
+    """Mean and covariance of spatial features."""
     second: "Reference | None" = None
     """Other real images, with which the reference itself can be measured."""
 
@@ -137,17 +140,16 @@ def _npz(path: Path, shape: Shape) -> Reference:
     name = str(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays, mean, covariance = (archive.get(key) for key in ("arr_0", "mu", "sigma"))
+            arrays, *known = (archive.get(key) for key in ("arr_0", "mu", "sigma", "mu_s", "sigma_s"))
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         fault = "cannot be read as an .npz file of plain arrays"
         raise ConfigError(f"reference = {name!r} {fault}: {error}") from error
-    has_images, has_statistics = arrays is not None, mean is not None and covariance is not None
-    require(has_images or has_statistics, "reference", name, "it has neither images (arr_0) nor mu and sigma")
-    reference = Reference(name, digest, 0)
-    if has_statistics:
-        reference = replace(reference, statistics=_statistics(name, mean, covariance))
+    statistics, spatial = _statistics(name, *known[:2]), _statistics(name, *known[2:])
+    has_images = arrays is not None
+    require(has_images or statistics is not None, "reference", name, "it has neither images (arr_0) nor mu and sigma")
+    reference = Reference(name, digest, 0, statistics=statistics, spatial=spatial)
     if has_images:
         images = _images(name, arrays, shape)
         reference = replace(reference, count=len(images), read=lambda rows: images[rows])
@@ -165,7 +167,9 @@ def _images(name: str, arrays: Any, shape: Shape) -> UInt8[Tensor, "n c h w"]:
     return x
 
 
-def _statistics(name: str, mean: Any, covariance: Any) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+def _statistics(name: str, mean: Any, covariance: Any) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]] | None:
+    if mean is None or covariance is None:
+        return None
     square = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
     valid = square and mean.dtype.kind == covariance.dtype.kind == "f"
     fault = f"mu is {mean.dtype} {mean.shape} and sigma {covariance.dtype} {covariance.shape}; give (d,) and (d, d)"

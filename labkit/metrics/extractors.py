@@ -31,6 +31,8 @@ class Extracted(NamedTuple):
 
     features: Float[Tensor, "n d"]
     logits: Float[Tensor, "n classes"] | None
+    spatial: Float[Tensor, "n places"] | None = None
+    """Features that tell places apart, where the extractor has some: those of sFID."""
 
 
 class Extractor(ABC):
@@ -45,6 +47,9 @@ class Extractor(ABC):
 
 class Inception(Extractor):
     """The 2048 features and 1008 logits (without the last bias) of the InceptionV3 of 2015, by torch-fidelity.
+
+    The spatial features are those of ADM's evaluator: the first 7 channels of the 1×1 convolution in Mixed_6d (which
+    TensorFlow calls mixed_6/conv), at 17×17 places, channels last.
 
     Args:
         weights: file of a state dict, .safetensors or .pth, from which no code is run; None downloads torch-fidelity's.
@@ -74,11 +79,16 @@ class Inception(Extractor):
                 f"inception = {file} are not this network's weights; give those of torch-fidelity ({why})."
             ) from error
         self.network.to(device()).eval()
+        self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep)
+
+    def _keep(self, _: Any, __: Any, output: Tensor) -> None:
+        self.convolved = output[:, :7]
 
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "n 3 h w"]) -> Extracted:
         features, logits = self.network(to_bytes(x).to(device()))
-        return Extracted(features.float().cpu(), logits.float().cpu())
+        spatial = self.convolved.permute(0, 2, 3, 1).flatten(1)
+        return Extracted(features.float().cpu(), logits.float().cpu(), spatial.float().cpu())
 
 
 def _torch_fidelity() -> Any:
@@ -169,8 +179,9 @@ def extract(batches: Iterable[UInt8[Tensor, "_ c h w"]], *extractors: Extractor)
     """Features and logits by each extractor of images of 1 or 3 channels, taken batch by batch, on the CPU."""
     parts = [[extractor(to_floats(batch).expand(-1, 3, -1, -1)) for extractor in extractors] for batch in batches]
     joined = []
-    for features, logits in (zip(*column, strict=True) for column in zip(*parts, strict=True)):
-        joined.append(Extracted(torch.cat(features).cpu(), None if logits[0] is None else torch.cat(logits).cpu()))
+    for features, logits, spatial in (zip(*column, strict=True) for column in zip(*parts, strict=True)):
+        others = (None if part[0] is None else torch.cat(part).cpu() for part in (logits, spatial))
+        joined.append(Extracted(torch.cat(features).cpu(), *others))
     return joined
 
 

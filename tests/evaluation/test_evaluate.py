@@ -187,24 +187,33 @@ def test_a_reference_of_few_images_and_too_many_samples(run, tmp_path):
 
 
 class Means(Extractor):
-    """In place of Inception: a feature a channel and quarter, three logits."""
+    """In place of Inception: a feature a channel and quarter, three logits, four spatial features."""
 
     name, digest = "inception", "0" * 64
 
     def __call__(self, x):
         features = torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-        return Extracted(features, features[:, :3])
+        return Extracted(features, features[:, :3], x[:, 0, 2:4, 3:5].flatten(1))
 
 
 def test_metrics_on_inception_have_the_names_of_the_literature(run):
     metrics = values(judge(run, replace(FEW, features="inception"), extractor=Means()))
     beside = {"precision", "recall", "frechet_pixels", "memorisation"}
-    assert {"fid", "kid", "inception_score", *beside} == metrics.keys()
+    assert {"fid", "sfid", "kid", "inception_score", *beside} == metrics.keys()
+    x, real = (saved(x) for x in (run.sample(30, steps=2, batch_size=7).x, datasets.digits("held_out").x))
+    places = (images[:, 0, 2:4, 3:5].flatten(1) for images in (x, real))
+    assert metrics["sfid"] == pytest.approx(frechet_distance(*places), rel=1e-4)
 
 
-def test_statistics_serve_for_fid_and_leave_out_what_needs_images(run, tmp_path):
-    real = saved(datasets.digits("held_out").x).expand(-1, 3, -1, -1)
-    mean, covariance = moments(Means()(real).features)
+def test_statistics_serve_for_fid_and_sfid_and_leave_out_what_needs_images(run, tmp_path):
+    real = Means()(saved(datasets.digits("held_out").x).expand(-1, 3, -1, -1))
+    (mean, covariance), (mean_s, covariance_s) = moments(real.features), moments(real.spatial)
+    adm = {"mu": mean, "sigma": covariance, "mu_s": mean_s, "sigma_s": covariance_s}
+    np.savez(tmp_path / "adm.npz", **{name: value.numpy() for name, value in adm.items()})
+    settings = replace(FEW, reference=str(tmp_path / "adm.npz"))
+    both = values(judge(run, settings, extractor=Means()))
+    assert both.keys() == {"fid", "sfid", "inception_score"}
+    assert both["sfid"] == pytest.approx(values(judge(run, FEW, extractor=Means()))["sfid"], rel=1e-6)
     np.savez(tmp_path / "statistics.npz", mu=mean.numpy(), sigma=covariance.numpy())
     settings = replace(FEW, reference=str(tmp_path / "statistics.npz"))
     evaluation = judge(run, settings, extractor=Means())
@@ -213,6 +222,7 @@ def test_statistics_serve_for_fid_and_leave_out_what_needs_images(run, tmp_path)
     assert values(evaluation)["fid"] == pytest.approx(expected, rel=1e-4)
     assert values(evaluation).keys() == {"fid", "inception_score"}
     assert "precision, recall, kid, frechet_pixels" in evaluation.record["left_out"]
+    assert "mu_s and sigma_s" in evaluation.record["left_out"]["sfid"]
     with pytest.raises(ConfigError, match="statistics of 12 features and no images, and digits has 64"):
         judge(run, replace(settings, features="digits"))
 
@@ -253,7 +263,7 @@ def test_a_vae_that_does_not_fit_the_run_is_refused(latent, run, tmp_path):
 def test_the_data_set_decides_what_is_left_open(run, tmp_path):
     digits = EvaluationConfig().filled(replace(run.config, seed=7))
     assert (digits.reference, digits.features, digits.count, digits.seed) == ("digits", "digits", 500, 7)
-    assert digits.sampler == Sampler("heun", 50)
+    assert digits.sampler == Sampler().filled("SiT") and digits.labels == "in_turn"
     emoji = EvaluationConfig().filled(recipes.emoji())
     assert (emoji.reference, emoji.features, emoji.count) == ("emoji", "pixels", 500)
     other = EvaluationConfig(reference="VIRTUAL_imagenet256.npz").filled(run.config)
@@ -261,9 +271,42 @@ def test_the_data_set_decides_what_is_left_open(run, tmp_path):
     assert EvaluationConfig(inception=tmp_path).filled(run.config).features == "inception"
 
 
+@pytest.mark.parametrize(
+    ("preset", "model", "sampler", "evaluations"),
+    [
+        ("paper", "SiT-B/2", Sampler("dopri5", channels="first_three"), None),
+        ("release", "SiT-XL/2", Sampler("dopri5", channels="first_three"), None),
+        ("paper", "DiT-XL/2", Sampler("ancestral", 250, 1.5, "first_three"), 250),
+        ("repa", "SiT-XL/2", Sampler("euler_maruyama", 249), 250),
+        ("meanflow", "MeanFlow-XL/2", Sampler("meanflow", 1), 1),
+    ],
+)
+def test_the_published_protocol_is_that_of_the_released_code(preset, model, sampler, evaluations):
+    config = recipes.imagenet256(model, preset=preset)
+    protocol = EvaluationConfig(protocol="published", reference="VIRTUAL_imagenet256_labeled.npz").filled(config)
+    assert (protocol.count, protocol.labels, protocol.features) == (50_000, "uniform", "inception")
+    assert protocol.sampler == sampler.filled(config.family)
+    assert evaluations is None or protocol.sampler.total_steps == evaluations
+
+
+def test_what_is_given_goes_before_the_published_protocol(run):
+    def filled(config=run.config, count=None, labels=None, **sampler):
+        return EvaluationConfig(count, Sampler(**sampler), labels=labels, protocol="published").filled(config)
+
+    assert filled(count=20).count == 20 and filled(labels="in_turn").labels == "in_turn"
+    assert filled(guidance=1.5).sampler == Sampler("dopri5", None, 1.5, "first_three")
+    assert filled(guidance=1.5, channels="all").sampler.channels == "all"
+    assert filled(method="heun").sampler == Sampler("heun", 50, 1.0, "first_three")
+    dit = recipes.imagenet256("DiT-B/2")
+    assert filled(dit, guidance=1.0).sampler == Sampler("ancestral", 250, 1.0, "first_three")
+    assert filled(dit, method="ddim").sampler == Sampler("ddim", 50, 1.5, "first_three")
+    with pytest.raises(ConfigError, match=r"steps = 9 .*dopri5"):
+        filled(steps=9)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_settings_that_cannot_work_are_refused():
-    bad = {"count": 3, "seed": -1, "batch": 0, "features": "clip", "labels": "some"}
+    bad = {"count": 3, "seed": -1, "batch": 0, "features": "clip", "labels": "some", "protocol": "mine"}
     for field, value in bad.items():
         with pytest.raises(ConfigError, match=f"^{field} = {value!r} cannot be used"):
             EvaluationConfig(**{field: value})

@@ -60,11 +60,13 @@ class StandIn(nn.Module):
     def __init__(self, name, features_list, feature_extractor_weights_path=None):
         super().__init__()
         assert features_list == ["2048", "logits_unbiased"]
-        self.body, self.head = nn.Linear(3, 2048), nn.Linear(2048, 1008)
+        self.body, self.head, self.Mixed_6d = nn.Linear(3, 2048), nn.Linear(2048, 1008), nn.Module()
+        self.Mixed_6d.branch1x1 = nn.Identity()  # of 9 channels at 2×3 places
         self.load_state_dict(torch.load(feature_extractor_weights_path, weights_only=False))
 
     def forward(self, x):
         assert x.dtype == torch.uint8 and x.shape[1] == 3
+        self.Mixed_6d.branch1x1(x.float().mean(dim=(2, 3))[:, :, None, None].expand(-1, -1, 2, 3).repeat(1, 3, 1, 1))
         features = self.body(x.double().mean(dim=(2, 3)).float())
         return features, self.head(features)
 
@@ -99,6 +101,9 @@ def test_inception_takes_its_weights_from_a_file(weights, tmp_path):
     weight, bias = weights["body.weight"].double(), weights["body.bias"].double()
     torch.testing.assert_close(extracted.features.double(), mean @ weight.T + bias, rtol=1e-5, atol=1e-3)
     assert extracted.logits.shape == (4, 1008) and not extracted.logits.requires_grad
+    # ADM's spatial features: seven channels at each place, place by place
+    expected = [[*image.tolist() * 2, image[0].item()] * 6 for image in mean]
+    torch.testing.assert_close(extracted.spatial, torch.tensor(expected), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.usefixtures("fidelity")
