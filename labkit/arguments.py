@@ -90,13 +90,13 @@ def with_recipes(
 
 
 def _with_preset(command: Callable[..., Any], recipe: Callable[..., Any], words: Sequence[str]) -> Callable[..., Any]:
-    """A subcommand whose flag ``--preset`` chooses the settings from which the other flags start."""
+    """A subcommand whose flags ``--preset`` and ``--model`` choose the settings from which the other flags start."""
 
-    def read(preset: str = "paper") -> str:
-        return preset
+    def read(preset: str = "paper", model: str | None = None) -> tuple[str, str | None]:
+        return preset, model
 
-    typed = tyro.cli(read, args=words, return_unknown_args=True, add_help=False)[0]
-    start = partial(command, config=recipe(preset=typed))
+    typed, model = tyro.cli(read, args=words, return_unknown_args=True, add_help=False)[0]
+    start = partial(command, config=recipe(preset=typed, model=model))
     chosen = cast("labkit.recipes.Preset", typed)  # the recipe refuses any other
 
     def with_preset(

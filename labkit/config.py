@@ -17,7 +17,10 @@ from labkit.paths import Flow
 
 REGULARIZERS = ("dispersive", "contrastive", "repa")
 """Names of the regularizers' settings in a config."""
-LATER = {"flow", "meanflow", "engine", "keep_every"}  # fields that the configs of the first versions lack
+LATER = {  # fields that the configs of earlier versions lack; their defaults are what those versions did
+    *("flow", "meanflow", "engine", "keep_every", "flips"),
+    *("meanflow.guidance_interval", "repa.antialias"),
+}
 FREE = {
     *("steps", "log_every", "save_every", "keep_last", "keep_every"),
     *("engine.compile", "engine.checkpointing", "engine.resident"),
@@ -95,6 +98,8 @@ class Config:
     """Train up to this many steps. A finished run continues when it is given more."""
     seed: int = 0
     """Seed of initial weights, order of the data, noise, times and dropped labels."""
+    flips: bool = True
+    """Mirror half of the images, where the store was prepared with flips; else no image is mirrored."""
     label_drop: float = 0.1
     """Share of labels replaced by the null class, which teaches the unconditional model that guidance needs."""
     ema_decay: float = 0.9999
@@ -135,6 +140,7 @@ class Config:
             few = computed and group.variant == "covariance" and self.batch_size < 3
             require(not few, "batch_size", self.batch_size, "the covariance of two samples is constant, take 3")
         check_seed(self.seed)
+        require(isinstance(self.flips, bool), "flips", self.flips, "say True or False")
         check_number("label_drop", self.label_drop, 0, 1, ends="[)")
         check_number("ema_decay", self.ema_decay, 0, 1, ends="[)")
 
@@ -208,8 +214,10 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
         steps = values.get("warmup", 0)
         values = {name: value for name, value in values.items() if name != "warmup"}
         values["schedule"] = warm_up(steps) if steps else ()
+    if prefix == "repa." and "antialias" not in values and values.get("lam") is not None:
+        values = {**values, "antialias": values.get("teacher") == "digits"}  # no other teacher was resampled with it
     names = {field.name for field in dataclasses.fields(cls)}
-    for name in values.keys() ^ (names - (LATER - values.keys() if cls is Config else set())):
+    for name in values.keys() ^ {name for name in names if name in values or prefix + name not in LATER}:
         fault = "is missing" if name in names else f"is not a setting of this version ({', '.join(sorted(names))})"
         raise ConfigError(f"{prefix}{name} {fault}; the config comes from another version of labkit or was edited.")
     nested = {n: _build(kind, values[n], f"{prefix}{n}.") for n, kind in _groups(cls).items() if n in values}

@@ -72,7 +72,7 @@ class Objective(nn.Module):
         self.teacher: Teacher | None = None
         self.projector: Projector | None = None
         if "repa" in on:
-            self.teacher = teacher or load_teacher(config.repa.teacher, network.side)
+            self.teacher = teacher or load_teacher(config.repa.teacher, network.side, config.repa.antialias)
             require(
                 self.teacher.tokens == network.side**2,
                 "repa.teacher",

@@ -110,6 +110,7 @@ class Trainer:
             rank=self.fabric.global_rank,
             ranks=self.fabric.world_size,
             pixels=pixels,
+            flips=config.flips,
             two_views=config.contrastive.lam is not None,
             pairs=config.family == "MeanFlow",
         )
