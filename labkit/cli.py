@@ -5,6 +5,7 @@
     labkit train --resume runs/x
     labkit sample runs/x
     labkit evaluate runs/x
+    labkit export runs/x --out weights.safetensors
     labkit compare digits
     labkit sweep digits --grid dispersive.lam=None,0.1,0.5 --grid seed=0..4
 
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tqdm.auto import tqdm
 from tyro.conf import OmitArgPrefixes, Positional, PositionalMetavarFromFieldName, UseAppendAction, arg
@@ -60,23 +61,31 @@ def verify(verify: Path) -> int:
     return 0
 
 
-def train(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("runs/train")) -> int:
+def train(
+    config: Annotated[labkit.Config, arg(name="")],
+    out: Path = Path("runs/train"),
+    logger: UseAppendAction[tuple[labkit.training.loggers.Name, ...]] = (),
+) -> int:
     """Train a recipe, all of whose settings can be changed, or go on with a run.
 
     Args:
         out: Folder to train in. Training goes on there if the folder holds this very experiment.
+        logger: Where the numbers of metrics.csv go as well: tensorboard or wandb. Once for each.
     """
-    return _train(labkit.Trainer(config, out), out)
+    return _train(labkit.Trainer(config, out, logger), out)
 
 
-def resume(resume: Path, steps: int | None = None) -> int:
+def resume(
+    resume: Path, steps: int | None = None, logger: UseAppendAction[tuple[labkit.training.loggers.Name, ...]] = ()
+) -> int:
     """Go on from the newest checkpoint: labkit train --resume RUN
 
     Args:
         resume: Folder of the run.
         steps: Train up to this many steps; by default up to the run's own number.
+        logger: Where the numbers of metrics.csv go as well: tensorboard or wandb. Once for each.
     """
-    return _train(labkit.Run.open(resume).trainer(**({} if steps is None else {"steps": steps})), resume)
+    return _train(labkit.Run.open(resume).trainer(logger, **({} if steps is None else {"steps": steps})), resume)
 
 
 def _train(trainer: labkit.Trainer, out: Path) -> int:
@@ -150,6 +159,30 @@ def evaluate(
     if npz is not None:
         result.samples.export(npz)
         print(f"The samples in ADM's format: {npz}")
+    return 0
+
+
+def export(
+    run: Positional[Path],
+    out: Path,
+    format: Literal["official", "diffusers"] = "official",
+    weights: labkit.training.runs.Weights = "ema",
+    step: int | None = None,
+) -> int:
+    """Write the network of a run for other programs.
+
+    Args:
+        run: Folder of the run.
+        out: File to write (official, ends in .safetensors), or new folder (diffusers).
+        format: Names of the released SiT and DiT checkpoints, or a DiT as diffusers' DiTTransformer2DModel opens it.
+        weights: Averaged weights (ema) or the latest ones (model).
+        step: Step of the checkpoint. None is the newest.
+    """
+    network = labkit.Run.open(run).model(weights, step)
+    save = {"official": labkit.models.save_official, "diffusers": labkit.models.save_diffusers}[format]
+    path = save(network, out)
+    opens = f"{path / 'README.md'} says how diffusers opens it" if path.is_dir() else "labkit.load_official reads it"
+    print(f"The {weights} weights of {run} are in {path}; {opens}.")
     return 0
 
 
@@ -241,6 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": with_recipes(train, words[1:], {"resume": resume}),
         "sample": sample,
         "evaluate": evaluate,
+        "export": export,
         "compare": with_recipes(compare, words[1:], lam=0.5, steps=1500),
         "sweep": with_recipes(sweep, words[1:], {"list": sweep_list}),
     }

@@ -1,6 +1,6 @@
 """A run that reopens: ``labkit.training.folder`` describes its folder; here are its networks, features and samples."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,6 +16,7 @@ from labkit.sampling import Frame, Samples, film_network, sample_network
 from labkit.training import checkpoint as ckpt
 from labkit.training.features import FeatureCache, FeatureSet, Look, extract_features, inputs
 from labkit.training.folder import RunError, RunFolder
+from labkit.training.loggers import Name
 from labkit.training.trainer import Trainer, build_network
 
 Weights = Literal["ema", "model"]
@@ -45,9 +46,9 @@ class Run(RunFolder):
         """Steps at which the network is available: 0, the initial one, and those of the checkpoints."""
         return [0, *self.checkpoints]
 
-    def trainer(self, **changes: Any) -> Trainer:
-        """A trainer that continues from the newest checkpoint; ``steps=…`` extends the run."""
-        return Trainer(self.config.replace(**changes), self.path)
+    def trainer(self, loggers: Sequence[Name] = (), **changes: Any) -> Trainer:
+        """A trainer that continues from the newest checkpoint; ``steps=…`` extends the run, ``loggers`` as its own."""
+        return Trainer(self.config.replace(**changes), self.path, loggers)
 
     def model(self, weights: Weights = "ema", step: int | None = None) -> Transformer:
         """The network at one of ``steps`` (by default the newest), with averaged or live weights, in evaluation mode.

@@ -5,7 +5,7 @@ the loop. Leaving it in any way, also by an exception or Ctrl-C, saves first if 
 """
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
 from labkit.training.engine import combined, compile_in_place, fabric_of, micro_batch, negatives, uninterrupted
 from labkit.training.folder import RunError, RunFolder
+from labkit.training.loggers import Name, check_loggers, make_loggers
 from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, measure, regularizer_gradients
 from labkit.training.sheet import write_sheet
 from labkit.training.status import one_line
@@ -76,6 +77,7 @@ class Trainer:
         run_dir: folder of the run. If it holds a run of the same config, training continues there from its newest
             readable checkpoint; None keeps everything in memory. While this iterates, no other trainer can be created
             or iterated in that folder.
+        loggers: ``tensorboard`` or ``wandb``, which get what metrics.csv gets; they need a folder.
 
     Raises:
         RunError: the folder holds a run of another config, or something else.
@@ -83,7 +85,9 @@ class Trainer:
         ConfigError: a setting does not fit the model or the images.
     """
 
-    def __init__(self, config: Config, run_dir: str | Path | RunFolder | None = None) -> None:
+    def __init__(
+        self, config: Config, run_dir: str | Path | RunFolder | None = None, loggers: Sequence[Name] = ()
+    ) -> None:
         self.config = config
         images = datasets.load(config.dataset, resident=config.engine.resident)
         network = build_network(config, *images.dimensions)
@@ -92,6 +96,8 @@ class Trainer:
             objective = Objective(network, config)
         pixels = self._teacher_needs_pixels(images)
         self.fabric = fabric_of(config)
+        require(not loggers or run_dir is not None, "logger", loggers, "it belongs to a folder; name one")
+        check_loggers(loggers)
         # Last, when the config has passed all checks: a folder keeps the config that it was created with.
         self.folder = None if run_dir is None else self._open(run_dir)
         if config.engine.compile:
@@ -119,6 +125,7 @@ class Trainer:
         self._stopping = False
         if self.folder is not None:
             self._restore(self.folder.newest(config), self.folder.path)
+            self.fabric.loggers.extend(make_loggers(loggers, self.folder.path, config, self.step))
 
     @property
     def leads(self) -> bool:
@@ -202,14 +209,22 @@ class Trainer:
         with self.folder.writing():
             self.folder.rewind(self.step)
             self.folder.note("running", self.step)
+            status = "failed"
             try:
+                for logger in self.fabric.loggers:
+                    getattr(logger, "experiment", None)  # begins it: what it lacks is said before the first step
                 yield
+                status = "success"
             except (KeyboardInterrupt, GeneratorExit):  # Ctrl-C, or the loop was left
+                status = "stopped"
                 self.folder.note("stopped", self.step)
                 raise
             except BaseException as error:
                 self.folder.note("failed", self.step, one_line(error))
                 raise
+            finally:
+                for logger in self.fabric.loggers:
+                    logger.finalize(status)
             self.folder.note("finished", self.step)
 
     def _advance(self) -> Report:
@@ -237,6 +252,8 @@ class Trainer:
             report = Report(self.step, self.samples, self.seconds, terms, meters)
             if log and self.folder is not None and self.leads:
                 self.folder.log(report.step, report.samples, report.seconds, report.values())
+        if log and self.leads and self.fabric.loggers:
+            self.fabric.log_dict(report.values(), report.step)
         return report
 
     def _backward(self, log: bool) -> tuple[list[Losses], Pulls, float]:
