@@ -3,6 +3,8 @@
 SiT and DiT guide the first three channels, REPA all of them within an interval of its time, which runs from the data.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -100,7 +102,7 @@ def test_repa_s_sde_guided_up_to_0_7_of_its_time(networks):
     times = [*np.linspace(1, 0.04, points), 0.0]
     start, *fresh = noises(points)
     x = start
-    for i, (t, then) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for i, (t, then) in enumerate(itertools.pairwise(times)):
 
         def drift(label, x=x, t=t):
             v = -network(x, full(1 - t), label)
