@@ -62,7 +62,7 @@ class Engine:
     checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: a third more time, little memory."""
     clip: float | None = None
-    """Largest norm of the gradient, which is scaled down to it. None leaves it alone, as the papers do."""
+    """Largest norm of the gradient, which is scaled down to it. None leaves it alone, as SiT does; REPA takes 1."""
     resident: bool = False
     """Hold the whole of a store on the device. Else batches are read from its files."""
 

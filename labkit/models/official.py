@@ -28,6 +28,7 @@ Released = Literal["SiT", "DiT"]
 CONTAINERS = ("ema", "model", "state_dict")  # keys of training checkpoints that hold weights, averaged ones first
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """Parts of names that data parallelism, torch.compile, sharding and checkpointing add, in any order and place."""
+FIRST = "x_embedder.proj.weight"  # a name that every network has
 TRAINING_ALONE = ("projector", "n_averaged")
 """Beginnings of names: REPA's projectors, and the count of torch's AveragedModel."""
 
@@ -52,7 +53,7 @@ def load_official(path: str | Path, family: Released = "SiT") -> Transformer:
         WeightsError: the file is missing, cut, holds other objects, tensors of another model, or NaN.
     """
     choose(family, Released, "family")
-    path = Path(path)
+    path = Path(path).expanduser()
     weights = _tensors(_read(path), path)
     network = _empty(weights, path, family)
     try:
@@ -97,10 +98,16 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
         raise WeightsError(f"{path} holds no state dict, neither at the top nor under {', '.join(CONTAINERS)}.")
     named = {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in content.items()}
-    left = [name for name in named if name.startswith(TRAINING_ALONE)]
+    # A module that holds the network, and perhaps its average, as trainers' classes do: "model.…", "ema.…"
+    holders = [name.removesuffix(FIRST) for name in named if name.endswith(f".{FIRST}")]
+    holder = min(holders, key=lambda name: "ema" not in name) if holders and FIRST not in named else ""
+    own = {name.removeprefix(holder): tensor for name, tensor in named.items() if name.startswith(holder)}
+    left = [name for name in named if not name.startswith(holder)]
+    left += [name for name in own if name.startswith(TRAINING_ALONE)]
     if left:
-        warnings.warn(f"{path}: left out what serves training alone: {', '.join(left)}.", stacklevel=3)
-    return {name: tensor for name, tensor in named.items() if name not in left}
+        names = textwrap.shorten(", ".join(left), 400)
+        warnings.warn(f"{path}: left out what serves training alone: {names}.", stacklevel=3)
+    return {name: tensor for name, tensor in own.items() if name not in left}
 
 
 def _empty(weights: Mapping[str, Tensor], path: Path, family: Released) -> Transformer:

@@ -64,6 +64,9 @@ LAYOUTS = {  # as trainers leave them
     "compiled, then DDP": prefixed("module._orig_mod."),
     "DDP, then compiled": prefixed("_orig_mod.module."),
     "sharded twice": prefixed("module._fsdp_wrapped_module.module."),
+    "a module that holds the network": lambda weights: {
+        "state_dict": {f"net.module.{name}": tensor for name, tensor in weights.items()}
+    },
     "blocks compiled one by one": lambda weights: {
         name.replace("blocks.1.", "blocks.1._orig_mod."): tensor for name, tensor in weights.items()
     },
@@ -87,6 +90,14 @@ def test_what_serves_training_alone_is_left_out_and_named(save, weights, wrapper
     ema = {wrapper + name: tensor for name, tensor in (weights | more).items()} | {"n_averaged": torch.tensor(7)}
     with pytest.warns(UserWarning, match=r"left out .* projectors\.0\.0\.weight.* projectors\.0\.4\.bias, n_averaged"):
         network = load_official(save("0050000.pt", by_train_py(weights) | {"ema": ema}))
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+
+
+def test_of_two_networks_in_one_state_dict_the_average_is_taken(save, weights):
+    live = {f"model.{name}": torch.zeros_like(tensor) for name, tensor in weights.items()}
+    average = {f"ema_model.{name}": tensor for name, tensor in weights.items()}
+    with pytest.warns(UserWarning, match=r"left out .* model\."):
+        network = load_official(save("epoch=79.ckpt", {"state_dict": live | average}))
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
 
 
