@@ -157,8 +157,9 @@ class Evaluator:
         if self.reference.read is None:
             metrics = f"precision, recall, {self._kernel}, frechet_pixels"
             reasons[metrics] = "the reference holds statistics and no images"
-            if self.extractor.name == "inception" and self.reference.spatial is None:
-                reasons["sfid"] = "the reference holds no mu_s and sigma_s"
+        known = self.reference.statistics is not None
+        if known and self.extractor.name == "inception" and self.reference.spatial is None:
+            reasons["sfid"] = "the reference holds no mu_s and sigma_s of these features"
         if second is None:
             reasons[REAL] = "the reference has no second set of real images"
         elif second.count < count:
@@ -206,7 +207,7 @@ class Evaluator:
         places, reference = extracted[0].spatial, self.reference.spatial
         if places is not None and reference is not None:
             metrics["sfid"] = Metric(frechet_of_moments(*moments(places), *reference))
-        elif places is not None and real is not None and real[0].spatial is not None:
+        elif places is not None and statistics is None and real is not None and real[0].spatial is not None:
             metrics["sfid"] = Metric(frechet_distance(places, real[0].spatial))
         if self.extractor.name == "inception" and extracted[0].logits is not None:
             metrics["inception_score"] = Metric(*inception_score(extracted[0].logits), constants={"part": PART})
