@@ -89,14 +89,14 @@ class EvaluationConfig:
 
     def filled(self, config: Config) -> "FilledConfig":
         """The protocol with everything filled in for a run of this config."""
-        reference = whole_set(config.dataset) if self.reference is None else self.reference
-        embedded = reference in datasets.EMBEDDED
-        usual: Features = "digits" if whole_set(reference) == "digits" else "pixels"
         published, sampler = self.protocol == "published", self.sampler
         if published:
             names = ("guidance", "channels") if sampler.method else ("method", "steps", "guidance", "channels")
             released = vars(published_sampler(config))
             sampler = replace(sampler, **{name: released[name] for name in names if getattr(sampler, name) is None})
+        reference = whole_set(config.dataset) if self.reference is None else self.reference
+        embedded = reference in datasets.EMBEDDED
+        usual: Features = "digits" if whole_set(reference) == "digits" else "pixels"
         return FilledConfig(
             count=self.count or (SMALL if embedded and not published else PUBLISHED),
             sampler=sampler.filled(config.family),

@@ -50,10 +50,10 @@ def load_official(path: str | Path, family: Released = "SiT") -> Transformer:
         The network on the CPU, in float32, ready to evaluate.
 
     Raises:
-        WeightsError: the file is missing, cut, holds other objects, tensors of another model, or NaN.
+        WeightsError: the file is missing, cut, holds more than tensors, tensors of another model, or NaN.
     """
     choose(family, Released, "family")
-    path = Path(path).expanduser()
+    path = Path(path)
     weights = _tensors(_read(path), path)
     network = _empty(weights, path, family)
     try:
@@ -61,9 +61,11 @@ def load_official(path: str | Path, family: Released = "SiT") -> Transformer:
     except RuntimeError as error:  # its first line names the class, the others the tensors
         faults = textwrap.shorten(str(error).partition("\n")[2], 500)
         raise WeightsError(f"{path} does not fit this model; give a released checkpoint. {faults}") from None
-    broken = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
-    if broken:
-        raise WeightsError(f"{path} holds NaN or infinite numbers, in {broken[0]}: take an earlier checkpoint.")
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        count = f"{len(broken)} of its tensors" if len(broken) > 1 else "one of its tensors"
+        raise WeightsError(
+            f"{path} holds NaN or infinite weights in {count} ({broken[0]}); download it again, or take an earlier one."
+        )
     network.pos_embed.requires_grad_(False)
     return network.eval()
 
