@@ -39,6 +39,12 @@ EXPERIMENTS, DATASETS = "tests/experiments/test_statistics.py", "tests/datasets"
 MUTATIONS = [
     Mutation(*mutation)
     for mutation in (
+        # by the book: what the released code does and an eye would not miss
+        ("process.py", "(t < first) | (t > last)", "(t < first)", "tests/test_process.py"),
+        ("sampling/solvers.py", '"velocity", "data", x, t)', '"velocity", "noise", x, t)', SAMPLING),
+        ("models/teachers.py", "antialias=True)", "antialias=False)", "tests/models/test_teachers.py"),
+        ("models/export.py", "norm_eps=1e-6", "norm_eps=1e-5", "tests/models/test_export.py"),
+        ("training/stream.py", "if self.flips else", "if True else", DATASETS),
         # losses: a sign, a factor, a missing division, a dropped detach
         ("losses/dispersive.py", "per=features * tau", "per=tau", LOSSES),
         ("losses/dispersive.py", "return log_mean_exp(-pairs(", "return log_mean_exp(pairs(", LOSSES),
