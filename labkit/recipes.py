@@ -92,7 +92,7 @@ def imagenet256(model: str | None = None, preset: Preset = "paper", **changes: A
 
     Args:
         model: by default ``SiT-XL/2``, or ``MeanFlow-XL/2`` for the MeanFlow presets. A DiT takes β₂ = 0.999, as in its
-            released code.
+            released code, which samples by 250 ancestral steps with guidance 1.5 on three channels.
         preset: ``baseline``; ``paper``: λ 0.5, τ 0.5 at a quarter of the depth, 16 samples repelling each other, β₂
             0.95, as in the paper's JAX runs; ``release``: λ 0.25, τ 1 at the last block, 32 samples, β₂ 0.999, as in
             the PyTorch code released since. Each repels in chunks of the batch, so the number of GPUs changes nothing.

@@ -37,6 +37,9 @@ def test_evaluate_export_and_again(run, tmp_path, capsys):
     before = stored.stat().st_mtime_ns
     assert main(words) == 0 and capsys.readouterr().out == printed
     assert stored.stat().st_mtime_ns == before
+    published = ["--protocol", "published", "--count", "20", "--guidance", "1.5", "--rtol", "0.1"]
+    assert main(["evaluate", str(run), *published]) == 0
+    assert "20 samples by dopri5, guidance 1.5 on three channels" in capsys.readouterr().out
     # what was written is a reference in its turn
     against = ["--reference", str(tmp_path / "samples.npz"), "--features", "digits"]
     assert main(["evaluate", str(run), "--count", "20", "--steps", "1", *against]) == 0
