@@ -8,7 +8,7 @@ family is all faces of one package of TeX Live; QualiType's collection is divide
 Licences. A face stays if it is free under a licence in ``NAMED``: one that its own name table names or, where the table
 is silent, that Debian's list gives its package. Other terms, or none that we can read, leave it out.
 
-What is no letter. A classifier trained on three quarters of the kinships read the fourth (--review). Of 40 faces it
+What is no letter. A classifier trained on three quarters of the kinships read the fourth (--review). Of 44 faces it
 recognised less than half: ornaments, stick figures, keys, Greek, but also Fraktur and scripts that nothing else
 resembles. Of what it misread at more than 60 %, we left out the faces in which letters stand for other characters.
 ``UNREADABLE`` names all of them.
@@ -20,6 +20,9 @@ of kin are kin. Whole kinships are drawn at random until a tenth of the images i
 
     python data/build_letters.py                      downloads the package (500 MB) by apt-get; minutes
     python data/build_letters.py --package FILE.deb   it lies there
+
+Needs apt-get and dpkg-deb, which Debian and Ubuntu have, and fontTools, which comes with matplotlib. Another FreeType or
+Pillow may draw a pixel differently: the versions that were used are in the file (``version``).
 """
 
 import argparse
