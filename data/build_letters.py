@@ -21,8 +21,8 @@ of kin are kin. Whole kinships are drawn at random until a tenth of the images i
     python data/build_letters.py                      downloads the package (500 MB) by apt-get; minutes
     python data/build_letters.py --package FILE.deb   it lies there
 
-Needs apt-get and dpkg-deb, which Debian and Ubuntu have, and fontTools, which comes with matplotlib. Another FreeType or
-Pillow may draw a pixel differently: the versions that were used are in the file (``version``).
+Needs apt-get and dpkg-deb, which Debian and Ubuntu have, and fontTools, which comes with matplotlib. Another FreeType
+or Pillow may draw a pixel differently: the versions that were used are in the file (``version``).
 """
 
 import argparse
