@@ -20,7 +20,7 @@ from tyro.conf import Suppress, arg, subcommand
 import labkit  # its modules are imported when they are used, so that help needs no torch
 from labkit.checks import ConfigError, require
 
-RECIPES = ("digits", "emoji", "cifar10", "imagenet256")
+RECIPES = ("digits", "letters", "emoji", "cifar10", "imagenet256")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MOST = 10_000
 

@@ -80,7 +80,7 @@ class Config:
     """All settings of one training run."""
 
     dataset: str = "digits"
-    """Name of an embedded data set (digits, emoji, …), or folder of a store that labkit prepare wrote."""
+    """Name of an embedded data set (digits, letters, emoji, …), or folder of a store that labkit prepare wrote."""
     model: str = "SiT-Nano/2"
     """Family (SiT, DiT or MeanFlow), size and patch, as in SiT-B/2. The family decides what is trained."""
     flow: Flow = field(default_factory=Flow)

@@ -31,6 +31,28 @@ def digits(**changes: Any) -> Config:
     return base.replace(**changes)
 
 
+def letters(**changes: Any) -> Config:
+    """SiT-Nano/4 on 26,208 capital letters at 16×16: as quick a step as on digits, and more to learn.
+
+        labkit train letters --out runs/letters-baseline
+        labkit train letters --dispersive.lam 0.5 --dispersive.tau 0.5 --out runs/letters-dispersive
+
+    Expect about 27 steps/s on one core, so six minutes for 10,000 steps.
+
+    Args:
+        changes: as in ``digits``.
+    """
+    base = Config(
+        dataset="letters",
+        model="SiT-Nano/4",
+        optimizer=Optimizer(lr=1e-3),
+        batch_size=64,
+        ema_decay=0.999,
+        steps=10_000,
+    )
+    return base.replace(**changes)
+
+
 def emoji(**changes: Any) -> Config:
     """SiT-Micro/4 on 3,056 emoji at 32×32 in colour: between the digits and experiments for a GPU.
 

@@ -21,6 +21,8 @@ from labkit import openmp
 from labkit.checks import choose
 
 Tier = Literal["smoke", "cpu", "gpu"]
+EMBEDDED = "digits_classifier.safetensors", "letters.npz", "letters_classifier.safetensors", "emoji.npz"
+"""Files of ``data/`` without which an embedded data set cannot be used or measured; scikit-learn has the digits."""
 T = TypeVar("T")
 
 
@@ -177,8 +179,8 @@ def doctor() -> list[Finding]:
         Finding(True, gpu),
         Finding(True, f"C++ compiler: {cpp_compiler() or 'none, so nothing is compiled on a CPU'}"),
         Finding(
-            (data / "digits_classifier.safetensors").exists(),
-            f"embedded data in {data}",
+            all((data / file).exists() for file in EMBEDDED),
+            f"embedded data (digits, letters, emoji) in {data}",
             "Restore the data/ folder of the checkout, for instance with `git checkout data`.",
         ),
         Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."),

@@ -120,3 +120,14 @@ def test_emoji_from_the_first_step_to_its_figures(tmp_path, capsys):
     assert main(["evaluate", out, "--count", "8", "--steps", "1"]) == 0
     printed = capsys.readouterr().out
     assert "reference emoji, held_out, 756 images; features pixels" in printed and "recall" in printed
+
+
+@pytest.mark.slow
+def test_letters_are_measured_by_their_classifier(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", "letters", "--steps", "1", "--batch-size", "4", "--out", out]) == 0
+    assert main(["evaluate", out, "--count", "26", "--steps", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "reference letters, held_out, 2,912 images; features letters" in printed
+    for metric in ("frechet ", "frechet_pixels", "kernel_distance", "recall", "agreement", "memorisation"):
+        assert metric in printed

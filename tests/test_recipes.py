@@ -9,7 +9,7 @@ from labkit.objective import blocks_of
 from labkit.scale import PAPER_STEPS
 
 
-@pytest.mark.parametrize("recipe", [recipes.digits, recipes.emoji])
+@pytest.mark.parametrize("recipe", [recipes.digits, recipes.letters, recipes.emoji])
 def test_a_recipe_runs_and_takes_changes(recipe, unchecked):
     assert next(iter(Trainer(recipe(batch_size=8)))).samples == 8
     assert recipe().differences(recipe(lam=0.5, seed=9)) == ["dispersive.lam: None → 0.5", "seed: 0 → 9"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from labkit.checks import choose, require
 from labkit.datasets.base import AugmentationDraws, Images, Source, Split
-from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji
+from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji, letters
 from labkit.datasets.prepare import prepare
 from labkit.datasets.sources import Preparation
 from labkit.datasets.store import StoreError, describe, open_store, verify
@@ -45,6 +45,7 @@ __all__ = [
     "describe",
     "digits",
     "emoji",
+    "letters",
     "load",
     "open_store",
     "prepare",

@@ -1,11 +1,11 @@
 """Metrics of images against a reference, and beside each the same metric of as many other real images.
 
-    frechet, kernel_distance,   on the features of the lab's digits classifier; ``fid`` and ``kid`` are the same two on
-    precision, recall           Inception's, ``frechet_pixels`` is the first on pixels
+    frechet, kernel_distance,   on the features of the lab's classifier of digits or letters; ``fid`` and ``kid`` are
+    precision, recall           the same two on Inception's, ``frechet_pixels`` is the first on pixels
     frechet_pixels              on 32 principal axes of the pixels of other real images, which owe nothing to a network
     sfid                        ``fid`` on Inception's spatial features, which tell places apart
     inception_score             on Inception's decisions alone
-    agreement                   share of samples that the digits classifier recognises as the requested digit
+    agreement                   share of samples that the classifier recognises as the requested digit or letter
     memorisation                share of samples nearer to a training image than 95 % of the held-out images are
 
 A Fréchet distance is biased by the number of images, so that even real images have one above 0. A model is judged by
@@ -28,7 +28,8 @@ from labkit.distances import cross_sq_distances
 from labkit.evaluation.references import Reference, Shape, open_reference
 from labkit.evaluation.settings import SMALL, FilledConfig
 from labkit.metrics import (
-    DigitsFeatures,
+    CLASSIFIERS,
+    ClassifierFeatures,
     Extracted,
     Extractor,
     Inception,
@@ -48,13 +49,9 @@ from labkit.runtime import Purpose, device, generator
 from labkit.sampling import Sampler
 
 Batches = Iterable[UInt8[Tensor, "_ c h w"]]
-DISTANCES = {
-    "digits": ("frechet", "kernel_distance"),
-    "inception": ("fid", "kid"),
-    "pixels": ("frechet_pixels", "kernel_distance"),
-}
-"""Features → names of the Fréchet and the kernel distance on them; FID and KID are defined on Inception's alone."""
-DRAWS, FEW = 5, 10_000
+DISTANCES = {"inception": ("fid", "kid"), "pixels": ("frechet_pixels", "kernel_distance")}
+"""Features other than a classifier's → names of the distances on them; FID and KID are defined on Inception's alone."""
+DRAWS, FEW = 5, 40_000
 """Sets of other real images that are measured where at most ``FEW`` are there to draw from; else one set."""
 NEAR = 0.05
 REAL = "real against real"
@@ -113,9 +110,10 @@ class Evaluator:
         if extractor is None and settings.features == "inception":
             extractor = Inception(settings.inception)
         elif extractor is None:
-            extractor = DigitsFeatures() if settings.features == "digits" else _pixels(reference)
+            classifies = settings.features in CLASSIFIERS
+            extractor = ClassifierFeatures(settings.features) if classifies else _pixels(reference)
         self.extractor, self.reference = extractor, _usable(reference, extractor, shape)
-        self._frechet, self._kernel = DISTANCES.get(extractor.name, DISTANCES["digits"])
+        self._frechet, self._kernel = DISTANCES.get(extractor.name, ("frechet", "kernel_distance"))
         beside = self.reference.read is not None and extractor.name != "pixels"
         self._extractors = [extractor, *([_pixels(self.reference)] if beside else [])]
         self._controls: dict[int, dict[str, Real]] = {}
@@ -130,7 +128,7 @@ class Evaluator:
         extracted = self._extract(images, "samples", len(labels))
         metrics = self._compared(extracted, seed)
         logits = extracted[0].logits
-        if self.extractor.name == "digits" and logits is not None and bool((labels > 0).any()):
+        if self.extractor.name in CLASSIFIERS and logits is not None and bool((labels > 0).any()):
             metrics["agreement"] = Metric(class_agreement(logits.argmax(dim=1), labels))
         control = self.control(len(labels))
         return {name: replace(metric, real=control.get(name)) for name, metric in metrics.items()}

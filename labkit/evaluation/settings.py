@@ -2,21 +2,22 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from labkit import datasets
 from labkit.checks import check_seed, choose, require, whole
 from labkit.config import Config
+from labkit.metrics import CLASSIFIERS
 from labkit.metrics.images import NEIGHBOURS
 from labkit.models import Family
 from labkit.sampling import Sampler
 
 PUBLISHED, SMALL = 50_000, 500
 """Samples of every published FID; of the embedded data sets, which hold out about as many images."""
-Features = Literal["inception", "digits", "pixels"]
+Features = Literal["inception", "digits", "letters", "pixels"]
 Labels = Literal["in_turn", "uniform"]
 Protocol = Literal["lab", "published"]
-WHOLE = {"digits-few": "digits", "digits-unlabelled": "digits"}
+WHOLE = {"digits-few": "digits", "digits-unlabelled": "digits", "letters-few": "letters"}
 """Data sets that are part of another, which is their reference."""
 
 
@@ -60,8 +61,8 @@ class EvaluationConfig:
     """Real images: .npz in ADM's format (images, or mu and sigma), folder of images, store, or name of a data set.
     None is the held-out part of the run's own data set."""
     features: Features | None = None
-    """Features that are compared: of Inception (FID; needs extra [fid]) or the lab's digits classifier, or pixels.
-    None is digits for the data set digits, pixels for emoji, and inception otherwise."""
+    """Features that are compared: of Inception (FID; needs extra [fid]), of the classifier of digits or of letters, or
+    pixels. None is digits and letters for these data sets, pixels for emoji, and inception otherwise."""
     vae: str | None = None
     """Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder."""
     inception: Path | None = None
@@ -96,7 +97,8 @@ class EvaluationConfig:
             sampler = replace(sampler, **{name: released[name] for name in names if getattr(sampler, name) is None})
         reference = whole_set(config.dataset) if self.reference is None else self.reference
         embedded = reference in datasets.EMBEDDED
-        usual: Features = "digits" if whole_set(reference) == "digits" else "pixels"
+        whole = whole_set(reference)
+        usual = cast(Features, whole if whole in CLASSIFIERS else "pixels")
         return FilledConfig(
             count=self.count or (SMALL if embedded and not published else PUBLISHED),
             sampler=sampler.filled(config.family),

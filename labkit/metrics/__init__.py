@@ -1,7 +1,7 @@
 """Metrics: the geometry of features, probes of them, and the quality of images on given features."""
 
-from labkit.metrics.classifier import DigitsClassifier
-from labkit.metrics.extractors import DigitsFeatures, Extracted, Extractor, Inception, Pixels, extract
+from labkit.metrics.classifier import CLASSIFIERS, Classifier, DigitsClassifier, LettersClassifier
+from labkit.metrics.extractors import ClassifierFeatures, Extracted, Extractor, Inception, Pixels, extract
 from labkit.metrics.geometry import (
     alignment,
     anisotropy,
@@ -30,13 +30,16 @@ from labkit.metrics.times import by_time
 
 __all__ = [
     "BASE_LOSSES",
+    "CLASSIFIERS",
     "METRICS",
+    "Classifier",
+    "ClassifierFeatures",
     "Conflict",
     "DigitsClassifier",
-    "DigitsFeatures",
     "Extracted",
     "Extractor",
     "Inception",
+    "LettersClassifier",
     "MetricInfo",
     "PixelPca",
     "Pixels",

@@ -1,6 +1,6 @@
 """Extractors: from RGB images in [-1, 1] to the features they are measured on and, with a classifier, its logits.
 
-``Inception`` is the network behind the FID of the literature; ``DigitsFeatures`` and ``Pixels`` work without download.
+``Inception`` is the network behind the FID of the literature; ``ClassifierFeatures`` and ``Pixels`` need no download.
 Metrics on features of different extractors, or of other weights of the same, do not compare: so each has a digest.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from labkit.checks import ConfigError, require
-from labkit.metrics.classifier import DigitsClassifier
+from labkit.metrics.classifier import CLASSIFIERS
 from labkit.metrics.images import PixelPca
 from labkit.runtime import device, seeded
 
@@ -98,7 +98,7 @@ def _torch_fidelity() -> Any:
     except (ImportError, RuntimeError, OSError) as error:  # the last two from a torchvision built for another torch
         raise ConfigError(
             f"features = 'inception' needs the package torch-fidelity, which cannot be imported ({error}); install it "
-            f"with {FID_EXTRA} and the torchvision of this torch, or choose features digits or pixels."
+            f"with {FID_EXTRA} and the torchvision of this torch, or choose features digits, letters or pixels."
         ) from error
     return library
 
@@ -133,18 +133,17 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-class DigitsFeatures(Extractor):
-    """Features (64) and logits (10) of the lab's classifier of 8×8 digits."""
+class ClassifierFeatures(Extractor):
+    """Features (64) and logits of the lab's classifier of a data set, which is its ``name``: digits or letters."""
 
-    name = "digits"
-
-    def __init__(self) -> None:
-        self.network = copy.deepcopy(DigitsClassifier.load()).to(device())
+    def __init__(self, name: str) -> None:
+        self.name, self.network = name, copy.deepcopy(CLASSIFIERS[name].load()).to(device())
         self.digest = _digest(self.network.state_dict())
 
     def __call__(self, x: Float[Tensor, "n 3 h w"]) -> Extracted:
-        fits = x.shape[2:] == (8, 8)
-        require(fits, "features", "digits", f"they are for 8×8 digits, and the images have {x.shape[2]}×{x.shape[3]}")
+        side, height, width = self.network.side, *x.shape[2:]
+        remedy = f"they are for {side}×{side} {self.name}, and the images have {height}×{width}; choose pixels"
+        require(height == width == side, "features", self.name, remedy)
         features = self.network.features(x[:, :1].to(device()))
         return Extracted(features.cpu(), self.network.head(features).detach().cpu())
 

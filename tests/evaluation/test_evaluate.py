@@ -17,7 +17,7 @@ from labkit.datasets import Codec, prepare
 from labkit.evaluation import REAL, EvaluationConfig, Evaluator, block_geometry, evaluate, evaluate_run, memorisation
 from labkit.experiments import Comparison, Measures
 from labkit.metrics import (
-    DigitsFeatures,
+    ClassifierFeatures,
     Extracted,
     Extractor,
     Pixels,
@@ -61,7 +61,7 @@ def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run):
     evaluation = judge(run, FEW)
     samples = run.sample(30, steps=2, batch_size=7).x
     x, real = (saved(images).expand(-1, 3, -1, -1) for images in (samples, datasets.digits("held_out").x))
-    network = DigitsFeatures().network
+    network = ClassifierFeatures("digits").network
     with torch.no_grad():
         z, real_z = network.features(x[:, :1]), network.features(real[:, :1])
     metrics = values(evaluation)
@@ -92,7 +92,7 @@ def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run):
 def test_real_digits_are_measured_the_same_way(run):
     evaluation = judge(run, FEW)
     train, real = (saved(datasets.digits(split).x) for split in ("train", "held_out"))
-    network = DigitsFeatures().network
+    network = ClassifierFeatures("digits").network
     expected = []
     for draw in range(5):
         rows = torch.randperm(len(train), generator=generator(draw, Purpose.REAL, 2))[:30]
@@ -264,6 +264,8 @@ def test_the_data_set_decides_what_is_left_open(run, tmp_path):
     digits = EvaluationConfig().filled(replace(run.config, seed=7))
     assert (digits.reference, digits.features, digits.count, digits.seed) == ("digits", "digits", 500, 7)
     assert digits.sampler == Sampler().filled("SiT") and digits.labels == "in_turn"
+    few = EvaluationConfig().filled(recipes.letters(dataset="letters-few"))
+    assert (few.reference, few.features, few.count) == ("letters", "letters", 500)
     emoji = EvaluationConfig().filled(recipes.emoji())
     assert (emoji.reference, emoji.features, emoji.count) == ("emoji", "pixels", 500)
     other = EvaluationConfig(reference="VIRTUAL_imagenet256.npz").filled(run.config)

@@ -13,7 +13,7 @@ from torch import nn
 
 from labkit import datasets
 from labkit.checks import ConfigError
-from labkit.metrics import DigitsClassifier, DigitsFeatures, Inception, PixelPca, Pixels, extract
+from labkit.metrics import CLASSIFIERS, ClassifierFeatures, Inception, PixelPca, Pixels, extract
 from labkit.metrics.extractors import to_bytes, to_floats
 
 
@@ -24,16 +24,19 @@ def test_bytes_are_what_a_file_holds():
     assert to_bytes(beyond).flatten().tolist() == [0, 0, 128, 255, 255]
 
 
-def test_digits_features_are_the_classifiers():
-    x = datasets.digits("held_out").x[:5]
-    [extracted] = extract([to_bytes(x[:3]), to_bytes(x[3:])], DigitsFeatures())
-    network, saved = DigitsClassifier.load(), to_floats(to_bytes(x))
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_features_are_the_classifiers(name):
+    x = datasets.load(name, "held_out").x[:5]
+    features = ClassifierFeatures(name)
+    [extracted] = extract([to_bytes(x[:3]), to_bytes(x[3:])], features)
+    network, saved = CLASSIFIERS[name].load(), to_floats(to_bytes(x))
     with torch.no_grad():
         torch.testing.assert_close(extracted.features, network.features(saved))
         torch.testing.assert_close(extracted.logits, network(saved))
-    assert DigitsFeatures().digest == DigitsFeatures().digest
-    with pytest.raises(ConfigError, match="8×8 digits, and the images have 16×16"):
-        DigitsFeatures()(torch.zeros(1, 3, 16, 16))
+    assert features.digest == ClassifierFeatures(name).digest
+    side = x.shape[-1]
+    with pytest.raises(ConfigError, match=f"{side}×{side} {name}, and the images have 24×24; choose pixels"):
+        features(torch.zeros(1, 3, 24, 24))
 
 
 def test_pixels_are_principal_axes_of_the_given_images():
@@ -137,5 +140,5 @@ def test_no_network_to_download_from(monkeypatch):
 
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(ConfigError, match=r"needs the package torch-fidelity.*labkit\[fid\].*digits or pixels"):
+    with pytest.raises(ConfigError, match=r"needs the package torch-fidelity.*labkit\[fid\].*letters or pixels"):
         Inception()
