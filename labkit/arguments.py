@@ -112,6 +112,20 @@ def _with_preset(command: Callable[..., Any], recipe: Callable[..., Any], words:
     return with_preset
 
 
+def with_config_of_run(command: Callable[..., Any], words: Sequence[str]) -> Callable[..., Any]:
+    """A command that takes the folder of a run, with a flag for each setting, which starts from that run's."""
+
+    def start() -> Callable[..., Any]:
+        run = next((word for word in words if (Path(word) / "config.json").exists()), None)
+        return later(command) if run is None else partial(later(command), config=labkit.Run.open(run).config)
+
+    def choose(work: Annotated[Any, arg(name="", constructor_factory=start)]) -> Any:
+        return work()
+
+    choose.__doc__ = command.__doc__
+    return choose
+
+
 def check_word(words: Sequence[str], kind: str, choices: Sequence[str], remedy: str) -> None:
     """Refuse a first word that is neither a flag nor one of the choices, and suggest the choice nearest to it."""
     word = words[0] if words else ""

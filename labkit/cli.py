@@ -3,6 +3,7 @@
     labkit doctor
     labkit train digits --dispersive.lam 0.5 --out runs/x
     labkit train --resume runs/x
+    labkit fork runs/x --at 400 --dispersive.lam 0 --out runs/y
     labkit sample runs/x
     labkit evaluate runs/x
     labkit export runs/x --out weights.safetensors
@@ -27,7 +28,17 @@ from tyro.conf import OmitArgPrefixes, Positional, PositionalMetavarFromFieldNam
 from tyro.extras import SubcommandApp
 
 import labkit  # its modules are imported when they are used, so that help needs no torch
-from labkit.arguments import RECIPES, axes_of, check_word, command, later, read_list, refusals, with_recipes
+from labkit.arguments import (
+    RECIPES,
+    axes_of,
+    check_word,
+    command,
+    later,
+    read_list,
+    refusals,
+    with_config_of_run,
+    with_recipes,
+)
 from labkit.checks import LabError, require
 
 
@@ -104,6 +115,24 @@ def _train(trainer: labkit.Trainer, out: Path) -> int:
         return 130
     tell(f"Finished {trainer.step} steps. Look at it with:  {command('sample', out)}")
     return 0
+
+
+def fork(
+    config: Annotated[labkit.Config, arg(name="")], run: Positional[Path], at: int, out: Path = Path("runs/fork")
+) -> int:
+    """Train on from a state of a run with other settings, on the same data and noise.
+
+    λ, its schedule, τ, variant, α, blocks, the optimizer's settings and the number of steps can change.
+
+    Args:
+        run: Folder of the run.
+        at: Steps after which the fork leaves it; any number up to the run's newest checkpoint.
+        out: A new folder for the fork.
+    """
+    branch = labkit.Run.open(run).fork(at, out, **vars(config))
+    if branch.parent is not None:
+        print(f"{out} is {branch.parent.describe()}.")
+    return _train(branch.trainer(), out)
 
 
 def sample(
@@ -272,6 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "doctor": doctor,
         "prepare": verify if verifying else prepare,
         "train": with_recipes(train, words[1:], {"resume": resume}),
+        "fork": with_config_of_run(fork, words[1:]),
         "sample": sample,
         "evaluate": evaluate,
         "export": export,

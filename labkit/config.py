@@ -18,14 +18,17 @@ from labkit.paths import Flow
 REGULARIZERS = ("dispersive", "contrastive", "repa")
 """Names of the regularizers' settings in a config."""
 LATER = {  # fields that the configs of earlier versions lack; their defaults are what those versions did
-    *("flow", "meanflow", "engine", "keep_every", "flips"),
-    *("meanflow.guidance_interval", "repa.antialias"),
+    *("flow", "meanflow", "engine", "keep_every", "flips", "embedding_scale"),
+    *("meanflow.guidance_interval", "repa.antialias", "dispersive.bank", "contrastive.bank"),
 }
 FREE = {
     *("steps", "log_every", "save_every", "keep_last", "keep_every"),
     *("engine.compile", "engine.checkpointing", "engine.resident"),
 }
 """Settings that may change when a run continues: its length, its speed, and which files it keeps."""
+FORKED = ("dispersive.", "contrastive.", "repa.lam", "repa.schedule", "optimizer.")
+"""How settings begin that may also change where a run forks: weights, moments, data and noise mean there what they
+meant before."""
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -102,6 +105,8 @@ class Config:
     """Mirror half of the images, where the store was prepared with flips; else no image is mirrored."""
     label_drop: float = 0.1
     """Share of labels replaced by the null class, which teaches the unconditional model that guidance needs."""
+    embedding_scale: float = 1.0
+    """Factor above 0 of the initial patch and position embeddings: larger features from the start, without any loss."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, from which samples are drawn; in [0, 1)."""
     log_every: int = 25
@@ -142,6 +147,7 @@ class Config:
         check_seed(self.seed)
         require(isinstance(self.flips, bool), "flips", self.flips, "say True or False")
         check_number("label_drop", self.label_drop, 0, 1, ends="[)")
+        check_number("embedding_scale", self.embedding_scale, 0, ends="(]")
         check_number("ema_decay", self.ema_decay, 0, 1, ends="[)")
 
     @property
@@ -200,6 +206,13 @@ class Config:
     def breaks(self, other: "Config") -> list[str]:
         """The differences that make ``other`` a new experiment, which cannot continue from this one's checkpoints."""
         return [text for text in self.differences(other) if text.partition(":")[0] not in FREE]
+
+    def outgrows(self, other: "Config") -> list[str]:
+        """The differences that make ``other`` no fork of this experiment: it could not go on from this one's state."""
+        changed = [text for text in self.breaks(other) if not text.startswith(FORKED)]
+        if (self.repa.lam is None) != (other.repa.lam is None):  # only one of the two has a projector
+            changed.append(f"repa.lam: {self.repa.lam} → {other.repa.lam}")
+        return changed
 
 
 def _groups(cls: type) -> dict[str, type]:

@@ -124,6 +124,7 @@ SHARED = {  # settings of Dispersive that Contrastive has, too
     "reduce": ["max", "", None, 1],
     "negatives": ["ranks", "", None, 2],
     "chunk": [1, 0, -4, 2.0, True, "4", NAN],
+    "bank": [0, -1, 2.0, True, "4", None],
     "schedule": SCHEDULES,
 }
 BAD = {
@@ -170,6 +171,7 @@ BAD = {
     "batch_size": [1, 0, -8, 8.0, True, "8", None, NAN],
     "flips": [0, "yes", None],
     "seed": [-1, 0.0, 2**63, "0", None, True],
+    "embedding_scale": [0, -1.0, NAN, INF, "1", None, True],
     **dict.fromkeys(("label_drop", "ema_decay"), SHARES),
     **dict.fromkeys(("steps", "log_every", "save_every", "keep_last"), COUNTS),
     "keep_every": [0, -1, 2.5, True, "9", NAN],

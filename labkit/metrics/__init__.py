@@ -24,6 +24,7 @@ from labkit.metrics.images import (
     moments,
     precision_recall,
 )
+from labkit.metrics.likelihood import feature_likelihood_divergence
 from labkit.metrics.probes import knn_accuracy, linear_probe_accuracy, neighbour_purity
 from labkit.metrics.table import BASE_LOSSES, METRICS, MetricInfo, metric
 from labkit.metrics.times import by_time
@@ -50,6 +51,7 @@ __all__ = [
     "class_agreement",
     "effective_rank",
     "extract",
+    "feature_likelihood_divergence",
     "feature_norm",
     "frechet_distance",
     "frechet_of_moments",

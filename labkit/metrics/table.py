@@ -60,6 +60,7 @@ METRICS = BASE_LOSSES | {
     "recall": MetricInfo("recall", "", 1, percent=True),
     "agreement": MetricInfo("recognised as requested", "", 1, percent=True),
     "memorisation": MetricInfo("near training images", "", -1, percent=True),
+    "likelihood_divergence": MetricInfo("feature likelihood divergence", "classifier features", -1),
     "loss_train": MetricInfo("loss on training images", "", -1),
     "loss_held_out": MetricInfo("loss on held-out images", "", -1),
     "loss_gap": MetricInfo("held-out minus training loss", "", -1),

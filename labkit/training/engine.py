@@ -48,6 +48,9 @@ def fabric_of(config: Config) -> "Fabric":
         enough = group.lam is None or share >= (3 if group.variant == "covariance" else 2)
         few = f"it leaves a micro-batch of {share}, too few for {name}; take fewer ranks or a smaller engine.accumulate"
         require(enough, "batch_size", batch, few)
+    banked = config.dispersive.lam is not None and config.dispersive.negatives == "bank"
+    alone = f"a bank belongs to one process, and there are {ranks}; take negatives = global, or one process"
+    require(not banked or ranks == 1, "dispersive.negatives", "bank", alone)
     ddp = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)  # the buffers are constants
     strategy = ddp if ranks > 1 else "auto"
     # Fabric's precision stays 32 bit: the objective casts, so that regularizers' gradients can be taken one by one.
@@ -72,6 +75,8 @@ def micro_batch(config: Config, ranks: int = 1) -> int:
 def negatives(config: Config, ranks: int = 1) -> int:
     """Number of samples that repel each other: the B of the repelling loss, whose floor is −log B."""
     group, share = config.repelling, micro_batch(config, ranks)
+    if group.negatives == "bank":
+        return share + group.bank
     return group.chunk or (share * ranks if group.negatives == "global" else share)
 
 

@@ -66,7 +66,11 @@ def build_network(config: Config, size: int, channels: int, num_classes: int) ->
     """The network of a config for images of given dimensions, its initial weights drawn from the config's seed."""
     with seeded(config.seed):
         variance = config.family == "DiT"  # predicted in additional channels
-        return build_model(config.model, size, channels, num_classes, learn_sigma=variance)
+        network = build_model(config.model, size, channels, num_classes, learn_sigma=variance)
+    with torch.no_grad():
+        for embedding in (network.x_embedder.proj.weight, network.x_embedder.proj.bias, network.pos_embed):
+            embedding.mul_(config.embedding_scale)
+    return network
 
 
 class Trainer:
@@ -105,7 +109,7 @@ class Trainer:
         self.ema = Ema(network.to(self.fabric.device), config.ema_decay)
         trained = [p for p in objective.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, **asdict(config.optimizer), fused=True)
-        self.network, self.projector = network, objective.projector
+        self.network, self.projector, self.banks = network, objective.projector, objective.banks
         self._shared = [p for p in network.parameters() if p.requires_grad]  # by all losses; the projector is REPA's
         self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
         self.stream = Stream(
@@ -321,7 +325,9 @@ class Trainer:
     def _modules(self) -> dict[str, nn.Module]:
         """The modules of a checkpoint, by the prefix of their tensors there."""
         modules: dict[str, nn.Module] = {"model": self.network, "ema": self.ema.network}
-        return modules if self.projector is None else modules | {"projector": self.projector}
+        if self.projector is not None:
+            modules["projector"] = self.projector
+        return modules | ({"bank": self.banks} if self.banks else {})
 
     def _named(self) -> dict[str, nn.Parameter]:
         """The parameters, by the names of their moments in a checkpoint."""
@@ -339,7 +345,9 @@ class Trainer:
         if not state.part("model."):
             raise RunError(f"{path} is an export: training cannot go on from it. Train anew elsewhere.")
         for part, module in self._modules().items():
-            module.load_state_dict(state.part(f"{part}."))
+            tensors = state.part(f"{part}.")
+            if tensors or part != "bank":  # which a fork begins empty
+                module.load_state_dict(tensors)
         ckpt.load_optimizer(self.optimizer, self._named(), state.part("optimizer."))
         self.step = self.saved_step = state.step
         self.seconds = state.seconds
