@@ -68,7 +68,7 @@ def build_network(config: Config, size: int, channels: int, num_classes: int) ->
         variance = config.family == "DiT"  # predicted in additional channels
         network = build_model(config.model, size, channels, num_classes, learn_sigma=variance)
     with torch.no_grad():
-        for embedding in (network.x_embedder.proj.weight, network.x_embedder.proj.bias, network.pos_embed):
+        for embedding in (*network.x_embedder.parameters(), network.pos_embed):
             embedding.mul_(config.embedding_scale)
     return network
 
