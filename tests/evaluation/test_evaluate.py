@@ -168,6 +168,7 @@ def test_the_last_rank_measures_what_all_have_drawn(run, monkeypatch):
     for path in (run.path / "evaluations").rglob("*.*"):
         path.unlink()
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
     monkeypatch.setenv("RANK", "1")
     assert judge(run, uniform) is None
     monkeypatch.setenv("RANK", "0")
