@@ -15,7 +15,10 @@ REASONS = {
     "EROFS": "the disk is read-only; name a place elsewhere",
     "ENOSPC": "the disk is full ({free} free, {size} needed); make room, and the same command goes on",
     "EDQUOT": "the disk is full: your quota is used up ({size} needed); make room, and the same command goes on",
-    "EFBIG": "the disk is full: {size} needed, and its format or `ulimit -f` allows no such file; name another place",
+    "EFBIG": (
+        "the disk is full ({free} free, {size} needed), or its format or `ulimit -f` allows no such file; make room, "
+        "and the same command goes on"
+    ),
     "EMFILE ENFILE": "too many files are open; allow more by `ulimit -n 4096`, and the same command goes on",
     "ENAMETOOLONG": "the name is too long; take a shorter one",
     "EIO ENODEV ENOLINK ENOTCONN ENXIO EREMOTEIO ESTALE ETIMEDOUT": (
@@ -100,10 +103,10 @@ def replace_file(path: Path, *data: bytes | memoryview, mark: str = "") -> None:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Raise a DiskError for a file or folder that cannot be read; one that is missing raises FileNotFoundError."""
+    """Raise a DiskError for what is there and cannot be read; what is missing, or no file, raises its own error."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise
     except OSError as error:
         raise DiskError(unread(path, error)) from error

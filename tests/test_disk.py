@@ -107,7 +107,7 @@ def test_files_of_another_user_are_named_and_not_taken_for_broken_or_missing(hid
         (run / "checkpoints").mkdir()
         (run / "checkpoints" / "step-00000001.safetensors").write_bytes(b"0")
         (run / hidden).chmod(0)
-        with another_user(), pytest.raises((DiskError, PermissionError), match="(?i)permission.* denied") as error:
+        with another_user(), pytest.raises((DiskError, PermissionError), match=r"(?i)permission.* denied") as error:
             act(run)
         assert str((run / hidden).resolve()) in str(error.value)
         (run / hidden).chmod(0o755)
@@ -118,7 +118,9 @@ def test_a_finished_run_can_be_opened_to_train_where_nothing_can_be_written(monk
         pass
     monkeypatch.setattr("labkit.disk.open", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "")), raising=False)
     assert len(Trainer(CONFIG, tmp_path / "run")) == 0
-    with pytest.raises(LabError, match="the disk is read-only; name a place elsewhere. Earlier checkpoints are intact"):
+    with pytest.raises(
+        LabError, match=r"the disk is read-only; name a place elsewhere. Earlier checkpoints are intact"
+    ):
         Run.open(tmp_path / "run").trainer(steps=4)
 
 

@@ -39,7 +39,15 @@ def closed_pipe():
     return open(writer, "w", buffering=1)
 
 
-@pytest.mark.parametrize("stream", [closed_pipe, lambda: open("/dev/full", "w", buffering=1), lambda: None])
+def full_disk():
+    return open("/dev/full", "w", buffering=1)
+
+
+def closed():
+    return None
+
+
+@pytest.mark.parametrize("stream", [closed_pipe, full_disk, closed])
 def test_training_goes_on_when_nobody_reads(stream, tmp_path, monkeypatch):
     """As under ``| head -1``, with a log on a full disk, or with standard output and errors closed."""
     out, err = stream(), stream()

@@ -109,7 +109,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(
             f"{path} does not exist; list a run's checkpoints with `Run.open(...).checkpoints`."
         ) from None
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, IsADirectoryError) as error:
         raise CheckpointError(f"{path} is cut or not a checkpoint ({error}).") from error
 
 

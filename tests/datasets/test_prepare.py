@@ -295,7 +295,7 @@ def test_a_full_disk(source, tmp_path, whole):
     with contextlib.ExitStack() as after:
         after.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2500, limits[1]))
-        with refused(r"shard-00001.npy: the disk is full \(.*Make room.*same command"):
+        with refused(r"shard-00001.npy: the disk is full \(.*make room.*same command"):
             prepared(source, tmp_path / "store")
     assert not list((tmp_path / "store").glob(".*.part"))
     assert contents(prepared(source, tmp_path / "store")) == whole
