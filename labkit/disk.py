@@ -73,10 +73,15 @@ def new_file(path: str | Path, name: str, suffix: str) -> Path:
     path = user_path(path, name)
     require(not path.is_dir(), name, str(path), f"it is a folder; name a file in it, such as {path / f'x{suffix}'}")
     require(path.suffix.lower() == suffix, name, str(path), f"a {suffix} file is written; let its name end so")
+    check_writable(path, name, "name a file in a folder of yours")
+    return path
+
+
+def check_writable(path: Path, name: str, remedy: str) -> None:
+    """Refuse a file that this user could not create when the work is done."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     allowed = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
-    require(allowed, name, str(path), f"{folder} cannot be written to; name a file in a folder of yours")
-    return path
+    require(allowed, name, str(path), f"{folder} cannot be written to; {remedy}")
 
 
 def replace_file(path: Path, *data: bytes | memoryview, mark: str = "") -> None:

@@ -201,7 +201,7 @@ def doctor() -> list[Finding]:
         Finding(
             (data / "digits_classifier.safetensors").exists(),
             f"embedded data in {data}",
-            "Restore the data/ folder of the checkout, for instance with `git checkout data`.",
+            "Restore the data/ folder of the checkout, for instance with `git checkout data/digits_classifier.safetensors`.",
         ),
         Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."),
         Finding(memory > 1, f"{memory:.0f} GiB of memory free", "End other programs, or take a smaller batch_size."),

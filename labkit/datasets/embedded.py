@@ -100,7 +100,7 @@ def _emoji() -> tuple[Emoji, Emoji]:
     path = data_dir() / FILE
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; restore it with `git checkout data`, or make it again with "
+            f"{path} is missing; restore it with `git checkout data/{FILE}`, or make it again with "
             "`python data/build_emoji.py`."
         )
     with np.load(path, allow_pickle=False) as file:

@@ -30,7 +30,7 @@ from labkit.checks import ConfigError, require, whole
 from labkit.config import Config
 from labkit.datasets import Codec
 from labkit.datasets.store import ABOUT, read_about
-from labkit.disk import replace_file, user_path
+from labkit.disk import check_writable, replace_file, user_path
 from labkit.distributed import local_rank, place
 from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, evaluator_of, memorisation
 from labkit.evaluation.references import Shape, open_reference
@@ -177,6 +177,7 @@ def evaluate_run(
     if path.exists():
         return StoredEvaluation(json.loads(path.read_text(encoding="utf-8")), path, shards)
 
+    check_writable(path, "run", "copy the run to a folder of yours and evaluate it there")
     rank, ranks = place()
     draw, decode = partial(_draw, network, config, filled), codec.decode if codec else torch.Tensor.clone
     for name, why in evaluator.without.items() if progress and rank == 0 else ():

@@ -63,7 +63,7 @@ class DigitsClassifier(nn.Module):
         path = data_dir() / FILE
         if not path.exists():
             raise FileNotFoundError(
-                f"{path} is missing; restore it with `git checkout data`, or train it again with "
+                f"{path} is missing; restore it with `git checkout data/{FILE}`, or train it again with "
                 "`python data/build_classifier.py`."
             )
         with seeded(0):

@@ -128,7 +128,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and cost in the file, read once."""
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; restore it with `git checkout data`, or train it again with "
+            f"{path} is missing; restore it with `git checkout data/{FILE}`, or train it again with "
             "`python data/build_teacher.py`."
         )
     with safe_open(path, framework="pt") as file:

@@ -300,6 +300,13 @@ def test_ones_own_images_are_measured_with_what_is_there(tmp_path, monkeypatch, 
     assert why is None or re.search(why, reasons["fid, kid, inception_score"])
 
 
+def test_a_run_that_cannot_be_written_to_is_refused_before_the_sampling(run, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ConfigError, match="run = .* cannot be written to; copy the run to a folder of yours"):
+        judge(run, FEW)
+    assert not (run.path / "evaluations").exists()
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_settings_that_cannot_work_are_refused():
     bad = {"count": 3, "seed": -1, "batch": 0, "features": "clip", "labels": "some"}
