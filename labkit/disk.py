@@ -5,7 +5,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from labkit.checks import ConfigError, LabError, refuse, require
@@ -26,6 +26,14 @@ REASONS = {
     ),
 }
 """Names of the system's errors → reason and remedy."""
+
+JUPYTER = {
+    "JUPYTER_CONFIG_DIR": "~/.jupyter",
+    "JUPYTER_DATA_DIR": "~/.local/share/jupyter",
+    "JUPYTER_RUNTIME_DIR": "~/.local/share/jupyter/runtime",
+    "IPYTHONDIR": "~/.ipython",
+}
+"""Variables of Jupyter's own folders, and where these usually are."""
 
 
 class DiskError(LabError, OSError):
@@ -82,6 +90,13 @@ def check_writable(path: Path, name: str, remedy: str) -> None:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     allowed = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
     require(allowed, name, str(path), f"{folder} cannot be written to; {remedy}")
+
+
+def unwritable(folders: Mapping[str, str]) -> dict[str, str]:
+    """Of folders by the environment variables that move them, those that this user cannot write to."""
+    places = {name: Path(os.environ.get(name) or usual).expanduser().absolute() for name, usual in folders.items()}
+    nearest = {name: next(p for p in (path, *path.parents) if p.exists()) for name, path in places.items()}
+    return {name: str(places[name]) for name, path in nearest.items() if not os.access(path, os.W_OK | os.X_OK)}
 
 
 def replace_file(path: Path, *data: bytes | memoryview, mark: str = "") -> None:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from labkit.runtime import JUPYTER, unwritable
+from labkit.disk import JUPYTER, unwritable
 
 REPO = Path(__file__).resolve().parents[1]
 FIRST = "notebooks/00_start_here.ipynb"

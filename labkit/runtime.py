@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -23,19 +23,12 @@ import torch
 
 from labkit import openmp
 from labkit.checks import choose
-from labkit.disk import user_path
+from labkit.disk import JUPYTER, unwritable, user_path
 
 Tier = Literal["smoke", "cpu", "gpu"]
 T = TypeVar("T")
 _MAC = sys.platform == "darwin"
 FILES = 1024  # files that may be open at once: ImageNet's shards, and the libraries' own
-JUPYTER = {
-    "JUPYTER_CONFIG_DIR": "~/.jupyter",
-    "JUPYTER_DATA_DIR": "~/.local/share/jupyter",
-    "JUPYTER_RUNTIME_DIR": "~/.local/share/jupyter/runtime",
-    "IPYTHONDIR": "~/.ipython",
-}
-"""Variables of Jupyter's own folders, and where these usually are."""
 
 
 def device() -> torch.device:
@@ -201,7 +194,7 @@ def doctor() -> list[Finding]:
         Finding(
             (data / "digits_classifier.safetensors").exists(),
             f"embedded data in {data}",
-            "Restore the data/ folder of the checkout, for instance with `git checkout data/digits_classifier.safetensors`.",
+            "Restore it: `git checkout data/digits_classifier.safetensors` in the checkout.",
         ),
         Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."),
         Finding(memory > 1, f"{memory:.0f} GiB of memory free", "End other programs, or take a smaller batch_size."),
@@ -228,13 +221,6 @@ def _folder() -> Finding:
     writable = os.access(".", os.W_OK | os.X_OK)
     remedy = "Go to a folder of yours, or name one with --out: runs are written below this one by default."
     return Finding(writable, f"this folder can{'' if writable else 'not'} be written to", remedy)
-
-
-def unwritable(folders: Mapping[str, str]) -> dict[str, str]:
-    """Of folders by the environment variables that move them, those that this user cannot write to."""
-    places = {name: Path(os.environ.get(name) or usual).expanduser().absolute() for name, usual in folders.items()}
-    nearest = {name: next(p for p in (path, *path.parents) if p.exists()) for name, path in places.items()}
-    return {name: str(places[name]) for name, path in nearest.items() if not os.access(path, os.W_OK | os.X_OK)}
 
 
 def _caches() -> Finding:

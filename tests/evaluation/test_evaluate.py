@@ -302,7 +302,7 @@ def test_ones_own_images_are_measured_with_what_is_there(tmp_path, monkeypatch, 
 
 def test_a_run_that_cannot_be_written_to_is_refused_before_the_sampling(run, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(ConfigError, match="run = .* cannot be written to; copy the run to a folder of yours"):
+    with pytest.raises(ConfigError, match=r"run = .* cannot be written to; copy the run to a folder of yours"):
         judge(run, FEW)
     assert not (run.path / "evaluations").exists()
 
