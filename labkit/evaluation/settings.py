@@ -48,7 +48,7 @@ class EvaluationConfig:
     None is digits for the data set digits, pixels for emoji, and otherwise inception, or pixels where that cannot be
     imported or downloaded, or the images are grey or smaller than 32 pixels."""
     vae: str | None = None
-    """Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder."""
+    """Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder. None is that of the run's store."""
     inception: Path | None = None
     """File of Inception's weights (.pth, .safetensors); None downloads them."""
     batch: int = 250
