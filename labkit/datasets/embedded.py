@@ -132,7 +132,7 @@ def _shipped(name: str, *others: str) -> list[Tensor]:
     path = data_dir() / f"{name}.npz"
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; restore it with `git checkout data`, or make it again with "
+            f"{path} is missing; restore it with `git checkout data/{path.name}`, or make it again with "
             f"`python data/build_{name}.py`."
         )
     with np.load(path, allow_pickle=False) as file:

@@ -61,10 +61,11 @@ class EvaluationConfig:
     """Real images: .npz in ADM's format (images, or mu and sigma), folder of images, store, or name of a data set.
     None is the held-out part of the run's own data set."""
     features: Features | None = None
-    """Features that are compared: of Inception (FID; needs extra [fid]), of the classifier of digits or of letters, or
-    pixels. None is digits and letters for these data sets, pixels for emoji, and inception otherwise."""
+    """Features that are compared: of Inception (FID; needs extra [fid]), of the lab's classifier of digits or letters, or
+    pixels. None is the classifier for digits and letters, pixels for emoji, and otherwise inception, or pixels where
+    that cannot be imported or downloaded, or the images are grey or smaller than 32 pixels."""
     vae: str | None = None
-    """Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder."""
+    """Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder. None is that of the run's store."""
     inception: Path | None = None
     """File of Inception's weights (.pth, .safetensors); None downloads them."""
     batch: int = 250
@@ -97,15 +98,17 @@ class EvaluationConfig:
             sampler = replace(sampler, **{name: released[name] for name in names if getattr(sampler, name) is None})
         reference = whole_set(config.dataset) if self.reference is None else self.reference
         embedded = reference in datasets.EMBEDDED
-        whole = whole_set(reference)
-        usual = cast(Features, whole if whole in CLASSIFIERS else "pixels")
+        classified = [name for name in map(whole_set, (reference, config.dataset)) if name in CLASSIFIERS]
+        usual: Features | None = "pixels" if embedded else "inception" if published else None
+        if classified:
+            usual = cast(Features, classified[0])
         return FilledConfig(
             count=self.count or (SMALL if embedded and not published else PUBLISHED),
             sampler=sampler.filled(config.family),
             seed=config.seed if self.seed is None else self.seed,
             labels=self.labels or ("uniform" if published else "in_turn"),
             reference=reference,
-            features=self.features or (usual if embedded and self.inception is None else "inception"),
+            features=self.features or (usual if self.inception is None else "inception"),
             vae=self.vae,
             inception=self.inception,
             batch=self.batch,
@@ -121,10 +124,9 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FilledConfig(EvaluationConfig):
-    """The protocol of one run, as ``EvaluationConfig.filled`` returns it: only a decoder and weights may be None."""
+    """The protocol of one run, as ``EvaluationConfig.filled`` returns it: decoder, weights, features may be None."""
 
     count: int
     seed: int
     labels: Labels
     reference: str
-    features: Features

@@ -71,7 +71,7 @@ class Classifier(nn.Module):
         path = data_dir() / cls.file()
         if not path.exists():
             raise FileNotFoundError(
-                f"{path} is missing; restore it with `git checkout data`, or train it again with "
+                f"{path} is missing; restore it with `git checkout data/{path.name}`, or train it again with "
                 f"`python data/build_classifier.py {cls.dataset}`."
             )
         with seeded(0):

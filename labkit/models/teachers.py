@@ -128,7 +128,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and cost in the file, read once."""
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; restore it with `git checkout data`, or train it again with "
+            f"{path} is missing; restore it with `git checkout data/{FILE}`, or train it again with "
             "`python data/build_teacher.py`."
         )
     with safe_open(path, framework="pt") as file:
@@ -157,7 +157,7 @@ class DinoTeacher(Teacher):
         super().__init__()
         require(whole(grid, 1), "grid", grid, "take a whole number of tokens per side, at least 1")
 
-        def load(transformers: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        def load(transformers: Any, source: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             local = options["local_files_only"]
             config = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
             require(config.model_type in KINDS, "teacher", source, f"it holds a {config.model_type}; name a DINOv2")

@@ -177,7 +177,7 @@ def test_folders_that_are_no_store_or_not_a_complete_one(copy, tmp_path, photos)
     edited(copy, complete=False)
     refused(copy, "is not complete; run its `labkit prepare` command again")
     edited(copy, format="labkit-store-9")
-    refused(copy, "'labkit-store-9' .*'labkit-store-1': prepare it anew")
+    refused(copy, "'labkit-store-9' .*'labkit-store-1'; take the one that wrote it")
     for text in ("", "[]", "3", "{}", "\x00"):
         (copy / "store.json").write_text(text)
         refused(copy, r"store.json is cut or was not written by labkit")
@@ -188,9 +188,9 @@ def test_folders_that_are_no_store_or_not_a_complete_one(copy, tmp_path, photos)
 def test_a_store_copied_without_a_file_or_half_of_one(copy, name):
     data = (copy / name).read_bytes()
     (copy / name).write_bytes(data[:-1])
-    refused(copy, rf"{name} has {len(data) - 1} bytes instead of {len(data)}; copy the store again, or run")
+    refused(copy, rf"{name} has {len(data) - 1} bytes instead of {len(data)}; copy that file again, or run")
     (copy / name).unlink()
-    refused(copy, rf"{name} is missing; copy the store again")
+    refused(copy, rf"{name} is missing; copy that file again")
     with pytest.raises(StoreError, match=f"{name} is missing"):
         verify(copy)
 
@@ -234,7 +234,7 @@ def test_a_flipped_bit_is_discovered_and_healed(photos, copy, names):
         data = bytearray((copy / name).read_bytes())
         data[-1] ^= 1
         (copy / name).write_bytes(data)
-    with pytest.raises(StoreError, match=rf"is corrupted.*: {', '.join(names)}\. Remove them and run"):
+    with pytest.raises(StoreError, match=rf"is corrupted.*: {', '.join(names)}\. Move them away and run"):
         verify(copy)
     for name in names:
         (copy / name).unlink()
