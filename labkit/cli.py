@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             other = {"train": " or --resume RUN", "sweep": " or --list FILE"}.get(words[0], "")
             remedy = f"labkit {words[0]} with one of {', '.join(RECIPES)}{other}"
             check_word(words[1:], "recipe", (*RECIPES, "resume", "list"), remedy)
-        with refusals():
+        with refusals(words):
             run = app.cli(prog="labkit", description=__doc__, args=words, config=(PositionalMetavarFromFieldName,))
         return run()
     except SystemExit as end:

@@ -35,6 +35,13 @@ def replace_file(path: Path, *data: bytes | memoryview, mark: str = "") -> None:
         raise DiskError(unwritten(path, sum(memoryview(piece).nbytes for piece in data), error)) from error
 
 
+def reason(path: Path, error: OSError) -> str:
+    """Why a file could not be read or written, and what to do."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open; allow more by `ulimit -n 4096`, and the same command goes on"
+    return error.strerror or str(error)
+
+
 def unwritten(path: Path, size: int, error: OSError) -> str:
     """One sentence that says why ``size`` bytes could not be written to ``path``."""
     free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
