@@ -100,9 +100,10 @@ class Share:
         others = out.exists() and (not out.is_dir() or any(f.name[0] != "." for f in out.iterdir()))
         if (out / ABOUT).exists():
             about = read_about(out)
-            self._check_same(about, settings)
-            return {name: about[name] for name in ("format", "settings", "vae", "machine")}
-        if others:
+            if about["settings"] == settings or about["complete"] or any(out.glob("shard-*")):
+                self._check_same(about, settings)
+                return {name: about[name] for name in ("format", "settings", "vae", "machine")}
+        elif others:
             raise StoreError(f"{out} exists and is not a store; choose an empty or a new folder.")
         vae = codec and {"name": codec.source, "digest": codec.digest, "config": codec.config}
         about = {"format": FORMAT, "settings": settings, "vae": vae, "machine": machine()}

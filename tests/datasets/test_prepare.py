@@ -196,7 +196,10 @@ def test_images_that_use_few_of_their_16_bits_are_refused_until_the_number_is_kn
     settings = dict(held_out=0, channels=1)
     with refused("^bits = None .*the brightest value .* is 4095 of 65535, or 12 bits.*--bits", ConfigError):
         prepared(tmp_path / "p", tmp_path / "store", **settings)
-    taken = prepared(tmp_path / "p", tmp_path / "store", bits=16, **settings)  # as they are: the same store goes on
+    assert rows_of(prepared(tmp_path / "p", tmp_path / "store", bits=13, **settings)).max() == 127  # no shard was made
+    with refused("^bits = None", ConfigError):
+        prepared(tmp_path / "p", tmp_path / "same", **settings)
+    taken = prepared(tmp_path / "p", tmp_path / "same", bits=16, **settings)
     assert rows_of(taken).max() == 16 and contents(prepared(tmp_path / "p", taken, bits=16, **settings))
     stretched = prepared(tmp_path / "p", tmp_path / "other", bits=12, **settings)
     assert np.array_equal(rows_of(stretched)[0, 0], np.round(deep / (4095 / 255)))
@@ -348,15 +351,16 @@ def test_a_whole_shard_may_be_broken(source, tmp_path):
     assert torch.equal(open_store(store).batch(torch.arange(4)).x, expected)
 
 
-def test_a_failing_disk_does_not_count_as_a_broken_image(source, tmp_path, monkeypatch, whole):
+@pytest.mark.parametrize(("code", "words"), [(errno.EIO, "disk"), (errno.EMFILE, "ulimit -n")])
+def test_a_failing_disk_does_not_count_as_a_broken_image(source, tmp_path, monkeypatch, whole, code, words):
     def failing(file, *size):
         if file.name == "001.png" and file.parent.name == "b":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(code, os.strerror(code))
         return decode(file, *size)
 
     with monkeypatch.context() as patched:
         patched.setattr(MODULE, "decode", failing)
-        with refused(r"b/001.png could not be read .*disk.*goes on"):
+        with refused(rf"b/001.png could not be read .*{words}.*goes on"):
             prepared(source, tmp_path / "store")
     assert contents(prepared(source, tmp_path / "store")) == whole
 
