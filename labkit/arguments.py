@@ -19,6 +19,7 @@ from tyro.conf import Suppress, arg, subcommand
 
 import labkit  # its modules are imported when they are used, so that help needs no torch
 from labkit.checks import ConfigError, refuse, require
+from labkit.disk import read_text, user_path
 
 RECIPES = ("digits", "emoji", "cifar10", "imagenet256")
 STRAY = re.compile(r"Unrecognized options: (true|false|yes|no|on|off)\b", re.IGNORECASE)
@@ -170,11 +171,12 @@ def read_list(file: Path) -> "dict[str, labkit.Config]":
     Raises:
         ConfigError: no such file, no runs, a name twice, or a line that cannot be read, which is named.
     """
-    from labkit.experiments.sweep import folder_name
+    from labkit.experiments.sweep import LONGEST, folder_name
 
+    file = user_path(file, "list")
     require(file.is_file(), "list", str(file), "there is no such file")
     runs: dict[str, labkit.Config] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         place = f"line {number} of {file}"
         try:
             words = shlex.split(line, comments=True)
@@ -184,7 +186,7 @@ def read_list(file: Path) -> "dict[str, labkit.Config]":
             continue
         name = words.pop(0)[:-1] if words[0].endswith(":") else folder_name(" ".join(words).replace(" --", ","))
         require(name not in runs, place, name, "there is a run of this name already; begin the line with NAME:")
-        require(len(name.encode()) <= 200, place, name, "that is too long for a folder; begin the line with NAME:")
+        require(len(name.encode()) <= LONGEST, place, name, "that is too long for a folder; begin the line with NAME:")
         try:
             check_word(words, "recipe", RECIPES, f"one of {', '.join(RECIPES)}")
             with refusals(words):

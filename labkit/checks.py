@@ -41,7 +41,8 @@ def check_number(
     fits = finite(value) and low <= value <= high
     fits = fits and not (ends[0] == "(" and value == low) and not (ends[1] == ")" and value == high)
     lower = f"{'above' if ends[0] == '(' else 'of at least'} {least}"
-    require(fits, name, value, f"take a number {lower if most is None else f'in {ends[0]}{least}, {most}{ends[1]}'}")
+    number = "number" if finite(value) else "finite number"
+    require(fits, name, value, f"take a {number} {lower if most is None else f'in {ends[0]}{least}, {most}{ends[1]}'}")
 
 
 def check_seed(seed: int) -> None:

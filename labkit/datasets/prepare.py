@@ -26,7 +26,8 @@ from labkit.datasets.decode import BrokenImage, Square, darkness, decode, pixel_
 from labkit.datasets.sources import Preparation, list_images
 from labkit.datasets.store import ABOUT, FORMAT, StoreError, npy, read_about, read_names, record_path, shard_record
 from labkit.datasets.vae import Codec
-from labkit.disk import DiskError, reason, replace_file
+from labkit.disk import DiskError, reason, replace_file, user_path
+from labkit.distributed import launched, local_rank, place
 from labkit.runtime import cores, device, machine
 
 
@@ -58,17 +59,17 @@ def prepare(
             the disk is full.
     """
     preparation = Preparation(**settings)
-    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-    ranks = int(os.environ.get("WORLD_SIZE", 1)) if ranks is None else ranks
+    rank = place()[0] if rank is None else rank
+    ranks = place()[1] if ranks is None else ranks
     require(whole(ranks, 1), "ranks", ranks, "take a whole number of at least 1")
     require(whole(rank, 0) and rank < ranks, "rank", rank, f"take one of 0 to {ranks - 1}")
-    out = Path(out)
-    inside = Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve())
+    source, out = user_path(source, "source"), user_path(out, "out")
+    inside = source.is_dir() and out.resolve().is_relative_to(source.resolve())
     require(not inside, "out", str(out), "it lies in the folder of images, where it would count as images; move it")
     try:
-        Share(str(source), out, preparation, rank, ranks).make(progress)
+        Share(source.as_posix(), out, preparation, rank, ranks).make(progress)
     except DiskError as error:
-        raise StoreError(f"{error} Make room or check the folder; the same command then goes on.") from error
+        raise StoreError(str(error)) from error
     return out
 
 
@@ -156,7 +157,7 @@ class Share:
             tqdm.write(f"{shards} hold images that were repaired or replaced since, and are made again.")
         missing = [number for number in self.own if shard_record(self.out, number) is None]
         total, left = (sum(len(self._range(n)) for n in numbers) for numbers in (self.own, missing))
-        threads = max(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+        threads = max(cores() // launched()[0], 1)
         label = "preparing" if len(self.own) == len(self.shards) else f"preparing the share of rank {self.rank}"
         bar = tqdm(total=total, initial=total - left, desc=label, unit="image", disable=not progress or self.rank > 0)
         with bar, ThreadPoolExecutor(threads) as pool:
@@ -307,7 +308,7 @@ class Share:
 def _own_device() -> torch.device:
     """The GPU that torchrun assigns to this process, the only GPU, or the CPU."""
     usual = device()
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if usual.type == "cuda" else usual
+    return torch.device("cuda", local_rank()) if usual.type == "cuda" else usual
 
 
 def held_out_rows(labels: Int64[np.ndarray, " n"], count: int, seed: int = 0) -> Int64[np.ndarray, " count"]:

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from labkit.checks import LabError
 from labkit.datasets.base import AugmentationDraws, Files, Source, Split
 from labkit.datasets.decode import BrokenImage, decode, pixel_limit
-from labkit.disk import reason
+from labkit.disk import reading, user_path
 from labkit.runtime import cores
 from labkit.types import Batch
 
@@ -36,7 +36,7 @@ FORMAT = "labkit-store-1"
 ABOUT = "store.json"
 AT_ONCE = 4096  # rows, when all of them are copied to a device
 SHOWN = 5  # classes and skipped images that ``describe`` names
-AGAIN = "run its `labkit prepare` command again"
+AGAIN = "run its `labkit prepare` command again"  # which makes what is missing
 
 
 class StoreError(LabError, RuntimeError):
@@ -60,13 +60,14 @@ def read_about(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise StoreError(f"{folder} is not a store (it has no {ABOUT}); make one with `labkit prepare SOURCE`.")
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path):
+            about = json.loads(path.read_text(encoding="utf-8"))
         version = about["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is cut or was not written by labkit ({error}).") from error
     if version != FORMAT:
         raise StoreError(
-            f"{folder} has format {version!r} and this version of labkit reads {FORMAT!r}: prepare it anew."
+            f"{folder} has format {version!r} and this version of labkit reads {FORMAT!r}; take the one that wrote it."
         )
     return about
 
@@ -81,7 +82,7 @@ def complete(folder: Path) -> dict[str, Any]:
         size = path.stat().st_size if path.is_file() else None
         if size != entry["bytes"]:
             fault = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-            raise StoreError(f"{path} {fault}; copy the store again, or {AGAIN}.")
+            raise StoreError(f"{path} {fault}; copy that file again, or {AGAIN}, which makes it alone.")
     return about
 
 
@@ -106,11 +107,10 @@ def load_array(path: Path, **options: Any) -> np.ndarray:
         StoreError: it is no such file.
     """
     try:
-        return np.load(path, **options)
-    except OSError as error:  # the file may be whole
-        raise StoreError(f"{path} cannot be read: {reason(path, error)}.") from error
-    except (ValueError, EOFError) as error:
-        raise StoreError(f"{path} cannot be read as an array ({error}); copy the store again, or {AGAIN}.") from error
+        with reading(path):
+            return np.load(path, **options)
+    except (FileNotFoundError, ValueError, EOFError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); copy that file again, or {AGAIN}.") from error
 
 
 def read_names(folder: Path) -> list[str]:
@@ -126,7 +126,7 @@ def mapped(folder: Path, shard: dict[str, Any], about: dict[str, Any]) -> np.nda
     views = ((1 + about["flips"]),) if latents else ()
     if data.shape != (shard["count"], *views, *item) or data.dtype != (np.float16 if latents else np.uint8):
         holds = f"it holds {data.dtype} {data.shape}"
-        raise StoreError(f"{folder / shard['file']} is no shard of this store: {holds}; copy the store again.")
+        raise StoreError(f"{folder / shard['file']} is no shard of this store: {holds}; copy that file again.")
     return data.reshape(-1, *item)
 
 
@@ -160,7 +160,7 @@ def verify(folder: str | Path, progress: bool = False) -> int:
     Raises:
         StoreError: as ``open_store``, or files whose contents have changed; all of these are named.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "verify")
     about = complete(folder)
     entries = [*about["shards"], *about["tables"]]
     damaged = []
@@ -170,8 +170,8 @@ def verify(folder: str | Path, progress: bool = False) -> int:
                 damaged.append(entry["file"])
     if damaged:
         raise StoreError(
-            f"{folder} is corrupted; these files do not match their checksums: {', '.join(damaged)}. Remove them and "
-            f"{AGAIN}, or copy the store again."
+            f"{folder} is corrupted; these files do not match their checksums: {', '.join(damaged)}. Move them "
+            f"away and {AGAIN}, which makes these alone, or copy them again from where they are whole."
         )
     return about["count"]
 
@@ -332,10 +332,11 @@ def open_store(folder: str | Path, split: Split = "train", resident: bool = Fals
     Raises:
         StoreError: it is no store, not complete, of another version, a file is missing or cut, or it has no such split.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "folder")
     about = complete(folder)
     if split == "held_out" and not about["held_out"]:
-        raise StoreError(f"{folder} has no held-out images; prepare another with `--held-out N`.")
+        remedy = "compare with others (labkit evaluate --reference), or prepare a second store with `--held-out N`"
+        raise StoreError(f"{folder} has no held-out images; {remedy}.")
     held_out = np.array(about["held_out"], dtype=np.int64)
     rows = held_out if split == "held_out" else np.setdiff1d(np.arange(about["count"]), held_out)
     return (LatentStore if about["kind"] == "latents" else PixelStore)(folder, about, rows, resident)

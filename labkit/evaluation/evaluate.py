@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from labkit.checks import ConfigError, require, whole
 from labkit.config import Config
 from labkit.datasets import Codec
 from labkit.datasets.store import ABOUT, read_about
-from labkit.disk import replace_file
+from labkit.disk import replace_file, user_path
+from labkit.distributed import local_rank, place
 from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, evaluator_of, memorisation
 from labkit.evaluation.references import Shape, open_reference
 from labkit.evaluation.settings import EvaluationConfig, FilledConfig, whole_set
@@ -151,7 +153,7 @@ def evaluate_run(
     """
     require(whole(shard, 1), "shard", shard, "take a whole number of at least 1")
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(local_rank())
     config, filled = run.config, settings.filled(run.config)
     step = max(run.checkpoints, default=None) if step is None else step
     network = run.model(weights, step)
@@ -176,8 +178,10 @@ def evaluate_run(
     if path.exists():
         return StoredEvaluation(json.loads(path.read_text(encoding="utf-8")), path, shards)
 
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, ranks = place()
     draw, decode = partial(_draw, network, config, filled), codec.decode if codec else torch.Tensor.clone
+    for name, why in evaluator.without.items() if progress and rank == 0 else ():
+        tqdm.write(f"Without {name}: {why}.")
     shards.make(draw, decode, rank, ranks, progress)
     if shards.missing:
         return None
@@ -251,16 +255,22 @@ def codec_of(config: Config, shape: Shape, vae: str | None) -> Codec | None:
     if shape[0] in (1, 3):
         require(vae is None, "vae", vae, fault.format("images", "leave it out"))
         return None
+    stored = _vae_of(config.dataset)
+    vae = stored["name"] if vae is None and stored else vae
     remedy = "name the VAE of its latents, such as --vae stabilityai/sd-vae-ft-ema"
     if vae is None:
         raise ConfigError(f"vae = None cannot be used: {fault.format('latents', remedy)}.")
     codec = Codec(vae)
     require(codec.channels == shape[0], "vae", vae, fault.format("latents", f"this VAE has {codec.channels}"))
-    if (Path(config.dataset) / ABOUT).is_file():
-        stored = read_about(Path(config.dataset))["vae"]
-        same = stored is None or stored["digest"] == codec.digest
-        require(same, "vae", vae, f"the run's latents are those of another: {stored and stored['name']}")
+    same = stored is None or stored["digest"] == codec.digest
+    require(same, "vae", vae, f"the run's latents are those of another: {stored and stored['name']}")
     return codec
+
+
+def _vae_of(dataset: str) -> dict[str, Any] | None:
+    """Name and digest of the VAE that a store was made with; None if there is no store any more, or none of latents."""
+    folder = user_path(dataset, "dataset")
+    return read_about(folder)["vae"] if (folder / ABOUT).is_file() else None
 
 
 def _without_names(measuring: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit import datasets
-from labkit.checks import require
+from labkit.checks import ConfigError, require
 from labkit.distances import cross_sq_distances
 from labkit.evaluation.references import Reference, Shape, open_reference
 from labkit.evaluation.settings import SMALL, FilledConfig
@@ -56,6 +56,7 @@ DISTANCES = {
 DRAWS, FEW = 5, 10_000
 """Sets of other real images that are measured where at most ``FEW`` are there to draw from; else one set."""
 NEAR = 0.05
+SMALLEST = 32  # side of CIFAR-10's images, the smallest for which FIDs are published
 REAL = "real against real"
 """Name of the real images among runs in a table."""
 
@@ -109,15 +110,31 @@ class Evaluator:
     ) -> None:
         self.settings, self.shape, self.progress = settings, shape, progress
         reference = open_reference(settings.reference, shape)
-        if extractor is None and settings.features == "inception":
-            extractor = Inception(settings.inception)
-        elif extractor is None:
-            extractor = DigitsFeatures() if settings.features == "digits" else _pixels(reference)
+        self.without: dict[str, str] = {}
+        """Metrics that the usual features would give and cannot here, and why."""
+        extractor = extractor or self._extractor(reference)
         self.extractor, self.reference = extractor, _usable(reference, extractor, shape)
         self._frechet, self._kernel = DISTANCES.get(extractor.name, DISTANCES["digits"])
         beside = self.reference.read is not None and extractor.name != "pixels"
         self._extractors = [extractor, *([_pixels(self.reference)] if beside else [])]
         self._controls: dict[int, dict[str, Real]] = {}
+
+    def _extractor(self, reference: Reference) -> Extractor:
+        """Extractor that the settings name; else Inception where it suits the images and can be had, else pixels."""
+        features, weights = self.settings.features, self.settings.inception
+        if features == "digits":
+            return DigitsFeatures()
+        if features == "inception" or (features is None and reference.read is None):
+            return Inception(weights)
+        if features is None:
+            try:
+                if self.shape[0] == 3 and min(self.shape[1:]) >= SMALLEST:
+                    return Inception(weights)
+                why = f"Inception is for colour images of at least {SMALLEST} pixels; --features inception takes it"
+            except ConfigError as error:
+                why = str(error).rstrip(".")
+            self.without["fid, kid, inception_score"] = why
+        return _pixels(reference)
 
     def metrics(self, images: Batches, labels: Int[Tensor, " n"], seed: int = 0) -> dict[str, Metric]:
         """Metrics by name.
@@ -152,7 +169,7 @@ class Evaluator:
 
     def left_out(self, count: int) -> dict[str, str]:
         """Metrics that cannot be computed with this reference, and why."""
-        reasons, second = {}, self.reference.second
+        reasons, second = dict(self.without), self.reference.second
         if self.reference.read is None:
             metrics = f"precision, recall, {self._kernel}, frechet_pixels"
             reasons[metrics] = "the reference holds statistics and no images"

@@ -22,8 +22,8 @@ from labkit.datasets.base import Split
 from labkit.datasets.decode import BrokenImage, Square, darkness, decode
 from labkit.datasets.folder import find_images
 from labkit.datasets.sources import IMAGES, image_stack, is_archive, read_arrays
-from labkit.datasets.store import ABOUT, LatentStore, Store
-from labkit.disk import reason
+from labkit.datasets.store import ABOUT, LatentStore, Store, read_about
+from labkit.disk import reason, user_path
 from labkit.metrics.extractors import to_bytes
 from labkit.runtime import cores
 
@@ -68,16 +68,19 @@ def open_reference(name: str, shape: Shape) -> Reference:
     Args:
         name: an .npz file in ADM's format, or one that ``labkit prepare`` takes; a folder of images, which are cropped
             and scaled as ``labkit prepare`` does; an embedded data set or the folder of a store, of which the held-out
-            images are taken.
+            images are taken, or all if there are none.
         shape: of the images to be measured; a reference of other images is refused.
 
     Raises:
         ConfigError: there is no such reference, it cannot be read, or does not fit.
-        StoreError: the store is incomplete or has no held-out images.
+        StoreError: the store is incomplete.
     """
-    path = Path(name)
+    path = Path(name) if name in datasets.EMBEDDED else user_path(name, "reference")
     if name in datasets.EMBEDDED or (path / ABOUT).is_file():
-        return replace(_split_of(name, "held_out", shape), second=_split_of(name, "train", shape))
+        train = _split_of(name, "train", shape)
+        if name not in datasets.EMBEDDED and not read_about(path)["held_out"]:
+            return replace(train, name=f"{name}, train (no images are held out: copies of these score best)")
+        return replace(_split_of(name, "held_out", shape), second=train)
     if path.is_dir():
         return _folder(path, shape)
     remedy = f"give an .npz file, a folder of images, a store, or one of {', '.join(datasets.EMBEDDED)}"

@@ -45,7 +45,8 @@ class EvaluationConfig:
     None is the held-out part of the run's own data set."""
     features: Features | None = None
     """Features that are compared: of Inception (FID; needs extra [fid]) or the lab's digits classifier, or pixels.
-    None is digits for the data set digits, pixels for emoji, and inception otherwise."""
+    None is digits for the data set digits, pixels for emoji, and otherwise inception, or pixels where that cannot be
+    imported or downloaded, or the images are grey or smaller than 32 pixels."""
     vae: str | None = None
     """Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder."""
     inception: Path | None = None
@@ -70,14 +71,15 @@ class EvaluationConfig:
         """The protocol with everything filled in for a run of this config."""
         reference = whole_set(config.dataset) if self.reference is None else self.reference
         embedded = reference in datasets.EMBEDDED
-        usual: Features = "digits" if whole_set(reference) == "digits" else "pixels"
+        digits = "digits" in (whole_set(reference), whole_set(config.dataset))
+        usual: Features | None = "digits" if digits else "pixels" if embedded else None
         return FilledConfig(
             count=self.count or (SMALL if embedded else PUBLISHED),
             sampler=self.sampler.filled(config.family),
             seed=config.seed if self.seed is None else self.seed,
             labels=self.labels,
             reference=reference,
-            features=self.features or (usual if embedded and self.inception is None else "inception"),
+            features=self.features or (usual if self.inception is None else "inception"),
             vae=self.vae,
             inception=self.inception,
             batch=self.batch,
@@ -92,9 +94,8 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FilledConfig(EvaluationConfig):
-    """The protocol of one run, as ``EvaluationConfig.filled`` returns it: only a decoder and weights may be None."""
+    """The protocol of one run, as ``EvaluationConfig.filled`` returns it: decoder, weights, features may be None."""
 
     count: int
     seed: int
     reference: str
-    features: Features

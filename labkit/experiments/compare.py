@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from labkit.checks import require
 from labkit.config import Config
+from labkit.disk import user_path
 from labkit.evaluation import REAL, Evaluation, EvaluationConfig, Real, block_geometry, evaluate
 from labkit.objective import regularized_blocks
 from labkit.training import Report, Trainer
@@ -106,7 +107,7 @@ class Comparison:
 
     def __init__(self, configs: Mapping[str, Config], out: str | Path | None = None) -> None:
         require(len(configs) > 0, "configs", dict(configs), "name at least one")
-        self.out = None if out is None else Path(out)
+        self.out = None if out is None else user_path(out, "out")
         self.trainers = {
             name: Trainer(config, None if self.out is None else self.out / name) for name, config in configs.items()
         }

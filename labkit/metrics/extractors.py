@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from labkit.checks import ConfigError, require
+from labkit.disk import user_path
 from labkit.metrics.classifier import DigitsClassifier
 from labkit.metrics.images import PixelPca
 from labkit.runtime import device, seeded
@@ -57,7 +58,7 @@ class Inception(Extractor):
 
     def __init__(self, weights: str | Path | None = None) -> None:
         library = _torch_fidelity()
-        state = _downloaded(library.URL_INCEPTION_V3) if weights is None else _read(Path(weights))
+        state = _downloaded(library.URL_INCEPTION_V3) if weights is None else _read(user_path(weights, "inception"))
         self.digest = _digest(state)
         tensors_alone = io.BytesIO()  # torch-fidelity unpickles its file, which must not run a stranger's code
         torch.save(state, tensors_alone)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from labkit.checks import LabError, choose
+from labkit.disk import user_path
 from labkit.models.layers import TimestepEmbedder
 from labkit.models.sizes import SIZES
 from labkit.models.transformer import Transformer
@@ -40,7 +41,7 @@ def load_official(path: str | Path, family: Released = "SiT") -> Transformer:
         WeightsError: the file is missing, cut, holds more than tensors, or tensors of another model.
     """
     choose(family, Released, "family")
-    path = Path(path)
+    path = user_path(path, "path")
     weights = _tensors(_read(path), path)
     network = _empty(weights, path, family)
     try:

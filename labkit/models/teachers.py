@@ -156,7 +156,7 @@ class DinoTeacher(Teacher):
         super().__init__()
         require(whole(grid, 1), "grid", grid, "take a whole number of tokens per side, at least 1")
 
-        def load(transformers: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        def load(transformers: Any, source: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             local = options["local_files_only"]
             config = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
             require(config.model_type in KINDS, "teacher", source, f"it holds a {config.model_type}; name a DINOv2")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from labkit import datasets
 from labkit.checks import require
+from labkit.disk import user_path
 from labkit.models import Transformer
 from labkit.models.sizes import parse_name
 from labkit.runtime import device
@@ -101,7 +102,7 @@ class Run(RunFolder):
         Args:
             to: a folder that does not exist yet.  steps: of the checkpoints to copy, by default all.
         """
-        to, saved = Path(to), self.checkpoints
+        to, saved = user_path(to, "to"), self.checkpoints
         require(not to.exists(), "to", str(to), "it exists already; name a new folder")
         steps = list(saved if steps is None else steps)
         allowed = f"this run has checkpoints of steps {', '.join(map(str, saved)) or 'none'}"

@@ -21,9 +21,10 @@ from labkit.models import Transformer, build_model
 from labkit.objective import Objective
 from labkit.runtime import Purpose, generator, seeded
 from labkit.sampling import few_steps, sample_network
+from labkit.signals import uninterrupted
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
-from labkit.training.engine import combined, compile_in_place, fabric_of, micro_batch, negatives, uninterrupted
+from labkit.training.engine import check_compiler, combined, compile_in_place, fabric_of, micro_batch, negatives
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, measure, regularizer_gradients
 from labkit.training.sheet import write_sheet
@@ -85,6 +86,7 @@ class Trainer:
 
     def __init__(self, config: Config, run_dir: str | Path | RunFolder | None = None) -> None:
         self.config = config
+        check_compiler(config)
         images = datasets.load(config.dataset, resident=config.engine.resident)
         network = build_network(config, *images.dimensions)
         network.checkpointing = config.engine.checkpointing
@@ -284,8 +286,8 @@ class Trainer:
         c = self.config
         last = f"the last good checkpoint is at step {self.saved_step}" if self.saved_step else "nothing was saved yet"
         lams = "".join(f" or {name}.lam (now {getattr(c, name).lam})" for name in c.regularizers)
-        where, anew = ("", "") if self.folder is None else (f" of {self.folder.path}", " in another folder")
-        return f"{last}{where}. Train anew{anew}, with a lower optimizer.lr (now {c.optimizer.lr}){lams}."
+        where, there = ("", "") if self.folder is None else (f" of {self.folder.path}", " in another folder")
+        return f"{last}{where}. Train{there} with a lower optimizer.lr (now {c.optimizer.lr}){lams}."
 
     def save(self) -> None:
         """Write a checkpoint now, unless this step has one or there is no folder."""
@@ -319,7 +321,7 @@ class Trainer:
         if state is None:
             return
         if not state.part("model."):
-            raise RunError(f"{path} is an export: training cannot go on from it. Train anew elsewhere.")
+            raise RunError(f"{path} is an export of averaged weights; go on in the folder that it was exported from.")
         for part, module in self._modules().items():
             module.load_state_dict(state.part(f"{part}."))
         ckpt.load_optimizer(self.optimizer, self._named(), state.part("optimizer."))

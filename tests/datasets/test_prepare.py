@@ -227,7 +227,8 @@ def test_large_images_are_skipped_until_they_are_trusted(source, tmp_path, monke
 @pytest.mark.parametrize("order", [[2, 0, 1], [1, 1, 2, 0]])
 def test_torchruns_ranks_share_the_shards(source, tmp_path, whole, order, monkeypatch):
     out = tmp_path / "store"
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    for name, value in {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "test"}.items():
+        monkeypatch.setenv(name, value)
     for rank in order:
         assert not out.exists() or (not about(out)["complete"] and "other processes" in describe(out))
         monkeypatch.setenv("RANK", str(rank))
@@ -370,7 +371,7 @@ def test_a_full_disk(source, tmp_path, whole):
     with contextlib.ExitStack() as after:
         after.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2500, limits[1]))
-        with refused(r"shard-00001.npy: the disk is full \(.*Make room.*same command"):
+        with refused(r"shard-00001.npy: the disk is full \(.*make room.*same command"):
             prepared(source, tmp_path / "store")
     assert not list((tmp_path / "store").glob(".*.part"))
     assert contents(prepared(source, tmp_path / "store")) == whole

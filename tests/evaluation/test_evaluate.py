@@ -1,6 +1,7 @@
 """An evaluation: metrics of the very samples, stored with all they depend on, the same on any number of ranks."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,17 @@ from photos import image_folder, tiny_vae
 from labkit import Run, Trainer, datasets, recipes
 from labkit.checks import ConfigError
 from labkit.datasets import Codec, prepare
-from labkit.evaluation import REAL, EvaluationConfig, Evaluator, block_geometry, evaluate, evaluate_run, memorisation
+from labkit.evaluation import (
+    REAL,
+    EvaluationConfig,
+    Evaluator,
+    block_geometry,
+    codec_of,
+    evaluate,
+    evaluate_run,
+    evaluator_of,
+    memorisation,
+)
 from labkit.experiments import Comparison, Measures
 from labkit.metrics import (
     DigitsFeatures,
@@ -168,6 +179,7 @@ def test_the_last_rank_measures_what_all_have_drawn(run, monkeypatch):
     for path in (run.path / "evaluations").rglob("*.*"):
         path.unlink()
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
     monkeypatch.setenv("RANK", "1")
     assert judge(run, uniform) is None
     monkeypatch.setenv("RANK", "0")
@@ -246,8 +258,9 @@ def test_latents_are_decoded_and_measured_as_images(latent):
 
 def test_a_vae_that_does_not_fit_the_run_is_refused(latent, run, tmp_path):
     _, vae, of_latents = latent
+    assert codec_of(of_latents.config, (4, 4, 4), None).source == vae, "the store's own"
     with pytest.raises(ConfigError, match=r"makes latents of 4 channels; name the VAE .* --vae stabilityai"):
-        judge(of_latents, FEW)
+        codec_of(replace(of_latents.config, dataset="moved"), (4, 4, 4), None)
     with pytest.raises(ConfigError, match="makes images of 1 channels; leave it out"):
         judge(run, replace(FEW, vae=vae))
     torch.manual_seed(1)
@@ -262,8 +275,34 @@ def test_the_data_set_decides_what_is_left_open(run, tmp_path):
     emoji = EvaluationConfig().filled(recipes.emoji())
     assert (emoji.reference, emoji.features, emoji.count) == ("emoji", "pixels", 500)
     other = EvaluationConfig(reference="VIRTUAL_imagenet256.npz").filled(run.config)
-    assert (other.features, other.count) == ("inception", 50_000)
+    assert (other.features, other.count) == ("digits", 50_000)
+    assert EvaluationConfig().filled(recipes.cifar10()).features is None, "the evaluator looks what can be had"
     assert EvaluationConfig(inception=tmp_path).filled(run.config).features == "inception"
+
+
+@pytest.mark.parametrize(
+    ("shape", "installed", "features", "why"),
+    [
+        ((32, 32, 3), True, "stand-in", None),
+        ((32, 32, 3), False, "pixels", "torch-fidelity.* cannot be imported"),
+        ((32, 32), True, "pixels", "colour images of at least 32"),
+        ((16, 16, 3), True, "pixels", "colour images of at least 32"),
+    ],
+)
+def test_ones_own_images_are_measured_with_what_is_there(tmp_path, monkeypatch, shape, installed, features, why):
+    """A store of which nothing is held out, and Inception where it can be had and suits the images."""
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    if installed:
+        monkeypatch.setattr("labkit.evaluation.evaluator.Inception", lambda weights: Means())
+    np.savez(tmp_path / "mine.npz", x=np.random.default_rng(0).integers(0, 256, (30, *shape), np.uint8))
+    sizes = {"size": shape[0], "channels": 1 if len(shape) == 2 else 3}
+    store = prepare(tmp_path / "mine.npz", tmp_path / "store", **sizes, progress=False)
+    filled = EvaluationConfig(20).filled(recipes.cifar10(dataset=str(store)))
+    evaluator = evaluator_of(filled, (sizes["channels"], *shape[:2]))
+    assert evaluator.extractor.name == features and evaluator.reference.count == 30
+    reasons = evaluator.left_out(20)
+    assert reasons[REAL] and (why is None) == ("fid, kid, inception_score" not in reasons)
+    assert why is None or re.search(why, reasons["fid, kid, inception_score"])
 
 
 @pytest.mark.usefixtures("unchecked")
