@@ -21,7 +21,8 @@ NARROW = 50  # times as long as wide: at full size such an image would fill the 
 DARK = 2**14  # of 65535: where no value is brighter, the files probably hold fewer bits than 16
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # pyrefly: ignore[bad-assignment]  (one text may be as long as all)
+# One text may be as long as all texts of a PNG together.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # pyrefly: ignore[bad-assignment]
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what is too large is refused
 
 
