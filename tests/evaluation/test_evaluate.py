@@ -283,7 +283,7 @@ def test_the_data_set_decides_what_is_left_open(run, tmp_path):
 @pytest.mark.parametrize(
     ("shape", "installed", "features", "why"),
     [
-        ((32, 32, 3), True, "stand-in", None),
+        ((32, 32, 3), True, "inception", None),
         ((32, 32, 3), False, "pixels", "torch-fidelity.* cannot be imported"),
         ((32, 32), True, "pixels", "colour images of at least 32"),
         ((16, 16, 3), True, "pixels", "colour images of at least 32"),
