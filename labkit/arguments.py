@@ -18,19 +18,23 @@ import tyro
 from tyro.conf import Suppress, arg, subcommand
 
 import labkit  # its modules are imported when they are used, so that help needs no torch
-from labkit.checks import ConfigError, require
+from labkit.checks import ConfigError, refuse, require
 from labkit.disk import read_text, user_path
 
 RECIPES = ("digits", "letters", "emoji", "cifar10", "imagenet256")
+STRAY = re.compile(r"Unrecognized options: (true|false|yes|no|on|off)\b", re.IGNORECASE)
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MOST = 10_000
 
 
 @contextlib.contextmanager
-def refusals() -> Iterator[None]:
+def refusals(words: Sequence[str] = ()) -> Iterator[None]:
     """Raise the ``ConfigError`` of a setting that refuses its value, where tyro would print a box and end the program.
 
     The error names the setting as it is typed; the box would name the parameters of our functions.
+
+    Args:
+        words: those that are read, in which a switch may have a value that tyro takes for a word too many.
     """
     box = io.StringIO()
     try:
@@ -42,6 +46,10 @@ def refusals() -> Iterator[None]:
             error = error.__context__
         if error is not None:
             raise error from None
+        stray = STRAY.search(box.getvalue())
+        if stray and (switch := re.search(rf"--(([\w-]+\.)*)([\w-]+)[ =]{stray[1]}\b", " ".join(words))):
+            section, name = switch[1], switch[3]
+            refuse(section + name, stray[1], f"write --{section}{name} for yes, --{section}no-{name} for no")
         sys.stderr.write(box.getvalue())
         raise
 
@@ -195,7 +203,7 @@ def read_list(file: Path) -> "dict[str, labkit.Config]":
         require(len(name.encode()) <= LONGEST, place, name, "that is too long for a folder; begin the line with NAME:")
         try:
             check_word(words, "recipe", RECIPES, f"one of {', '.join(RECIPES)}")
-            with refusals():
+            with refusals(words):
                 config, out = tyro.cli(with_recipes(_experiment, words), args=words, prog="labkit train")
         except (ConfigError, SystemExit) as error:
             why = f": {error}" if isinstance(error, ConfigError) else ", as said above"

@@ -186,13 +186,14 @@ def evaluate(
         npz: File to which the samples are also written, in ADM's .npz format, which other evaluators read.
     """
     opened = labkit.Run.open(run)
+    file = None if npz is None else new_file(npz, "npz", ".npz")  # refused now, not after the sampling
     result = labkit.evaluation.evaluate_run(opened, settings, weights=weights, step=step, shard=shard, progress=True)
     if result is None:  # the last rank to be done measures
         return 0
     print(result.summary())
-    if npz is not None:
-        result.samples.export(npz)
-        print(f"The samples in ADM's format: {npz}")
+    if file is not None:
+        result.samples.export(file)
+        print(f"The samples in ADM's format: {file}")
     return 0
 
 
@@ -359,7 +360,7 @@ def _parsed(words: Sequence[str]) -> Callable[[], int]:
         other = {"train": " or --resume RUN", "sweep": " or --list FILE"}.get(words[0], "")
         remedy = f"labkit {words[0]} with one of {', '.join(RECIPES)}{other}"
         check_word(words[1:], "recipe", (*RECIPES, "resume", "list"), remedy)
-    with refusals():
+    with refusals(words):
         return app.cli(prog="labkit", description=__doc__, args=words, config=(PositionalMetavarFromFieldName,))
 
 

@@ -215,17 +215,12 @@ MUTATIONS = [
         ("experiments/statistics.py", ".cummax().clip(upper=1)", ".clip(upper=1)", EXPERIMENTS),
         (
             "datasets/sources.py",
-            "files = sorted(_below(root, root / name))",
-            "files = list(reversed(sorted(_below(root, root / name))))",
+            'key=lambda name: (name.partition("/")[0], name)',
+            'key=lambda name: (name.partition("/")[0], name), reverse=True',
             DATASETS,
         ),
-        (
-            "datasets/sources.py",
-            'name[0] != "." and os.path.splitext(name)[1].lower() in',
-            'name[0] != "." and os.path.splitext(name)[1] in',
-            DATASETS,
-        ),
-        ("datasets/sources.py", "classes = sorted(entry.name", "classes = list(entry.name", DATASETS),
+        ("datasets/folder.py", "name = entry.name.lower()", "name = entry.name", DATASETS),
+        ("datasets/sources.py", "classes = sorted(name for", "classes = list(name for", DATASETS),
         ("datasets/sources.py", '_digest("\\n".join(names), labels)', "_digest(labels)", DATASETS),
     )
 ]

@@ -54,6 +54,8 @@ def test_evaluate_export_and_again(run, tmp_path, capsys):
         (["--features", "inception"], "needs the package torch-fidelity"),
         (["--vae", "somewhere"], "makes images of 1 channels; leave it out"),
         (["--reference", "emoji"], "its images are 3×32×32"),
+        (["--npz", "."], "npz = '.' cannot be used: it is a folder; name a file in it"),
+        (["--npz", "samples.png"], "npz = 'samples.png' cannot be used: a .npz file is written"),
     ],
 )
 def test_mistakes_are_told_in_one_line(run, capsys, monkeypatch, words, printed):

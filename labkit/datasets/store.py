@@ -3,7 +3,8 @@
 store.json        contents of the store and the settings it was made with; ``complete`` once all files are there
 shard-00000.npy   rows of the first images of the listing: uint8 pixels, (n, c, h, w), or mean and standard deviation of
                   latents as float16, (n, views, 2, c, h, w), where the second view is that of the flipped image
-shard-00000.json  count, size and sha256 of the shard, and the images that were skipped
+shard-00000.json  count, size and sha256 of the shard, the images that were skipped, and a digest of the sizes and times
+                  of change of its images' files
 labels.npy        int64, a class for each row
 files.txt         path of each row's image below ``root`` of store.json, if the images came from a folder
 """
@@ -12,8 +13,9 @@ import copy
 import hashlib
 import io
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from tqdm.auto import tqdm
 
 from labkit.checks import LabError
 from labkit.datasets.base import AugmentationDraws, Files, Source, Split
-from labkit.datasets.decode import BrokenImage, decode
+from labkit.datasets.decode import BrokenImage, decode, pixel_limit
 from labkit.disk import reading, user_path
 from labkit.runtime import cores
 from labkit.types import Batch
@@ -33,7 +35,7 @@ from labkit.types import Batch
 FORMAT = "labkit-store-1"
 ABOUT = "store.json"
 AT_ONCE = 4096  # rows, when all of them are copied to a device
-SHOWN = 5  # skipped images that ``describe`` lists
+SHOWN = 5  # classes and skipped images that ``describe`` names
 AGAIN = "run its `labkit prepare` command again"  # which makes what is missing
 
 
@@ -84,10 +86,14 @@ def complete(folder: Path) -> dict[str, Any]:
     return about
 
 
+def record_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.json"
+
+
 def shard_record(folder: Path, number: int) -> dict[str, Any] | None:
     """Record of a shard; None if the shard is missing or cut."""
     try:
-        record = json.loads((folder / f"shard-{number:05d}.json").read_text())
+        record = json.loads(record_path(folder, number).read_text())
         whole = not record["count"] or (folder / record["file"]).stat().st_size == record["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -105,6 +111,11 @@ def load_array(path: Path, **options: Any) -> np.ndarray:
             return np.load(path, **options)
     except (FileNotFoundError, ValueError, EOFError) as error:
         raise StoreError(f"{path} cannot be read ({error}); copy that file again, or {AGAIN}.") from error
+
+
+def read_names(folder: Path) -> list[str]:
+    """Path of each row's image below the root."""
+    return (folder / "files.txt").read_text(encoding="utf-8", errors="surrogateescape").split("\n")
 
 
 def mapped(folder: Path, shard: dict[str, Any], about: dict[str, Any]) -> np.ndarray:
@@ -126,8 +137,10 @@ def describe(folder: Path) -> str:
         return f"This share of {folder} is made; the store is complete when the other processes have made theirs."
     kind = f"{'images' if about['kind'] == 'pixels' else 'latents'} of {'×'.join(map(str, about['shape']))}"
     kind += f", of images of {about['size']} pixels" if about["kind"] == "latents" else ""
-    text = f"{folder} holds {about['count']} {kind}, in {_number(about['num_classes'], 'class')}"
+    names = ", ".join([*about["classes"][:SHOWN], *["…"][: about["num_classes"] > SHOWN]])
+    text = f"{folder} holds {about['count']} {kind}, in {_number(about['num_classes'], 'class')} ({names})"
     text += f", {len(about['held_out'])} of them held out." if about["held_out"] else "."
+    text += "".join(f"\n{note[0].upper()}{note[1:]}." for note in about.get("notes", ()))  # older stores have none
     if about["enlarged"]:
         text += f"\n{_number(about['enlarged'], 'image')} had to be enlarged to {about['size']} pixels."
     if about["skipped"]:
@@ -175,8 +188,10 @@ class Store(Source):
         """Number of items of a row in the shards."""
         self._rows, self.resident, self._device = rows, resident, torch.device("cpu")
         self._labels = torch.from_numpy(load_array(folder / "labels.npy")[rows])
-        self._shards = [mapped(folder, shard, about) for shard in about["shards"]]
-        self._starts = np.cumsum([0, *(len(shard) for shard in self._shards[:-1])])
+        self._shard = lru_cache(_most_shards())(lambda number: mapped(folder, about["shards"][number], about))
+        """Items of a shard, which is opened when it is read: a system may allow fewer open files than there are."""
+        counts = [len(self._shard(number)) for number in range(len(about["shards"]))]
+        self._starts = np.cumsum([0, *counts[:-1]])
         self._held: Tensor | None = None
 
     def __len__(self) -> int:
@@ -194,8 +209,7 @@ class Store(Source):
     def files(self) -> Files | None:
         if self.about["root"] is None:
             return None
-        text = (self.folder / "files.txt").read_text(encoding="utf-8", errors="surrogateescape")
-        names = text.split("\n")
+        names = read_names(self.folder)
         return Files(Path(self.about["root"]), [names[row] for row in self._rows])
 
     def _items(self, rows: Int[Tensor, " b"], view: Int[Tensor, " b"] | None = None) -> Tensor:
@@ -209,13 +223,13 @@ class Store(Source):
 
     def _gather(self, items: Int64[np.ndarray, " b"]) -> np.ndarray:
         """Items of the files, read shard by shard in the order of the files."""
-        first = self._shards[0]
+        first = self._shard(0)
         out = np.empty((len(items), *first.shape[1:]), dtype=first.dtype)
         order = np.argsort(items)
         shards = np.searchsorted(self._starts, items[order], side="right") - 1
         for number in np.unique(shards):
             places = order[shards == number]
-            out[places] = self._shards[number][items[places] - self._starts[number]]
+            out[places] = self._shard(int(number))[items[places] - self._starts[number]]
         return out
 
     def _copy_to(self, device: torch.device) -> Tensor:
@@ -268,13 +282,14 @@ class LatentStore(Store):
         files = self.files
         if files is None:
             raise StoreError(f"{self.folder} was not made from image files; prepare it from a folder of images.")
-        images = list(_readers().map(self._pixels, [files[row] for row in rows.tolist()]))
+        with pixel_limit(sys.maxsize):  # they were all read when the store was made
+            images = list(_readers().map(self._pixels, [files[row] for row in rows.tolist()]))
         x = _scaled(torch.from_numpy(np.stack(images)).to(self._device))
         return _flipped(x, draws) if draws is not None and self.views == 2 else x
 
     def _pixels(self, file: Path) -> np.ndarray:
         try:
-            return decode(file, self.about["size"]).pixels
+            return decode(file, self.about["size"], bits=self.about["settings"].get("bits")).pixels
         except (BrokenImage, OSError) as error:
             raise StoreError(
                 f"{file} could be read when {self.folder} was made, but not now ({error}). If the images "
@@ -289,6 +304,16 @@ def _scaled(x: Tensor) -> Float[Tensor, "b c h w"]:
 def _flipped(x: Float[Tensor, "b c h w"], draws: AugmentationDraws) -> Float[Tensor, "b c h w"]:
     """Images mirrored from left to right where the uniform number is below 1/2."""
     return torch.where((draws.uniforms < 0.5)[:, None, None, None], x.flip(-1), x)
+
+
+def _most_shards() -> int:
+    """Shards that a store may keep open: a third of the files that the process may."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 512
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 4096 if most == resource.RLIM_INFINITY else max(most // 3, 1)
 
 
 @cache

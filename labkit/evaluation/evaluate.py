@@ -97,6 +97,7 @@ class StoredEvaluation(NamedTuple):
             f"{sampling['checkpoint']['step']}; reference {reference['name']}, {reference['count']:,} images; "
             f"features {features['name']}",
             self.table().to_string(),
+            *(f"Of the reference, {note}." for note in reference.get("notes", ())),
             *(f"Left out: {metric} ({reason})." for metric, reason in self.record["left_out"].items()),
             f"Stored with all it depends on: {self.path}",
         ]
@@ -275,8 +276,8 @@ def _vae_of(dataset: str) -> dict[str, Any] | None:
 
 
 def _without_names(measuring: dict[str, Any]) -> dict[str, Any]:
-    """All that metrics depend on beside the samples; a reference may move to another path."""
-    reference = {name: value for name, value in measuring["reference"].items() if name != "name"}
+    """All that metrics depend on beside the samples; a reference may move, or lie beside other files."""
+    reference = {name: value for name, value in measuring["reference"].items() if name not in ("name", "notes")}
     others = measuring["real_images"] and measuring["real_images"]["digest"]
     return {"format": FORMAT, "reference": reference, "real_images": others, "features": measuring["features"]}
 

@@ -184,6 +184,7 @@ class Evaluator:
         """Everything that the metrics depend on beside the samples."""
         reference, second = self.reference, self.reference.second
         stated = {"name": reference.name, "digest": reference.digest, "count": reference.count}
+        stated |= {"notes": list(reference.notes)} if reference.notes else {}
         return {
             "reference": {**stated, "statistics": reference.statistics is not None},
             "real_images": second and {"name": second.name, "digest": second.digest},

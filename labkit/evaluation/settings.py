@@ -61,8 +61,8 @@ class EvaluationConfig:
     """Real images: .npz in ADM's format (images, or mu and sigma), folder of images, store, or name of a data set.
     None is the held-out part of the run's own data set."""
     features: Features | None = None
-    """Features that are compared: of Inception (FID; needs extra [fid]), of the lab's classifier of digits or letters, or
-    pixels. None is the classifier for digits and letters, pixels for emoji, and otherwise inception, or pixels where
+    """Features that are compared: of Inception (FID; needs extra [fid]), of the lab's classifier of digits or letters,
+    or pixels. None is the classifier for digits and letters, pixels for emoji, and otherwise inception, or pixels where
     that cannot be imported or downloaded, or the images are grey or smaller than 32 pixels."""
     vae: str | None = None
     """Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder. None is that of the run's store."""

@@ -139,9 +139,11 @@ class _Sampling:
         clips = config.family == "DiT" or config.flow.prediction != "velocity"
         require(clips or not self.sampler.clip, "clip", True, "it is for predictions of noise or score, not velocity")
         null = network.num_classes
-        labels = torch.arange(first, first + n) % null if y is None else torch.as_tensor(y).long()
-        fits = labels.shape == (n,) and bool(((labels >= 0) & (labels <= null)).all())
-        require(fits, "y", labels.tolist(), f"give {n} labels between 0 and {null}, where {null} means none")
+        chosen = torch.arange(first, first + n) % null if y is None else torch.as_tensor(y)
+        labels = chosen.long()
+        fits = labels.shape == (n,) and bool(((chosen == labels) & (labels >= 0) & (labels <= null)).all())
+        allowed = f"give {n} labels between 0 and {null}, in whole numbers; {null} means none"
+        require(fits, "y", chosen.tolist(), allowed)
         self.labels, self.first, self.nfe = labels, first, 0
 
     @property

@@ -187,7 +187,7 @@ def test_the_last_rank_measures_what_all_have_drawn(run, monkeypatch):
 
 
 def test_a_reference_of_few_images_and_too_many_samples(run, tmp_path):
-    np.savez(tmp_path / "few.npz", arr_0=np.zeros((3, 8, 8), np.uint8))
+    np.savez(tmp_path / "few.npz", arr_0=np.zeros((3, 8, 8, 1), np.uint8))
     with pytest.raises(ConfigError, match="it has 3 images; give at least 4"):
         judge(run, replace(FEW, reference=str(tmp_path / "few.npz"), features="digits"))
     np.savez(tmp_path / "digits.npz", x=to_bytes(datasets.digits("train").x[:40])[:, 0].numpy())
@@ -257,8 +257,13 @@ def test_latents_are_decoded_and_measured_as_images(latent):
     decoded = Codec(vae).decode(run.sample(8, steps=2, batch_size=7).x)
     assert torch.equal(torch.cat(list(evaluation.samples.batches(8))), to_bytes(decoded))
     assert evaluation.record["sampling"]["vae"] == {"name": vae, "digest": Codec(vae).digest}
+    (folder / "photos" / "a" / "x.heic").touch()
     other = judge(run, replace(settings, reference=str(folder / "photos")), extractor=Means())
+    assert "Of the reference, not taken: .heic files (1: a/x.heic)." in other.summary()
     assert other.samples.folder == evaluation.samples.folder and other.record["reference"]["count"] == 17
+    (folder / "photos" / "a" / "x.heic").unlink()
+    again = judge(run, replace(settings, reference=str(folder / "photos")), extractor=Means())
+    assert again.path == other.path  # the same images
 
 
 def test_a_vae_that_does_not_fit_the_run_is_refused(latent, run, tmp_path):
