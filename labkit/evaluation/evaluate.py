@@ -9,7 +9,7 @@ so that the same request finds them again. The path of a number:
     evaluate_run → Shards.make → sample_network              noise to images, on the disk
                  → Evaluator.metrics → extract → features    of the images; those of the reference are computed once
                                      → frechet_distance, …   of both, and of real images beside them
-                 → memorisation                              where the training images are few
+                 → memorisation, likelihood_divergence       where the training images are few
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,7 +36,8 @@ from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, e
 from labkit.evaluation.references import Shape, open_reference
 from labkit.evaluation.settings import EvaluationConfig, FilledConfig, whole_set
 from labkit.evaluation.shards import Shards
-from labkit.metrics import Extractor
+from labkit.metrics import Extractor, FeatureLikelihood
+from labkit.metrics.classifier import CLASSIFIERS
 from labkit.metrics.extractors import to_bytes
 from labkit.models import Transformer
 from labkit.runtime import Purpose, commit, generator, machine
@@ -206,7 +207,7 @@ def evaluate_run(
 def _measure(
     evaluator: Evaluator, batches: Callable[[], Batches], config: Config, labels: Tensor, seed: int
 ) -> dict[str, Metric]:
-    """The evaluator's metrics, and memorisation where the run was trained on few images.
+    """The evaluator's metrics, and where the run was trained on few images how near it came to these.
 
     Args:
         batches: gives the images anew at each call, since 50,000 of 256×256 should not be in memory together.
@@ -218,7 +219,19 @@ def _measure(
         own = open_reference(config.dataset, evaluator.shape)
         assert own.second is not None  # the training images: part of the evaluator's, which has some
         metrics["memorisation"] = Metric(memorisation(torch.cat(list(batches())), own.second.images(), own.images()))
+        if evaluator.extractor.name in CLASSIFIERS:
+            likelihood = _likelihood(evaluator, config.dataset)
+            metrics["likelihood_divergence"] = Metric(likelihood(evaluator.features(batches())))
     return metrics
+
+
+@cache
+def _likelihood(evaluator: Evaluator, dataset: str) -> FeatureLikelihood:
+    """Feature likelihood of a data set's own training and held-out images."""
+    held_out, batch = open_reference(dataset, evaluator.shape), evaluator.settings.batch
+    assert held_out.second is not None
+    train = evaluator.features(held_out.second.batches(batch))
+    return FeatureLikelihood(train, evaluator.features(held_out.batches(batch)))
 
 
 def _draw(network: Transformer, config: Config, settings: FilledConfig, numbers: range, labels: Tensor) -> Samples:

@@ -7,6 +7,7 @@
     inception_score             on Inception's decisions alone
     agreement                   share of samples that the classifier recognises as the requested digit or letter
     memorisation                share of samples nearer to a training image than 95 % of the held-out images are
+    likelihood_divergence       how badly the samples describe held-out images, on a classifier's features
 
 A Fréchet distance is biased by the number of images, so that even real images have one above 0. A model is judged by
 its excess over that.
@@ -18,7 +19,7 @@ from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -148,6 +149,10 @@ class Evaluator:
             metrics["agreement"] = Metric(class_agreement(logits.argmax(dim=1), labels))
         control = self.control(len(labels))
         return {name: replace(metric, real=control.get(name)) for name, metric in metrics.items()}
+
+    def features(self, images: Batches) -> Float[Tensor, "n d"]:
+        """Features of images, by the extractor of the protocol."""
+        return extract(iter(images), self.extractor)[0].features
 
     def control(self, count: int) -> dict[str, Real]:
         """The same metrics of ``count`` other real images; empty where there are fewer."""

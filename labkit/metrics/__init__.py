@@ -24,7 +24,7 @@ from labkit.metrics.images import (
     moments,
     precision_recall,
 )
-from labkit.metrics.likelihood import feature_likelihood_divergence
+from labkit.metrics.likelihood import FeatureLikelihood, feature_likelihood_divergence
 from labkit.metrics.probes import knn_accuracy, linear_probe_accuracy, neighbour_purity
 from labkit.metrics.table import BASE_LOSSES, METRICS, MetricInfo, metric
 from labkit.metrics.times import by_time
@@ -39,6 +39,7 @@ __all__ = [
     "DigitsClassifier",
     "Extracted",
     "Extractor",
+    "FeatureLikelihood",
     "Inception",
     "LettersClassifier",
     "MetricInfo",

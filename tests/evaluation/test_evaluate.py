@@ -32,6 +32,7 @@ from labkit.metrics import (
     Extracted,
     Extractor,
     Pixels,
+    feature_likelihood_divergence,
     frechet_distance,
     frechet_of_moments,
     moments,
@@ -85,7 +86,11 @@ def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run):
     assert metrics["agreement"] == (predicted == torch.arange(30) % 10).double().mean().item()
     train, held_out = (to_bytes(datasets.digits(split).x) for split in ("train", "held_out"))
     assert metrics["memorisation"] == memorisation(to_bytes(samples), train, held_out)
-    beside = {"kernel_distance", "precision", "recall", "agreement", "memorisation"}
+    with torch.no_grad():
+        train_z = network.features(saved(datasets.digits("train").x))
+    divergence = feature_likelihood_divergence(train_z, real_z, z)
+    assert metrics["likelihood_divergence"] == pytest.approx(divergence, rel=1e-3)
+    beside = {"kernel_distance", "precision", "recall", "agreement", "memorisation", "likelihood_divergence"}
     assert metrics.keys() == {"frechet", "frechet_pixels", *beside}
 
     record = json.loads(evaluation.path.read_text())
@@ -151,7 +156,8 @@ def test_copies_of_training_images_are_memorised_and_new_ones_are_not(run, monke
     train = datasets.digits("train")
     copies = Samples(train.x[:30], train.y[:30], {"nfe": 1})
     monkeypatch.setattr(evaluating, "sample_network", lambda *_, **__: copies)
-    assert evaluate(run.model(), run.config, FEW).values["memorisation"] == 1
+    values = evaluate(run.model(), run.config, FEW).values
+    assert values["memorisation"] == 1 and values["likelihood_divergence"] > 1000
     images, held_out = (to_bytes(part) for part in (train.x, datasets.digits("held_out").x))
     assert memorisation(held_out, images, held_out) == pytest.approx(0.05, abs=0.002)  # new images, by definition
 
