@@ -2,7 +2,7 @@
 
 from labkit.checks import choose
 from labkit.datasets.base import AugmentationDraws, Images, Source, Split
-from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji
+from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji, letters
 from labkit.datasets.identity import DataIdentity, check_place, identify, present
 from labkit.datasets.prepare import prepare
 from labkit.datasets.sources import Preparation
@@ -25,8 +25,7 @@ def load(name: str, split: Split = "train", resident: bool = False) -> Source:
     choose(split, Split, "split")
     if name in EMBEDDED:
         return EMBEDDED[name](split)
-    check_place(name)
-    return open_store(name, split, resident)
+    return open_store(check_place(name), split, resident)
 
 
 __all__ = [
@@ -45,6 +44,7 @@ __all__ = [
     "digits",
     "emoji",
     "identify",
+    "letters",
     "load",
     "open_store",
     "prepare",

@@ -10,6 +10,7 @@ from pathlib import Path
 from labkit.checks import require
 from labkit.datasets.embedded import EMBEDDED
 from labkit.datasets.store import ABOUT, StoreError, complete
+from labkit.disk import user_path
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,21 @@ class DataIdentity:
         """
         if self.path is None:
             return self.name
-        places = (self.path, os.path.abspath(self.name))
+        places = (self.path, str(_absolute(self.name)))
         return next((place for place in places if (here := present(place)) and here.digest == self.digest), self.path)
 
 
-def check_place(name: str) -> None:
-    """Refuse the name of a data set, as a config has it, if there is nothing of this name."""
-    path = os.path.abspath(name)
-    nothing = f"there is nothing at {path}; if it has moved, put it or a link to it there, or choose"
+def check_place(name: str) -> Path:
+    """Absolute folder of a store by its name in a config; it is refused if there is nothing."""
+    folder = _absolute(name)
+    nothing = f"there is nothing at {folder}; if it has moved, put it or a link to it there, or choose"
     choices = f"{' or '.join(EMBEDDED)}, or the folder of a store, which `labkit prepare` makes from images"
-    require(name in EMBEDDED or os.path.exists(path), "dataset", name, f"{nothing} {choices}")
+    require(folder.exists(), "dataset", name, f"{nothing} {choices}")
+    return folder
+
+
+def _absolute(name: str) -> Path:
+    return Path(os.path.abspath(user_path(name, "dataset")))
 
 
 def identify(name: str) -> DataIdentity:
@@ -72,15 +78,16 @@ def identify(name: str) -> DataIdentity:
         ConfigError: there is no such data set.
         StoreError: the folder is not a complete store.
     """
-    check_place(name)
     if name in EMBEDDED:
         return _embedded(name)
-    path = os.path.abspath(name)
-    about = complete(Path(path))
+    path = check_place(name)
+    about = complete(path)
     labels = next(table["sha256"] for table in about["tables"] if table["file"] == "labels.npy")
     content = {key: about[key] for key in ("kind", "flips", "scale", "held_out")}
     content |= {"shards": [shard["sha256"] for shard in about["shards"]], "labels": labels}
-    return DataIdentity(_sha256(json.dumps(content).encode()), about["num_classes"], tuple(about["shape"]), name, path)
+    return DataIdentity(
+        _sha256(json.dumps(content).encode()), about["num_classes"], tuple(about["shape"]), name, str(path)
+    )
 
 
 def present(name: str) -> DataIdentity | None:

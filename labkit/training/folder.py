@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from labkit.checks import ConfigError, LabError, require
 from labkit.config import Config
 from labkit.datasets import DataIdentity, present
-from labkit.disk import unwritten
+from labkit.disk import located, read_text, reading, unwritten, user_path
 from labkit.runtime import machine
 from labkit.training import checkpoint as ckpt
 from labkit.training.status import State, Status, now
@@ -55,7 +55,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = user_path(path, "folder of the run")
         self._lock: FileLock | None = None
         self._started = self._noted = 0.0
 
@@ -67,7 +67,8 @@ class RunFolder:
         """Open a run's folder; a missing or foreign folder is refused with a RunError."""
         folder = cls(path)
         if not folder.path.is_dir():
-            raise RunError(f"There is no run at {path}; start one with `labkit train digits --out {path}`.")
+            there = located(folder.path)
+            raise RunError(f"There is no run at {there}; start one with `labkit train digits --out {path}`.")
         if not (folder.path / "config.json").exists():
             raise RunError(f"{path} is not the folder of a run (it has no config.json); name a run's own folder.")
         _ = folder.config  # refuses a damaged config
@@ -89,6 +90,8 @@ class RunFolder:
             done = max(there.checkpoints, default=0)
             require(config.steps >= done, "steps", config.steps, f"{self.path} has been trained for {done} already")
             changed = there.breaks(config, data)
+            if there.config == config and done >= config.steps:  # nothing is left to do, so nothing is written
+                return self
             if there.data is not None and data is not None and there.data.path == data.path:
                 data = there.data  # named as it was typed when the run was made
             if changed:
@@ -179,8 +182,8 @@ class RunFolder:
     def config(self) -> Config:
         """The experiment; its data set is named as it can be opened from here."""
         try:
-            config = Config.from_json((self.path / "config.json").read_text())
-        except (ConfigError, UnicodeDecodeError) as error:
+            config = Config.from_json(read_text(self.path / "config.json"))
+        except ConfigError as error:
             raise ConfigError(f"{self.path / 'config.json'}: {error}") from error
         return config if self.data is None else replace(config, dataset=self.data.located())
 
@@ -236,7 +239,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Step → checkpoint file, in the order of steps."""
-        files = {f.stem.removeprefix("step-"): f for f in (self.path / "checkpoints").glob("step-*.safetensors")}
+        folder = self.path / "checkpoints"
+        with reading(folder):
+            present = list(folder.iterdir()) if folder.is_dir() else []
+        files = {f.stem.removeprefix("step-"): f for f in present if f.match("step-*.safetensors")}
         return {int(step): files[step] for step in sorted(filter(str.isdecimal, files), key=int)}
 
     def checkpoint(self, step: int, config: Config) -> ckpt.Checkpoint:
@@ -279,7 +285,8 @@ class RunFolder:
                 warnings.warn(f"{faults[0]} Continuing from step {state.step} instead.", stacklevel=3)
             return state
         if faults:
-            raise ckpt.CheckpointError(f"{faults[0]} No other checkpoint can be read: train the run anew elsewhere.")
+            remedy = "copy them here again from where they are whole, or train in another folder"
+            raise ckpt.CheckpointError(f"{faults[0]} No other checkpoint can be read either: {remedy}.")
         return None
 
     def save(self, state: ckpt.Checkpoint) -> None:

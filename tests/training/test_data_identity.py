@@ -59,6 +59,7 @@ USES = {
     "sample": lambda: Run.open("run").sample(2, steps=1),
     "model": lambda: Run.open("run").model(),
     "features": lambda: Run.open("run").features(),
+    "fork": lambda: Run.open("run").fork(1, "fork"),
     "explorer": lambda: Explorer({"a": Run.open("run")}, count=4),
 }
 
@@ -80,7 +81,7 @@ def test_a_run_refuses_data_that_replaced_its_own(project, other):
             "put the former",
         ):
             assert words in str(refusal.value)
-    assert texts(Path("run")) == before
+    assert texts(Path("run")) == before and not Path("fork").exists()
 
 
 def test_a_path_is_that_of_the_folder_where_the_run_was_made(project, monkeypatch, tmp_path):
@@ -89,6 +90,7 @@ def test_a_path_is_that_of_the_folder_where_the_run_was_made(project, monkeypatc
     monkeypatch.chdir("elsewhere")
     run = Run.open("../run")
     assert run.config.dataset == str(project / "data")
+    assert run.fork(1, "fork", lam=0.0).data == run.data
     list(run.trainer(steps=4))
     monkeypatch.chdir(project)
     assert json.loads(Path("run/config.json").read_text())["dataset"] == "data"
