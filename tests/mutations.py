@@ -177,7 +177,7 @@ MUTATIONS = [
         ),
         (
             "training/trainer.py",
-            'module.load_state_dict(state.part(f"{part}."))',
+            "module.load_state_dict(tensors)",
             'module.load_state_dict(state.part("model."))',
             RESUME,
         ),
