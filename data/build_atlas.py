@@ -80,7 +80,7 @@ def wanted(seeds: Iterable[int]) -> dict[str, tuple[str, Config]]:
 
 def known(shipped: Atlas) -> set[str]:
     """The runs of an atlas that need not be made again: conditions as they are now, judged the same way."""
-    if shipped.record["judge"] != repr(JUDGE):
+    if shipped.record["judge"] != described(JUDGE):
         return set()
     same = {
         of: CONDITIONS[of]
@@ -90,6 +90,12 @@ def known(shipped: Atlas) -> set[str]:
     rows = shipped.table[shipped.table["condition"].isin(same)]
     judged = rows.groupby(["run", "condition"])["step"].agg(set)
     return {run for (run, of), steps in judged.items() if due(same[of]) <= steps}
+
+
+def described(judge: Measures) -> str:
+    """How runs are measured, in words that stay when the judge's settings get new names."""
+    samplers = ", ".join(sampler.describe("SiT") for sampler in judge.samplers)
+    return f"{judge.count} samples by the usual sampler (of a SiT: {samplers}), after {judge.steps} steps"
 
 
 def due(config: Config) -> set[int]:
@@ -327,7 +333,7 @@ def recorded(table: pd.DataFrame, conditions: list[str], torches: Iterable[str])
         "torch": sorted({torch.__version__, *torches}),
         "core_hours": round(rows.groupby("run")["seconds"].max().sum() / 3600, 1),
         "missing": [of for of in CONDITIONS if of not in conditions],
-        "judge": repr(JUDGE),
+        "judge": described(JUDGE),
         "compared_by": "Student's t of differences by seed, Holm within a question",
     }
 
