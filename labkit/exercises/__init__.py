@@ -2,7 +2,9 @@
 
     exercise("dispersive_loss")                 why, stub and folded solution, as a notebook shows them
     check("dispersive_loss", dispersive_loss)   a verdict: ``.passed``, ``.key``, and ``.text``, one sentence
-    mine("dispersive_loss", default=…)          the reader's function, once it has passed
+    mine("dispersive_loss")                     the reader's function, once it has passed; the library's until then
+
+Arguments are given in the order of the stub, since a reader may rename them.
 
 ``labkit.exercises.bug_hunt`` has eight sabotaged losses to diagnose.
 """
@@ -47,13 +49,17 @@ def check(name: str, answer: Any) -> Verdict:
     return verdict
 
 
-def mine(name: str, default: Any) -> Any:
-    """The answer that passed the exercise in this session, else the default, which a panel then runs.
+def mine(name: str, default: Any = None) -> Any:
+    """The reader's answer, once it has passed in this session: what a panel should run.
+
+    Args:
+        name: the exercise.  default: what to run until then, by default the library's, which takes the same arguments.
 
     Raises:
         ConfigError: no such exercise.
     """
-    return _PASSED.get(exercise(name).name, default)
+    library = exercise(name).oracle
+    return _PASSED.get(name, library if default is None else default)
 
 
 __all__ = ["EXERCISES", "Exercise", "Verdict", "check", "exercise", "mine"]

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from textwrap import shorten
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,10 +97,13 @@ class Exercise:
 
     def check(self, answer: Any) -> Verdict:
         """The verdict on a reader's answer."""
-        if not callable(answer):
-            return Verdict(False, "not callable", f"Give the function itself, not {_article(answer)}.")
+        kind = "class" if isinstance(self.oracle, type) else "function"
+        if not callable(answer) or isinstance(answer, type) != (kind == "class"):
+            text = f"Give the {kind} itself: what you gave is of type {type(answer).__name__}."
+            return Verdict(False, "not callable", text)
         try:
-            with one_thread():  # small tensors, and a new Python thread would have to gather a team of its own
+            # One thread: tensors are small, and a new Python thread would have to gather a team of its own.
+            with one_thread(), torch.inference_mode(False), torch.enable_grad():
                 wants = _reference(self, self.oracle)
                 gots = _limited(lambda: self._outcomes(answer), self.seconds)
                 return gots if isinstance(gots, Verdict) else self._judge(answer, gots, wants)
@@ -115,8 +119,8 @@ class Exercise:
                 got = _outcome(self.adapt(answer), arguments, self.gradients)
             except (Exception, SystemExit) as error:
                 return _stopped(answer, error)
-            if got is None:
-                return Verdict(False, "empty", UNFILLED)
+            if isinstance(got, Verdict):
+                return got
             if any(isinstance(b, Tensor) and not _close(a, b, 0) for a, b in zip(arguments, before, strict=True)):
                 return Verdict(False, "in place", IN_PLACE)
             gots.append(got)
@@ -124,17 +128,15 @@ class Exercise:
 
     def _judge(self, answer: Any, gots: "list[Outcome]", wants: "Sequence[Outcome]") -> Verdict:
         if all(map(_agree, gots, wants)):
-            return Verdict(True, "right", self._praise(len(gots)))
+            gradient = ", gradient included" if self.gradients else ""
+            praise = f"Right: your lines give the library's numbers{gradient}. From here on the panels can run them."
+            return Verdict(True, "right", praise)
         # Where all values are right, only the gradient tells a mistake.
         valid = all(map(_same_values, gots, wants))
         for mistake in self.mistakes:
             if all(map(_agree if valid else _same_values, gots, _reference(self, mistake.answer))):
                 return Verdict(False, mistake.key, mistake.sentence)
         return self._described(answer, gots, wants, valid)
-
-    def _praise(self, count: int) -> str:
-        gradient = ", gradient included" if self.gradients else ""
-        return f"Right: the library's numbers on {count} sets of inputs{gradient}. The panels can run your lines now."
 
     def _described(self, answer: Any, gots: "list[Outcome]", wants: "Sequence[Outcome]", valid: bool) -> Verdict:
         """The verdict where no known mistake fits."""
@@ -209,27 +211,31 @@ class Outcome(NamedTuple):
     slopes: tuple[Tensor, ...] | None
 
 
-def _outcome(function: Function, arguments: Arguments, gradients: Sequence[int]) -> Any:
-    """Result of one call, as an Outcome; None where it returns nothing."""
+def _outcome(function: Function, arguments: Arguments, gradients: Sequence[int]) -> "Outcome | Verdict":
+    """Outcome of one call; a verdict where it returns nothing, or no numbers."""
     inputs = [arguments[i].requires_grad_() for i in gradients]
     result = function(*arguments)
     results = tuple(result) if isinstance(result, (tuple, list)) else (result,)
     if not results or any(value is None or value is ... for value in results):
-        return None
+        return Verdict(False, "empty", UNFILLED)
+    for value in results:
+        if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)):
+            return Verdict(False, "type", f"It returns a {type(value).__name__} where the docstring promises numbers.")
     values = [torch.as_tensor(value) for value in results]
     slopes = None
     first = values[0]
     if inputs and first.requires_grad and first.ndim == 0:
-        found = torch.autograd.grad(first, inputs, allow_unused=True, materialize_grads=True)
-        slopes = tuple(slope.double() for slope in found)
+        pulls = torch.autograd.grad(first, inputs, allow_unused=True, materialize_grads=True)
+        slopes = tuple(slope.double() for slope in pulls)
     return Outcome(tuple(value.detach().double() for value in values), slopes)
 
 
 @cache
 def _reference(exercise: Exercise, answer: Any) -> tuple[Outcome, ...]:
     """Outcomes of the oracle or of a known mistake."""
-    function = exercise.adapt(answer)
-    return tuple(_outcome(function, case, exercise.gradients) for case in exercise.cases())
+    outcomes = tuple(_outcome(exercise.adapt(answer), case, exercise.gradients) for case in exercise.cases())
+    assert all(isinstance(outcome, Outcome) for outcome in outcomes), f"{exercise.name}: no numbers"
+    return cast(tuple[Outcome, ...], outcomes)
 
 
 def _same_values(a: Outcome, b: Outcome) -> bool:
@@ -298,11 +304,6 @@ def _limited(work: Callable[[], T], seconds: float) -> T:
     raise TimeoutError
 
 
-def _article(value: Any) -> str:
-    kind = type(value).__name__
-    return f"its result, {'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
-
-
 def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
     texts = ["one number" if shape == () else f"shape {shape}" for shape in shapes]
     return " and ".join(texts)
@@ -310,4 +311,5 @@ def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
 
 def numbers(*shape: int, seed: int = 0, scale: float = 1.0, shift: float = 0.0) -> Tensor:
     """Gaussian numbers, the same at every call."""
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) + shift
+    draw = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(*shape, generator=draw, dtype=torch.float32) + shift

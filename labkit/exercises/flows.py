@@ -940,7 +940,7 @@ def _sloped(combine: Function) -> Function:
     """The target with another combination (v, span, du/dt, u)."""
 
     def target(u, x, t, span, v):
-        value, slope = torch.func.jvp(u, (x, t, span), (v, torch.ones_like(t), -torch.ones_like(t)))
+        value, slope, *_ = torch.func.jvp(u, (x, t, span), (v, torch.ones_like(t), -torch.ones_like(t)))
         return combine(v, expand_like(span, x), slope, value)
 
     return target

@@ -35,10 +35,10 @@ def no_answers(monkeypatch):
 @pytest.mark.parametrize("name", EXERCISES)
 def test_solution_passes_and_is_kept(name):
     answer = written(name, EXERCISES[name].solution)
-    assert mine(name, default=None) is None
+    assert mine(name) is EXERCISES[name].oracle and mine(name, default=len) is len
     verdict = check(name, answer)
     assert verdict.passed and verdict.key == "right", verdict
-    assert mine(name, default=None) is answer
+    assert mine(name, default=len) is answer
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -287,6 +287,7 @@ MISUSE = {
     "nan": lambda z, tau: (z.sum() * 0 - 1).log(),
     "nan gradient": rooted,
     "not callable": torch.tensor(1.0),
+    "type": lambda z, tau: {"loss": z.sum()},
 }
 
 
@@ -294,7 +295,7 @@ MISUSE = {
 def test_what_stops_a_function_gets_a_sentence(key, answer):
     verdict = check("dispersive_loss", answer)
     assert verdict.key == key and not verdict.passed, verdict
-    assert mine("dispersive_loss", default=None) is None
+    assert mine("dispersive_loss", default=len) is len
 
 
 def test_a_quiet_change_of_the_inputs_is_noticed():
@@ -325,6 +326,17 @@ def test_where_nothing_known_fits_a_broken_law_is_named():
     assert "identical features" in check("dispersive_loss", lambda z, tau: (z * z).mean() + 1).text
     slow = lambda v, x, now, then: x + 0.9 * (then - now) * v(x, torch.full((len(x),), now, dtype=x.dtype))  # noqa: E731
     assert "order 2" in check("heun_step", slow).text
+
+
+def test_a_block_is_given_as_a_class():
+    assert check("adaln_block", EXERCISES["adaln_block"].oracle(12, 3)).key == "not callable"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_modes_of_the_notebook_do_not_reach_the_check(mode):
+    with mode():
+        verdict = replace(EXERCISES["dispersive_loss"], seconds=9.0).check(by_einsum)
+    assert verdict.passed, verdict
 
 
 def test_an_unknown_exercise_is_refused():
