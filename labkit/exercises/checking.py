@@ -92,7 +92,7 @@ class Exercise:
     """Positions of the arguments by which the result is differentiated."""
     adapt: Callable[[Any], Function] = field(default=_same)
     """Answer → the function of ``cases`` that is compared, where the answer is not this function itself."""
-    seconds: float = 10.0
+    seconds: float = 5.0
     """Time limit of the check."""
 
     def check(self, answer: Any) -> Verdict:
@@ -283,19 +283,22 @@ def _limited(work: Callable[[], T], seconds: float) -> T:
     """
     results: list[T] = []
     errors: list[BaseException] = []
+    done = threading.Event()
 
     def run() -> None:
         try:
             results.append(work())
         except BaseException as error:
             errors.append(error)
+        finally:
+            done.set()
 
     thread = threading.Thread(target=run, daemon=True, name="labkit-check")
     thread.start()
     try:
-        thread.join(seconds)
-    finally:  # also at Ctrl-C
-        if thread.is_alive() and thread.ident is not None:
+        done.wait(seconds)  # Thread.join takes a thread for finished when Ctrl-C ends the waiting (Python 3.11)
+    finally:
+        if not done.is_set() and thread.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Interrupted))
     if results:
         return results[0]

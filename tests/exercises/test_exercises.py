@@ -1,5 +1,7 @@
 """Every exercise: its solution passes, its mistakes are named, and no right answer is refused for how it is written."""
 
+import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -302,19 +304,35 @@ def test_a_quiet_change_of_the_inputs_is_noticed():
     assert check("dispersive_loss", in_place_quietly).key == "in place"
 
 
-def test_an_endless_loop_ends():
-    turns = [0]
+class Counting:
+    """An endless loop that counts its turns."""
 
-    def counting(z, tau):
+    turns = 0
+
+    def __call__(self, z, tau):
         while True:
-            turns[0] += 1
+            self.turns += 1
 
-    verdict = replace(EXERCISES["dispersive_loss"], seconds=0.2).check(counting)
-    assert verdict.key == "endless" and "0.2 seconds" in verdict.text
-    time.sleep(0.1)
-    before = turns[0]
-    time.sleep(0.1)
-    assert turns[0] == before, "the thread still runs"
+    def goes_on(self):
+        time.sleep(0.1)
+        before = self.turns
+        time.sleep(0.1)
+        return self.turns != before
+
+
+def test_an_endless_loop_ends():
+    loop = Counting()
+    verdict = replace(EXERCISES["dispersive_loss"], seconds=0.2).check(loop)
+    assert verdict.key == "endless" and "0.2 seconds" in verdict.text and loop.turns
+    assert not loop.goes_on()
+
+
+def test_an_interrupted_check_leaves_no_loop_behind():
+    loop = Counting()
+    threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        check("dispersive_loss", loop)
+    assert loop.turns and not loop.goes_on()
 
 
 def test_an_error_names_the_reader_s_line():
