@@ -17,12 +17,18 @@ from labkit.paths import Flow
 
 REGULARIZERS = ("dispersive", "contrastive", "repa")
 """Names of the regularizers' settings in a config."""
-LATER = {"flow", "meanflow", "engine", "keep_every"}  # fields that the configs of the first versions lack
+LATER = {  # fields that the configs of earlier versions lack; their defaults are what those versions did
+    *("flow", "meanflow", "engine", "keep_every", "flips", "embedding_scale"),
+    *("meanflow.guidance_interval", "repa.antialias", "dispersive.bank", "contrastive.bank"),
+}
 FREE = {
     *("steps", "log_every", "save_every", "keep_last", "keep_every"),
     *("engine.compile", "engine.checkpointing", "engine.resident"),
 }
 """Settings that may change when a run continues: its length, its speed, and which files it keeps."""
+FORKED = ("dispersive.", "contrastive.", "repa.lam", "repa.schedule", "optimizer.")
+"""How settings begin that may also change where a run forks: weights, moments, data and noise mean there what they
+meant before."""
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -59,7 +65,7 @@ class Engine:
     checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: a third more time, little memory."""
     clip: float | None = None
-    """Largest norm of the gradient, which is scaled down to it. None leaves it alone, as the papers do."""
+    """Largest norm of the gradient, which is scaled down to it. None leaves it alone, as SiT does; REPA takes 1."""
     resident: bool = False
     """Hold the whole of a store on the device. Else batches are read from its files."""
 
@@ -77,7 +83,7 @@ class Config:
     """All settings of one training run."""
 
     dataset: str = "digits"
-    """Name of an embedded data set (digits, emoji, …), or folder of a store that labkit prepare wrote."""
+    """Name of an embedded data set (digits, letters, emoji, …), or folder of a store that labkit prepare wrote."""
     model: str = "SiT-Nano/2"
     """Family (SiT, DiT or MeanFlow), size and patch, as in SiT-B/2. The family decides what is trained."""
     flow: Flow = field(default_factory=Flow)
@@ -95,8 +101,12 @@ class Config:
     """Train up to this many steps. A finished run continues when it is given more."""
     seed: int = 0
     """Seed of initial weights, order of the data, noise, times and dropped labels."""
+    flips: bool = True
+    """Mirror half of the images, where the store was prepared with flips; else no image is mirrored."""
     label_drop: float = 0.1
     """Share of labels replaced by the null class, which teaches the unconditional model that guidance needs."""
+    embedding_scale: float = 1.0
+    """Factor above 0 of the initial patch and position embeddings: larger features from the start, without any loss."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, from which samples are drawn; in [0, 1)."""
     log_every: int = 25
@@ -135,7 +145,9 @@ class Config:
             few = computed and group.variant == "covariance" and self.batch_size < 3
             require(not few, "batch_size", self.batch_size, "the covariance of two samples is constant, take 3")
         check_seed(self.seed)
+        require(isinstance(self.flips, bool), "flips", self.flips, "say True or False")
         check_number("label_drop", self.label_drop, 0, 1, ends="[)")
+        check_number("embedding_scale", self.embedding_scale, 0, ends="(]")
         check_number("ema_decay", self.ema_decay, 0, 1, ends="[)")
 
     @property
@@ -195,6 +207,13 @@ class Config:
         """The differences that make ``other`` a new experiment, which cannot continue from this one's checkpoints."""
         return [text for text in self.differences(other) if text.partition(":")[0] not in FREE]
 
+    def outgrows(self, other: "Config") -> list[str]:
+        """The differences that make ``other`` no fork of this experiment: it could not go on from this one's state."""
+        changed = [text for text in self.breaks(other) if not text.startswith(FORKED)]
+        if (self.repa.lam is None) != (other.repa.lam is None):  # only one of the two has a projector
+            changed.append(f"repa.lam: {self.repa.lam} → {other.repa.lam}")
+        return changed
+
 
 def _groups(cls: type) -> dict[str, type]:
     """The fields of a settings class that are settings themselves, and their classes."""
@@ -208,8 +227,10 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
         steps = values.get("warmup", 0)
         values = {name: value for name, value in values.items() if name != "warmup"}
         values["schedule"] = warm_up(steps) if steps else ()
+    if prefix == "repa." and "antialias" not in values and values.get("lam") is not None:
+        values = {**values, "antialias": values.get("teacher") == "digits"}  # no other teacher was resampled with it
     names = {field.name for field in dataclasses.fields(cls)}
-    for name in values.keys() ^ (names - (LATER - values.keys() if cls is Config else set())):
+    for name in values.keys() ^ {name for name in names if name in values or prefix + name not in LATER}:
         fault = "is missing" if name in names else f"is not a setting of this version ({', '.join(sorted(names))})"
         raise ConfigError(f"{prefix}{name} {fault}; the config comes from another version of labkit or was edited.")
     nested = {n: _build(kind, values[n], f"{prefix}{n}.") for n, kind in _groups(cls).items() if n in values}

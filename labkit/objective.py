@@ -8,8 +8,10 @@ which the network runs once more, up to the last block that is read. This module
 compilation or many GPUs: a wrapper around the network alone would miss the losses.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from labkit import time_sampling
 from labkit.checks import require
 from labkit.config import REGULARIZERS, Config
 from labkit.distributed import gather
-from labkit.losses import Dispersive, Repa, dispersive_floor, repa_loss
+from labkit.losses import Bank, Dispersive, Repa, dispersive_floor, repa_loss
 from labkit.losses.weight import Weight
 from labkit.models import Projector, Teacher, Transformer, features_per_sample, load_teacher, parse_name
 from labkit.process import process_of
@@ -69,10 +71,13 @@ class Objective(nn.Module):
         on = {name: getattr(config, name) for name in config.regularizers}
         self.taps = sorted({*regularized_blocks(config), *(block for name in on for block in self.blocks[name])})
         self.weights = nn.ModuleDict({name: Weight(group.lam, group.schedule) for name, group in on.items()})
+        banked = self.blocks["dispersive"] if "dispersive" in on and config.dispersive.negatives == "bank" else ()
+        features = network.side**2 * network.width
+        self.banks = nn.ModuleDict({str(block): Bank(config.dispersive.bank, features) for block in banked})
         self.teacher: Teacher | None = None
         self.projector: Projector | None = None
         if "repa" in on:
-            self.teacher = teacher or load_teacher(config.repa.teacher, network.side)
+            self.teacher = teacher or load_teacher(config.repa.teacher, network.side, config.repa.antialias)
             require(
                 self.teacher.tokens == network.side**2,
                 "repa.teacher",
@@ -93,7 +98,10 @@ class Objective(nn.Module):
         terms = dict(base.terms)
         if "dispersive" in self.weights:
             settings = self.config.dispersive
-            terms["dispersive"] = _over_blocks(settings.repulsion, settings, self.blocks["dispersive"], base.features)
+            banks = {block: {"bank": self.banks[str(block)]} for block in self.blocks["dispersive"] if self.banks}
+            terms["dispersive"] = _over_blocks(
+                settings.repulsion, settings, self.blocks["dispersive"], base.features, options=banks
+            )
         if "contrastive" in self.weights:
             settings, second = self.config.contrastive, self._second_view(batch, draws, labels, base.times)
             blocks, views = self.blocks["contrastive"], (base.features, second)
@@ -120,7 +128,13 @@ class Objective(nn.Module):
         return self.network.features(x, self.process.model_time(t), labels, taps=self.blocks["contrastive"])
 
 
-def _over_blocks(loss: Callable[..., Tensor], settings: Dispersive, blocks: Sequence[int], *views: Features) -> Tensor:
+def _over_blocks(
+    loss: Callable[..., Tensor],
+    settings: Dispersive,
+    blocks: Sequence[int],
+    *views: Features,
+    options: Mapping[int, dict[str, Any]] = MappingProxyType({}),
+) -> Tensor:
     """The loss of each block and chunk of samples that repel each other: the mean over chunks, then one over blocks."""
     losses = []
     for block in blocks:
@@ -128,6 +142,6 @@ def _over_blocks(loss: Callable[..., Tensor], settings: Dispersive, blocks: Sequ
         if settings.negatives == "global":
             scope = [gather(z) for z in scope]
         chunks = zip(*(z.split(settings.chunk or len(z)) for z in scope), strict=True)
-        losses.append(torch.stack([loss(*chunk) for chunk in chunks]).mean(dim=0))
+        losses.append(torch.stack([loss(*chunk, **options.get(block, {})) for chunk in chunks]).mean(dim=0))
     losses = torch.stack(losses)
     return losses.mean(dim=0) if settings.reduce == "mean" else losses.sum(dim=0)

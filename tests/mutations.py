@@ -39,6 +39,12 @@ EXPERIMENTS, DATASETS = "tests/experiments/test_statistics.py", "tests/datasets"
 MUTATIONS = [
     Mutation(*mutation)
     for mutation in (
+        # by the book: what the released code does and an eye would not miss
+        ("process.py", "(t < first) | (t > last)", "(t < first)", "tests/test_process.py"),
+        ("sampling/solvers.py", '"velocity", "data", x, t)', '"velocity", "noise", x, t)', SAMPLING),
+        ("models/teachers.py", "antialias=True)", "antialias=False)", "tests/models/test_teachers.py"),
+        ("models/export.py", "norm_eps=1e-6", "norm_eps=1e-5", "tests/models/test_export.py"),
+        ("training/stream.py", "if self.flips else", "if True else", DATASETS),
         # losses: a sign, a factor, a missing division, a dropped detach
         ("losses/dispersive.py", "per=features * tau", "per=tau", LOSSES),
         ("losses/dispersive.py", "return log_mean_exp(-pairs(", "return log_mean_exp(pairs(", LOSSES),
@@ -209,17 +215,12 @@ MUTATIONS = [
         ("experiments/statistics.py", ".cummax().clip(upper=1)", ".clip(upper=1)", EXPERIMENTS),
         (
             "datasets/sources.py",
-            "files = sorted(_below(root, root / name))",
-            "files = list(reversed(sorted(_below(root, root / name))))",
+            'key=lambda name: (name.partition("/")[0], name)',
+            'key=lambda name: (name.partition("/")[0], name), reverse=True',
             DATASETS,
         ),
-        (
-            "datasets/sources.py",
-            'name[0] != "." and os.path.splitext(name)[1].lower() in',
-            'name[0] != "." and os.path.splitext(name)[1] in',
-            DATASETS,
-        ),
-        ("datasets/sources.py", "classes = sorted(entry.name", "classes = list(entry.name", DATASETS),
+        ("datasets/folder.py", "name = entry.name.lower()", "name = entry.name", DATASETS),
+        ("datasets/sources.py", "classes = sorted(name for", "classes = list(name for", DATASETS),
         ("datasets/sources.py", '_digest("\\n".join(names), labels)', "_digest(labels)", DATASETS),
     )
 ]

@@ -1,14 +1,13 @@
 """Data sets: embedded ones by name, others as a store, the folder that ``labkit prepare`` writes."""
 
-from pathlib import Path
-
 from labkit.checks import choose, require
 from labkit.datasets.base import AugmentationDraws, Images, Source, Split
-from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji
+from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji, letters
 from labkit.datasets.prepare import prepare
 from labkit.datasets.sources import Preparation
 from labkit.datasets.store import StoreError, describe, open_store, verify
 from labkit.datasets.vae import Codec
+from labkit.disk import located, user_path
 
 
 def load(name: str, split: Split = "train", resident: bool = False) -> Source:
@@ -27,8 +26,9 @@ def load(name: str, split: Split = "train", resident: bool = False) -> Source:
     if name in EMBEDDED:
         return EMBEDDED[name](split)
     choices = f"choose {' or '.join(EMBEDDED)}, or the folder of a store, which `labkit prepare` makes from images"
-    require(Path(name).exists(), "dataset", name, choices)
-    return open_store(name, split, resident)
+    folder = user_path(name, "dataset")
+    require(folder.exists(), "dataset", name, f"there is no {located(folder)}; {choices}")
+    return open_store(folder, split, resident)
 
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "describe",
     "digits",
     "emoji",
+    "letters",
     "load",
     "open_store",
     "prepare",

@@ -39,7 +39,7 @@ class Codec:
     def __init__(self, source: str = SD_VAE, device: torch.device | None = None, batch: int = 16) -> None:
         self.source, self.batch, self.device = source, batch, device or usual_device()
 
-        def load(diffusers: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        def load(diffusers: Any, source: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             options |= {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
             return diffusers.AutoencoderKL.from_pretrained(source, **options)
 

@@ -20,12 +20,13 @@ from tqdm.auto import tqdm
 
 from labkit.checks import LabError
 from labkit.datasets.store import npy
-from labkit.disk import DiskError, replace_file, unwritten
+from labkit.disk import DiskError, reading, replace_file, unwritten
 from labkit.metrics.extractors import to_bytes
 from labkit.training import Samples
 
 Draw = Callable[[range, Int[Tensor, " n"]], Samples]
 """Samples of these numbers and labels."""
+AGAIN = "move it away, and the same command draws these samples again and no others"
 
 
 class SampleError(LabError, RuntimeError):
@@ -93,11 +94,12 @@ class Shards:
     def _read(self, number: int) -> UInt8[np.ndarray, "n c h w"]:
         path = self.path(number)
         try:
-            x = np.load(path)
-        except (OSError, ValueError, EOFError) as error:
-            raise SampleError(f"{path} cannot be read ({error}); remove it and start again.") from error
+            with reading(path):
+                x = np.load(path)
+        except (FileNotFoundError, ValueError, EOFError) as error:
+            raise SampleError(f"{path} cannot be read ({error}); {AGAIN}.") from error
         if x.dtype != np.uint8 or x.ndim != 4 or len(x) != len(self.ranges[number]):
-            raise SampleError(f"{path} holds {x.dtype} {x.shape}, not these samples; remove it and start again.")
+            raise SampleError(f"{path} holds {x.dtype} {x.shape}, not these samples; {AGAIN}.")
         return x
 
     def export(self, path: Path) -> None:

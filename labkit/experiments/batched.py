@@ -64,6 +64,8 @@ def train_batched(runs: Mapping[Path, Config]) -> Generator[int]:
     for name, usual in (("accumulate", 1), ("clip", None), ("checkpointing", False)):
         allowed = f"models that are trained together need {usual}"
         require(getattr(engine, name) == usual, f"engine.{name}", getattr(engine, name), allowed)
+    own = "each model needs a bank of its own; train these runs alone"
+    require(all(c.dispersive.negatives != "bank" for c in runs.values()), "dispersive.negatives", "bank", own)
     with ExitStack() as owned:
         folders = [RunFolder(path) for path in runs]
         for folder in folders:

@@ -4,13 +4,14 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from labkit.checks import require
+from labkit.checks import ConfigError, require
 from labkit.config import Config
+from labkit.disk import user_path
 from labkit.evaluation import REAL, Evaluation, EvaluationConfig, Real, block_geometry, evaluate
 from labkit.objective import regularized_blocks
-from labkit.training import Report, Trainer
+from labkit.training import Report, Run, Trainer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +107,7 @@ class Comparison:
 
     def __init__(self, configs: Mapping[str, Config], out: str | Path | None = None) -> None:
         require(len(configs) > 0, "configs", dict(configs), "name at least one")
-        self.out = None if out is None else Path(out)
+        self.out = None if out is None else user_path(out, "out")
         self.trainers = {
             name: Trainer(config, None if self.out is None else self.out / name) for name, config in configs.items()
         }
@@ -121,18 +122,47 @@ class Comparison:
         """Number of reports still to come."""
         return sum(len(trainer) for trainer in self.trainers.values())
 
+    @classmethod
+    def reopen(cls, out: str | Path) -> "Comparison":
+        """The runs in a folder, forks among them, each at its newest checkpoint.
+
+        Raises:
+            RunError: a folder holds no run that can go on.
+        """
+        runs = [Run.open(file.parent) for file in Path(out).glob("*/machine.json")]
+        runs.sort(key=lambda run: (run.parent is not None, (run.path / "machine.json").stat().st_mtime_ns))
+        return cls({run.path.name: run.config for run in runs}, out)
+
+    def fork(self, parent: str, name: str, at: int | None = None, **changes: Any) -> Trainer:
+        """Add a run that goes on from a state of another with other settings; see ``Run.fork``. Not inside the loop.
+
+        Args:
+            parent: name of the other.  name: of the new run.
+            at: a step of the other, by default the one that it has reached.  changes: of the settings.
+        """
+        require(parent in self.trainers, "parent", parent, f"choose one of {', '.join(self.trainers)}")
+        require(name not in self.trainers, "name", name, "there is a run of this name already")
+        trainer = self.trainers[parent]
+        if self.out is None:
+            raise ConfigError("out = None cannot be used: forks need a folder, so give the comparison one.")
+        trainer.save()
+        run = Run.open(self.out / parent)
+        fork = run.fork(trainer.step if at is None else at, self.out / name, **changes)
+        self.trainers[name] = fork.trainer()
+        return self.trainers[name]
+
     def __iter__(self) -> Generator[tuple[str, Report]]:
         with ExitStack() as leaving:  # each run saves as it is left, even if another one cannot
             loops = {name: iter(trainer) for name, trainer in self.trainers.items()}
             for loop in loops.values():
                 leaving.callback(loop.close)
             while loops:
-                for name in list(loops):
-                    report = next(loops[name], None)
-                    if report is None:
-                        del loops[name]
-                    else:
-                        yield name, report
+                name = min(loops, key=lambda name: self.trainers[name].step)  # in turns; who is behind catches up
+                report = next(loops[name], None)
+                if report is None:
+                    del loops[name]
+                else:
+                    yield name, report
 
     def evaluate(self, settings: EvaluationConfig = EvaluationConfig()) -> "ComparisonResult":
         """Measure every run as it stands now, by one protocol."""

@@ -32,14 +32,14 @@ from tqdm.auto import tqdm
 
 from labkit.checks import LabError, require, whole
 from labkit.config import Config, flat
-from labkit.disk import replace_file
+from labkit.disk import replace_file, user_path
 from labkit.evaluation import REAL
 from labkit.experiments.apart import Job, orphaned, run_jobs
 from labkit.experiments.batched import groups, train_batched
 from labkit.experiments.compiling import worth_compiling
 from labkit.runtime import commit, cores, one_thread
+from labkit.signals import saving_on_signals
 from labkit.training import Run, Trainer
-from labkit.training.engine import saving_on_signals
 from labkit.training.folder import RunError, RunFolder
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 FORMAT = "labkit-sweep-1"
 MARK = "configs.json"
+LONGEST = 200  # bytes of a run's name, which becomes a folder's
 LOOK = 2.0  # seconds between two looks at the runs that other processes do
 Row = dict[str, Any]
 """step, measure and value; block and sampler where a measure has them."""
@@ -93,7 +94,7 @@ class Sweep(NamedTuple):
         """Read what the last sweep into this folder wrote."""
         import pandas as pd
 
-        out = Path(out)
+        out = user_path(out, "out")
         require((out / "table.parquet").is_file(), "out", str(out), "it holds no table of a sweep")
         configs = {run: Config.from_json(json.dumps(one)) for run, one in _read(out / MARK).items()}
         return cls(pd.read_parquet(out / "table.parquet"), configs, _read(out / "failures.json"))
@@ -124,6 +125,9 @@ def combinations(axes: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]
     settings = {}
     for values in product(*axes.values()):
         name = folder_name(",".join(f"{field}={_text(value)}" for field, value in zip(names, values, strict=True)))
+        if len(name.encode()) > LONGEST:
+            begun = name.encode()[: LONGEST - 9].decode(errors="ignore")
+            name = f"{begun}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         require(name not in settings, "axes", dict(axes), f"two of its runs would be named {name}")
         settings[name] = dict(zip(axes, values, strict=True))
     return settings
@@ -143,7 +147,8 @@ def _short(fields: Sequence[str]) -> list[str]:
 def _changed(base: Config, values: Mapping[str, Any]) -> Config:
     fields, tree = flat(asdict(base)), json.loads(base.to_json())
     for name, value in values.items():
-        close = get_close_matches(name, fields, 4, 0.5) or list(fields)
+        same = [field for field in fields if field.rpartition(".")[2] == name]  # without its group
+        close = same or get_close_matches(name, fields, 4, 0.5) or list(fields)
         require(name in fields, "axes", name, f"it is no setting; did you mean {' or '.join(close)}")
         group, _, field = name.rpartition(".")
         (tree[group] if group else tree)[field] = value
@@ -171,10 +176,11 @@ def sweep(
         RunError: the folder holds something else.
         KeyboardInterrupt: after Ctrl-C, once the runs under way have been saved.
     """
-    out, workers = Path(out), cores() if workers is None else workers
+    out, workers = user_path(out, "out"), cores() if workers is None else workers
     require(len(configs) > 0, "configs", dict(configs), "name at least one")
     for name in configs:
-        require(name == Path(name).name not in ("", ".."), "configs", name, "its name must be that of a folder")
+        fits = name == Path(name).name not in ("", "..") and len(name.encode()) <= LONGEST
+        require(fits, "configs", name, f"its name must be that of a folder, of at most {LONGEST} bytes")
     require(whole(workers, 1), "workers", workers, "take a whole number of at least 1")
     module = sys.modules[type(judge).__module__]
     importable = is_dataclass(judge) and "<locals>" not in type(judge).__qualname__ and hasattr(module, "__file__")

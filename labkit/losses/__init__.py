@@ -1,6 +1,7 @@
 """Losses as pure functions of tensors, each beside its settings: no parameters, no state, no communication."""
 
 from labkit.losses.alignment import Repa, repa_loss
+from labkit.losses.bank import Bank
 from labkit.losses.contrastive import Contrastive, contrastive_loss, contrastive_parts
 from labkit.losses.diffusion import diffusion_errors
 from labkit.losses.dispersive import Dispersive, Variant, dispersive_floor, dispersive_loss
@@ -9,6 +10,7 @@ from labkit.losses.meanflow import MeanFlow, adaptive_loss, average_velocity_tar
 from labkit.losses.weight import burst, late, warm_up
 
 __all__ = [
+    "Bank",
     "Contrastive",
     "Dispersive",
     "MeanFlow",

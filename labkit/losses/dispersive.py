@@ -19,21 +19,31 @@ comes from B×B Gram matrices: for standardised Z, Σ_mn C_mn² = ‖ZᵀZ‖²/
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypedDict
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import as_tuple, choose, finite, require, whole
-from labkit.distances import gram, pairwise_cosines, pairwise_sq_distances, standardized
+from labkit.checks import as_tuple, check_whole, choose, finite, require, whole
+from labkit.distances import (
+    cross_cosines,
+    cross_sq_distances,
+    gram,
+    pairwise_cosines,
+    pairwise_sq_distances,
+    standardized,
+)
+from labkit.losses.bank import Bank
 from labkit.losses.weight import Schedule, check_weight
-from labkit.ops import full_precision, log_mean_exp, off_diagonal, rows
+from labkit.ops import full_precision, log_mean_exp, log_sum_exp, off_diagonal, rows
 
 Variant = Literal["infonce_l2", "infonce_cosine", "hinge", "covariance"]
 Reduce = Literal["mean", "sum"]
-Negatives = Literal["local", "global"]
+Negatives = Literal["local", "global", "bank"]
 KNOBS: dict[str, dict[str, float | bool]] = {
     "infonce_l2": {"tau": 0.5, "include_self": True},
     "infonce_cosine": {"tau": 0.5, "include_self": True},
@@ -126,8 +136,12 @@ def repulsion(
     tau: float = math.nan,
     margin: float = math.nan,
     include_self: bool = True,
+    bank: Bank | None = None,
 ) -> Float[Tensor, ""]:
-    """Dispersive Loss with the arguments that ``loss_arguments`` returns: those that the variant has, and no others."""
+    """Dispersive Loss with the arguments that ``loss_arguments`` returns: those that the variant has, and no others.
+
+    With a ``bank``, its samples repel the batch as well.
+    """
     flat = rows(z)
     batch, features = flat.shape
     check_size(batch, features, variant)
@@ -135,11 +149,37 @@ def repulsion(
         if variant == "covariance":
             return _off_diagonal_correlations(flat)
         pairs = (lambda x: x) if include_self else off_diagonal
+        if bank is not None:
+            return _with_bank(flat, bank, variant, pairs, tau, margin)
         if variant == "infonce_l2":
             return log_mean_exp(-pairs(pairwise_sq_distances(flat, per=features * tau)))
         if variant == "infonce_cosine":
             return log_mean_exp(pairs(pairwise_cosines(flat)) / tau)
         return (margin - pairs(pairwise_sq_distances(flat, per=features))).relu().square().mean()
+
+
+def _with_bank(
+    flat: Float[Tensor, "batch features"],
+    bank: Bank,
+    variant: Variant,
+    pairs: Callable[[Tensor], Tensor],
+    tau: float,
+    margin: float,
+) -> Float[Tensor, ""]:
+    """The mean over the pairs of the batch and those of a sample and a remembered one."""
+    remembered, there = bank.recall()
+    remembered, per = remembered.to(flat.dtype), flat.shape[1]
+    if variant == "infonce_cosine":
+        own, others = pairs(pairwise_cosines(flat)) / tau, cross_cosines(flat, remembered) / tau
+    else:
+        scale = per * tau if variant == "infonce_l2" else per
+        own, others = -pairs(pairwise_sq_distances(flat, per=scale)), -cross_sq_distances(flat, remembered, per=scale)
+    count = own.numel() + len(flat) * there.sum()
+    if variant == "hinge":
+        far = (margin + others).relu().square() * there
+        return ((margin + own).relu().square().sum() + far.sum()) / count
+    logits = torch.cat([own.flatten(), others.masked_fill(~there, -math.inf).flatten()])
+    return log_sum_exp(logits) - count.to(logits.dtype).log()
 
 
 def _off_diagonal_correlations(flat: Float[Tensor, "batch features"]) -> Float[Tensor, ""]:
@@ -210,7 +250,8 @@ class Dispersive:
     variant: Variant = "infonce_l2"
     """Form of the loss."""
     blocks: tuple[int, ...] | Literal["all", "last"] | None = None
-    """Blocks, numbered from 0, whose output is regularized (only measured, where λ is off). None is depth // 4."""
+    """Blocks, numbered from 0, whose output is regularized (only measured, where λ is off). None is depth // 4, the
+    paper's Block 3 of 12; by its authors' README it may be one lower (see ``recipes.imagenet256``)."""
     margin: float | None = None
     """Margin ε > 0 of the hinge. None is 1 (the paper's value is not known)."""
     include_self: bool | None = None
@@ -218,7 +259,10 @@ class Dispersive:
     reduce: Reduce = "mean"
     """Mean or sum of the losses of several blocks (the authors' choice is not known)."""
     negatives: Negatives = "local"
-    """Samples that repel each other: those of one device, as in the authors' runs, or those of all."""
+    """Samples that repel each other: those of one device, as in the authors' runs, those of all, or those of one device
+    and a bank of earlier ones."""
+    bank: int = 1024
+    """Number of earlier samples in the bank (negatives = bank)."""
     chunk: int | None = None
     """Samples that repel only among themselves, as on many devices with a small batch each. It divides the batch."""
     schedule: Schedule = ()
@@ -241,6 +285,11 @@ class Dispersive:
             require(whole(self.chunk, least), name, self.chunk, f"take a whole number of at least {least}")
             allowed = "chunks divide the batch of one device; take negatives = local"
             require(self.negatives == "local", name, self.chunk, allowed)
+        check_whole(f"{group}.bank", self.bank)
+        if self.negatives == "bank":
+            require(group == "dispersive", f"{group}.negatives", "bank", "only the Dispersive Loss has a bank")
+            allowed = "the covariance has no pairs of samples; choose another variant"
+            require(self.variant != "covariance", f"{group}.negatives", "bank", allowed)
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
@@ -248,6 +297,9 @@ class Dispersive:
         variant, prefix = self.variant, f"{type(self).__name__.lower()}."
         return {"variant": variant, **loss_arguments(variant, self.tau, self.margin, self.include_self, prefix)}
 
-    def repulsion(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, ""]:
-        """``dispersive_loss`` with these settings."""
-        return repulsion(z, **self.arguments)
+    def repulsion(self, z: Float[Tensor, "batch ..."], bank: Bank | None = None) -> Float[Tensor, ""]:
+        """``dispersive_loss`` with these settings; a bank takes part, and remembers the batch afterwards."""
+        loss = repulsion(z, **self.arguments, bank=bank)
+        if bank is not None:
+            bank.push(z)
+        return loss

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -42,6 +43,32 @@ def late(steps: int) -> Schedule:
     """0 for the first ``steps`` steps, then λ."""
     _check_steps(steps)
     return ((steps - 1, 0.0), (steps, 1.0))
+
+
+def value_at(knots: Schedule, step: float) -> float:
+    """The factor at a step; 1 where there are no knots."""
+    steps, factors = zip(*(knots or ((0, 1.0),)), strict=True)
+    return float(np.interp(step, steps, factors))
+
+
+def paint(knots: Schedule, first: int, last: int, factor: float) -> Schedule:
+    """The schedule with another factor at the steps first … last − 1, and at all other steps as it was."""
+    require(whole(first, 0), "first", first, "take a whole number of at least 0")
+    require(whole(last, first + 1), "last", last, f"take a whole number above {first}, the first step")
+    inside = {first: factor, last - 1: factor}
+    edges = {step: value_at(knots, step) for step in (first - 1, last) if step >= 0}
+    kept = {step: value for step, value in knots or ((0, 1.0),) if step < first or step >= last}
+    return _without_needless(sorted((kept | edges | inside).items()))
+
+
+def _without_needless(knots: list[tuple[int, float]]) -> Schedule:
+    """The knots without those that lie on the line between their neighbours, or beside an end that stays level."""
+    kept: list[tuple[int, float]] = []
+    for number, (step, value) in enumerate(knots):
+        rest = [*kept[-1:], *knots[number + 1 : number + 2]]
+        if not rest or value_at(tuple(rest), step) != value:
+            kept.append((step, value))
+    return tuple(kept)
 
 
 def check_weight(settings: Any, group: str) -> None:

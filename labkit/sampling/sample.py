@@ -14,8 +14,8 @@ from labkit.models import Transformer
 from labkit.process import DiffusionProcess, FlowProcess, process_of
 from labkit.runtime import Purpose, generator
 from labkit.sampling.guidance import guided
-from labkit.sampling.sampler import Sampler
-from labkit.sampling.solvers import Problem
+from labkit.sampling.sampler import Sampler, describe_guidance
+from labkit.sampling.solvers import WHOLE, Problem
 
 
 class Samples(NamedTuple):
@@ -32,7 +32,7 @@ class Samples(NamedTuple):
         s = self.settings
         steps = f"{s['steps']} step{'' if s['steps'] == 1 else 's'} " if s["steps"] else ""
         evaluations = f"({s['nfe']} evaluation{'' if s['nfe'] == 1 else 's'})"
-        return f"{s['method']}, {steps}{evaluations}, guidance {s['guidance']:g}, seed {s['seed']}"
+        return f"{s['method']}, {steps}{evaluations}, {describe_guidance(s)}, seed {s['seed']}"
 
 
 class Frame(NamedTuple):
@@ -139,15 +139,17 @@ class _Sampling:
         clips = config.family == "DiT" or config.flow.prediction != "velocity"
         require(clips or not self.sampler.clip, "clip", True, "it is for predictions of noise or score, not velocity")
         null = network.num_classes
-        labels = torch.arange(first, first + n) % null if y is None else torch.as_tensor(y).long()
-        fits = labels.shape == (n,) and bool(((labels >= 0) & (labels <= null)).all())
-        require(fits, "y", labels.tolist(), f"give {n} labels between 0 and {null}, where {null} means none")
+        chosen = torch.arange(first, first + n) % null if y is None else torch.as_tensor(y)
+        labels = chosen.long()
+        fits = labels.shape == (n,) and bool(((chosen == labels) & (labels >= 0) & (labels <= null)).all())
+        allowed = f"give {n} labels between 0 and {null}, in whole numbers; {null} means none"
+        require(fits, "y", chosen.tolist(), allowed)
         self.labels, self.first, self.nfe = labels, first, 0
 
     @property
     def steps(self) -> int:
-        """Steps of one batch; dopri5 counts as one, since it does not report its own."""
-        return (self.sampler.steps or 1) + self.sampler.solver_class.closing_steps
+        """Steps of one batch."""
+        return self.sampler.total_steps
 
     def record(self) -> dict[str, Any]:
         """Settings to show beside the samples; nfe is that of the last batch."""
@@ -169,7 +171,14 @@ class _Sampling:
 
         if isinstance(self.process, FlowProcess):
             output = self.process.velocity(self.network, sampler.clip)
-        velocity = guided(output, labels, self.network.num_classes, sampler.guidance, sampler.channels)
+        first, last = sampler.guidance_interval
+
+        def acts(t: Tensor) -> bool:  # a time in float32 may lie beside the end that it means
+            return first - 1e-6 <= self.process.time_of(t[0].item()) <= last + 1e-6
+
+        assert sampler.guidance is not None and sampler.channels is not None, "they are filled"
+        bounded = acts if (first, last) != WHOLE else None  # which waits for the device
+        velocity = guided(output, labels, self.network.num_classes, sampler.guidance, sampler.channels, bounded)
 
         def field(*args: Tensor) -> Tensor:
             self.nfe += 1

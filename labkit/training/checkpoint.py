@@ -70,7 +70,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def unsaved(why: str) -> CheckpointError:
     """The error of a file that could not be saved, with the remedy."""
-    return CheckpointError(f"{why} Earlier checkpoints are intact; make room or check the folder, then resume.")
+    return CheckpointError(f"{why} Earlier checkpoints are intact.")
 
 
 def read(path: Path) -> Checkpoint:
@@ -79,8 +79,6 @@ def read(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, cut, altered, or not a checkpoint of this version.
     """
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; list a run's checkpoints with `Run.open(...).checkpoints`.")
     with _opened(path) as file:
         header = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -103,9 +101,15 @@ def digest(path: Path) -> str:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        with disk.reading(path), open(path, "rb"):  # which tells a file that may not be read from one that is cut
+            pass
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, OSError, ValueError) as error:
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} does not exist; list a run's checkpoints with `Run.open(...).checkpoints`."
+        ) from None
+    except (SafetensorError, ValueError, IsADirectoryError) as error:
         raise CheckpointError(f"{path} is cut or not a checkpoint ({error}).") from error
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from labkit.checks import ConfigError, LabError, require
 from labkit.config import Config
-from labkit.disk import unwritten
+from labkit.disk import located, read_text, reading, unwritten, user_path
 from labkit.runtime import machine
 from labkit.training import checkpoint as ckpt
 from labkit.training.status import State, Status, now
@@ -52,7 +52,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = user_path(path, "folder of the run")
         self._lock: FileLock | None = None
         self._started = self._noted = 0.0
 
@@ -64,7 +64,8 @@ class RunFolder:
         """Open a run's folder; a missing or foreign folder is refused with a RunError."""
         folder = cls(path)
         if not folder.path.is_dir():
-            raise RunError(f"There is no run at {path}; start one with `labkit train digits --out {path}`.")
+            there = located(folder.path)
+            raise RunError(f"There is no run at {there}; start one with `labkit train digits --out {path}`.")
         if not (folder.path / "config.json").exists():
             raise RunError(f"{path} is not the folder of a run (it has no config.json); name a run's own folder.")
         _ = folder.config  # refuses a damaged config
@@ -81,6 +82,8 @@ class RunFolder:
             there = type(self).open(self.path)
             done = max(there.checkpoints, default=0)
             require(config.steps >= done, "steps", config.steps, f"{self.path} has been trained for {done} already")
+            if there.config == config and done >= config.steps:  # nothing is left to do, so nothing is written
+                return self
             if changed := "; ".join(there.config.breaks(config)):
                 raise RunError(
                     f"{self.path} holds a run of another config ({changed}); choose another folder, or that run's "
@@ -166,14 +169,17 @@ class RunFolder:
     def config(self) -> Config:
         """The experiment."""
         try:
-            return Config.from_json((self.path / "config.json").read_text())
-        except (ConfigError, UnicodeDecodeError) as error:
+            return Config.from_json(read_text(self.path / "config.json"))
+        except ConfigError as error:
             raise ConfigError(f"{self.path / 'config.json'}: {error}") from error
 
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Step → checkpoint file, in the order of steps."""
-        files = {f.stem.removeprefix("step-"): f for f in (self.path / "checkpoints").glob("step-*.safetensors")}
+        folder = self.path / "checkpoints"
+        with reading(folder):
+            present = list(folder.iterdir()) if folder.is_dir() else []
+        files = {f.stem.removeprefix("step-"): f for f in present if f.match("step-*.safetensors")}
         return {int(step): files[step] for step in sorted(filter(str.isdecimal, files), key=int)}
 
     def newest(self, config: Config) -> ckpt.Checkpoint | None:
@@ -191,12 +197,13 @@ class RunFolder:
                 faults.append(error)
                 continue
             if changed := "; ".join(Config.from_json(state.config).breaks(config)):
-                raise RunError(f"{file} is from a run of another config ({changed}); remove it from this folder.")
+                raise RunError(f"{file} is from a run of another config ({changed}); move it out of this folder.")
             if faults:
                 warnings.warn(f"{faults[0]} Continuing from step {state.step} instead.", stacklevel=3)
             return state
         if faults:
-            raise ckpt.CheckpointError(f"{faults[0]} No other checkpoint can be read: train the run anew elsewhere.")
+            remedy = "copy them here again from where they are whole, or train in another folder"
+            raise ckpt.CheckpointError(f"{faults[0]} No other checkpoint can be read either: {remedy}.")
         return None
 
     def save(self, state: ckpt.Checkpoint) -> None:

@@ -22,8 +22,9 @@ import torch
 
 from labkit.checks import check_whole
 from labkit.config import Config
+from labkit.disk import user_path
 from labkit.training.detached import Process
-from labkit.training.engine import micro_batch
+from labkit.training.engine import check_compiler, micro_batch
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.history import History, duration
 from labkit.training.joblog import JobLog
@@ -51,7 +52,7 @@ class Job:
     @classmethod
     def attach(cls, out: str | Path) -> "Job":
         """The job of a run's folder, running or ended; a missing or foreign folder is refused with a RunError."""
-        return cls(Path(out))
+        return cls(user_path(out, "out"))
 
     @classmethod
     def launch(cls, config: Config, out: str | Path, processes: int | None = None) -> "Job":
@@ -65,10 +66,11 @@ class Job:
             RunError: the run is being trained already, or the folder holds something else.
             ConfigError: that many processes cannot share the batch equally.
         """
-        out = Path(out).resolve()
+        out = user_path(out, "out").resolve()
         processes = max(torch.cuda.device_count(), 1) if processes is None else processes
         check_whole("processes", processes)
         micro_batch(config, processes)
+        check_compiler(config)
         ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         train = ["-m", "labkit", "train", "--resume", str(out)]
         command = [sys.executable, *(ranks if processes > 1 else []), *train]

@@ -1,14 +1,18 @@
 """A run that reopens: ``labkit.training.folder`` describes its folder; here are its networks, features and samples."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from torch import Tensor
 
 from labkit import datasets
-from labkit.checks import require
+from labkit.checks import require, whole
+from labkit.disk import user_path
 from labkit.models import Transformer
 from labkit.models.sizes import parse_name
 from labkit.runtime import device
@@ -16,9 +20,27 @@ from labkit.sampling import Frame, Samples, film_network, sample_network
 from labkit.training import checkpoint as ckpt
 from labkit.training.features import FeatureCache, FeatureSet, Look, extract_features, inputs
 from labkit.training.folder import RunError, RunFolder
+from labkit.training.loggers import Name
 from labkit.training.trainer import Trainer, build_network
 
 Weights = Literal["ema", "model"]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Where a run was forked from, as its ``parent.json`` holds it."""
+
+    run: str
+    """Path of the parent's folder."""
+    step: int
+    checkpoint: str
+    """Checksum of the state that both have in common; empty for step 0."""
+    changes: tuple[str, ...]
+    """Settings that differ, as 'name: the parent's → the fork's'."""
+
+    def describe(self) -> str:
+        changes = "; ".join(self.changes) or "no setting changed"
+        return f"forked from {self.run} at step {self.step:,} ({changes})"
 
 
 class Run(RunFolder):
@@ -45,9 +67,9 @@ class Run(RunFolder):
         """Steps at which the network is available: 0, the initial one, and those of the checkpoints."""
         return [0, *self.checkpoints]
 
-    def trainer(self, **changes: Any) -> Trainer:
-        """A trainer that continues from the newest checkpoint; ``steps=…`` extends the run."""
-        return Trainer(self.config.replace(**changes), self.path)
+    def trainer(self, loggers: Sequence[Name] = (), **changes: Any) -> Trainer:
+        """A trainer that continues from the newest checkpoint; ``steps=…`` extends the run, ``loggers`` as its own."""
+        return Trainer(self.config.replace(**changes), self.path, loggers)
 
     def model(self, weights: Weights = "ema", step: int | None = None) -> Transformer:
         """The network at one of ``steps`` (by default the newest), with averaged or live weights, in evaluation mode.
@@ -101,7 +123,7 @@ class Run(RunFolder):
         Args:
             to: a folder that does not exist yet.  steps: of the checkpoints to copy, by default all.
         """
-        to, saved = Path(to), self.checkpoints
+        to, saved = user_path(to, "to"), self.checkpoints
         require(not to.exists(), "to", str(to), "it exists already; name a new folder")
         steps = list(saved if steps is None else steps)
         allowed = f"this run has checkpoints of steps {', '.join(map(str, saved)) or 'none'}"
@@ -114,6 +136,63 @@ class Run(RunFolder):
             if (self.path / name).exists():
                 ckpt.replace_file(to / name, (self.path / name).read_bytes())
         return Run.open(to)
+
+    def fork(self, at: int, out: str | Path, **changes: Any) -> "Run":
+        """A new run that begins with the state of this one after ``at`` steps, and goes on with other settings.
+
+        Both have weights, moments, averages, data and noise in common up to that step, and see the same data and noise
+        after it; without changes the fork equals this run bit for bit. Train it with ``fork.trainer()``.
+
+        Args:
+            at: any step up to the newest checkpoint. Between two checkpoints, the steps from the earlier one on are
+                trained once more in the fork's folder.
+            out: a folder that does not exist yet.
+            changes: as ``Config.replace`` takes them: λ, its schedule, τ, variant, α and blocks, the optimizer, and the
+                number of steps.
+
+        Raises:
+            ConfigError: a setting that cannot change on the way, a step that this run has not reached, a folder that
+                exists.
+            RunError: this run is an export, which has no moments.
+        """
+        out, config = Path(out), self.config.replace(**changes)
+        require(not out.exists(), "out", str(out), "it exists already; name a new folder")
+        last = self.steps[-1]
+        require(whole(at, 0) and at <= last, "at", at, f"this run has been saved up to step {last}")
+        require(config.steps > at, "steps", config.steps, f"the fork begins after {at} steps; give it more")
+        for text in self.config.outgrows(config):
+            name, change = text.split(": ", 1)
+            require(False, name, change, "it cannot change on the way; train a run of its own with `labkit train`")
+        part, source = out.with_name(f".{out.name}.part"), self  # a fork that was cut short leaves no half-made run
+        shutil.rmtree(part, ignore_errors=True)
+        if at not in self.steps:
+            source = self.fork(max(step for step in self.steps if step < at), part / "before")
+            with closing(iter(source.trainer())) as reports:
+                next(report for report in reports if report.step == at)  # leaving the loop saves
+        parent = Parent(str(self.path.resolve()), at, "", tuple(self.config.breaks(config)))
+        if at:
+            file = source.checkpoints[at]
+            state, parent = ckpt.read(file), replace(parent, checkpoint=ckpt.digest(file))
+            if not state.part("model."):
+                raise RunError(f"{self.path} is an export, without the moments that a fork goes on with.")
+            ckpt.write(part / "checkpoints" / file.name, state._replace(config=config.to_json()))
+            for name in ("machine.json", "metrics.csv"):
+                ckpt.replace_file(part / name, (source.path / name).read_bytes())
+            RunFolder(part).rewind(at)
+        ckpt.replace_file(part / "parent.json", json.dumps(asdict(parent), indent=2).encode())
+        ckpt.replace_file(part / "config.json", config.to_json().encode())
+        shutil.rmtree(part / "before", ignore_errors=True)
+        part.rename(out)
+        return Run.open(out)
+
+    @property
+    def parent(self) -> Parent | None:
+        """Where this run was forked from; None for a run of its own."""
+        file = self.path / "parent.json"
+        if not file.exists():
+            return None
+        fields = json.loads(file.read_text())
+        return Parent(**fields | {"changes": tuple(fields["changes"])})
 
     def sample(self, n: int = 64, **settings: Any) -> Samples:
         """Generate images with the averaged weights of the newest checkpoint; see ``labkit.sample``."""

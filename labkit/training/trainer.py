@@ -5,7 +5,7 @@ the loop. Leaving it in any way, also by an exception or Ctrl-C, saves first if 
 """
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,10 +21,12 @@ from labkit.models import Transformer, build_model
 from labkit.objective import Objective
 from labkit.runtime import Purpose, generator, seeded
 from labkit.sampling import few_steps, sample_network
+from labkit.signals import uninterrupted
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
-from labkit.training.engine import combined, compile_in_place, fabric_of, micro_batch, negatives, uninterrupted
+from labkit.training.engine import check_compiler, combined, compile_in_place, fabric_of, micro_batch, negatives
 from labkit.training.folder import RunError, RunFolder
+from labkit.training.loggers import Name, check_loggers, make_loggers
 from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, measure, regularizer_gradients
 from labkit.training.sheet import write_sheet
 from labkit.training.status import one_line
@@ -65,7 +67,11 @@ def build_network(config: Config, size: int, channels: int, num_classes: int) ->
     """The network of a config for images of given dimensions, its initial weights drawn from the config's seed."""
     with seeded(config.seed):
         variance = config.family == "DiT"  # predicted in additional channels
-        return build_model(config.model, size, channels, num_classes, learn_sigma=variance)
+        network = build_model(config.model, size, channels, num_classes, learn_sigma=variance)
+    with torch.no_grad():
+        for embedding in (*network.x_embedder.parameters(), network.pos_embed):
+            embedding.mul_(config.embedding_scale)
+    return network
 
 
 class Trainer:
@@ -76,6 +82,7 @@ class Trainer:
         run_dir: folder of the run. If it holds a run of the same config, training continues there from its newest
             readable checkpoint; None keeps everything in memory. While this iterates, no other trainer can be created
             or iterated in that folder.
+        loggers: ``tensorboard`` or ``wandb``, which get what metrics.csv gets; they need a folder.
 
     Raises:
         RunError: the folder holds a run of another config, or something else.
@@ -83,8 +90,11 @@ class Trainer:
         ConfigError: a setting does not fit the model or the images.
     """
 
-    def __init__(self, config: Config, run_dir: str | Path | RunFolder | None = None) -> None:
+    def __init__(
+        self, config: Config, run_dir: str | Path | RunFolder | None = None, loggers: Sequence[Name] = ()
+    ) -> None:
         self.config = config
+        check_compiler(config)
         images = datasets.load(config.dataset, resident=config.engine.resident)
         network = build_network(config, *images.dimensions)
         network.checkpointing = config.engine.checkpointing
@@ -92,6 +102,8 @@ class Trainer:
             objective = Objective(network, config)
         pixels = self._teacher_needs_pixels(images)
         self.fabric = fabric_of(config)
+        require(not loggers or run_dir is not None, "logger", loggers, "it belongs to a folder; name one")
+        check_loggers(loggers)
         # Last, when the config has passed all checks: a folder keeps the config that it was created with.
         self.folder = None if run_dir is None else self._open(run_dir)
         if config.engine.compile:
@@ -99,7 +111,7 @@ class Trainer:
         self.ema = Ema(network.to(self.fabric.device), config.ema_decay)
         trained = [p for p in objective.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, **asdict(config.optimizer), fused=True)
-        self.network, self.projector = network, objective.projector
+        self.network, self.projector, self.banks = network, objective.projector, objective.banks
         self._shared = [p for p in network.parameters() if p.requires_grad]  # by all losses; the projector is REPA's
         self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
         self.stream = Stream(
@@ -110,6 +122,7 @@ class Trainer:
             rank=self.fabric.global_rank,
             ranks=self.fabric.world_size,
             pixels=pixels,
+            flips=config.flips,
             two_views=config.contrastive.lam is not None,
             pairs=config.family == "MeanFlow",
         )
@@ -118,6 +131,7 @@ class Trainer:
         self._stopping = False
         if self.folder is not None:
             self._restore(self.folder.newest(config), self.folder.path)
+            self.fabric.loggers.extend(make_loggers(loggers, self.folder.path, config, self.step))
 
     @property
     def leads(self) -> bool:
@@ -201,14 +215,22 @@ class Trainer:
         with self.folder.writing():
             self.folder.rewind(self.step)
             self.folder.note("running", self.step)
+            status = "failed"
             try:
+                for logger in self.fabric.loggers:
+                    getattr(logger, "experiment", None)  # begins it: what it lacks is said before the first step
                 yield
+                status = "success"
             except (KeyboardInterrupt, GeneratorExit):  # Ctrl-C, or the loop was left
+                status = "stopped"
                 self.folder.note("stopped", self.step)
                 raise
             except BaseException as error:
                 self.folder.note("failed", self.step, one_line(error))
                 raise
+            finally:
+                for logger in self.fabric.loggers:
+                    logger.finalize(status)
             self.folder.note("finished", self.step)
 
     def _advance(self) -> Report:
@@ -236,6 +258,8 @@ class Trainer:
             report = Report(self.step, self.samples, self.seconds, terms, meters)
             if log and self.folder is not None and self.leads:
                 self.folder.log(report.step, report.samples, report.seconds, report.values())
+        if log and self.leads and self.fabric.loggers:
+            self.fabric.log_dict(report.values(), report.step)
         return report
 
     def _backward(self, log: bool) -> tuple[list[Losses], Pulls, float]:
@@ -284,8 +308,8 @@ class Trainer:
         c = self.config
         last = f"the last good checkpoint is at step {self.saved_step}" if self.saved_step else "nothing was saved yet"
         lams = "".join(f" or {name}.lam (now {getattr(c, name).lam})" for name in c.regularizers)
-        where, anew = ("", "") if self.folder is None else (f" of {self.folder.path}", " in another folder")
-        return f"{last}{where}. Train anew{anew}, with a lower optimizer.lr (now {c.optimizer.lr}){lams}."
+        where, there = ("", "") if self.folder is None else (f" of {self.folder.path}", " in another folder")
+        return f"{last}{where}. Train{there} with a lower optimizer.lr (now {c.optimizer.lr}){lams}."
 
     def save(self) -> None:
         """Write a checkpoint now, unless this step has one or there is no folder."""
@@ -303,7 +327,9 @@ class Trainer:
     def _modules(self) -> dict[str, nn.Module]:
         """The modules of a checkpoint, by the prefix of their tensors there."""
         modules: dict[str, nn.Module] = {"model": self.network, "ema": self.ema.network}
-        return modules if self.projector is None else modules | {"projector": self.projector}
+        if self.projector is not None:
+            modules["projector"] = self.projector
+        return modules | ({"bank": self.banks} if self.banks else {})
 
     def _named(self) -> dict[str, nn.Parameter]:
         """The parameters, by the names of their moments in a checkpoint."""
@@ -319,9 +345,11 @@ class Trainer:
         if state is None:
             return
         if not state.part("model."):
-            raise RunError(f"{path} is an export: training cannot go on from it. Train anew elsewhere.")
+            raise RunError(f"{path} is an export of averaged weights; go on in the folder that it was exported from.")
         for part, module in self._modules().items():
-            module.load_state_dict(state.part(f"{part}."))
+            tensors = state.part(f"{part}.")
+            if tensors or part != "bank":  # which a fork begins empty
+                module.load_state_dict(tensors)
         ckpt.load_optimizer(self.optimizer, self._named(), state.part("optimizer."))
         self.step = self.saved_step = state.step
         self.seconds = state.seconds

@@ -10,21 +10,26 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import get_args
+from typing import TypedDict, get_args
 
 import numpy as np
-from traitlets import Bool, Enum, Float, HasTraits, Int
+from torch import Tensor
+from traitlets import Bool, Enum, Float, HasTraits, Int, List, Unicode
 
 from labkit.config import REGULARIZERS, Config
 from labkit.experiments import Comparison
 from labkit.losses.dispersive import KNOBS, Knobs, Variant, own_knobs
+from labkit.losses.weight import Schedule, paint, value_at
 from labkit.objective import regularized_blocks
 from labkit.plots import picture
+from labkit.process import base_term
 from labkit.sampling import Sampler
 from labkit.time_sampling import Noise
-from labkit.training import Report, few_steps, sample_network
+from labkit.training import Look, Report, Run, Trainer, extract_features, few_steps, sample_network
+from labkit.training.folder import RunFolder
 from labkit.training.history import Curve
 from labkit.widgets.runner import Runner, Status
 
@@ -32,6 +37,8 @@ REDRAW_EVERY = 0.3  # seconds between two redraws while training
 PREVIEWS = 12  # sample sheets drawn in the course of a run
 PREVIEW_SAMPLES = 20
 PREVIEW_STEPS = 10
+BRANCHES = 6  # runs in one panel, forks among them
+CLOUD = Look(count=100)  # images whose features are drawn
 BLOCK_METRICS = ("dispersive", "feature_norm", "effective_rank")  # logged for each block; gradients, for a regularizer
 
 Configs = Callable[["LiveTraining"], Mapping[str, Config]]
@@ -41,6 +48,13 @@ class LossSettings(Knobs):
     """A variant, and τ or ε where it has one."""
 
     variant: Variant
+
+
+class Weighted(TypedDict):
+    """λ and its schedule."""
+
+    lam: float
+    schedule: Schedule
 
 
 class TrainingState(HasTraits):
@@ -64,6 +78,10 @@ class TrainingState(HasTraits):
         self.changed: Callable[[], None] = lambda: None  # the view puts its redraw here
         self.sheets: dict[str, tuple[int, str]] = {}
         """Run → step and data URI of its newest sheet of samples."""
+        self.clouds: dict[str, tuple[int, Tensor]] = {}
+        """Run → step and features of a few held-out images at its metered block."""
+        self.parents: dict[str, str] = {}
+        """Fork → where it comes from, in words."""
 
     def curve(self, run: str, metric: str) -> Curve:
         """Values of a metric: of the metered block, or of the run's first regularizer; empty where it has none."""
@@ -74,6 +92,21 @@ class TrainingState(HasTraits):
             names = [f"{regularizer}.{metric}" for regularizer in REGULARIZERS]
         curves = [self.logged(run, name) for name in names]
         return next((curve for curve in curves if len(curve.steps)), curves[0])
+
+    def last_step(self, run: str) -> int:
+        """The last step that a run has logged a loss of."""
+        steps = self.curve(run, base_term(self.configs[run])).steps
+        return int(steps[-1]) if len(steps) else 0
+
+    def lam_at(self, run: str) -> Curve:
+        """λ of a run's first regularizer over its steps; empty without one."""
+        config = self.configs[run]
+        if not config.regularizers:
+            return Curve(np.zeros(0, int), np.zeros(0))
+        own = getattr(config, config.regularizers[0])
+        knots = {step for step, _ in own.schedule if step < config.steps}
+        steps = np.array(sorted({0, config.steps - 1} | knots))
+        return Curve(steps, own.lam * np.array([value_at(own.schedule, step) for step in steps]))
 
 
 class LiveTraining(TrainingState):
@@ -86,6 +119,8 @@ class LiveTraining(TrainingState):
     """
 
     lam = Float(0.5, min=0.0)
+    painted = List()
+    """Pairs of a step and λ there, with straight lines between them: λ as it was painted. Empty: that of the slider."""
     tau = Float(0.5, min=1e-6)
     variant = Enum(list(KNOBS), default_value="infonce_l2")
     margin = Float(1.0, min=1e-6)
@@ -95,18 +130,23 @@ class LiveTraining(TrainingState):
     block = Int(1, min=0)
     steps = Int(100, min=1)
     seed = Int(0, min=0)
+    branch = Unicode("")
+    """Run that Fork splits."""
+    at = Int(0, min=0)
+    """Step at which Fork splits it; 0 is the one that it has reached."""
 
     def __init__(self, configs: Configs, out: Path | None = None, **traits: float | str) -> None:
         super().__init__(**traits)
         self._configs, self.out = configs, out
         self.runner: Runner[Comparison] = Runner(on_report=self._record, on_status=lambda status: self.changed())
-        self.unavailable, self.close = self.runner.unavailable, self.runner.stop
+        self.close = self.runner.stop
         self._clear()
+        self.observe(lambda change: setattr(self, "painted", []), "lam")
 
     def _clear(self) -> None:
         self._curves: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
         self._recent: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        self.sheets = {}
+        self.sheets, self.clouds, self.parents = {}, {}, {}
         self.progress: dict[str, Report] = {}
         self._redrawn = 0.0
 
@@ -126,7 +166,22 @@ class LiveTraining(TrainingState):
     @property
     def actions(self) -> dict[str, Callable[[], None]]:
         runner = self.runner
-        return {"start": self.start, "pause": runner.pause, "resume": runner.resume, "stop": runner.stop}
+        return {
+            "start": self.start,
+            "pause": runner.pause,
+            "fork": self.fork,
+            "resume": self.resume,
+            "stop": runner.stop,
+        }
+
+    def unavailable(self) -> dict[str, str]:
+        reasons = self.runner.unavailable() | {"fork": ""}
+        if self.runs is None:
+            reasons["fork"] = "there is no run yet: press Start"
+            reasons["resume"] = "" if self._left() else reasons["resume"]
+        elif self.out is None or len(self.runs.trainers) >= BRANCHES:
+            reasons["fork"] = "these runs have no folder" if self.out is None else f"{BRANCHES} runs are enough"
+        return reasons
 
     @property
     def configs(self) -> Mapping[str, Config]:
@@ -134,6 +189,17 @@ class LiveTraining(TrainingState):
         if self.runs is not None:
             return {name: trainer.config for name, trainer in self.runs.trainers.items()}
         return self._configs(self)
+
+    def weight(self) -> Weighted:
+        """``lam`` and ``schedule``, as configs take them: the slider's λ at all steps, or λ as it was painted."""
+        if not self.painted:
+            return {"lam": self.lam, "schedule": ()}
+        peak = max(value for _, value in self.painted)
+        return {"lam": peak, "schedule": tuple((step, value / (peak or 1)) for step, value in self.painted)}
+
+    def paint(self, first: int, last: int, lam: float) -> None:
+        """Set λ at the steps first … last − 1."""
+        self.painted = list(paint(tuple(self.painted) or ((0, self.lam),), first, last, lam))
 
     def loss_settings(self) -> LossSettings:
         """``variant``, and τ or ε where it has one, as configs take them."""
@@ -146,6 +212,66 @@ class LiveTraining(TrainingState):
     def start(self) -> None:
         """Begin afresh with the sliders as they stand, in the background; nothing happens while a run is going on."""
         self.runner.begin(self._make)
+
+    def fork(self) -> None:
+        """Split a run: a copy of its state goes on with the regularizers and the optimizer that the controls give."""
+        runs = self.runs
+        assert runs is not None, "the button is off until there are runs"
+        wanted, parent = list(self._configs(self).values())[-1], self.branch
+        name = next(name for number in count(1) if (name := f"fork {number}") not in runs.trainers)
+        was = self.status
+        self.runner.stop()  # which saves
+        try:
+            config = runs.trainers[parent].config
+            repa = config.repa
+            if repa.lam is not None:
+                repa = replace(repa, lam=wanted.repa.lam, schedule=wanted.repa.schedule)
+            trainer = runs.fork(
+                parent,
+                name,
+                self.at or None,
+                dispersive=wanted.dispersive,
+                contrastive=wanted.contrastive,
+                optimizer=wanted.optimizer,
+                repa=repa,
+            )
+            self._inherit(parent, name, trainer)
+        finally:
+            if was != "stopped":
+                self.runner.start()
+
+    def _inherit(self, parent: str, name: str, trainer: Trainer) -> None:
+        """Begin a fork's history with its parent's, up to the step at which it split."""
+        at = trainer.step
+        for term, points in self._curves[parent].items():
+            self._curves[name][term] = [(step, value) for step, value in points if step <= at]
+        self.progress[name] = replace(self.progress[parent], step=at)
+        self.parents[name] = describe_fork(trainer)
+
+    def resume(self) -> None:
+        """Go on after a pause or a stop, or with the runs that an earlier kernel left unfinished."""
+        if self.runs is not None:
+            self.runner.resume()
+        elif folder := self._left():
+            self.runner.begin(lambda: self._reopen(folder))
+
+    def _left(self) -> Path | None:
+        """The folder of the last Start, if it holds runs that are not finished."""
+        folders = sorted(self.out.glob("[0-9][0-9][0-9]")) if self.out is not None else []
+        runs = [RunFolder.open(file.parent) for file in folders[-1].glob("*/config.json")] if folders else []
+        return folders[-1] if any(max(run.checkpoints, default=0) < run.config.steps for run in runs) else None
+
+    def _reopen(self, folder: Path) -> Comparison:
+        runs = Comparison.reopen(folder)
+        self._clear()
+        for name, trainer in runs.trainers.items():
+            rows = RunFolder(folder / name).metrics()
+            for term, part in rows[rows["step"] <= trainer.step].groupby("name"):
+                self._curves[name][term] = list(zip(part["step"], part["value"], strict=True))
+            self.progress[name] = Report(trainer.step, trainer.samples, trainer.seconds, {})
+            if text := describe_fork(trainer):
+                self.parents[name] = text
+        return runs
 
     def wait(self) -> Comparison:
         """The runs: trained here and now if nobody pressed Start, else when the running training ends.
@@ -185,7 +311,9 @@ class LiveTraining(TrainingState):
             recent.clear()
         if report.step % max(config.steps // PREVIEWS, 1) == 0 or report.step == config.steps:
             samples = sample_network(trainer.ema.network, config, PREVIEW_SAMPLES, **few_steps(config, PREVIEW_STEPS))
-            self.sheets[run] = report.step, picture(samples.x, 5 if len(self.configs) == 1 else 10)
+            self.sheets[run] = report.step, picture(samples.x, 10)
+            features = extract_features(trainer.ema.network, CLOUD, config, [regularized_blocks(config)[0]]).features
+            self.clouds[run] = report.step, next(iter(features.values()))
         if time.monotonic() - self._redrawn > REDRAW_EVERY:
             self._redrawn = time.monotonic()
             self.changed()
@@ -218,6 +346,15 @@ class LiveTraining(TrainingState):
     def share_done(self) -> float:
         done, total = self._steps_done() if self.progress else (0, 1)
         return done / total
+
+
+def describe_fork(trainer: Trainer) -> str:
+    """Where a run was forked from, as text; empty for a run of its own."""
+    parent = trainer.folder and Run(trainer.folder.path).parent
+    if not parent:
+        return ""
+    changes = "; ".join(parent.changes) or "nothing changed"
+    return f"{Path(parent.run).name} at step {parent.step:,}, {changes}"
 
 
 def _new_folder(out: Path) -> Path:

@@ -128,7 +128,7 @@ class Panel:
         plot: the figure to show, as ``draw`` will update it.
         draw: (state, figure) → the sentence; called at once, and whenever a controlled trait changes.
         alt: alternative text: what the figure is, for readers who cannot see it.
-        extra: further widgets under the controls.
+        extra: further widgets under the controls.  below: those under the figure.
     """
 
     _open: ClassVar[dict[str, "Panel"]] = {}
@@ -142,6 +142,7 @@ class Panel:
         draw: Draw,
         alt: str,
         extra: Sequence[widgets.Widget] = (),
+        below: Sequence[widgets.Widget] = (),
     ) -> None:
         if name in Panel._open:
             Panel._open[name].close()
@@ -154,7 +155,7 @@ class Panel:
         self.on_close: Callable[[], None] = lambda: None
         self._links = [link((state, trait), (control, "value")) for trait, control in self.controls.items()]
         described = widgets.HTML(f'<div role="img" aria-label="{html.escape(alt)}"></div>{CSS}')
-        parts = [described, row(*self.controls.values()), *extra, self.figure, Fit(), self.sentence]
+        parts = [described, row(*self.controls.values()), *extra, self.figure, Fit(), *below, self.sentence]
         self.widget = widgets.VBox(parts)
         self.widget.add_class("labkit-panel")
         state.observe(self.redraw, names=list(self.controls))

@@ -2,40 +2,50 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
 import ipywidgets as widgets
+import numpy as np
 import plotly.graph_objects as go
-from PIL import Image
-from plotly.basedatatypes import BaseFigure
+from plotly.basedatatypes import BaseFigure, BaseTraceType
 
 from labkit import datasets
 from labkit.checks import LabError
 from labkit.config import Config
+from labkit.distances import pairwise_sq_distances
 from labkit.losses import dispersive_floor
 from labkit.losses.dispersive import KNOBS
 from labkit.metrics import BASE_LOSSES, metric
 from labkit.objective import metered_floor, regularized_blocks
+from labkit.ops import off_diagonal
 from labkit.plots import PALETTE, colour, figure, scale_axis
-from labkit.plots.digits import data_uri
 from labkit.process import base_term
+from labkit.projection import Pca
 from labkit.time_sampling import Noise
 from labkit.training import Job
-from labkit.widgets.live import BLOCK_METRICS, TrainingState
+from labkit.widgets.live import BLOCK_METRICS, BRANCHES, LiveTraining, TrainingState
+from labkit.widgets.painter import painter
 from labkit.widgets.panel import Buttons, Panel, dropdown, log_slider, look, row, slider
 from labkit.widgets.watch import Watch
 
 REPELS = {"dispersive", "contrastive"}
 USUAL = ("dispersive", "feature_norm", "effective_rank", "gradient_cosine", "gradient_ratio")
+INSIDE = {
+    "lam": "λ over the steps",
+    "cloud": "features of held-out images, on two common axes",
+    "distances": "distances between them, √D",
+}
+"""Panes that show something else than a logged metric."""
 POINTS = 2000  # drawn of a curve, at most
-GRID = 12  # columns of the layout: divided by 2 or 3 panes, or by as many sheets as there are runs
-BLANK = data_uri(Image.new("L", (400, 200), 255))
+ACROSS = 3  # panes in a row
+FORK_INKS = [PALETTE[name] for name in ("contrastive", "accent", "gold", "sky", "ink", "quiet")]
 BUTTONS = {
     "start": dict(description="Start", icon="play", button_style="primary"),
     "pause": dict(description="Pause", icon="pause"),
+    "fork": dict(description="Fork", icon="code-fork"),
     "resume": dict(description="Resume", icon="forward"),
     "stop": dict(description="Stop", icon="stop"),
 }
@@ -56,6 +66,8 @@ def _control(trait: str, state: TrainingState) -> widgets.Widget:
             min=min(50, state.steps), max=4 * state.steps, step=50, description="steps", **look()
         ),
         "seed": lambda: widgets.BoundedIntText(min=0, max=9999, description="seed", **look("150px")),
+        "branch": lambda: dropdown("fork", list(state.configs), "220px"),
+        "at": lambda: widgets.BoundedIntText(min=0, max=10**7, description="at step (0: now)", **look("190px")),
         "over": lambda: dropdown("against", ["steps", "samples"], "180px"),
         "log": lambda: widgets.Checkbox(description="loss on a log scale", indent=False),
     }
@@ -75,9 +87,12 @@ def training_panel(
     base = base_term(next(iter(state.configs.values())))
     panes = panes or ((base,) if len(state.configs) == 1 else (base, *USUAL))
     plot = _lay_out(state, panes, title)
-    controls = {trait: _control(trait, state) for trait in sliders}
+    forks: tuple[str, ...] = ()
+    if isinstance(state, LiveTraining):
+        forks, state.branch = ("branch", "at"), next(iter(state.configs))
+    controls = {trait: _control(trait, state) for trait in (*(name for name in sliders if name != "painted"), *forks)}
     buttons = Buttons(state, **{method: widgets.Button(**BUTTONS[method]) for method in state.actions})
-    bar = widgets.FloatProgress(min=0, max=1, layout=dict(width="330px"))
+    bar, sheets = widgets.FloatProgress(min=0, max=1, layout=dict(width="330px")), widgets.HTML()
 
     def draw(state: TrainingState, plot: BaseFigure) -> str:
         buttons.refresh(state.describe())
@@ -86,14 +101,27 @@ def training_panel(
             controls[trait].disabled = trait not in KNOBS[state.variant]
         if "max_gap" in controls:
             controls["max_gap"].disabled = state.noise != "restricted"
+        if "branch" in controls:
+            _offer(controls["branch"], list(state.configs))
+        sheets.value = _sheets(state)
         return _draw(state, plot, panes)
 
-    alt = "Training curves and sample sheets that grow while the model trains."
-    below = row(*buttons.buttons.values(), bar, buttons.status)
-    panel = Panel(name, state, controls, plot, draw, alt, extra=[below])
+    alt = "Training curves that grow while the model trains."
+    extra = [row(*buttons.buttons.values(), bar, buttons.status)]
+    if "painted" in sliders:
+        extra.append(painter(state))
+    panel = Panel(name, state, controls, plot, draw, alt, extra, [sheets])
     state.changed = panel.redraw
     panel.on_close = state.close
     return panel
+
+
+def _offer(menu: widgets.Dropdown, runs: Sequence[str]) -> None:
+    """Let a menu offer these runs; what was chosen stays."""
+    if menu.options != tuple(runs):
+        chosen = menu.value
+        menu.options = runs
+        menu.value = chosen if chosen in runs else runs[0]
 
 
 def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: str = "watch") -> Panel:
@@ -113,87 +141,156 @@ def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: s
 
 
 def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figure:
-    """The empty figure: lines of all runs for each pane, and a floor; then the sheets of samples.
-
-    The sheet of one run stands among the panes, those of several in a row of their own.
-    """
-    runs, alone = list(state.configs), len(state.configs) == 1
-    cells = len(panes) + len(runs)
-    if alone:
-        across = 2 if cells in (2, 4) else 3
-        widths = [GRID // across] * cells
-    else:
-        across, widths = 3, [GRID // 3] * len(panes) + [GRID // len(runs)] * len(runs)
-    starts = [*range(0, cells if alone else len(panes), across), *([] if alone else [len(panes)])]  # first of each row
-    specs: list[list[dict[str, int] | None]] = [[None] * GRID for _ in starts]
-    places = []
-    for cell, width in enumerate(widths):
-        line = sum(start <= cell for start in starts) - 1
-        column = (cell - starts[line]) * width
-        specs[line][column] = {"colspan": width}
-        places.append(dict(row=line + 1, col=column + 1))
-    height = (340 if len(starts) == 1 else 280 * len(starts)) if alone else 220 * len(starts) - 30
-    layout = dict(specs=specs, horizontal_spacing=0.045 if len(panes) > 3 else 0.09, vertical_spacing=0.14)
-    heights = None if alone else [1.0] * (len(starts) - 1) + [0.45]
-    plot = figure(title, len(starts), GRID, height, subplot_titles=[" "] * cells, row_heights=heights, **layout)
-    for name, place in zip(panes, places, strict=False):
-        for run, config in state.configs.items():
-            ink = colour(next(iter(config.regularizers), "baseline") if alone else run)
-            legend = dict(name=run, legendgroup=run, showlegend=not alone and name == panes[0])
-            plot.add_scatter(mode="lines", line=dict(color=ink, width=2), **legend, **place)
-        if name == "dispersive":
+    """The empty figure: in each pane lines for the runs and for forks to come, and what is drawn beside them."""
+    rows = -(-len(panes) // ACROSS)
+    columns, spacing = min(len(panes), ACROSS), dict(horizontal_spacing=0.07, vertical_spacing=0.32 / rows)
+    plot = figure(title, rows, columns, 90 + 215 * rows, subplot_titles=[" "] * len(panes), **spacing)
+    for number, name in enumerate(panes):
+        place = dict(row=number // columns + 1, col=number % columns + 1)
+        for run in range(BRANCHES):
+            plot.add_scatter(mode="markers" if name == "cloud" else "lines", legendgroup=str(run), **place)
+        if name in ("dispersive", "distances"):
             dots = dict(color=PALETTE["quiet"], width=1.5, dash="dot")
-            plot.add_scatter(mode="lines", line=dots, showlegend=False, **place)
-        scale_axis(plot, name, **place)
-    for place in places[len(panes) :]:
-        plot.add_trace(go.Image(source=BLANK, hoverinfo="skip"), **place)
-        plot.update_xaxes(visible=False, **place)
-        plot.update_yaxes(visible=False, **place)
-    return plot.update_layout(showlegend=True, legend=dict(y=1.04))
+            plot.add_scatter(mode="lines", line=dots, **place)
+        if name == "cloud":
+            plot.update_xaxes(showticklabels=False, **place)
+            plot.update_yaxes(
+                showticklabels=False, scaleanchor=plot.get_subplot(**place).xaxis.anchor.replace("y", "x")
+            )
+        elif name == "distances":
+            plot.update_xaxes(type="log", exponentformat="power", nticks=4, **place)
+            plot.update_yaxes(showticklabels=False, rangemode="tozero", **place)
+        else:
+            scale_axis(plot, name, **place)
+    return plot.update_traces(showlegend=False).update_layout(showlegend=True, legend=dict(y=1.04))
+
+
+def _inks(state: TrainingState) -> dict[str, str]:
+    """Run → its colour: its own, or for a fork one that is still free."""
+    runs = state.configs
+    own = {run: colour(run) for run in runs if run not in state.parents}
+    if len(own) == 1:
+        own = {run: colour(next(iter(runs[run].regularizers), "baseline")) for run in own}
+    free = (ink for ink in FORK_INKS if ink not in own.values())
+    return own | {run: next(free) for run in runs if run in state.parents}
+
+
+def _sheets(state: TrainingState) -> str:
+    """The newest samples of every run, and where forks come from, as HTML."""
+    parts = []
+    for run, ink in _inks(state).items():
+        if run in state.sheets:
+            step, source = state.sheets[run]
+            title = f"<b style='color:{ink}'>{html.escape(state.describe_sheet(run))}</b>, step {step:,}"
+            origin = f"<br>forked from {html.escape(state.parents[run])}" if run in state.parents else ""
+            image = f'<img src="{source}" alt="Samples of {html.escape(run)} at step {step}" style="max-width:100%">'
+            parts.append(f'<figure style="margin:0"><figcaption>{title}{origin}</figcaption>{image}</figure>')
+    return f'<div style="display:flex;flex-wrap:wrap;gap:10px 24px">{"".join(parts)}</div>'
 
 
 def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
-    """Show curves, floor, sheets and titles; every run's last values in words."""
-    configs, traces = state.configs, iter(plot.data)
-    last = dict.fromkeys(configs, 0)
+    """Show curves, floor, features and titles; every run's last values in words."""
+    configs, inks, traces = state.configs, _inks(state), iter(plot.data)
     words: dict[str, list[str]] = {run: [] for run in configs}
-    floor, floor_name = _floor(list(configs.values()))
-    blocks = {regularized_blocks(config)[0] for config in configs.values()}
-    block = f"block {blocks.pop()}" if len(blocks) == 1 else "the metered block"
-    trained = any(REPELS & {*config.regularizers} for config in configs.values())
     titles = []
-    for name in panes:
-        end, lines = 0, [next(traces) for _ in configs]
-        for line, (run, config) in zip(lines, configs.items(), strict=True):
-            curve = state.curve(run, name).thinned(POINTS)
-            x = (curve.steps * (config.batch_size if state.over == "samples" else 1)).tolist()
-            line.x, line.y = x, curve.values.tolist()
-            if x:
-                last[run], end = max(last[run], int(curve.steps[-1])), max(end, x[-1])
-                bound = f" ({floor_name})" if name == "dispersive" and floor_name else ""
-                words[run].append(f"{metric(name).title} {curve.values[-1]:.3g}{bound}")
-        titles.append(metric(name).label + (f" at {block}" if name in BLOCK_METRICS else ""))
-        if name == "dispersive":
-            titles[-1] += "" if trained else ", not trained on"
-            shown, rule = bool(end and floor_name), next(traces)
-            rule.x, rule.y = ([0, end], [floor] * 2) if shown else ([], [])
-            rule.name, rule.showlegend = floor_name, shown
-        plot.layout["xaxis" + lines[0].xaxis[1:]].title.text = "samples seen" if state.over == "samples" else "step"
+    for number, name in enumerate(panes):
+        lines = [next(traces) for _ in range(BRANCHES)]
+        for line, (run, ink) in zip(lines, inks.items(), strict=False):
+            line.name, line.showlegend = run, number == 0 and len(configs) > 1
+            line.line.color = line.marker.color = ink
+        for line in lines[len(configs) :]:  # of runs that another Start had
+            line.x, line.y, line.showlegend = [], [], False
+        used = dict(zip(configs, lines, strict=False))
+        rule = next(traces) if name in ("dispersive", "distances") else None
+        axis = plot.layout["xaxis" + lines[0].xaxis[1:]]
+        if name == "cloud":
+            titles.append(_draw_cloud(state, used))
+        elif name == "distances":
+            titles.append(_draw_distances(state, used, rule, words))
+            axis.title.text = "√D"
+        else:
+            titles.append(_draw_curves(state, name, used, rule, words))
+            axis.title.text = "samples seen" if state.over == "samples" else "step"
         if name in BASE_LOSSES:
             plot.layout["yaxis" + lines[0].yaxis[1:]].type = "log" if state.log else "linear"
-    for run, trace in zip(configs, traces, strict=True):
-        titles.append(state.describe_sheet(run))
-        if run in state.sheets:
-            trace.source = state.sheets[run][1]
     for note, title in zip(plot.layout.annotations, titles, strict=True):
         note.text = title
     sentences = []
     for run, values in words.items():
         if values:
-            start = f"{run} at step {last[run]:,}, {last[run] * configs[run].batch_size:,} samples seen"
+            last = state.last_step(run)
+            start = f"{run} at step {last:,}, {last * configs[run].batch_size:,} samples seen"
+            origin = f" (forked from {state.parents[run]})" if run in state.parents else ""
             drawn = f"; samples drawn at step {state.sheets[run][0]:,}" if run in state.sheets else ""
-            sentences.append(f"{start}: {', '.join(values)}{drawn}.")
+            sentences.append(f"{start}{origin}: {', '.join(values)}{drawn}.")
     return " ".join(map(html.escape, sentences)) or "No curve yet."
+
+
+def _draw_curves(
+    state: TrainingState,
+    name: str,
+    lines: Mapping[str, BaseTraceType],
+    rule: BaseTraceType | None,
+    words: dict[str, list[str]],
+) -> str:
+    """Curves of a metric, or of λ, and a floor; returns the pane's title."""
+    configs, end = state.configs, 0
+    floor, floor_name = _floor(list(configs.values()))
+    for run, line in lines.items():
+        curve = (state.lam_at(run) if name == "lam" else state.curve(run, name)).thinned(POINTS)
+        x = (curve.steps * (configs[run].batch_size if state.over == "samples" else 1)).tolist()
+        line.x, line.y = x, curve.values.tolist()
+        if x and name != "lam":
+            end = max(end, x[-1])
+            bound = f" ({floor_name})" if name == "dispersive" and floor_name else ""
+            words[run].append(f"{metric(name).title} {curve.values[-1]:.3g}{bound}")
+    if name == "lam":
+        return INSIDE["lam"]
+    blocks = {regularized_blocks(config)[0] for config in configs.values()}
+    block = f"block {blocks.pop()}" if len(blocks) == 1 else "the metered block"
+    title = metric(name).label + (f" at {block}" if name in BLOCK_METRICS else "")
+    if rule is not None:
+        trained = any(REPELS & {*config.regularizers} for config in configs.values())
+        title += "" if trained else ", not trained on"
+        shown = bool(end and floor_name)
+        rule.x, rule.y = ([0, end], [floor] * 2) if shown else ([], [])
+        rule.name, rule.showlegend = floor_name, shown
+    return title
+
+
+def _draw_cloud(state: TrainingState, lines: Mapping[str, BaseTraceType]) -> str:
+    """Features of every run on the principal axes of them all, so that sizes compare."""
+    clouds = {run: state.clouds[run][1] for run in lines if run in state.clouds}
+    places_of = Pca.fit(clouds).transform if clouds else None
+    for run, line in lines.items():
+        places = places_of(clouds[run]).tolist() if places_of and run in clouds else []
+        line.x, line.y = [x for x, _ in places], [y for _, y in places]
+        line.marker.size, line.marker.opacity = 5, 0.55
+    return INSIDE["cloud"]
+
+
+def _draw_distances(
+    state: TrainingState, lines: Mapping[str, BaseTraceType], rule: BaseTraceType, words: dict[str, list[str]]
+) -> str:
+    """How the distances between two samples are distributed, on a log axis; √τ stands as a line."""
+    roots = {}
+    for run in lines:
+        if run in state.clouds:
+            z = state.clouds[run][1].flatten(1)
+            roots[run] = off_diagonal(pairwise_sq_distances(z, per=z.shape[1])).sqrt().clamp(min=1e-6).numpy()
+            words[run].append(f"mean distance of two samples {roots[run].mean():.3g}")
+    ends = np.log10([d for values in roots.values() for d in (values.min(), values.max())] or [1.0])
+    edges = np.linspace(ends.min() - 0.1, ends.max() + 0.1, 80)
+    middles, top = (10 ** ((edges[1:] + edges[:-1]) / 2)).tolist(), 0.0
+    for run, line in lines.items():
+        density = np.histogram(np.log10(roots[run]), edges, density=True)[0].tolist() if run in roots else []
+        line.x, line.y = middles if density else [], density
+        top = max([top, *density])
+    taus = {tau for config in state.configs.values() if (tau := config.repelling.arguments.get("tau"))}
+    one = len(taus) == 1 and top > 0
+    rule.x, rule.y = ([taus.pop() ** 0.5] * 2, [0, top]) if one else ([], [])
+    rule.name, rule.showlegend = "√τ", one
+    return INSIDE["distances"]
 
 
 def _floor(configs: Sequence[Config]) -> tuple[float, str]:

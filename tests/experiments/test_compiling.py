@@ -12,13 +12,13 @@ from labkit import Run, recipes
 from labkit.config import Config
 from labkit.experiments import compiling, grid, sweep
 from labkit.experiments.compiling import worth_compiling
-from labkit.runtime import cpp_compiler
+from labkit.runtime import compiler_fault
 
 LONG = grid(recipes.digits(steps=1500), {"dispersive.lam": [None, 0.5], "seed": range(3)})
 
 
 def test_programs_that_train_for_long_are_compiled(monkeypatch):
-    monkeypatch.setattr(compiling, "cpp_compiler", lambda: "g++")
+    monkeypatch.setattr(compiling, "compiler_fault", lambda: "")
     short = {"short": recipes.digits(steps=100, batch_size=64), "alone": recipes.digits(steps=1500, model="SiT-Nano/4")}
     assert worth_compiling(LONG | short) == set(LONG)
     one_of_each = {name: config for name, config in LONG.items() if config.seed == 0}
@@ -27,7 +27,7 @@ def test_programs_that_train_for_long_are_compiled(monkeypatch):
 
 
 def test_nothing_is_compiled_without_a_compiler(monkeypatch):
-    monkeypatch.setattr(compiling, "cpp_compiler", lambda: None)
+    monkeypatch.setattr(compiling, "compiler_fault", lambda: "there is no g++")
     assert worth_compiling(LONG) == set()
 
 
@@ -36,7 +36,7 @@ def everything(configs: dict[str, Config]) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(cpp_compiler() is None, reason="there is no C++ compiler")
+@pytest.mark.skipif(compiler_fault() != "", reason="there is no C++ compiler")
 def test_a_compiled_sweep_is_the_same_but_for_rounding(tmp_path, monkeypatch):
     configs = grid(TINY, {"seed": range(2)})
     plain = sweep(configs, tmp_path / "plain", Steps(), progress=False)

@@ -11,6 +11,7 @@ import torch
 from tiny import leftovers, outcome, tiny, trained
 
 from labkit import ConfigError, Run, Trainer
+from labkit.checks import LabError
 from labkit.config import Engine
 from labkit.losses import Contrastive, Repa
 from labkit.training import CheckpointError, RunError
@@ -253,7 +254,7 @@ def test_a_disk_that_fills_up(tmp_path, name):
     """One sentence that names the file; what was saved stays, and training goes on from it when there is room."""
     folder = tmp_path / "run"
     file = str(folder / name.replace("/.step", "/step").removesuffix(".part"))
-    with pytest.raises(CheckpointError, match=f"{re.escape(file)}: the disk is full"):
+    with pytest.raises(LabError, match=f"{re.escape(file)}: the disk is full"):
         for report in Trainer(tiny(), folder):
             if report.step == 7:
                 (folder / name).unlink(missing_ok=True)

@@ -170,3 +170,11 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     list(Trainer(tiny(steps=6)))
     assert os.listdir(tmp_path) == []
+
+
+def test_embeddings_are_scaled_at_the_start_and_with_them_every_block(unchecked):
+    """The gates are closed at first, so every block returns the embedding."""
+    x, t, y = torch.randn(3, 1, 8, 8), torch.full((3,), 0.5), torch.arange(3)
+    plain, large = (build_network(tiny(embedding_scale=s), 8, 1, 10).features(x, t, y, (0, 3)) for s in (1.0, 8.0))
+    for block in (0, 3):
+        torch.testing.assert_close(large[block], 8 * plain[block])

@@ -2,20 +2,25 @@
 
 import math
 import threading
+import time
 
 import pytest
 
 from labkit import Contrastive, Repa, Run, recipes
 from labkit.checks import ConfigError
+from labkit.losses.weight import value_at
 from labkit.paths import Flow
 from labkit.widgets import LiveTraining, Runner, training_panel
+from labkit.widgets.live import BRANCHES
+from labkit.widgets.painter import painter
 
 SLIDERS = ("lam", "tau", "block", "steps", "seed")
 SMALL = dict(model="SiT-Nano/4", batch_size=8)
 
 
 def configs(s):
-    config = recipes.digits(lam=s.lam, tau=s.tau, blocks=(s.block,), steps=s.steps, seed=s.seed, log_every=2, **SMALL)
+    chosen = dict(tau=s.tau, blocks=(s.block,), steps=s.steps, seed=s.seed)
+    config = recipes.digits(**s.weight(), **chosen, log_every=2, **SMALL)
     return {"baseline": config.replace(lam=None), "dispersive": config}
 
 
@@ -41,11 +46,28 @@ def show():
 
 
 def buttons(panel):
-    return {child.description: child for child in panel.widget.children[2].children[:4]}
+    return {child.description: child for child in panel.widget.children[2].children[:5]}
 
 
 def status(panel):
-    return panel.widget.children[2].children[5].value
+    return panel.widget.children[2].children[6].value
+
+
+def forked(live, panel):
+    """Press Fork and wait for what follows, the last redraw included."""
+    buttons(panel)["Fork"].click()
+    live.wait()
+    while any(thread.name == "labkit-training" for thread in threading.enumerate()):
+        time.sleep(0.01)
+
+
+def sheets(panel):
+    return panel.widget.children[-2].value
+
+
+def shown(panel):
+    """The runs that the first pane draws, by the length of their curves."""
+    return {line.name: len(line.x) for line in panel.figure.data[:BRANCHES] if line.x}
 
 
 @pytest.mark.parametrize(
@@ -60,13 +82,12 @@ def test_a_run_of_any_kind_shows_its_own_loss_and_samples(show, settings, title,
     config = recipes.digits(steps=3, batch_size=8, log_every=1, **settings)
     state = LiveTraining(lambda s: {"it": config}, steps=3)
     panel = show(state, ("steps",))
-    blank = panel.figure.data[1].source
+    assert "<img" not in sheets(panel)
     state.wait()
-    loss, samples = panel.figure.data
-    notes = [note.text for note in panel.figure.layout.annotations]
-    assert notes[0].startswith(title) and sampler in notes[1]
+    loss = panel.figure.data[0]
+    assert panel.figure.layout.annotations[0].text.startswith(title) and sampler in sheets(panel)
     assert loss.x == (1, 2, 3) and all(math.isfinite(value) for value in loss.y)
-    assert samples.source == state.sheets["it"][1] != blank and "samples drawn at step 3" in panel.sentence.value
+    assert state.sheets["it"][1] in sheets(panel) and "samples drawn at step 3" in panel.sentence.value
 
 
 def test_waiting_trains_what_nobody_started(live, show):
@@ -163,7 +184,73 @@ def test_every_regularizer_shows_its_metrics_and_the_baseline_those_it_has(show)
         logged = live.logged(run, f"block{block}.feature_norm").values.tolist()
         assert live.curve(run, "feature_norm").values.tolist() == logged != []
     places = [(trace.xaxis, trace.yaxis) for trace in panel.figure.data]
-    assert len(set(places)) == len(panes) + len(runs), "no two panes overlap"
+    assert len(set(places)) == len(panes), "no two panes overlap"
+
+
+def test_forks_go_on_beside_their_parents_and_come_back_after_the_kernel_is_gone(live, show, tmp_path):
+    """At a chosen step and at the one reached; the second is a fork of the first, with λ as it was painted."""
+    panel = show(live, (*SLIDERS, "painted"), ("velocity", "lam", "cloud", "distances"))
+    press = buttons(panel)
+    assert press["Fork"].disabled and "press Start" in press["Fork"].tooltip
+    live.wait()
+    forked(live, panel)
+    assert "the fork begins after 12 steps" in status(panel) and list(live.runs.trainers) == ["baseline", "dispersive"]
+
+    live.branch, live.at, live.lam = "baseline", 6, 1.0
+    forked(live, panel)
+    fork = Run.open(tmp_path / "001" / "fork 1")
+    assert fork.parent.step == 6 and "dispersive.lam: None → 1.0" in fork.parent.changes
+    assert live.logged("fork 1", "velocity").steps.tolist() == [2, 4, 6, 8, 10, 12]
+    shared = live.logged("baseline", "velocity").values[:3]
+    assert live.logged("fork 1", "velocity").values[:3].tolist() == shared.tolist()
+    assert shown(panel) == {"baseline": 6, "dispersive": 6, "fork 1": 6}
+
+    live.paint(0, 9, 0.0)
+    live.branch, live.at = "fork 1", 8
+    forked(live, panel)
+    again = live.configs["fork 2"].dispersive
+    assert (again.lam, again.schedule) == (1.0, ((8, 0.0), (9, 1.0)))
+    assert "forked from baseline at step 6" in sheets(panel) and "forked from fork 1 at step 8" in sheets(panel)
+    inks = [line.line.color for line in panel.figure.data[:4]]
+    assert len(set(inks)) == 4, "every run has a colour of its own"
+    assert live.lam_at("fork 2").values.tolist() == [0.0, 0.0, 1.0, 1.0]
+    cloud = panel.figure.data[2 * BRANCHES]
+    assert cloud.mode == "markers" and len(cloud.x) == 100 and "mean distance of two samples" in panel.sentence.value
+
+    curves = {name: live.logged(name, "velocity").steps.tolist() for name in live.configs}
+    newer = LiveTraining(configs, out=tmp_path, steps=12)
+    assert newer.unavailable()["resume"], "all of these runs are finished"
+    later = next(tmp_path.glob("001/fork 2/checkpoints/*12.safetensors"))
+    later.unlink()  # as if the kernel had been killed before it was saved
+    panel = show(newer)
+    assert not buttons(panel)["Resume"].disabled
+    buttons(panel)["Resume"].click()
+    newer.wait()
+    assert newer.status == "finished" and {t.step for t in newer.runs.trainers.values()} == {12}
+    assert {name: newer.logged(name, "velocity").steps.tolist() for name in newer.configs} == curves
+    assert newer.parents == live.parents
+
+
+def test_lam_is_painted_and_the_slider_takes_it_back(live):
+    assert live.weight() == {"lam": 0.5, "schedule": ()}
+    live.paint(0, 12, 2.0)
+    assert live.weight() == {"lam": 2.0, "schedule": ((11, 1.0), (12, 0.25))}
+    live.paint(20, 30, 0.0)
+    assert live.weight()["schedule"] == ((11, 1.0), (12, 0.25), (19, 0.25), (20, 0.0), (29, 0.0), (30, 0.25))
+    strip, numbers = painter(live).children
+    strip.stroke = [0, 12, 1.0]
+    assert strip.knots[0] == [11, 1.0] and "1 at step 11" in numbers.children[-1].value
+    first, last, value, press = numbers.children[:4]
+    first.value, last.value, value.value = 5, 5, 0.7
+    press.click()
+    assert "last = 5 cannot be used" in numbers.children[-1].value
+    last.value = 6
+    press.click()
+    assert live.weight()["lam"] == 1.0 and value_at(live.weight()["schedule"], 5) == 0.7
+    live.lam = 0.3
+    assert live.weight() == {"lam": 0.3, "schedule": ()} and strip.knots == [[0, 0.3]]
+    live.paint(0, 10**5, 0.0)
+    assert live.weight() == {"lam": 0.0, "schedule": ()} or value_at(live.weight()["schedule"], 3) == 0
 
 
 @pytest.mark.parametrize(
@@ -181,7 +268,7 @@ def test_the_floor_is_that_of_the_variant_and_absent_where_there_is_none(show, m
     live = LiveTraining(lambda s: {"a": recipes.digits(steps=3, batch_size=8, log_every=1, **{"lam": 0.5, **changes})})
     panel = show(live, (), ("dispersive",))
     live.wait()
-    curve, line, _ = panel.figure.data
+    curve, line = panel.figure.data[0], panel.figure.data[-1]
     assert curve.x == (1, 3), "a long curve is thinned"
     assert panel.figure.layout.annotations[0].text == title
     assert not line.y if floor is None else line.y == pytest.approx((floor, floor), abs=1e-3)

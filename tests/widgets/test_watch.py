@@ -17,6 +17,7 @@ from labkit import Config, Job, Trainer, recipes
 from labkit.training import NonFiniteLoss, RunError
 from labkit.widgets import Watch, watch_panel
 from labkit.widgets import watch as module
+from labkit.widgets.live import BRANCHES
 from labkit.widgets.panel import Panel
 
 CONFIG = recipes.digits(model="SiT-Nano/4", lam=0.5, batch_size=8, steps=12, log_every=1, save_every=5)
@@ -76,14 +77,14 @@ def test_the_panel_shows_and_describes_what_the_folder_holds(tmp_path):
     trained(tmp_path / "run", 7)
     assert state.refresh()
     panel, table = watch_panel(state), state.job.folder.metrics()
-    velocity, dispersive, floor, norm, sheet = panel.figure.data
+    velocity, dispersive, floor, norm = (panel.figure.data[i] for i in (0, BRANCHES, 2 * BRANCHES, 2 * BRANCHES + 1))
     logged = ("velocity", "block1.dispersive", "block1.feature_norm")
     for trace, name in zip((velocity, dispersive, norm), logged, strict=True):
         assert trace.x == tuple(range(1, 8))
         assert trace.y == pytest.approx(table[table.name == name].value.tolist())
     assert floor.y == pytest.approx((-math.log(8),) * 2) and floor.name == "floor −log 8 = −2.08"
     step, source = state.sheets["run"]
-    assert step == 5 and sheet.source == source and source.startswith("data:image/png;base64,")
+    assert step == 5 and source.startswith("data:image/png;base64,") and source in panel.widget.children[-2].value
     words = panel.sentence.value
     assert f"run at step 7, 56 samples seen: velocity loss {velocity.y[-1]:.3g}, Dispersive Loss" in words
     assert f"feature norm {norm.y[-1]:.3g}; samples drawn at step 5." in words
@@ -108,7 +109,7 @@ def test_a_run_that_is_no_job_is_followed_to_its_end_but_not_stopped(tmp_path):
     stop, resume, bar, status = parts(panel)
     assert panel.figure.data[0].x == tuple(range(1, 13)) and bar.value == 1
     assert "Finished 12 steps." in status.value and stop.disabled and resume.disabled
-    assert "step 12" in panel.figure.layout.annotations[3].text
+    assert "step 12" in panel.widget.children[-2].value
 
 
 def test_a_run_that_failed_says_why(tmp_path):
