@@ -108,7 +108,7 @@ def dispersive_loss(z, tau=0.5):
         Mistake(
             "no P",
             "The distance grows with the number of features, and at the width of a real model no gradient would be "
-            "left (section 3). What must it be divided by?",
+            "left. What must it be divided by?",
             lambda z, tau: _log_mean(-_distances(z) / tau),
         ),
         Mistake(
