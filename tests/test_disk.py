@@ -69,7 +69,7 @@ def test_the_home_may_be_written_as_a_tilde(tmp_path, monkeypatch):
 def test_a_relative_path_is_named_with_the_folder_that_it_starts_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for opener in (Run.open, datasets.load):
-        with pytest.raises(LabError, match=f"no .*data/mine in {tmp_path}"):
+        with pytest.raises(LabError, match=f"data/mine in {tmp_path}|{tmp_path}/data/mine"):
             opener("data/mine")
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
