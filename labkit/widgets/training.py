@@ -154,9 +154,8 @@ def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figur
             plot.add_scatter(mode="lines", line=dots, **place)
         if name == "cloud":
             plot.update_xaxes(showticklabels=False, **place)
-            plot.update_yaxes(
-                showticklabels=False, scaleanchor=plot.get_subplot(**place).xaxis.anchor.replace("y", "x")
-            )
+            across = plot.get_subplot(**place).xaxis.plotly_name.replace("axis", "")
+            plot.update_yaxes(showticklabels=False, scaleanchor=across, **place)
         elif name == "distances":
             plot.update_xaxes(type="log", exponentformat="power", nticks=4, **place)
             plot.update_yaxes(showticklabels=False, rangemode="tozero", **place)
