@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.checks import ConfigError, require
+from labkit.checks import refuse, require
 from labkit.config import Config
 from labkit.disk import user_path
 from labkit.evaluation import REAL, Evaluation, EvaluationConfig, Real, block_geometry, evaluate
@@ -144,7 +144,7 @@ class Comparison:
         require(name not in self.trainers, "name", name, "there is a run of this name already")
         trainer = self.trainers[parent]
         if self.out is None:
-            raise ConfigError("out = None cannot be used: forks need a folder, so give the comparison one.")
+            refuse("out", None, "forks need a folder, so give the comparison one")
         trainer.save()
         run = Run.open(self.out / parent)
         fork = run.fork(trainer.step if at is None else at, self.out / name, **changes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from labkit import datasets
-from labkit.checks import require, whole
+from labkit.checks import refuse, require, whole
 from labkit.disk import user_path
 from labkit.models import Transformer
 from labkit.models.sizes import parse_name
@@ -161,7 +161,7 @@ class Run(RunFolder):
         require(config.steps > at, "steps", config.steps, f"the fork begins after {at} steps; give it more")
         for text in self.config.outgrows(config):
             name, change = text.split(": ", 1)
-            require(False, name, change, "it cannot change on the way; train a run of its own with `labkit train`")
+            refuse(name, change, "it cannot change on the way; train a run of its own with `labkit train`")
         self.check_data()
         part, source = out.with_name(f".{out.name}.part"), self  # a fork that was cut short leaves no half-made run
         shutil.rmtree(part, ignore_errors=True)

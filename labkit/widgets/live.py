@@ -80,6 +80,8 @@ class TrainingState(HasTraits):
         """Run → step and data URI of its newest sheet of samples."""
         self.clouds: dict[str, tuple[int, Tensor]] = {}
         """Run → step and features of a few held-out images at its metered block."""
+        self.shows_features = False
+        """Whether the panel has a pane for them; else they are not computed."""
         self.parents: dict[str, str] = {}
         """Fork → where it comes from, in words."""
 
@@ -314,8 +316,10 @@ class LiveTraining(TrainingState):
             with contextlib.suppress(SampleError):  # a preview in few steps overflowed: the one before stays
                 samples = sample_network(trainer.ema.network, config, PREVIEW_SAMPLES, **few)
                 self.sheets[run] = report.step, picture(samples.x, 10)
-            features = extract_features(trainer.ema.network, CLOUD, config, [regularized_blocks(config)[0]]).features
-            self.clouds[run] = report.step, next(iter(features.values()))
+            if self.shows_features:
+                block = regularized_blocks(config)[0]
+                features = extract_features(trainer.ema.network, CLOUD, config, [block]).features
+                self.clouds[run] = report.step, features[block]
         if time.monotonic() - self._redrawn > REDRAW_EVERY:
             self._redrawn = time.monotonic()
             self.changed()
