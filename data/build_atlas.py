@@ -86,7 +86,7 @@ def all_runs(seeds: Iterable[int]) -> dict[str, tuple[str, Config]]:
 
 def kept_runs(shipped: Atlas) -> set[str]:
     """Runs of an atlas that need not be made again: of conditions as they are now, measured the same way."""
-    if shipped.record["judge"] != repr(JUDGE):
+    if shipped.record["judge"] != described(JUDGE):
         return set()
     same = {
         of: CONDITIONS[of]
@@ -96,6 +96,12 @@ def kept_runs(shipped: Atlas) -> set[str]:
     rows = shipped.table[shipped.table["condition"].isin(same)]
     judged = rows.groupby(["run", "condition"])["step"].agg(set)
     return {run for (run, of), steps in judged.items() if due(same[of]) <= steps}
+
+
+def described(judge: Measures) -> str:
+    """How runs are measured, in words that stay when the judge's settings get new names."""
+    samplers = ", ".join(sampler.describe("SiT") for sampler in judge.samplers)
+    return f"{judge.count} samples by the usual sampler (of a SiT: {samplers}), after {judge.steps} steps"
 
 
 def due(config: Config) -> set[int]:
@@ -202,7 +208,7 @@ def images(run: Run, n: int = 100) -> torch.Tensor:
 
 def stopping(out: Path, seeds: int, workers: int | None, only_trained: bool, shipped: Atlas | None) -> pd.DataFrame:
     """A sweep of its own: runs on few images, measured at every checkpoint; those that ship keep their rows."""
-    kept = shipped.stopping if shipped and shipped.record["judge"] == repr(JUDGE) else pd.DataFrame(columns=COLUMNS)
+    kept = shipped.stopping if shipped and shipped.record["judge"] == described(JUDGE) else pd.DataFrame(columns=COLUMNS)
     there = set(zip(kept["condition"], kept["seed"], strict=True))
     runs = {
         run_name(condition, seed): (condition, config.replace(seed=seed))
@@ -351,7 +357,7 @@ def recorded(table: pd.DataFrame, conditions: list[str], torches: Iterable[str])
         "torch": sorted({torch.__version__, *torches}),
         "core_hours": round(rows.groupby("run")["seconds"].max().sum() / 3600, 1),
         "missing": [of for of in CONDITIONS if of not in conditions],
-        "judge": repr(JUDGE),
+        "judge": described(JUDGE),
         "compared_by": "Student's t of differences by seed, Holm within a question",
     }
 

@@ -18,18 +18,23 @@ import tyro
 from tyro.conf import Suppress, arg, subcommand
 
 import labkit  # its modules are imported when they are used, so that help needs no torch
-from labkit.checks import ConfigError, require
+from labkit.checks import ConfigError, refuse, require
+from labkit.disk import read_text, user_path
 
-RECIPES = ("digits", "emoji", "cifar10", "imagenet256")
+RECIPES = ("digits", "letters", "emoji", "cifar10", "imagenet256")
+STRAY = re.compile(r"Unrecognized options: (true|false|yes|no|on|off)\b", re.IGNORECASE)
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MOST = 10_000
 
 
 @contextlib.contextmanager
-def refusals() -> Iterator[None]:
+def refusals(words: Sequence[str] = ()) -> Iterator[None]:
     """Raise the ``ConfigError`` of a setting that refuses its value, where tyro would print a box and end the program.
 
     The error names the setting as it is typed; the box would name the parameters of our functions.
+
+    Args:
+        words: those that are read, in which a switch may have a value that tyro takes for a word too many.
     """
     box = io.StringIO()
     try:
@@ -41,6 +46,10 @@ def refusals() -> Iterator[None]:
             error = error.__context__
         if error is not None:
             raise error from None
+        stray = STRAY.search(box.getvalue())
+        if stray and (switch := re.search(rf"--(([\w-]+\.)*)([\w-]+)[ =]{stray[1]}\b", " ".join(words))):
+            section, name = switch[1], switch[3]
+            refuse(section + name, stray[1], f"write --{section}{name} for yes, --{section}no-{name} for no")
         sys.stderr.write(box.getvalue())
         raise
 
@@ -90,13 +99,13 @@ def with_recipes(
 
 
 def _with_preset(command: Callable[..., Any], recipe: Callable[..., Any], words: Sequence[str]) -> Callable[..., Any]:
-    """A subcommand whose flag ``--preset`` chooses the settings from which the other flags start."""
+    """A subcommand whose flags ``--preset`` and ``--model`` choose the settings from which the other flags start."""
 
-    def read(preset: str = "paper") -> str:
-        return preset
+    def read(preset: str = "paper", model: str | None = None) -> tuple[str, str | None]:
+        return preset, model
 
-    typed = tyro.cli(read, args=words, return_unknown_args=True, add_help=False)[0]
-    start = partial(command, config=recipe(preset=typed))
+    typed, model = tyro.cli(read, args=words, return_unknown_args=True, add_help=False)[0]
+    start = partial(command, config=recipe(preset=typed, model=model))
     chosen = cast("labkit.recipes.Preset", typed)  # the recipe refuses any other
 
     def with_preset(
@@ -176,11 +185,12 @@ def read_list(file: Path) -> "dict[str, labkit.Config]":
     Raises:
         ConfigError: no such file, no runs, a name twice, or a line that cannot be read, which is named.
     """
-    from labkit.experiments.sweep import folder_name
+    from labkit.experiments.sweep import LONGEST, folder_name
 
+    file = user_path(file, "list")
     require(file.is_file(), "list", str(file), "there is no such file")
     runs: dict[str, labkit.Config] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         place = f"line {number} of {file}"
         try:
             words = shlex.split(line, comments=True)
@@ -190,10 +200,10 @@ def read_list(file: Path) -> "dict[str, labkit.Config]":
             continue
         name = words.pop(0)[:-1] if words[0].endswith(":") else folder_name(" ".join(words).replace(" --", ","))
         require(name not in runs, place, name, "there is a run of this name already; begin the line with NAME:")
-        require(len(name.encode()) <= 200, place, name, "that is too long for a folder; begin the line with NAME:")
+        require(len(name.encode()) <= LONGEST, place, name, "that is too long for a folder; begin the line with NAME:")
         try:
             check_word(words, "recipe", RECIPES, f"one of {', '.join(RECIPES)}")
-            with refusals():
+            with refusals(words):
                 config, out = tyro.cli(with_recipes(_experiment, words), args=words, prog="labkit train")
         except (ConfigError, SystemExit) as error:
             why = f": {error}" if isinstance(error, ConfigError) else ", as said above"

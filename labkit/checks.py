@@ -41,7 +41,8 @@ def check_number(
     fits = finite(value) and low <= value <= high
     fits = fits and not (ends[0] == "(" and value == low) and not (ends[1] == ")" and value == high)
     lower = f"{'above' if ends[0] == '(' else 'of at least'} {least}"
-    require(fits, name, value, f"take a number {lower if most is None else f'in {ends[0]}{least}, {most}{ends[1]}'}")
+    number = "number" if finite(value) else "finite number"
+    require(fits, name, value, f"take a {number} {lower if most is None else f'in {ends[0]}{least}, {most}{ends[1]}'}")
 
 
 def check_seed(seed: int) -> None:
@@ -56,6 +57,14 @@ def finite(value: Any) -> bool:
 def whole(value: Any, at_least: int) -> bool:
     """Whether a value is a whole number, numpy's included, that is large enough."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= at_least
+
+
+def as_interval(name: str, value: Any) -> tuple[float, float]:
+    """First and last of two times within [0, 1], in this order; anything else is refused."""
+    ends = as_tuple(value)
+    fits = len(ends) == 2 and all(map(finite, ends)) and 0 <= ends[0] < ends[1] <= 1
+    require(fits, name, value, "give the first and the last time, within 0 to 1")
+    return float(ends[0]), float(ends[1])
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:

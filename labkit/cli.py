@@ -6,6 +6,7 @@
     labkit fork runs/x --at 400 --dispersive.lam 0 --out runs/y
     labkit sample runs/x
     labkit evaluate runs/x
+    labkit export runs/x --out weights.safetensors
     labkit compare digits
     labkit sweep digits --grid dispersive.lam=None,0.1,0.5 --grid seed=0..4
 
@@ -19,8 +20,9 @@ from __future__ import annotations  # tyro evaluates the annotations of the comm
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tqdm.auto import tqdm
 from tyro.conf import OmitArgPrefixes, Positional, PositionalMetavarFromFieldName, UseAppendAction, arg
@@ -39,6 +41,9 @@ from labkit.arguments import (
     with_recipes,
 )
 from labkit.checks import LabError, require
+from labkit.disk import new_file, reason
+from labkit.signals import interrupt, saving_on_signals
+from labkit.terminal import lasting_output
 
 
 def doctor() -> int:
@@ -71,23 +76,31 @@ def verify(verify: Path) -> int:
     return 0
 
 
-def train(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("runs/train")) -> int:
+def train(
+    config: Annotated[labkit.Config, arg(name="")],
+    out: Path = Path("runs/train"),
+    logger: UseAppendAction[tuple[labkit.training.loggers.Name, ...]] = (),
+) -> int:
     """Train a recipe, all of whose settings can be changed, or go on with a run.
 
     Args:
         out: Folder to train in. Training goes on there if the folder holds this very experiment.
+        logger: Where the numbers of metrics.csv go as well: tensorboard or wandb. Once for each.
     """
-    return _train(labkit.Trainer(config, out), out)
+    return _train(labkit.Trainer(config, out, logger), out)
 
 
-def resume(resume: Path, steps: int | None = None) -> int:
+def resume(
+    resume: Path, steps: int | None = None, logger: UseAppendAction[tuple[labkit.training.loggers.Name, ...]] = ()
+) -> int:
     """Go on from the newest checkpoint: labkit train --resume RUN
 
     Args:
         resume: Folder of the run.
         steps: Train up to this many steps; by default up to the run's own number.
+        logger: Where the numbers of metrics.csv go as well: tensorboard or wandb. Once for each.
     """
-    return _train(labkit.Run.open(resume).trainer(**({} if steps is None else {"steps": steps})), resume)
+    return _train(labkit.Run.open(resume).trainer(logger, **({} if steps is None else {"steps": steps})), resume)
 
 
 def _train(trainer: labkit.Trainer, out: Path) -> int:
@@ -98,7 +111,7 @@ def _train(trainer: labkit.Trainer, out: Path) -> int:
         return 0
     tell(f"Training {config.model} on {config.dataset} in {out}, from step {begun} to {config.steps}.")
     tell(trainer.describe())
-    with labkit.training.engine.saving_on_signals(trainer.stop):
+    with saving_on_signals(trainer.stop):
         stopped = _drive(iter(trainer), len(trainer), _terms, silent=not trainer.leads)
     if stopped:
         saved = ", saved" if trainer.step else ""
@@ -145,11 +158,12 @@ def sample(
         out: PNG file to write. None is a file in the samples folder of the run.
     """
     opened = labkit.Run.open(run)
+    file = new_file(out or opened.sheets / "samples.png", "out", ".png")  # refused now, not after the sampling
     codec = labkit.evaluation.codec_of(opened.config, opened.model().shape, vae) if vae else None
     samples = opened.sample(n, seed=seed, progress=True, **asdict(sampler))
     x, s = codec.decode(samples.x) if codec else samples.x, samples.settings
     name = f"step-{s['step']:08d}-{s['method']}{s['steps'] or ''}-guidance{s['guidance']:g}-seed{s['seed']}.png"
-    path = labkit.training.write_sheet(x, out or opened.sheets / name)
+    path = labkit.training.write_sheet(x, file if out else file.with_name(name))
     print(f"{n} samples ({samples.describe()}) written to {path}")
     return 0
 
@@ -172,13 +186,38 @@ def evaluate(
         npz: File to which the samples are also written, in ADM's .npz format, which other evaluators read.
     """
     opened = labkit.Run.open(run)
+    file = None if npz is None else new_file(npz, "npz", ".npz")  # refused now, not after the sampling
     result = labkit.evaluation.evaluate_run(opened, settings, weights=weights, step=step, shard=shard, progress=True)
     if result is None:  # the last rank to be done measures
         return 0
     print(result.summary())
-    if npz is not None:
-        result.samples.export(npz)
-        print(f"The samples in ADM's format: {npz}")
+    if file is not None:
+        result.samples.export(file)
+        print(f"The samples in ADM's format: {file}")
+    return 0
+
+
+def export(
+    run: Positional[Path],
+    out: Path,
+    format: Literal["official", "diffusers"] = "official",
+    weights: labkit.training.runs.Weights = "ema",
+    step: int | None = None,
+) -> int:
+    """Write the network of a run for other programs.
+
+    Args:
+        run: Folder of the run.
+        out: File to write (official, ends in .safetensors), or new folder (diffusers).
+        format: Names of the released SiT and DiT checkpoints, or a DiT as diffusers' DiTTransformer2DModel opens it.
+        weights: Averaged weights (ema) or the latest ones (model).
+        step: Step of the checkpoint. None is the newest.
+    """
+    network = labkit.Run.open(run).model(weights, step)
+    save = {"official": labkit.models.save_official, "diffusers": labkit.models.save_diffusers}[format]
+    path = save(network, out)
+    opens = f"{path / 'README.md'} says how diffusers opens it" if path.is_dir() else "labkit.load_official reads it"
+    print(f"The {weights} weights of {run} are in {path}; {opens}.")
     return 0
 
 
@@ -194,6 +233,7 @@ def compare(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("ru
         lacks = f'compare draws its page with {missing.name}, which is not installed: `pip install "labkit[lab]"`; '
         raise LabError(f"{lacks}labkit train and labkit evaluate do without.") from None
 
+    _check_measurable(config.dataset)
     comparison = labkit.experiments.Comparison.with_and_without(config, out)
     print(f"Training {' and '.join(comparison.trainers)} side by side in {out}, {config.steps} steps each.")
     if _drive(iter(comparison), len(comparison), lambda item: f"{item[0]} {_terms(item[1])}"):
@@ -247,8 +287,7 @@ def sweep_list(list: Path, options: Annotated[SweepOptions, arg(name="")], out: 
 
 def _sweep(configs: dict[str, labkit.Config], options: SweepOptions, out: Path) -> int:
     for name in dict.fromkeys(config.dataset for config in configs.values()):
-        latents = "it holds latents, and a sweep measures images; train each run, then labkit evaluate --vae"
-        require(labkit.datasets.load(name).channels in (1, 3), "dataset", name, latents)
+        _check_measurable(name)
     print(f"{len(configs)} runs in {out}. What is there already is not done again; Ctrl-C saves.")
     measures = labkit.experiments.Measures(options.count)
     result = labkit.experiments.sweep(configs, out, measures, options.workers, batched=options.batched)
@@ -257,12 +296,49 @@ def _sweep(configs: dict[str, labkit.Config], options: SweepOptions, out: Path) 
     return 1 if result.failures else 0
 
 
+def _check_measurable(dataset: str) -> None:
+    """Refuse before the training what could not be measured after it."""
+    channels = labkit.datasets.load(dataset, "held_out").channels
+    latents = "it holds latents, and images are measured here; train each run, then labkit evaluate"
+    require(channels in (1, 3), "dataset", dataset, latents)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status (0 good, 1 doctor's findings, 2 a mistake in the request, 130 stopped)."""
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    stopped = []
+
+    def stop() -> None:
+        stopped.append(True)
+        interrupt()
+
+    with lasting_output():
+        try:
+            run = _parsed(words)
+            with saving_on_signals(stop):
+                return run()
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else 2
+        except BaseException as error:
+            if stopped or isinstance(error, KeyboardInterrupt):  # amid an import, an interrupt may become another error
+                return _stopped(words)
+            if isinstance(error, OSError) and error.errno and error.filename and not isinstance(error, LabError):
+                error = LabError(f"{error.filename}: {reason(Path(error.filename), error)}.")
+            if not isinstance(error, (LabError, FileNotFoundError)):
+                raise
+            print(f"labkit: {error}", file=sys.stderr)
+            return 2
+
+
+def _parsed(words: Sequence[str]) -> Callable[[], int]:
+    """The command that was typed, ready to run."""
     if words[0] == "--version":
-        print(f"labkit {labkit.__version__}")
-        return 0
+        return _version
+    if words[0] == "help":  # labkit help train
+        words = [*words[1:], "--help"]
+    for before, word in pairwise(["labkit", *words]):
+        empty, flag = word == "" or (word.startswith("--") and word.endswith("=")), (word or before).strip("-=")
+        require(not empty, flag, "", "it is empty (a variable of the shell that is not set?); write a value")
     verifying = any(word.partition("=")[0] == "--verify" for word in words)
     commands = {
         "doctor": doctor,
@@ -271,6 +347,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fork": with_config_of_run(fork, words[1:]),
         "sample": sample,
         "evaluate": evaluate,
+        "export": export,
         "compare": with_recipes(compare, words[1:], lam=0.5, steps=1500),
         "sweep": with_recipes(sweep, words[1:], {"list": sweep_list}),
     }
@@ -278,27 +355,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, function in commands.items():
         if name == words[0] or words[0] not in commands:  # alone, so that tyro looks for a misspelt flag among its own
             app.command(name=name)(later(function))
-    try:
-        check_word(words, "command", list(commands), f"labkit with one of {', '.join(commands)}")
-        if words[0] in ("train", "compare", "sweep"):
-            other = {"train": " or --resume RUN", "sweep": " or --list FILE"}.get(words[0], "")
-            remedy = f"labkit {words[0]} with one of {', '.join(RECIPES)}{other}"
-            check_word(words[1:], "recipe", (*RECIPES, "resume", "list"), remedy)
-        with refusals():
-            run = app.cli(prog="labkit", description=__doc__, args=words, config=(PositionalMetavarFromFieldName,))
-        return run()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 2
-    except (LabError, FileNotFoundError) as mistake:
-        print(f"labkit: {mistake}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        if words[0] in ("prepare", "evaluate", "compare", "sweep"):
-            saved = " and saved" if words[0] in ("compare", "sweep") else ""
-            print(f"\nStopped{saved}. Go on with the same command:  {command(*words)}")
-        else:
-            print("\nStopped.", file=sys.stderr)
-        return 130
+    check_word(words, "command", list(commands), f"labkit with one of {', '.join(commands)}")
+    if words[0] in ("train", "compare", "sweep"):
+        other = {"train": " or --resume RUN", "sweep": " or --list FILE"}.get(words[0], "")
+        remedy = f"labkit {words[0]} with one of {', '.join(RECIPES)}{other}"
+        check_word(words[1:], "recipe", (*RECIPES, "resume", "list"), remedy)
+    with refusals(words):
+        return app.cli(prog="labkit", description=__doc__, args=words, config=(PositionalMetavarFromFieldName,))
+
+
+def _version() -> int:
+    print(f"labkit {labkit.__version__}")
+    return 0
+
+
+def _stopped(words: Sequence[str]) -> int:
+    """Say how to go on after a signal."""
+    if words[0] in ("prepare", "evaluate", "compare", "sweep"):
+        saved = " and saved" if words[0] in ("compare", "sweep") else ""
+        print(f"\nStopped{saved}. Go on with the same command:  {command(*words)}")
+    else:
+        print("\nStopped.", file=sys.stderr)
+    return 130
 
 
 def _silent(*_: object) -> None:

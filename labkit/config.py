@@ -17,9 +17,9 @@ from labkit.paths import Flow
 
 REGULARIZERS = ("dispersive", "contrastive", "repa")
 """Names of the regularizers' settings in a config."""
-LATER = {  # fields that the configs of earlier versions lack
-    *("flow", "meanflow", "engine", "keep_every", "embedding_scale"),
-    *("dispersive.bank", "contrastive.bank"),
+LATER = {  # fields that the configs of earlier versions lack; their defaults are what those versions did
+    *("flow", "meanflow", "engine", "keep_every", "flips", "embedding_scale"),
+    *("meanflow.guidance_interval", "repa.antialias", "dispersive.bank", "contrastive.bank"),
 }
 FREE = {
     *("steps", "log_every", "save_every", "keep_last", "keep_every"),
@@ -65,7 +65,7 @@ class Engine:
     checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: a third more time, little memory."""
     clip: float | None = None
-    """Largest norm of the gradient, which is scaled down to it. None leaves it alone, as the papers do."""
+    """Largest norm of the gradient, which is scaled down to it. None leaves it alone, as SiT does; REPA takes 1."""
     resident: bool = False
     """Hold the whole of a store on the device. Else batches are read from its files."""
 
@@ -83,7 +83,7 @@ class Config:
     """All settings of one training run."""
 
     dataset: str = "digits"
-    """Name of an embedded data set (digits, emoji, …), or folder of a store that labkit prepare wrote."""
+    """Name of an embedded data set (digits, letters, emoji, …), or folder of a store that labkit prepare wrote."""
     model: str = "SiT-Nano/2"
     """Family (SiT, DiT or MeanFlow), size and patch, as in SiT-B/2. The family decides what is trained."""
     flow: Flow = field(default_factory=Flow)
@@ -101,6 +101,8 @@ class Config:
     """Train up to this many steps. A finished run continues when it is given more."""
     seed: int = 0
     """Seed of initial weights, order of the data, noise, times and dropped labels."""
+    flips: bool = True
+    """Mirror half of the images, where the store was prepared with flips; else no image is mirrored."""
     label_drop: float = 0.1
     """Share of labels replaced by the null class, which teaches the unconditional model that guidance needs."""
     embedding_scale: float = 1.0
@@ -143,6 +145,7 @@ class Config:
             few = computed and group.variant == "covariance" and self.batch_size < 3
             require(not few, "batch_size", self.batch_size, "the covariance of two samples is constant, take 3")
         check_seed(self.seed)
+        require(isinstance(self.flips, bool), "flips", self.flips, "say True or False")
         check_number("label_drop", self.label_drop, 0, 1, ends="[)")
         check_number("embedding_scale", self.embedding_scale, 0, ends="(]")
         check_number("ema_decay", self.ema_decay, 0, 1, ends="[)")
@@ -224,9 +227,10 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
         steps = values.get("warmup", 0)
         values = {name: value for name, value in values.items() if name != "warmup"}
         values["schedule"] = warm_up(steps) if steps else ()
+    if prefix == "repa." and "antialias" not in values and values.get("lam") is not None:
+        values = {**values, "antialias": values.get("teacher") == "digits"}  # no other teacher was resampled with it
     names = {field.name for field in dataclasses.fields(cls)}
-    later = {name for name in names - values.keys() if prefix + name in LATER}
-    for name in values.keys() ^ (names - later):
+    for name in values.keys() ^ {name for name in names if name in values or prefix + name not in LATER}:
         fault = "is missing" if name in names else f"is not a setting of this version ({', '.join(sorted(names))})"
         raise ConfigError(f"{prefix}{name} {fault}; the config comes from another version of labkit or was edited.")
     nested = {n: _build(kind, values[n], f"{prefix}{n}.") for n, kind in _groups(cls).items() if n in values}

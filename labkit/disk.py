@@ -1,16 +1,102 @@
-"""Files that appear whole or not at all."""
+"""Paths that a person gives, files that appear whole or not at all, and why a file could not be read or written."""
 
+import codecs
 import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from labkit.checks import LabError
+from labkit.checks import ConfigError, LabError, refuse, require
+
+REASONS = {
+    "EACCES EPERM": "permission is denied: it is another user's or protected; ask its owner, or name another place",
+    "EROFS": "the disk is read-only; name a place elsewhere",
+    "ENOSPC": "the disk is full ({free} free, {size} needed); make room, and the same command goes on",
+    "EDQUOT": "the disk is full: your quota is used up ({size} needed); make room, and the same command goes on",
+    "EFBIG": (
+        "the disk is full ({free} free, {size} needed), or its format or `ulimit -f` allows no such file; make room, "
+        "and the same command goes on"
+    ),
+    "EMFILE ENFILE": "too many files are open; allow more by `ulimit -n 4096`, and the same command goes on",
+    "ENAMETOOLONG": "the name is too long; take a shorter one",
+    "EIO ENODEV ENOLINK ENOTCONN ENXIO EREMOTEIO ESTALE ETIMEDOUT": (
+        "the disk or the network does not answer; when it is back, the same command goes on"
+    ),
+}
+"""Names of the system's errors → reason and remedy."""
+
+JUPYTER = {
+    "JUPYTER_CONFIG_DIR": "~/.jupyter",
+    "JUPYTER_DATA_DIR": "~/.local/share/jupyter",
+    "JUPYTER_RUNTIME_DIR": "~/.local/share/jupyter/runtime",
+    "IPYTHONDIR": "~/.ipython",
+}
+"""Variables of Jupyter's own folders, and where these usually are."""
 
 
 class DiskError(LabError, OSError):
-    """A file that could not be written; the message names it and says why."""
+    """A file that could not be read or written; the message names it and says why."""
+
+
+def user_path(path: str | Path, name: str) -> Path:
+    """A path that a person gave, with ``~`` expanded.
+
+    Args:
+        name: of the setting or argument, for messages.
+
+    Raises:
+        ConfigError: it is empty, names no user after ``~``, or is longer than a name can be.
+        DiskError: a folder on its way cannot be entered.
+    """
+    require(str(path).strip() != "", name, str(path), "it is empty; name a file or a folder, or . for this folder")
+    try:
+        path = Path(path).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            refuse(name, str(path), "the name is too long; take a shorter one")
+        raise DiskError(unread(Path(path), error)) from error
+    except (RuntimeError, ValueError) as error:  # no such user; a character that no name has
+        refuse(name, str(path), f"{str(error).rstrip('.').lower()}; write the path out")
+    return path
+
+
+def located(path: Path) -> str:
+    """A path in words; a relative one with the folder that it starts from."""
+    try:
+        return str(path) if path.is_absolute() else f"{path} in {Path.cwd()}"
+    except FileNotFoundError:
+        return f"{path} in the working folder, which has been removed"
+
+
+def new_file(path: str | Path, name: str, suffix: str) -> Path:
+    """The path of a file that will be written after some work: what would fail then is refused now.
+
+    Raises:
+        ConfigError: it ends otherwise, is a folder, or lies where this user cannot write.
+    """
+    path = user_path(path, name)
+    require(not path.is_dir(), name, str(path), f"it is a folder; name a file in it, such as {path / f'x{suffix}'}")
+    require(path.suffix.lower() == suffix, name, str(path), f"a {suffix} file is written; let its name end so")
+    check_writable(path, name, "name a file in a folder of yours")
+    return path
+
+
+def check_writable(path: Path, name: str, remedy: str) -> None:
+    """Refuse a file that this user could not create when the work is done."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    allowed = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    require(allowed, name, str(path), f"{folder} cannot be written to; {remedy}")
+
+
+def unwritable(folders: Mapping[str, str]) -> dict[str, str]:
+    """Of folders by the environment variables that move them, those that this user cannot write to."""
+    places = {name: Path(os.environ.get(name) or usual).expanduser().absolute() for name, usual in folders.items()}
+    nearest = {name: next(p for p in (path, *path.parents) if p.exists()) for name, path in places.items()}
+    return {name: str(places[name]) for name, path in nearest.items() if not os.access(path, os.W_OK | os.X_OK)}
 
 
 def replace_file(path: Path, *data: bytes | memoryview, mark: str = "") -> None:
@@ -35,9 +121,60 @@ def replace_file(path: Path, *data: bytes | memoryview, mark: str = "") -> None:
         raise DiskError(unwritten(path, sum(memoryview(piece).nbytes for piece in data), error)) from error
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise a DiskError for what is there and cannot be read; what is missing, or no file, raises its own error."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError):
+        raise
+    except OSError as error:
+        raise DiskError(unread(path, error)) from error
+
+
+def read_text(path: Path) -> str:
+    """Text of a file that any editor may have written: UTF-8 with or without a mark at its start, or UTF-16 with one.
+
+    Raises:
+        ConfigError: it is of another encoding.
+        DiskError: it cannot be read.
+    """
+    with reading(path):
+        data = path.read_bytes()
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: line {line} is not UTF-8; save the file as UTF-8 in your editor.") from None
+    if "\0" in text:
+        raise ConfigError(f"{path} is not UTF-8; save the file as UTF-8 in your editor.")
+    return text
+
+
+def unread(path: Path, error: OSError) -> str:
+    """One sentence that says why ``path`` could not be read, and what to do."""
+    return f"Could not read {path}: {reason(path, error)}."
+
+
 def unwritten(path: Path, size: int, error: OSError) -> str:
-    """One sentence that says why ``size`` bytes could not be written to ``path``."""
-    free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    why = f"the disk is full ({free / 2**20:.0f} MiB free, {size / 2**20:.0f} MiB needed)" if full else error
-    return f"Could not save {path}: {why}."
+    """One sentence that says why ``size`` bytes could not be written to ``path``, and what to do."""
+    return f"Could not save {path}: {reason(path, error, size)}."
+
+
+def reason(path: Path, error: OSError, size: int = 0) -> str:
+    """Why a file of ``size`` bytes could not be read or written, and what to do."""
+    name = errno.errorcode.get(error.errno or 0, "?")
+    text = next((text for names, text in REASONS.items() if name in names.split()), None)
+    if text is None:
+        return str(error.strerror or error)
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:
+        free = 0
+    return text.format(free=_bytes(free), size=_bytes(size))
+
+
+def _bytes(count: int) -> str:
+    unit, name = next(((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if count >= u), (1, "bytes"))
+    return f"{count / unit:.3g} {name}"

@@ -22,6 +22,19 @@ def launched() -> tuple[int, int]:
     return here, int(os.environ["WORLD_SIZE"]) // here
 
 
+def place() -> tuple[int, int]:
+    """(number of this process, processes) by torchrun's environment, for work that needs no communication; else (0, 1).
+
+    RANK and WORLD_SIZE alone are no sign of torchrun: batch systems and earlier shells leave them behind.
+    """
+    return (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if "TORCHELASTIC_RUN_ID" in os.environ else (0, 1)
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, which is that of its GPU."""
+    return int(os.environ["LOCAL_RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
 def rank() -> int:
     """This process's number among the ranks, from 0."""
     return dist.get_rank() if world_size() > 1 else 0

@@ -2,8 +2,11 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from labkit.disk import JUPYTER, unwritable
 
 REPO = Path(__file__).resolve().parents[1]
 FIRST = "notebooks/00_start_here.ipynb"
@@ -40,6 +43,12 @@ def jupyter_arguments(
 
 def main() -> None:
     """Print what happens next, then run the JupyterLab server until Ctrl-C."""
+    # Jupyter keeps settings and the addresses of kernels below the home, which a container's user may not write to.
+    blocked = unwritable(JUPYTER)
+    if blocked:
+        folder = tempfile.mkdtemp(prefix="labkit-jupyter-")
+        os.environ.update({name: f"{folder}/{name.lower()}" for name in blocked})
+        print(f"Jupyter's own folders cannot be written to; it keeps its settings in {folder}, for this time alone.")
     from jupyterlab.labapp import LabApp
 
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0

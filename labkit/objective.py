@@ -59,12 +59,16 @@ class Objective(nn.Module):
         teacher: REPA's, by default the one that the config names.
 
     Raises:
-        ConfigError: a block that the network lacks, or a teacher whose tokens are not on the network's grid.
+        ConfigError: a block that the network lacks, guidance without dropped labels, or a teacher whose tokens are not
+            on the network's grid.
     """
 
     def __init__(self, network: Transformer, config: Config, teacher: Teacher | None = None) -> None:
         super().__init__()
         self.network, self.config, self.process = network, config, process_of(config)
+        null_trained = not config.meanflow.guided or config.label_drop > 0
+        fault = "it needs the model without labels, which label_drop = 0 never trains; take label_drop = 0.1, or 1 here"
+        require(null_trained, "meanflow.guidance", config.meanflow.guidance, fault)
         self.blocks = {name: blocks_of(getattr(config, name), config.model) for name in REGULARIZERS}
         for name, blocks in self.blocks.items():
             network.check_blocks(blocks, f"{name}.{'block' if name == 'repa' else 'blocks'}")
@@ -77,7 +81,7 @@ class Objective(nn.Module):
         self.teacher: Teacher | None = None
         self.projector: Projector | None = None
         if "repa" in on:
-            self.teacher = teacher or load_teacher(config.repa.teacher, network.side)
+            self.teacher = teacher or load_teacher(config.repa.teacher, network.side, config.repa.antialias)
             require(
                 self.teacher.tokens == network.side**2,
                 "repa.teacher",

@@ -4,7 +4,7 @@ The model's family names the process: ``FlowProcess`` (SiT), ``DiffusionProcess`
 time from noise, t = 0, to data, t = 1, and have the same methods:
 
     time(u)                                       uniform numbers in [0, 1) → training times
-    model_time(t)                                 the time t as the network takes it
+    model_time(t)                                 the time t as the network takes it; time_of(·), the other way
     noised(x1, x0, t)                             the point between data x1 and noise x0 that is the network's input
     base(network, batch, draws, labels, taps)     run the network once with gradient → Base
 
@@ -54,6 +54,9 @@ class _OnPath(nn.Module):
 
     def model_time(self, t: Tensor) -> Tensor:
         return t
+
+    def time_of(self, model_time: float) -> float:
+        return model_time
 
     def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         return self.path(x1, x0, t).x_t
@@ -129,6 +132,9 @@ class DiffusionProcess(nn.Module):
     def model_time(self, t: Tensor) -> Tensor:
         return self.schedule.timesteps[self.step(t)].to(t.dtype)
 
+    def time_of(self, model_time: float) -> float:
+        return (len(self.schedule) - 1 - model_time) / len(self.schedule)
+
     def noised(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         return self.schedule.noised(x1, x0, self.step(t))
 
@@ -178,7 +184,7 @@ class MeanFlowProcess(_OnPath):
 
     @torch.no_grad()
     def _guided(self, network: Transformer, x_t: Tensor, t: Tensor, labels: Tensor, velocity: Tensor) -> Tensor:
-        """The velocity to learn, with guidance built in; samples without a label keep that of the path."""
+        """The velocity to learn, with guidance built in; that of the path without a label or outside the interval."""
         if not self.settings.guided:
             return velocity
         omega, kappa = self.settings.guidance, self.settings.mixing
@@ -186,7 +192,9 @@ class MeanFlowProcess(_OnPath):
         without = network(x_t, t, null).output
         with_label = network(x_t, t, labels).output if kappa else without
         guided = omega * velocity + kappa * with_label + (1 - omega - kappa) * without
-        return torch.where(expand_like(labels == null, x_t), velocity, guided)
+        first, last = self.settings.guidance_interval
+        unguided = (labels == null) | (t < first) | (t > last)
+        return torch.where(expand_like(unguided, x_t), velocity, guided)
 
     def velocity(self, network: Transformer, clip: bool = False) -> Field:
         """The network's output at span 0, where the average velocity is the velocity; ``clip`` has no effect."""

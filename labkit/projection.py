@@ -11,7 +11,9 @@ trustworthiness and ``seed_flicker``, the part of a picture that is chance.
 
 import contextlib
 import math
+import os
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,7 +119,14 @@ def _umap() -> Iterator[ModuleType]:
 @cache
 def _library() -> ModuleType:
     """The umap module; numba caches its compiled functions on disk, so that only the first process takes 20 s."""
-    import umap
+    import numba
+
+    try:
+        import umap
+    except RuntimeError:  # where neither umap's folder nor the home can be written to, its own caching cannot be
+        os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="labkit-numba-")
+        numba.config.reload_config()
+        import umap
     from numba.core.dispatcher import Dispatcher
 
     with contextlib.suppress(RuntimeError):  # none of numba's cache folders can be written to

@@ -1,12 +1,16 @@
 """The machine that the lab runs on: device, tier, random generators, folders, and the doctor's report."""
 
+import codecs
 import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import threading
 from collections.abc import Iterator
 from enum import IntEnum
@@ -15,13 +19,20 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
+import psutil
 import torch
 
 from labkit import openmp
-from labkit.checks import choose
+from labkit.checks import LabError, choose
+from labkit.disk import JUPYTER, unwritable, user_path
 
 Tier = Literal["smoke", "cpu", "gpu"]
+EMBEDDED = "digits_classifier.safetensors", "letters.npz", "letters_classifier.safetensors", "emoji.npz"
+"""Files of ``data/`` without which an embedded data set cannot be used or measured; scikit-learn has the digits."""
 T = TypeVar("T")
+NO_MEMORY = "can't allocate memory|not enough memory|could not create a memory object|bad_alloc"  # as torch words it
+_MAC = sys.platform == "darwin"
+FILES = 1024  # files that may be open at once: ImageNet's shards, and the libraries' own
 
 
 def device() -> torch.device:
@@ -89,7 +100,7 @@ def runs_dir() -> Path:
     """Folder of a reader's own runs: ``$LAB_RUNS``, else ``runs/`` in the checkout or in the working folder."""
     checkout = Path(__file__).resolve().parent.parent
     default = (checkout if (checkout / "pyproject.toml").exists() else Path()) / "runs"
-    return Path(os.environ.get("LAB_RUNS") or default)
+    return user_path(os.environ.get("LAB_RUNS") or default, "LAB_RUNS")
 
 
 @cache
@@ -131,14 +142,44 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class MemoryFull(LabError, RuntimeError):
+    """Memory, of the machine or a GPU, that does not suffice; the message names the settings that need less."""
+
+
+@contextlib.contextmanager
+def memory_for(work: str, remedy: str) -> Iterator[None]:
+    """Refuse work that needs more memory than there is in one sentence, where torch and numpy raise several errors.
+
+    Args:
+        work: what the memory is for.  remedy: the settings that need less.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch raises a RuntimeError on the CPU, and a kind of it on a GPU
+        text = str(error)
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not re.search(NO_MEMORY, text):
+            raise
+        asked = re.search(r"llocate ([\d.,]+ ?\w+)", text)
+        size = f" ({asked[1]} were asked for at last)" if asked else ""
+        raise MemoryFull(f"The memory does not suffice for {work}{size}; {remedy}.") from error
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cpp_compiler() -> str | None:
-    """The C++ compiler that ``torch.compile`` would use on a CPU; None if there is none."""
-    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+def compiler_fault() -> str:
+    """What ``torch.compile`` lacks on this machine, and what to install; empty if nothing."""
+    on_gpu = device().type == "cuda"  # there, Triton writes code of its own and a little C
+    variable, usual = ("CC", ("gcc", "clang", "cc")) if on_gpu else ("CXX", ("clang++" if _MAC else "g++",))
+    names = [os.environ[variable]] if os.environ.get(variable) else usual
+    if not any(shutil.which(name.split()[0]) for name in names):
+        source = f" (${variable} is {names[0]!r})" if os.environ.get(variable) else ""
+        return f"there is no {names[0]}{source}; install {usual[0]}"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "Python's headers are missing; install python3-dev, or python3-devel"
+    return ""
 
 
 def machine() -> dict[str, str]:
@@ -168,20 +209,26 @@ def doctor() -> list[Finding]:
         gpu = f"GPU: {torch.cuda.get_device_name()} with {memory:.0f} GiB"
     else:
         gpu = f"No GPU that torch can use: everything runs on {cores()} processor cores"
-    data, free = data_dir(), shutil.disk_usage(".").free / 2**30
+    data, free, memory = data_dir(), shutil.disk_usage(".").free / 2**30, psutil.virtual_memory().available / 2**30
     spinning = openmp.WAITING == openmp.SPINNING and torch.get_num_threads() > 1
     return [
         Finding(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "Install Python 3.11 or newer."),
         Finding(True, f"torch {torch.__version__}"),
         _kernel(),
         Finding(True, gpu),
-        Finding(True, f"C++ compiler: {cpp_compiler() or 'none, so nothing is compiled on a CPU'}"),
+        _compiler(),
         Finding(
-            (data / "digits_classifier.safetensors").exists(),
-            f"embedded data in {data}",
-            "Restore the data/ folder of the checkout, for instance with `git checkout data`.",
+            all((data / file).exists() for file in EMBEDDED),
+            f"embedded data (digits, letters, emoji) in {data}",
+            f"Restore them: `git checkout {' '.join(f'data/{file}' for file in EMBEDDED)}` in the checkout.",
         ),
         Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."),
+        Finding(memory > 1, f"{memory:.0f} GiB of memory free", "End other programs, or take a smaller batch_size."),
+        _folder(),
+        _caches(),
+        _files(),
+        _variables(),
+        _encoding(),
         Finding(
             not spinning,
             f"torch's threads: {torch.get_num_threads()}; {openmp.WAITING}",
@@ -189,6 +236,53 @@ def doctor() -> list[Finding]:
         ),
         Finding(True, f"notebooks run in tier '{tier()}' (set LAB_TIER to smoke, cpu or gpu to change it)"),
     ]
+
+
+def _compiler() -> Finding:
+    fault = compiler_fault()
+    return Finding(True, f"torch.compile cannot be used: {fault}" if fault else "torch.compile has its compiler")
+
+
+def _folder() -> Finding:
+    writable = os.access(".", os.W_OK | os.X_OK)
+    remedy = "Go to a folder of yours, or name one with --out: runs are written below this one by default."
+    return Finding(writable, f"this folder can{'' if writable else 'not'} be written to", remedy)
+
+
+def _caches() -> Finding:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    usual = {"HF_HOME": "huggingface", "TORCH_HOME": "torch", "MPLCONFIGDIR": "matplotlib", "NUMBA_CACHE_DIR": "numba"}
+    bad = unwritable(JUPYTER | {name: f"{cache}/{folder}" for name, folder in usual.items()})
+    text = "caches that cannot be written to: " + ", ".join(f"{n} ({folder})" for n, folder in bad.items())
+    remedy = f"Set each to a folder of yours, such as `export {next(iter(bad), '')}={tempfile.gettempdir()}/cache`."
+    return Finding(not bad, text if bad else "caches of downloads and compiled code can be written to", remedy)
+
+
+def _files() -> Finding:
+    try:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except ImportError:  # Windows
+        return Finding(True, "open files are not limited")
+    enough = most >= FILES or most < 0
+    return Finding(
+        enough, f"{most} files may be open at once", f"Run `ulimit -n {FILES}` first: stores are many files."
+    )
+
+
+def _variables() -> Finding:
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    left = [name for name in ("RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID") if name in os.environ]
+    text = f"{', '.join(left)} are set and not obeyed: several processes share work only if torchrun starts them"
+    return Finding(True, text if left and not torchrun else "no variables of a batch system are set")
+
+
+def _encoding() -> Finding:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = f"output in {encoding}"
+    spelled = codecs.lookup(encoding).name != "utf-8"
+    return Finding(True, text + ("; signs that it lacks are spelled, unless PYTHONIOENCODING=utf-8" if spelled else ""))
 
 
 def _kernel() -> Finding:

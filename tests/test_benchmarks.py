@@ -76,3 +76,11 @@ def test_a_step_on_digits():
     told = run("digits_step.py", "--turns", "1", "--steps", "1", "--heun", "2")
     assert "a MeanFlow step takes" in told
     assert "64 digits with 2 Heun steps" in told
+
+
+@pytest.mark.slow
+def test_work_that_is_killed_comes_to_the_same_bits(tmp_path):
+    run("kills.py", "--kills", "1", "--out", str(tmp_path / "tally.json"))
+    kinds = json.loads((tmp_path / "tally.json").read_text())["kinds"]
+    assert kinds.keys() == {"training", "saving", "preparing", "evaluating", "sweeping"}
+    assert all(kind["kills"] == 1 and not kind["different"] and kind["parts"] > 5 for kind in kinds.values())

@@ -63,6 +63,8 @@ def test_train_sample_and_train_on(tmp_path, capsys):
     assert list(run.checkpoints) == [4] and (out / "samples" / "step-00000004.png").exists()
     assert main(["sample", str(out), "--n", "12", "--steps", "2", "--guidance", "1.5"]) == 0
     assert "guidance 1.5" in capsys.readouterr().out and len(list((out / "samples").iterdir())) == 2
+    assert main(["sample", str(out), "--out", str(out)]) == 2
+    assert "it is a folder; name a file in it" in capsys.readouterr().err
     assert main(["train", "--resume", str(out)]) == 0
     assert "is finished" in capsys.readouterr().out
     assert main(["train", "--resume", str(out), "--steps", "6"]) == 0
@@ -190,11 +192,16 @@ def test_compare_writes_one_page_that_needs_nothing_else(tmp_path, capsys, monke
         ("train digits --repa.lam 1 --model SiT-Nano/4 --out o", "repa.teacher = 'digits'"),
         ("train imagenet256 --preset best", "preset = 'best' cannot be used: choose one of baseline, paper"),
         ("compare digits --dispersive.lam None", "lam = None cannot be used: set the λ of a regularizer"),
+        (["train", "digits", "--out", ""], "out = '' cannot be used: it is empty"),
+        ("evaluate r --reference=", "reference = '' cannot be used: it is empty"),
+        (["sample", ""], "sample = '' cannot be used: it is empty"),
+        ("sample " + "x" * 300, "the name is too long; take a shorter one"),
+        ("train digits --optimizer.lr inf --out o", "take a finite number above 0"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr(words, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(words.split()) == 2
+    assert main(words.split() if isinstance(words, str) else words) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("labkit: ") and named in line
     assert not list(tmp_path.iterdir()), "a refused request must leave nothing behind"
@@ -225,18 +232,20 @@ def test_a_misspelt_word_brings_the_right_one(words, near, capsys):
     [
         ("", "doctor prepare train sample evaluate compare sweep"),
         ("doctor", "Check what this machine can do"),
+        ("help", "doctor prepare train sample evaluate compare sweep"),
+        ("help train digits", "--out --steps"),
         ("prepare", "SOURCE --size --latents --verify"),
         ("prepare --verify x", "--verify"),
-        ("train", "digits emoji cifar10 imagenet256 --resume"),
+        ("train", "digits letters emoji cifar10 imagenet256 --resume"),
         ("train digits", "--out --steps --dispersive.lam 0.002"),
         ("train imagenet256", "--preset meanflow_dispersive --out data/cache/imagenet256"),
         ("train imagenet256 --preset release", "--dispersive.lam 0.25"),
         ("train resume", "--resume --steps"),
         ("sample", "RUN --n --method --guidance --seed"),
         ("evaluate", "RUN --weights --count --method --npz"),
-        ("compare", "digits emoji cifar10 imagenet256"),
+        ("compare", "digits letters emoji cifar10 imagenet256"),
         ("compare digits", "--out --steps 1500 --dispersive.lam 0.5"),
-        ("sweep", "digits emoji cifar10 imagenet256 --list"),
+        ("sweep", "digits letters emoji cifar10 imagenet256 --list"),
         ("sweep digits", "--grid FIELD=VALUE --workers --count --batched"),
         ("sweep list", "--list --workers --count --batched"),
     ],
@@ -258,7 +267,7 @@ def test_help_and_version_need_no_torch():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")
     assert re.fullmatch(r"labkit \d+\.\d+\.\d+", shown[0])
-    assert shown[1].startswith("usage: labkit ") and max(map(len, shown)) <= 80
+    assert shown[1].startswith("usage: labkit ") and max(map(len, shown[2:])) <= 80
 
 
 def test_every_public_name_loads_when_it_is_used():

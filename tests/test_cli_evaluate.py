@@ -37,6 +37,9 @@ def test_evaluate_export_and_again(run, tmp_path, capsys):
     before = stored.stat().st_mtime_ns
     assert main(words) == 0 and capsys.readouterr().out == printed
     assert stored.stat().st_mtime_ns == before
+    published = ["--protocol", "published", "--count", "20", "--guidance", "1.5", "--rtol", "0.1"]
+    assert main(["evaluate", str(run), *published]) == 0
+    assert "20 samples by dopri5, guidance 1.5 on three channels" in capsys.readouterr().out
     # what was written is a reference in its turn
     against = ["--reference", str(tmp_path / "samples.npz"), "--features", "digits"]
     assert main(["evaluate", str(run), "--count", "20", "--steps", "1", *against]) == 0
@@ -51,6 +54,8 @@ def test_evaluate_export_and_again(run, tmp_path, capsys):
         (["--features", "inception"], "needs the package torch-fidelity"),
         (["--vae", "somewhere"], "makes images of 1 channels; leave it out"),
         (["--reference", "emoji"], "its images are 3×32×32"),
+        (["--npz", "."], "npz = '.' cannot be used: it is a folder; name a file in it"),
+        (["--npz", "samples.png"], "npz = 'samples.png' cannot be used: a .npz file is written"),
     ],
 )
 def test_mistakes_are_told_in_one_line(run, capsys, monkeypatch, words, printed):
@@ -117,3 +122,14 @@ def test_emoji_from_the_first_step_to_its_figures(tmp_path, capsys):
     assert main(["evaluate", out, "--count", "8", "--steps", "1"]) == 0
     printed = capsys.readouterr().out
     assert "reference emoji, held_out, 756 images; features pixels" in printed and "recall" in printed
+
+
+@pytest.mark.slow
+def test_letters_are_measured_by_their_classifier(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", "letters", "--steps", "1", "--batch-size", "4", "--out", out]) == 0
+    assert main(["evaluate", out, "--count", "26", "--steps", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "reference letters, held_out, 2,912 images; features letters" in printed
+    for metric in ("frechet ", "frechet_pixels", "kernel_distance", "recall", "agreement", "memorisation"):
+        assert metric in printed

@@ -31,7 +31,7 @@ def test_prepare_verify_train_and_again(photos, tmp_path, capsys):
     for _ in range(2):
         assert main(words) == 0
         printed = capsys.readouterr().out
-        assert f"{out} holds 10 images of 3×16×16, in 2 classes, 3 of them held out." in printed
+        assert f"{out} holds 10 images of 3×16×16, in 2 classes (a, b), 3 of them held out." in printed
         assert "1 image could not be used" in printed and "a/broken.jpg: cannot identify image file" in printed
     assert main(["prepare", "--verify", out]) == 0
     assert f"10 images in {out}, all as they were written." in capsys.readouterr().out
@@ -59,6 +59,11 @@ def test_every_setting_can_be_typed(tmp_path):
         ("photos --size 8 --out photos/o", "it lies in the folder of images"),
         ("photos --size 8 --out photos/a/0.png", "it lies in the folder of images"),
         ("photos --size 8 --held-out 9 --out o", "take at most 8"),
+        (
+            "photos --size 8 --out o --flips false",
+            "flips = 'false' cannot be used: write --flips for yes, --no-flips for no",
+        ),
+        ("photos --size 8 --out o --flips=No", "flips = 'No' cannot be used"),
         ("photos --size 8 --latents no/such/folder --out o", "latents = 'no/such/folder' cannot be loaded"),
         ("photos --size 8 --latents photos --out o", "latents = 'photos' cannot be loaded"),
         ("--verify photos", "photos is not a store"),

@@ -83,6 +83,7 @@ def test_files_of_runs_that_cannot_be(tmp_path, text, printed):
     [
         (["digits"], "grid = None cannot be used: name fields and values, as in --grid seed=0..4"),
         (["digits", "--grid", "sead=1"], "did you mean seed"),
+        (["digits", "--grid", "lam=1"], "did you mean dispersive.lam or contrastive.lam or repa.lam"),
         (["digits", "--grid", "dispersive.lam=-1"], "dispersive.lam = -1 cannot be used"),
         (["digits", "--grid", "seed=1", "--workers", "0"], "workers = 0"),
         (["digits", "--grid", "seed=1", "--count", "2"], "count = 2"),

@@ -32,7 +32,7 @@ def words_of(kind) -> set[str]:
 
 # Values of every kind, of which each field takes some.
 POOL = [None, True, False, 0, 1, 2, 4, 96, 0.25, 0.5, 1.5, 2**62, 1e-300, 1e300, 1 / 3, -0.5]
-POOL += [(), (0, 3), (0.5, 1 / 3), (0.9, 0.95), ((0, 0.1), (9, 1.0)), ((6, 1.0), (7, 0.0))]
+POOL += [(), (0, 3), (0.5, 1 / 3), (0.9, 0.95), (0.25, 1.0), ((0, 0.1), (9, 1.0)), ((6, 1.0), (7, 0.0))]
 POOL += ["naïve “text”", "SiT-B/2", "DiT-Nano/8", "MeanFlow-XL/4"]
 POOL += sorted(set().union(*map(words_of, FIELDS.values())))
 BESIDE = {  # settings without which a field has no meaning
@@ -136,6 +136,7 @@ BAD = {
     "repa.lam": WEIGHTS,
     "repa.block": [-1, 1.0, True, "7", (7,), NAN],
     "repa.teacher": ["", None, 3],
+    "repa.antialias": [0, "yes", None],
     "repa.hidden": COUNTS,
     "repa.schedule": SCHEDULES,
     "optimizer.lr": [0, 0.0, -1e-3, NAN, INF, "1e-3", None, True],
@@ -151,6 +152,7 @@ BAD = {
     "meanflow.constant": [0, -1, NAN, INF, None],
     "meanflow.guidance": [0, -1, NAN, INF, None],
     "meanflow.mixing": [1, -0.1, 1.5, NAN, None],
+    "meanflow.guidance_interval": [(0.5,), (0.6, 0.4), (0.5, 0.5), (-0.1, 1.0), (0.0, 1.5), (0.0, NAN), None],
     "flow": [None, "linear", {"path": "gvp"}, MeanFlow()],
     "meanflow": [None, 0.25, {"share": 0.5}, Flow()],
     "dataset": ["", None, 3],
@@ -167,6 +169,7 @@ BAD = {
     "engine.clip": [0, -1.0, NAN, INF, "1", True],
     "engine.resident": [1, "yes", None],
     "batch_size": [1, 0, -8, 8.0, True, "8", None, NAN],
+    "flips": [0, "yes", None],
     "seed": [-1, 0.0, 2**63, "0", None, True],
     "embedding_scale": [0, -1.0, NAN, INF, "1", None, True],
     **dict.fromkeys(("label_drop", "ema_decay"), SHARES),
@@ -255,7 +258,8 @@ def test_the_covariance_wants_three_samples_also_if_it_is_only_metered():
 @pytest.mark.parametrize("group", ["", *GROUPS])
 def test_unknown_and_missing_fields_are_refused_by_name(group):
     whole = json.loads(Config().to_json())
-    for name in whole[group].keys() - {"schedule", "bank"} if group else whole.keys() - LATER:
+    later = {"schedule"} | {name.removeprefix(f"{group}.") for name in LATER}
+    for name in (whole[group] if group else whole).keys() - later:
         values = json.loads(Config().to_json())
         del (values[group] if group else values)[name]
         with pytest.raises(ConfigError, match=rf"^{re.escape(f'{group}.{name}'.lstrip('.'))} is missing"):
@@ -269,9 +273,20 @@ def test_a_config_from_before_there_were_other_models_is_a_linear_flow_of_veloci
     config = Config(batch_size=12)
     values = json.loads(config.to_json())
     for name in LATER:
-        group, _, field = name.rpartition(".")
-        del (values[group] if group else values)[field]
+        group, _, setting = name.rpartition(".")
+        (values.get(group, {}) if group else values).pop(setting, None)
     assert Config.from_json(json.dumps(values)) == config
+
+
+def test_a_repa_run_from_before_positions_were_resampled_with_antialiasing_goes_on_without():
+    for repa, then in (
+        (Repa(0.5, teacher="facebook/dinov2-base"), False),
+        (Repa(0.5), True),  # the lab's own teacher resamples nothing
+        (Repa(teacher="facebook/dinov2-base"), True),
+    ):
+        values = json.loads(Config(repa=repa).to_json())
+        del values["repa"]["antialias"]
+        assert Config.from_json(json.dumps(values)) == Config(repa=dataclasses.replace(repa, antialias=then))
 
 
 @pytest.mark.parametrize("text", ["", "{", "no", '{"steps": 1', "[]", "3", "null", '"digits"'])

@@ -7,10 +7,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from labkit import build_model
 from labkit.flops import macs, training_flops
 
-PUBLISHED = {  # billions, of one image of 32×32×4
+OURS = {  # billions, of one image of 32×32×4
     **{"S/2": 6.06, "B/2": 23.01, "L/2": 80.70, "XL/2": 118.62, "S/4": 1.41, "B/4": 5.57},
     **{"L/4": 19.70, "XL/4": 29.04, "S/8": 0.36, "B/8": 1.42, "L/8": 5.01, "XL/8": 7.39},
 }
+PUBLISHED = OURS | {"L/2": 80.71, "XL/2": 118.64, "XL/4": 29.05, "B/4": 5.56}
+"""In the table of DiT's paper, whose counter differs a little."""
 DIGITS = dict(input_size=8, in_channels=1, learn_sigma=False, num_classes=10)
 
 
@@ -21,7 +23,9 @@ def on_meta(name, **options):
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_every_model_costs_what_its_paper_says(size):
-    assert round(sum(macs(on_meta(f"SiT-{size}")).values()) / 1e9, 2) == PUBLISHED[size]
+    count = sum(macs(on_meta(f"SiT-{size}")).values()) / 1e9
+    assert round(count, 2) == OURS[size]
+    assert count == pytest.approx(PUBLISHED[size], abs=0.02)
 
 
 @pytest.mark.parametrize(

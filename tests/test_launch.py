@@ -1,10 +1,15 @@
 """`make lab` as root, without a display, with the reader's own flags."""
 
 import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from labkit.launch import FIRST, SETTINGS, has_display, jupyter_arguments
+from labkit.disk import JUPYTER
+from labkit.launch import FIRST, SETTINGS, has_display, jupyter_arguments, main
 
 
 def arguments(*args, environ=(), is_root=False, display=True):
@@ -32,6 +37,20 @@ def test_only_root_gets_allow_root_and_address_and_token_stay_jupyters_own():
     assert "--allow-root" in arguments(is_root=True)[0] and "--allow-root" not in arguments()[0]
     argv, _ = arguments(is_root=True, display=False)
     assert not [a for a in argv if "token" in a or "ip=" in a or "password" in a]
+
+
+def test_jupyter_starts_where_the_home_cannot_be_written_to(monkeypatch, capsys):
+    started = []
+    stand_in = SimpleNamespace(LabApp=SimpleNamespace(launch_instance=started.append))
+    monkeypatch.setitem(sys.modules, "jupyterlab.labapp", stand_in)
+    monkeypatch.setattr(sys, "argv", ["launch"])
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "environ", {"HOME": "/nowhere"})
+    main()
+    assert started and "settings in /" in capsys.readouterr().out
+    folders = [Path(os.environ[name]) for name in JUPYTER]
+    assert len({folder.parent for folder in folders}) == 1 and folders[0].parent.is_dir()
+    folders[0].parent.rmdir()
 
 
 def test_no_news_question_greets_the_reader():

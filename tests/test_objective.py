@@ -322,7 +322,7 @@ def test_the_teacher_is_loaded_by_its_name_and_only_if_it_is_on(network, monkeyp
     off = objective(network, repa=Repa(None, teacher="facebook/dinov2-base"), dispersive=Dispersive(0.5))
     assert (off.teacher, off.projector, loaded) == (None, None, [])
     on = objective(network, repa=Repa(0.5, teacher="facebook/dinov2-base", hidden=7))
-    assert loaded == [("facebook/dinov2-base", network.side)]
+    assert loaded == [("facebook/dinov2-base", network.side, True)]
     assert isinstance(on.teacher, Patches)
 
 

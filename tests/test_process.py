@@ -31,6 +31,7 @@ MEANFLOWS = [
     MeanFlow(share=1.0, power=0.75, constant=1e-3),
     MeanFlow(share=0.5, power=0.0, guidance=2.5),
     MeanFlow(share=0.5, power=0.0, guidance=0.7, mixing=0.4, mean=-0.4, deviation=0.5),
+    MeanFlow(share=0.5, power=0.0, guidance=0.2, mixing=0.92, guidance_interval=(0.25, 0.55)),
 ]
 
 
@@ -292,7 +293,7 @@ def test_meanflow_regresses_its_own_identity(settings, batch, draws):
         def u(x, t, span, y=y):
             return model(x, t, y, span=span).output
 
-        if y != NULL:
+        if y != NULL and settings.guidance_interval[0] <= t <= settings.guidance_interval[1]:
             here = t, torch.zeros_like(t)
             omega, kappa = settings.guidance, settings.mixing
             v = omega * v + kappa * u(x_t, *here) + (1 - omega - kappa) * u(x_t, *here, torch.full_like(y, NULL))

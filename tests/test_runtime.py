@@ -106,12 +106,25 @@ def test_the_doctor_finds_no_fault_here():
         ({"importlib__metadata__version": lambda _: "7.3.1"}, "7.3.1", "ipykernel 6.31"),
         ({"labkit__runtime__data_dir": lambda: Path("/nowhere")}, "/nowhere", "data/"),
         ({"shutil__disk_usage": lambda _: SimpleNamespace(free=2**29)}, "0 GiB free", "checkpoints"),
+        ({"psutil__virtual_memory": lambda: SimpleNamespace(available=2**28)}, "0 GiB of memory", "batch_size"),
+        ({"resource__getrlimit": lambda _: (256, 256)}, "256 files may be open", "ulimit -n 1024"),
+        ({"os__access": lambda path, _: path != "."}, "folder cannot be written", "--out"),
+        ({"os__access": lambda path, _: path == "."}, "MPLCONFIGDIR (", "export "),
     ],
-    ids=["old Python", "kernel 7.0", "kernel 7.3", "no data", "full disk"],
+    ids=["old Python", "kernel 7.0", "kernel 7.3", "no data", "full disk", "memory", "files", "folder", "caches"],
 )
 def test_the_doctor_names_a_fault_and_its_remedy(monkeypatch, changes, text, remedy):
     finding = fault(monkeypatch, **changes)
     assert text in finding.text and remedy in finding.remedy
+
+
+def test_the_doctor_names_what_is_no_fault_but_good_to_know(monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(encoding="cp1252"))
+    text = " · ".join(finding.text for finding in runtime.doctor() if finding.ok)
+    for words in ("torch.compile cannot be used: there is no /nowhere/g++", "SLURM_NTASKS", "torchrun", "in cp1252"):
+        assert words in text
 
 
 def test_the_doctor_without_a_kernel(monkeypatch):

@@ -1,10 +1,9 @@
 """Data sets: embedded ones by name, others as a store, the folder that ``labkit prepare`` writes."""
 
-from pathlib import Path
-
-from labkit.checks import choose, require
+from labkit.checks import choose
 from labkit.datasets.base import AugmentationDraws, Images, Source, Split
-from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji
+from labkit.datasets.embedded import EMBEDDED, EMOJI_CLASSES, EMOJI_STYLES, digits, emoji, letters
+from labkit.datasets.identity import DataIdentity, check_place, identify, present
 from labkit.datasets.prepare import prepare
 from labkit.datasets.sources import Preparation
 from labkit.datasets.store import StoreError, describe, open_store, verify
@@ -26,9 +25,7 @@ def load(name: str, split: Split = "train", resident: bool = False) -> Source:
     choose(split, Split, "split")
     if name in EMBEDDED:
         return EMBEDDED[name](split)
-    choices = f"choose {' or '.join(EMBEDDED)}, or the folder of a store, which `labkit prepare` makes from images"
-    require(Path(name).exists(), "dataset", name, choices)
-    return open_store(name, split, resident)
+    return open_store(check_place(name), split, resident)
 
 
 __all__ = [
@@ -37,6 +34,7 @@ __all__ = [
     "EMOJI_STYLES",
     "AugmentationDraws",
     "Codec",
+    "DataIdentity",
     "Images",
     "Preparation",
     "Source",
@@ -45,8 +43,11 @@ __all__ = [
     "describe",
     "digits",
     "emoji",
+    "identify",
+    "letters",
     "load",
     "open_store",
     "prepare",
+    "present",
     "verify",
 ]

@@ -1,7 +1,10 @@
-"""Two embedded data sets, which need no network: handwritten digits and emoji.
+"""Three embedded data sets, which need no network: handwritten digits, capital letters and emoji.
 
 Digits: 1,797 real 8×8 images from 43 writers, the test part of UCI's *Optical Recognition of Handwritten Digits* as
 scikit-learn ships it (CC BY 4.0). 500 of them, about 50 of each class, are held out by a fixed stratified draw.
+
+Letters: A to Z of free fonts as 16×16 images, white on black, cut by ``data/build_letters.py`` out of a Debian package.
+Whole families of fonts are held out, and no font has a near-duplicate in the other split.
 
 Emoji: 3,812 colour images of 32×32 on white in two drawing styles, Noto Color Emoji (Google, Apache License 2.0) and
 Twemoji (Twitter and contributors, CC BY 4.0), scaled down from two npm packages by ``data/build_emoji.py``, which also
@@ -23,8 +26,7 @@ from labkit.checks import choose
 from labkit.datasets.base import Images, Split
 from labkit.runtime import data_dir
 
-HELD_OUT, FEW = 500, 200
-FILE = "emoji.npz"
+HELD_OUT, FEW, FEW_LETTERS = 500, 200, 520
 EMOJI_CLASSES = (
     "Activities",
     "Animals & Nature",
@@ -97,26 +99,53 @@ def small_emoji(split: Split = "train") -> Emoji:
 
 @cache
 def _emoji() -> tuple[Emoji, Emoji]:
-    path = data_dir() / FILE
+    x, y, held_out, style = _shipped("emoji", "style")
+    train, rest = (Emoji(x[rows], y[rows], len(EMOJI_CLASSES), style[rows].long()) for rows in (~held_out, held_out))
+    return train, rest
+
+
+def letters(split: Split = "train") -> Images:
+    """26,208 training or 2,912 held-out letters, (N, 1, 16, 16) in [-1, 1], classes 0 (A) to 25 (Z).
+
+    Raises:
+        FileNotFoundError: the file is missing; the message has two remedies.
+    """
+    choose(split, Split, "split")
+    return _letters()[split == "held_out"]
+
+
+def few_letters(split: Split = "train") -> Images:
+    """The first 520 training letters, about 20 of each class, or the held-out ones of ``letters``."""
+    images = letters(split)
+    return images if split == "held_out" else Images(images.x[:FEW_LETTERS], images.y[:FEW_LETTERS], 26)
+
+
+@cache
+def _letters() -> tuple[Images, Images]:
+    x, y, held_out = _shipped("letters")
+    train, rest = (Images(x[rows], y[rows], 26) for rows in (~held_out, held_out))
+    return train, rest
+
+
+def _shipped(name: str, *others: str) -> list[Tensor]:
+    """Images in [-1, 1], labels, whether each is held out, and other arrays of a file in ``data/``."""
+    path = data_dir() / f"{name}.npz"
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; restore it with `git checkout data`, or make it again with "
-            "`python data/build_emoji.py`."
+            f"{path} is missing; restore it with `git checkout data/{path.name}`, or make it again with "
+            f"`python data/build_{name}.py`."
         )
     with np.load(path, allow_pickle=False) as file:
-        x, y, style, held_out = (torch.from_numpy(file[name]) for name in ("x", "y", "style", "held_out"))
-    x = x.permute(0, 3, 1, 2).float() / 127.5 - 1
-    train, rest = (
-        Emoji(x[rows].contiguous(), y[rows].long(), len(EMOJI_CLASSES), style[rows].long())
-        for rows in (~held_out, held_out)
-    )
-    return train, rest
+        x, y, *rest = (torch.from_numpy(file[array]) for array in ("x", "y", "held_out", *others))
+    return [x.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1, y.long(), *rest]
 
 
 EMBEDDED = {
     "digits": digits,
     "digits-few": few_digits,
     "digits-unlabelled": unlabelled_digits,
+    "letters": letters,
+    "letters-few": few_letters,
     "emoji": emoji,
     "emoji-16": small_emoji,
 }

@@ -2,7 +2,8 @@
 
 A shard holds a fixed range of the listing and depends on nothing else. A run that was killed goes on with the missing
 shards, several processes (torchrun's ranks) share them, and the store comes out the same. The process that completes
-the last shard writes the tables and marks the store as complete.
+the last shard writes the tables and marks the store as complete. Started again, a shard is made anew if the size or
+time of one of its files has changed, or if an image that was skipped can be used now.
 """
 
 import hashlib
@@ -16,17 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from jaxtyping import Int64, UInt8
 from tqdm.auto import tqdm
 
-from labkit.checks import ConfigError, require, whole
-from labkit.datasets.decode import BrokenImage, Square, decode
+from labkit.checks import ConfigError, refuse, require, whole
+from labkit.datasets.decode import BrokenImage, Square, darkness, decode, pixel_limit
 from labkit.datasets.sources import Preparation, list_images
-from labkit.datasets.store import ABOUT, FORMAT, StoreError, npy, read_about, shard_record
+from labkit.datasets.store import ABOUT, FORMAT, StoreError, npy, read_about, read_names, record_path, shard_record
 from labkit.datasets.vae import Codec
-from labkit.disk import DiskError, replace_file
-from labkit.runtime import cores, device, machine
+from labkit.disk import DiskError, reason, replace_file, user_path
+from labkit.distributed import launched, local_rank, place
+from labkit.runtime import cores, device, machine, memory_for
 
 
 def prepare(
@@ -40,7 +43,8 @@ def prepare(
 ) -> Path:
     """Write a store of images, or go on with one that was begun; return its folder.
 
-    Images that cannot be read are skipped, and listed with the reason in store.json.
+    Images that cannot be read are skipped, and listed with the reason in store.json. Those that were repaired or
+    replaced since are read again.
 
     Args:
         source: a folder of images, an .npz file or a Hugging Face data set: see ``sources.list_images``.
@@ -56,17 +60,19 @@ def prepare(
             the disk is full.
     """
     preparation = Preparation(**settings)
-    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-    ranks = int(os.environ.get("WORLD_SIZE", 1)) if ranks is None else ranks
+    rank = place()[0] if rank is None else rank
+    ranks = place()[1] if ranks is None else ranks
     require(whole(ranks, 1), "ranks", ranks, "take a whole number of at least 1")
     require(whole(rank, 0) and rank < ranks, "rank", rank, f"take one of 0 to {ranks - 1}")
-    out = Path(out)
-    inside = Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve())
+    source, out = user_path(source, "source"), user_path(out, "out")
+    inside = source.is_dir() and out.resolve().is_relative_to(source.resolve())
     require(not inside, "out", str(out), "it lies in the folder of images, where it would count as images; move it")
+    remedy = f"take a smaller size (now {preparation.size}) or shard (now {preparation.shard})"
     try:
-        Share(str(source), out, preparation, rank, ranks).make(progress)
+        with memory_for("the images of a shard", remedy):
+            Share(source.as_posix(), out, preparation, rank, ranks).make(progress)
     except DiskError as error:
-        raise StoreError(f"{error} Make room or check the folder; the same command then goes on.") from error
+        raise StoreError(str(error)) from error
     return out
 
 
@@ -87,7 +93,10 @@ class Share:
     def _begin(self, source: str) -> dict[str, Any]:
         """Claim the folder, or go on with it; return the first entries of store.json."""
         out, codec, settings = self.out, self.codec, asdict(self.settings)
-        settings.pop("batch")  # it changes the speed and not the store
+        for name in ("batch", "max_pixels"):  # they change the speed, or which images are skipped, and not the others
+            settings.pop(name)
+        if settings["bits"] in (None, 16):
+            settings.pop("bits")
         settings["source"] = str(Path(source).resolve()) if Path(source).exists() else source
         settings["latents"] = None if codec is None else codec.digest
         settings |= {"images": len(self.listing.labels), "listing": self.listing.digest}
@@ -95,20 +104,42 @@ class Share:
         others = out.exists() and (not out.is_dir() or any(f.name[0] != "." for f in out.iterdir()))
         if (out / ABOUT).exists():
             about = read_about(out)
-            old = about["settings"]
-            changed = [f"{name}: {old.get(name)!r} → {v!r}" for name, v in settings.items() if old.get(name) != v]
-            if changed:
-                raise StoreError(
-                    f"{out} holds a store of other settings ({'; '.join(changed)}); choose another folder, or the "
-                    "settings of this one."
-                )
-            return {name: about[name] for name in ("format", "settings", "vae", "machine")}
-        if others:
+            if about["settings"] == settings or about["complete"] or any(out.glob("shard-*")):
+                self._check_same(about, settings)
+                return {name: about[name] for name in ("format", "settings", "vae", "machine")}
+        elif others:
             raise StoreError(f"{out} exists and is not a store; choose an empty or a new folder.")
         vae = codec and {"name": codec.source, "digest": codec.digest, "config": codec.config}
         about = {"format": FORMAT, "settings": settings, "vae": vae, "machine": machine()}
         self._write_about({**about, "complete": False})
         return about
+
+    def _check_same(self, about: dict[str, Any], settings: dict[str, Any]) -> None:
+        """Refuse to go on with a store of other settings or other images."""
+        old = about["settings"]
+        changed = [name for name in old | settings if old.get(name) != settings.get(name)]
+        if changed and {*changed} <= {"images", "listing"}:
+            use = "can be used as it is" if about["complete"] else "goes on with the first ones"
+            raise StoreError(
+                f"{settings['source']} holds other images than when {self.out} was begun ({self._difference(about)}). "
+                f"That store {use}; prepare the present ones into another folder."
+            )
+        if changed:  # beside the listing, a digest that nobody chose
+            values = [f"{name}: {old.get(name)!r} → {settings.get(name)!r}" for name in changed if name != "listing"]
+            raise StoreError(
+                f"{self.out} holds a store of other settings ({'; '.join(values)}); choose another folder, or the "
+                "settings of this one."
+            )
+
+    def _difference(self, about: dict[str, Any]) -> str:
+        """Images that were added or are gone since a store was complete, in words."""
+        then, now = about["settings"]["images"], len(self.listing.labels)
+        if self.listing.names is None or not about["complete"]:
+            return f"{then} images then, {now} now" if then != now else f"{now} as before, and not the same"
+        old = {*read_names(self.out), *(entry["path"] for entry in about["skipped"])}
+        names = set(self.listing.names)
+        sets = {"added": sorted(names - old), "gone": sorted(old - names)}
+        return ", ".join(f"{len(paths)} {word}: {paths[0]}" for word, paths in sets.items() if paths)
 
     def _write_about(self, about: dict[str, Any]) -> None:
         text = json.dumps(about, indent=1, default=lambda number: number.item())
@@ -116,15 +147,44 @@ class Share:
 
     def make(self, progress: bool) -> None:
         """Make this process's missing shards, then the tables if all shards are there."""
+        with pixel_limit(self.settings.max_pixels):
+            self._make_missing(progress)
+        self._finish()
+
+    def _make_missing(self, progress: bool) -> None:
+        outdated = [number for number in self.own if self._outdated(number)]
+        for number in outdated:
+            record_path(self.out, number).unlink()
+        if outdated and progress and self.rank == 0:
+            shards = f"{len(outdated)} of {len(self.shards)} shards"
+            tqdm.write(f"{shards} hold images that were repaired or replaced since, and are made again.")
         missing = [number for number in self.own if shard_record(self.out, number) is None]
         total, left = (sum(len(self._range(n)) for n in numbers) for numbers in (self.own, missing))
-        threads = max(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+        threads = max(cores() // launched()[0], 1)
         label = "preparing" if len(self.own) == len(self.shards) else f"preparing the share of rank {self.rank}"
         bar = tqdm(total=total, initial=total - left, desc=label, unit="image", disable=not progress or self.rank > 0)
         with bar, ThreadPoolExecutor(threads) as pool:
             for number in missing:
                 self._make_shard(number, pool, bar)
-        self._finish()
+
+    def _outdated(self, number: int) -> bool:
+        """Whether images of a shard were repaired or replaced since it was made."""
+        record = shard_record(self.out, number)
+        if record is None:
+            return False
+        changed = record.get("stamp") not in (None, self._stamp(number))
+        return changed or any(isinstance(self._square(i), Square) for i, _ in record["skipped"])
+
+    def _stamp(self, number: int) -> str:
+        """Digest of the sizes and times of change of a shard's files."""
+        digest = hashlib.sha256()
+        for path in self.listing.stored_in(self._range(number)):
+            try:
+                status = os.stat(path)
+                digest.update(b"%d %d," % (status.st_size, status.st_mtime_ns))
+            except OSError:  # it will be skipped
+                digest.update(b"none,")
+        return digest.hexdigest()
 
     def _range(self, number: int) -> range:
         """Numbers of a shard's images in the listing."""
@@ -132,6 +192,8 @@ class Share:
 
     def _make_shard(self, number: int, pool: ThreadPoolExecutor, bar: tqdm) -> None:
         rows, squares, parts, skipped, enlarged = self._range(number), [], [], [], 0
+        self._check_memory(len(rows))
+        stamp, brightest = self._stamp(number), []
         for i, square in self._decode_ahead(rows, pool):
             bar.update()
             if isinstance(square, BrokenImage):
@@ -139,14 +201,29 @@ class Share:
             else:
                 squares.append(square.pixels)
                 enlarged += square.enlarged
+                brightest.append(square.brightest)
             if squares and (len(squares) == self.settings.batch or i == rows[-1]):
                 parts.append(self._encode(np.stack(squares)))
                 squares = []
+        dark = None if self.settings.bits else darkness(brightest)
+        if dark is not None:
+            remedy = "say how many they use, as in --bits 12, or take them as they are by --bits 16"
+            refuse("bits", None, f"{dark}; {remedy}; colours need to be saved with 8 bits a channel")
         record: dict[str, Any] = {"file": f"shard-{number:05d}.npy", "count": sum(map(len, parts))}
         if parts:
             record |= self._write(record["file"], *npy(parts))
-        record |= {"enlarged": enlarged, "skipped": skipped}
-        replace_file(self.out / f"shard-{number:05d}.json", json.dumps(record).encode())
+        record |= {"enlarged": enlarged, "skipped": skipped, "stamp": stamp}
+        replace_file(record_path(self.out, number), json.dumps(record).encode())
+
+    def _check_memory(self, count: int) -> None:
+        """Refuse a shard whose images do not fit into the memory; of latents, only those in hand are held as pixels."""
+        size, channels = self.settings.size, self.settings.channels
+        need = (count if self.codec is None else min(count, 2 * self.settings.batch)) * size**2 * channels / 2**30
+        free = psutil.virtual_memory().available / 2**30
+        fault = f"{count} images of a shard need {need:,.1f} GiB of memory, and {free:,.1f} are free"
+        require(
+            need < free, "size", size, f"{fault}; take a smaller size or a smaller shard (now {self.settings.shard})"
+        )
 
     def _decode_ahead(self, rows: range, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Square | BrokenImage]]:
         """Numbers and squares of images in order, decoded in advance while others are encoded."""
@@ -161,13 +238,14 @@ class Share:
 
     def _square(self, i: int) -> Square | BrokenImage:
         try:
-            return decode(self.listing.file(i), self.settings.size, self.settings.channels)
+            return decode(self.listing.file(i), self.settings.size, self.settings.channels, self.settings.bits)
         except BrokenImage as broken:
             return broken
         except OSError as error:
+            name = self.listing.name(i)
             raise StoreError(
-                f"{self.listing.name(i)} could not be read because of the disk or the network ({error}); when that "
-                "works again, the same command goes on."
+                f"{name} could not be read because of the disk, the network or the system "
+                f"({reason(Path(name), error)}). When that works again, the same command goes on."
             ) from error
 
     def _encode(self, squares: UInt8[np.ndarray, "b c h w"]) -> np.ndarray:
@@ -221,6 +299,7 @@ class Share:
                 "num_classes": len(listing.classes),
                 "classes": list(listing.classes),
                 "root": listing.root and str(listing.root),
+                "notes": list(listing.notes),
                 "enlarged": sum(record["enlarged"] for record in records),
                 "skipped": [{"path": listing.name(i), "why": why} for i, why in skipped.items()],
                 "tables": tables,
@@ -236,14 +315,14 @@ class Share:
             i, why = next((i, why) for i, why in skipped.items() if self.listing.labels[i] == label)
             raise StoreError(
                 f"No image of class {self.listing.classes[label]!r} can be used ({self.listing.name(i)}: {why}). "
-                f"Repair or replace them, remove {self.out} and prepare it anew."
+                "Repair or replace one of them; the same command then goes on."
             )
 
 
 def _own_device() -> torch.device:
     """The GPU that torchrun assigns to this process, the only GPU, or the CPU."""
     usual = device()
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if usual.type == "cuda" else usual
+    return torch.device("cuda", local_rank()) if usual.type == "cuda" else usual
 
 
 def held_out_rows(labels: Int64[np.ndarray, " n"], count: int, seed: int = 0) -> Int64[np.ndarray, " count"]:

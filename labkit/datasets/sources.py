@@ -2,25 +2,25 @@
 
 import hashlib
 import io
-import os
 import re
 import textwrap
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from labkit.checks import ConfigError, check_seed, choose, refuse, require, whole
 from labkit.datasets.decode import BrokenImage
+from labkit.datasets.folder import find_images, splits
 
-SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-SPLITS = {"train", "training", "val", "valid", "validation", "test"}
+IMAGES, LABELS = ("x", "images", "arr_0"), ("y", "labels", "arr_1")
+"""Names of arrays in an .npz file."""
 Layout = Literal["NHWC", "NCHW"]
 
 
@@ -44,6 +44,10 @@ class Preparation:
     """Number of images in one file of the store."""
     batch: int = 32
     """Number of images that the VAE encodes at a time."""
+    bits: int | None = None
+    """Bits that grey files of 16 bits really use, such as 12. None is all of them, unless the images are too dark."""
+    max_pixels: int | None = None
+    """Pixels of the largest image to be read. None is 179 million; a larger file may be meant to fill the memory."""
     layout: Layout = "NHWC"
     """Order of the axes of the images in an .npz file: NHWC (channels last) or NCHW."""
     split: str = "train"
@@ -59,6 +63,9 @@ class Preparation:
         for name, least in {"size": 1, "shard": 1, "batch": 1, "held_out": 0}.items():
             value = getattr(self, name)
             require(whole(value, least), name, value, f"take a whole number of at least {least}")
+        bits, most = self.bits, self.max_pixels
+        require(bits is None or (whole(bits, 8) and bits <= 16), "bits", bits, "take a whole number from 8 to 16")
+        require(most is None or whole(most, 1), "max_pixels", most, "take a whole number of at least 1")
         require(self.channels in (1, 3), "channels", self.channels, "take 3 for colour or 1 for grey")
         require(isinstance(self.flips, bool), "flips", self.flips, "take True or False")
         check_seed(self.seed)
@@ -80,6 +87,10 @@ class Listing:
     names: Sequence[str] | None = None
     """Path of each image below ``root``, if there are files."""
     root: Path | None = None
+    notes: Sequence[str] = ()
+    """What the source holds beside, and what may not be meant."""
+    stored_in: Callable[[range], Iterable[str | Path]] = lambda _: ()
+    """Function from images' numbers to the files they are read from; none where ``digest`` covers their pixels."""
 
     def name(self, number: int) -> str:
         return f"row {number}" if self.names is None else self.names[number]
@@ -91,15 +102,16 @@ def list_images(source: str, settings: Preparation) -> Listing:
     Args:
         source: a folder whose sub-folders are classes, in the order of their names, or a folder of images of one class;
             an .npz file with uint8 images under ``x``, ``images`` or ``arr_0`` and, unless they are of one class,
-            labels under ``y``, ``labels`` or ``arr_1``; a Hugging Face data set by its id, or the folder that its
-            ``save_to_disk`` wrote.
+            labels under ``y``, ``labels`` or ``arr_1``; an .npy file of images; a Hugging Face data
+            set by its id, or the folder that its ``save_to_disk`` wrote.
 
     Raises:
         ConfigError: there is no such source, or its images and labels do not fit each other.
     """
     path = Path(source)
     if path.is_file():
-        require(path.suffix == ".npz", "source", source, "a file must be an .npz; name the folder for images in files")
+        remedy = "a file must be an .npz or .npy; name the folder for images in files, and unpack an archive of them"
+        require(is_archive(path), "source", source, remedy)
         listing = _npz(path, settings.layout)
     elif path.is_dir() and not any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         listing = _folder(path.resolve())
@@ -107,13 +119,14 @@ def list_images(source: str, settings: Preparation) -> Listing:
         id_like = path.is_dir() or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)
         require(bool(id_like), "source", source, "there is no such file or folder")
         listing = _hugging_face(source, settings)
-    require(len(listing.labels) > 0, "source", source, "it holds no images")
+    require(len(listing.labels) > 0, "source", source, "; ".join(["it holds no images", *listing.notes]))
     low, high = int(listing.labels.min()), int(listing.labels.max())
     numbered = f"its labels go from {low} to {high}; number the classes from 0"
     require(low >= 0 and high < len(listing.classes), "source", source, numbered)
     empty = np.flatnonzero(np.bincount(listing.labels, minlength=len(listing.classes)) == 0)
     first = ", ".join(str(listing.classes[c]) for c in empty[:5])
-    require(len(empty) == 0, "source", source, f"{len(empty)} of its classes have no images ({first})")
+    fault = "; ".join([f"{len(empty)} of its classes have no images ({first})", *listing.notes])
+    require(len(empty) == 0, "source", source, fault)
     return listing
 
 
@@ -125,63 +138,94 @@ def _digest(*parts: str | np.ndarray) -> str:
 
 
 def _folder(root: Path) -> Listing:
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
-    loose = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name))
-    source, names, labels = str(root), loose, [0] * len(loose)
+    images = find_images(root, "source")
+    source, names = str(root), sorted(images.names, key=lambda name: (name.partition("/")[0], name))
+    classes = sorted(name for name in images.folders if name and "/" not in name)
+    loose = [name for name in names if "/" not in name]
+    labels = [0] * len(names)
     if classes:
-        images = f"{len(loose)} images ({', '.join(loose[:3])})"
-        require(not loose, "source", source, f"it holds {images} beside the folders of classes; move them")
-        splits = {name.lower() for name in classes} <= SPLITS
-        require(not splits, "source", source, f"its folders are no classes; name one, such as {root / classes[0]}")
-        for label, name in enumerate(classes):
-            files = sorted(_below(root, root / name))
-            names += files
-            labels += [label] * len(files)
+        beside = f"{len(loose)} images ({', '.join(loose[:3])})"
+        require(not loose, "source", source, f"it holds {beside} beside the folders of classes; move them")
+        parts = splits(classes)
+        remedy = f"name one, such as {root / next(iter(parts.values()), '')}, or call them otherwise"
+        refused = len(parts) > 1 or len(classes) == len(parts)
+        require(not refused, "source", source, f"it holds splits ({', '.join(parts.values())}), no classes; {remedy}")
+        number = {name: label for label, name in enumerate(classes)}
+        labels = [number[name.partition("/")[0]] for name in names]
     broken = [name for name in names if "\n" in name]
     require(not broken, "source", source, f"the name of a file has a line break in it: {broken[:1]}")
     labels, classes = np.array(labels, dtype=np.int64), classes or [root.name]
-    return Listing(labels, classes, lambda i: root / names[i], _digest("\n".join(names), labels), names, root)
+    digest = _digest("\n".join(names), labels)
+
+    def file(number: int) -> Path:
+        return root / names[number]
+
+    return Listing(labels, classes, file, digest, names, root, images.notes, lambda numbers: map(file, numbers))
 
 
-def _is_image(name: str) -> bool:
-    return name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES
+def is_archive(path: Path) -> bool:
+    return path.suffix.lower() in (".npz", ".npy")
 
 
-def _below(root: Path, folder: Path) -> Iterator[str]:
-    """Paths of all images in a folder and its sub-folders, relative to the root."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "."]
-        prefix = Path(parent).relative_to(root).as_posix()
-        yield from (f"{prefix}/{name}" for name in files if _is_image(name))
+def read_arrays(path: Path, field: str, names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Arrays of these names in an .npz file, and the names of the others; an .npy file holds arr_0.
+
+    Args:
+        field: the setting that names the file, for a message.
+
+    Raises:
+        ConfigError: the file cannot be read as arrays of plain numbers.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"arr_0": loaded}, []
+        with loaded as archive:
+            arrays = {name: archive[name] for name in names if name in archive}
+            others = [name for name in archive.files if name not in names]
+        if none := [name for name, array in arrays.items() if isinstance(array, bytes)]:
+            raise ValueError(f"{', '.join(none)} is no array")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigError(f"{field} = {str(path)!r} cannot be read as an .npz file of plain arrays: {error}") from error
+    return arrays, others
+
+
+def image_stack(field: str, name: str, images: np.ndarray, layout: Layout = "NHWC") -> UInt8[np.ndarray, "n h w c"]:
+    """Images of an array with 1, 3 or 4 channels, the last of which is opacity.
+
+    Raises:
+        ConfigError: they are not uint8, a single image, or of a shape that holds no images.
+    """
+    kind, shape = images.dtype, images.shape
+    require(kind == np.uint8, field, name, f"its images are {kind}; save them as uint8, whose range is 0 to 255")
+    single = images.ndim == 3 and (shape[2] in (1, 3, 4) or shape[0] == 3)
+    remedy = "give an array of images, such as x[None]; grey ones as (n, h, w, 1)"
+    require(not single, field, name, f"its array of shape {shape} looks like a single image; {remedy}")
+    if images.ndim == 4 and layout == "NCHW":
+        images = images.transpose(0, 2, 3, 1)
+    images = images[..., None] if images.ndim == 3 else images
+    fits = images.ndim == 4 and images.shape[3] in (1, 3, 4)
+    remedy = "give (n, h, w, 3), or turn (n, 3, h, w) into a store with `labkit prepare --layout NCHW`"
+    require(fits, field, name, f"its images have shape {shape}; {remedy}")
+    require(len(images) > 0, field, name, "it holds no images")
+    return images
 
 
 def _npz(path: Path, layout: Layout) -> Listing:
     source = str(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            images, labels = (_member(archive, keys) for keys in (("x", "images", "arr_0"), ("y", "labels", "arr_1")))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ConfigError(f"source = {source!r} cannot be read as an .npz file of plain arrays: {error}") from error
+    arrays, others = read_arrays(path, "source", (*IMAGES, *LABELS))
+    images, labels = (next((arrays.pop(name) for name in names if name in arrays), None) for names in (IMAGES, LABELS))
+    others = [*arrays, *others]
     if images is None:
-        refuse("source", source, "it has no array named x, images or arr_0")
-    kind = images.dtype
-    require(kind == np.uint8, "source", source, f"its images are {kind}; save them as uint8, whose range is 0 to 255")
-    if images.ndim == 4 and layout == "NCHW":
-        images = images.transpose(0, 2, 3, 1)
-    fits = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-    require(fits, "source", source, f"its images have shape {images.shape}; give (n, h, w, 3), or set layout = NCHW")
+        remedy = f"it has {', '.join(others) or 'none'}; save the images as x and their classes as y"
+        refuse("source", source, f"it has no array named x, images or arr_0: {remedy}")
+    images = image_stack("source", source, images, layout)
     labels = _whole_numbers(source, np.zeros(len(images), int) if labels is None else labels.reshape(-1))
     same = len(images) == len(labels)
     require(same, "source", source, f"it holds {len(images)} images and {len(labels)} labels; give as many of each")
-    images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
-    return Listing(labels, _numbered(labels), lambda i: images[i], _digest(np.ascontiguousarray(images), labels))
-
-
-def _member(archive: Any, keys: Sequence[str]) -> np.ndarray | None:
-    member = next((archive[key] for key in keys if key in archive), None)
-    if isinstance(member, bytes):
-        raise ValueError(f"one of {', '.join(keys)} is no array")
-    return member
+    digest, grey = _digest(np.ascontiguousarray(images), labels), images.shape[3] == 1
+    notes = [f"not taken: arrays ({', '.join(others)})"] if others else []
+    return Listing(labels, _numbered(labels), lambda i: images[i, ..., 0] if grey else images[i], digest, notes=notes)
 
 
 def _whole_numbers(source: str, labels: np.ndarray) -> Int64[np.ndarray, " n"]:
@@ -223,7 +267,8 @@ def _hugging_face(source: str, settings: Preparation) -> Listing:
             raise BrokenImage("there is no image in this row")
         return item["path"] if item["bytes"] is None else io.BytesIO(item["bytes"])
 
-    return Listing(labels, classes, file, _digest(image, str(label), labels))
+    tables = [entry["filename"] for entry in rows.cache_files]
+    return Listing(labels, classes, file, _digest(image, str(label), labels), stored_in=lambda _: tables)
 
 
 def _load(datasets: Any, source: str, settings: Preparation) -> Any:

@@ -3,7 +3,8 @@
 store.json        contents of the store and the settings it was made with; ``complete`` once all files are there
 shard-00000.npy   rows of the first images of the listing: uint8 pixels, (n, c, h, w), or mean and standard deviation of
                   latents as float16, (n, views, 2, c, h, w), where the second view is that of the flipped image
-shard-00000.json  count, size and sha256 of the shard, and the images that were skipped
+shard-00000.json  count, size and sha256 of the shard, the images that were skipped, and a digest of the sizes and times
+                  of change of its images' files
 labels.npy        int64, a class for each row
 files.txt         path of each row's image below ``root`` of store.json, if the images came from a folder
 """
@@ -12,8 +13,9 @@ import copy
 import hashlib
 import io
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,16 @@ from tqdm.auto import tqdm
 
 from labkit.checks import LabError
 from labkit.datasets.base import AugmentationDraws, Files, Source, Split
-from labkit.datasets.decode import BrokenImage, decode
+from labkit.datasets.decode import BrokenImage, decode, pixel_limit
+from labkit.disk import reading, user_path
 from labkit.runtime import cores
 from labkit.types import Batch
 
 FORMAT = "labkit-store-1"
 ABOUT = "store.json"
 AT_ONCE = 4096  # rows, when all of them are copied to a device
-SHOWN = 5  # skipped images that ``describe`` lists
-AGAIN = "run its `labkit prepare` command again"
+SHOWN = 5  # classes and skipped images that ``describe`` names
+AGAIN = "run its `labkit prepare` command again"  # which makes what is missing
 
 
 class StoreError(LabError, RuntimeError):
@@ -57,13 +60,14 @@ def read_about(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise StoreError(f"{folder} is not a store (it has no {ABOUT}); make one with `labkit prepare SOURCE`.")
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path):
+            about = json.loads(path.read_text(encoding="utf-8"))
         version = about["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is cut or was not written by labkit ({error}).") from error
     if version != FORMAT:
         raise StoreError(
-            f"{folder} has format {version!r} and this version of labkit reads {FORMAT!r}: prepare it anew."
+            f"{folder} has format {version!r} and this version of labkit reads {FORMAT!r}; take the one that wrote it."
         )
     return about
 
@@ -78,14 +82,18 @@ def complete(folder: Path) -> dict[str, Any]:
         size = path.stat().st_size if path.is_file() else None
         if size != entry["bytes"]:
             fault = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-            raise StoreError(f"{path} {fault}; copy the store again, or {AGAIN}.")
+            raise StoreError(f"{path} {fault}; copy that file again, or {AGAIN}, which makes it alone.")
     return about
+
+
+def record_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.json"
 
 
 def shard_record(folder: Path, number: int) -> dict[str, Any] | None:
     """Record of a shard; None if the shard is missing or cut."""
     try:
-        record = json.loads((folder / f"shard-{number:05d}.json").read_text())
+        record = json.loads(record_path(folder, number).read_text())
         whole = not record["count"] or (folder / record["file"]).stat().st_size == record["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -99,9 +107,15 @@ def load_array(path: Path, **options: Any) -> np.ndarray:
         StoreError: it is no such file.
     """
     try:
-        return np.load(path, **options)
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); copy the store again, or {AGAIN}.") from error
+        with reading(path):
+            return np.load(path, **options)
+    except (FileNotFoundError, ValueError, EOFError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); copy that file again, or {AGAIN}.") from error
+
+
+def read_names(folder: Path) -> list[str]:
+    """Path of each row's image below the root."""
+    return (folder / "files.txt").read_text(encoding="utf-8", errors="surrogateescape").split("\n")
 
 
 def mapped(folder: Path, shard: dict[str, Any], about: dict[str, Any]) -> np.ndarray:
@@ -112,7 +126,7 @@ def mapped(folder: Path, shard: dict[str, Any], about: dict[str, Any]) -> np.nda
     views = ((1 + about["flips"]),) if latents else ()
     if data.shape != (shard["count"], *views, *item) or data.dtype != (np.float16 if latents else np.uint8):
         holds = f"it holds {data.dtype} {data.shape}"
-        raise StoreError(f"{folder / shard['file']} is no shard of this store: {holds}; copy the store again.")
+        raise StoreError(f"{folder / shard['file']} is no shard of this store: {holds}; copy that file again.")
     return data.reshape(-1, *item)
 
 
@@ -123,8 +137,10 @@ def describe(folder: Path) -> str:
         return f"This share of {folder} is made; the store is complete when the other processes have made theirs."
     kind = f"{'images' if about['kind'] == 'pixels' else 'latents'} of {'×'.join(map(str, about['shape']))}"
     kind += f", of images of {about['size']} pixels" if about["kind"] == "latents" else ""
-    text = f"{folder} holds {about['count']} {kind}, in {_number(about['num_classes'], 'class')}"
+    names = ", ".join([*about["classes"][:SHOWN], *["…"][: about["num_classes"] > SHOWN]])
+    text = f"{folder} holds {about['count']} {kind}, in {_number(about['num_classes'], 'class')} ({names})"
     text += f", {len(about['held_out'])} of them held out." if about["held_out"] else "."
+    text += "".join(f"\n{note[0].upper()}{note[1:]}." for note in about.get("notes", ()))  # older stores have none
     if about["enlarged"]:
         text += f"\n{_number(about['enlarged'], 'image')} had to be enlarged to {about['size']} pixels."
     if about["skipped"]:
@@ -144,7 +160,7 @@ def verify(folder: str | Path, progress: bool = False) -> int:
     Raises:
         StoreError: as ``open_store``, or files whose contents have changed; all of these are named.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "verify")
     about = complete(folder)
     entries = [*about["shards"], *about["tables"]]
     damaged = []
@@ -154,8 +170,8 @@ def verify(folder: str | Path, progress: bool = False) -> int:
                 damaged.append(entry["file"])
     if damaged:
         raise StoreError(
-            f"{folder} is corrupted; these files do not match their checksums: {', '.join(damaged)}. Remove them and "
-            f"{AGAIN}, or copy the store again."
+            f"{folder} is corrupted; these files do not match their checksums: {', '.join(damaged)}. Move them "
+            f"away and {AGAIN}, which makes these alone, or copy them again from where they are whole."
         )
     return about["count"]
 
@@ -172,8 +188,10 @@ class Store(Source):
         """Number of items of a row in the shards."""
         self._rows, self.resident, self._device = rows, resident, torch.device("cpu")
         self._labels = torch.from_numpy(load_array(folder / "labels.npy")[rows])
-        self._shards = [mapped(folder, shard, about) for shard in about["shards"]]
-        self._starts = np.cumsum([0, *(len(shard) for shard in self._shards[:-1])])
+        self._shard = lru_cache(_most_shards())(lambda number: mapped(folder, about["shards"][number], about))
+        """Items of a shard, which is opened when it is read: a system may allow fewer open files than there are."""
+        counts = [len(self._shard(number)) for number in range(len(about["shards"]))]
+        self._starts = np.cumsum([0, *counts[:-1]])
         self._held: Tensor | None = None
 
     def __len__(self) -> int:
@@ -191,8 +209,7 @@ class Store(Source):
     def files(self) -> Files | None:
         if self.about["root"] is None:
             return None
-        text = (self.folder / "files.txt").read_text(encoding="utf-8", errors="surrogateescape")
-        names = text.split("\n")
+        names = read_names(self.folder)
         return Files(Path(self.about["root"]), [names[row] for row in self._rows])
 
     def _items(self, rows: Int[Tensor, " b"], view: Int[Tensor, " b"] | None = None) -> Tensor:
@@ -206,13 +223,13 @@ class Store(Source):
 
     def _gather(self, items: Int64[np.ndarray, " b"]) -> np.ndarray:
         """Items of the files, read shard by shard in the order of the files."""
-        first = self._shards[0]
+        first = self._shard(0)
         out = np.empty((len(items), *first.shape[1:]), dtype=first.dtype)
         order = np.argsort(items)
         shards = np.searchsorted(self._starts, items[order], side="right") - 1
         for number in np.unique(shards):
             places = order[shards == number]
-            out[places] = self._shards[number][items[places] - self._starts[number]]
+            out[places] = self._shard(int(number))[items[places] - self._starts[number]]
         return out
 
     def _copy_to(self, device: torch.device) -> Tensor:
@@ -265,13 +282,14 @@ class LatentStore(Store):
         files = self.files
         if files is None:
             raise StoreError(f"{self.folder} was not made from image files; prepare it from a folder of images.")
-        images = list(_readers().map(self._pixels, [files[row] for row in rows.tolist()]))
+        with pixel_limit(sys.maxsize):  # they were all read when the store was made
+            images = list(_readers().map(self._pixels, [files[row] for row in rows.tolist()]))
         x = _scaled(torch.from_numpy(np.stack(images)).to(self._device))
         return _flipped(x, draws) if draws is not None and self.views == 2 else x
 
     def _pixels(self, file: Path) -> np.ndarray:
         try:
-            return decode(file, self.about["size"]).pixels
+            return decode(file, self.about["size"], bits=self.about["settings"].get("bits")).pixels
         except (BrokenImage, OSError) as error:
             raise StoreError(
                 f"{file} could be read when {self.folder} was made, but not now ({error}). If the images "
@@ -286,6 +304,16 @@ def _scaled(x: Tensor) -> Float[Tensor, "b c h w"]:
 def _flipped(x: Float[Tensor, "b c h w"], draws: AugmentationDraws) -> Float[Tensor, "b c h w"]:
     """Images mirrored from left to right where the uniform number is below 1/2."""
     return torch.where((draws.uniforms < 0.5)[:, None, None, None], x.flip(-1), x)
+
+
+def _most_shards() -> int:
+    """Shards that a store may keep open: a third of the files that the process may."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 512
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 4096 if most == resource.RLIM_INFINITY else max(most // 3, 1)
 
 
 @cache
@@ -304,10 +332,11 @@ def open_store(folder: str | Path, split: Split = "train", resident: bool = Fals
     Raises:
         StoreError: it is no store, not complete, of another version, a file is missing or cut, or it has no such split.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "folder")
     about = complete(folder)
     if split == "held_out" and not about["held_out"]:
-        raise StoreError(f"{folder} has no held-out images; prepare it anew with `--held-out N`.")
+        remedy = "compare with others (labkit evaluate --reference), or prepare a second store with `--held-out N`"
+        raise StoreError(f"{folder} has no held-out images; {remedy}.")
     held_out = np.array(about["held_out"], dtype=np.int64)
     rows = held_out if split == "held_out" else np.setdiff1d(np.arange(about["count"]), held_out)
     return (LatentStore if about["kind"] == "latents" else PixelStore)(folder, about, rows, resident)

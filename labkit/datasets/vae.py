@@ -39,7 +39,7 @@ class Codec:
     def __init__(self, source: str = SD_VAE, device: torch.device | None = None, batch: int = 16) -> None:
         self.source, self.batch, self.device = source, batch, device or usual_device()
 
-        def load(diffusers: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        def load(diffusers: Any, source: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             options |= {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
             return diffusers.AutoencoderKL.from_pretrained(source, **options)
 
@@ -79,6 +79,8 @@ class Codec:
     def decode(self, x: Float[Tensor, "b c h_small w_small"]) -> Float[Tensor, "b 3 h w"]:
         """Images in [-1, 1], on the CPU, of scaled latents as a network samples them."""
         parts = [self.vae.decode(part.to(self.device) / self.scale).sample for part in x.split(self.batch)]
+        fault = "it decodes samples to values that are not finite; check its weights"
+        require(all(bool(part.isfinite().all()) for part in parts), "vae", self.source, fault)
         return torch.cat([part.clamp(-1, 1).cpu() for part in parts])
 
 

@@ -9,7 +9,7 @@ so that the same request finds them again. The path of a number:
     evaluate_run → Shards.make → sample_network              noise to images, on the disk
                  → Evaluator.metrics → extract → features    of the images; those of the reference are computed once
                                      → frechet_distance, …   of both, and of real images beside them
-                 → memorisation                              where the training images are few
+                 → memorisation, likelihood_divergence       where the training images are few
 """
 
 import hashlib
@@ -17,27 +17,31 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from labkit.checks import ConfigError, require, whole
 from labkit.config import Config
 from labkit.datasets import Codec
 from labkit.datasets.store import ABOUT, read_about
-from labkit.disk import replace_file
+from labkit.disk import check_writable, replace_file, user_path
+from labkit.distributed import local_rank, place
 from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, evaluator_of, memorisation
 from labkit.evaluation.references import Shape, open_reference
 from labkit.evaluation.settings import EvaluationConfig, FilledConfig, whole_set
 from labkit.evaluation.shards import Shards
-from labkit.metrics import Extractor
+from labkit.metrics import Extractor, FeatureLikelihood
+from labkit.metrics.classifier import CLASSIFIERS
 from labkit.metrics.extractors import to_bytes
 from labkit.models import Transformer
 from labkit.runtime import Purpose, commit, generator, machine
+from labkit.sampling.sampler import describe_guidance
 from labkit.training import Run, Samples, sample_network
 from labkit.training.checkpoint import digest
 from labkit.training.runs import Weights
@@ -45,7 +49,7 @@ from labkit.training.runs import Weights
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "labkit-evaluation-2"
+FORMAT = "labkit-evaluation-3"
 
 
 class Evaluation(NamedTuple):
@@ -89,11 +93,12 @@ class StoredEvaluation(NamedTuple):
         sampler = sampling["sampler"]
         steps = f" with {sampler['steps']} steps" if sampler["steps"] else ""
         lines = [
-            f"{sampling['count']:,} samples by {sampler['method']}{steps}, guidance {sampler['guidance']:g}, "
+            f"{sampling['count']:,} samples by {sampler['method']}{steps}, {describe_guidance(sampler)}, "
             f"{sampling['nfe']:g} evaluations each, seed {sampling['seed']}, {sampling['weights']} weights of step "
             f"{sampling['checkpoint']['step']}; reference {reference['name']}, {reference['count']:,} images; "
             f"features {features['name']}",
             self.table().to_string(),
+            *(f"Of the reference, {note}." for note in reference.get("notes", ())),
             *(f"Left out: {metric} ({reason})." for metric, reason in self.record["left_out"].items()),
             f"Stored with all it depends on: {self.path}",
         ]
@@ -150,7 +155,7 @@ def evaluate_run(
     """
     require(whole(shard, 1), "shard", shard, "take a whole number of at least 1")
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(local_rank())
     config, filled = run.config, settings.filled(run.config)
     step = max(run.checkpoints, default=None) if step is None else step
     network = run.model(weights, step)
@@ -175,8 +180,11 @@ def evaluate_run(
     if path.exists():
         return StoredEvaluation(json.loads(path.read_text(encoding="utf-8")), path, shards)
 
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    check_writable(path, "run", "copy the run to a folder of yours and evaluate it there")
+    rank, ranks = place()
     draw, decode = partial(_draw, network, config, filled), codec.decode if codec else torch.Tensor.clone
+    for name, why in evaluator.without.items() if progress and rank == 0 else ():
+        tqdm.write(f"Without {name}: {why}.")
     shards.make(draw, decode, rank, ranks, progress)
     if shards.missing:
         return None
@@ -199,7 +207,7 @@ def evaluate_run(
 def _measure(
     evaluator: Evaluator, batches: Callable[[], Batches], config: Config, labels: Tensor, seed: int
 ) -> dict[str, Metric]:
-    """The evaluator's metrics, and memorisation where the run was trained on few images.
+    """The evaluator's metrics, and where the run was trained on few images how near it came to these.
 
     Args:
         batches: gives the images anew at each call, since 50,000 of 256×256 should not be in memory together.
@@ -211,7 +219,19 @@ def _measure(
         own = open_reference(config.dataset, evaluator.shape)
         assert own.second is not None  # the training images: part of the evaluator's, which has some
         metrics["memorisation"] = Metric(memorisation(torch.cat(list(batches())), own.second.images(), own.images()))
+        if evaluator.extractor.name in CLASSIFIERS:
+            likelihood = _likelihood(evaluator, config.dataset)
+            metrics["likelihood_divergence"] = Metric(likelihood(evaluator.features(batches())))
     return metrics
+
+
+@cache
+def _likelihood(evaluator: Evaluator, dataset: str) -> FeatureLikelihood:
+    """Feature likelihood of a data set's own training and held-out images."""
+    held_out, batch = open_reference(dataset, evaluator.shape), evaluator.settings.batch
+    assert held_out.second is not None
+    train = evaluator.features(held_out.second.batches(batch))
+    return FeatureLikelihood(train, evaluator.features(held_out.batches(batch)))
 
 
 def _draw(network: Transformer, config: Config, settings: FilledConfig, numbers: range, labels: Tensor) -> Samples:
@@ -250,21 +270,27 @@ def codec_of(config: Config, shape: Shape, vae: str | None) -> Codec | None:
     if shape[0] in (1, 3):
         require(vae is None, "vae", vae, fault.format("images", "leave it out"))
         return None
+    stored = _vae_of(config.dataset)
+    vae = stored["name"] if vae is None and stored else vae
     remedy = "name the VAE of its latents, such as --vae stabilityai/sd-vae-ft-ema"
     if vae is None:
         raise ConfigError(f"vae = None cannot be used: {fault.format('latents', remedy)}.")
     codec = Codec(vae)
     require(codec.channels == shape[0], "vae", vae, fault.format("latents", f"this VAE has {codec.channels}"))
-    if (Path(config.dataset) / ABOUT).is_file():
-        stored = read_about(Path(config.dataset))["vae"]
-        same = stored is None or stored["digest"] == codec.digest
-        require(same, "vae", vae, f"the run's latents are those of another: {stored and stored['name']}")
+    same = stored is None or stored["digest"] == codec.digest
+    require(same, "vae", vae, f"the run's latents are those of another: {stored and stored['name']}")
     return codec
 
 
+def _vae_of(dataset: str) -> dict[str, Any] | None:
+    """Name and digest of the VAE that a store was made with; None if there is no store any more, or none of latents."""
+    folder = user_path(dataset, "dataset")
+    return read_about(folder)["vae"] if (folder / ABOUT).is_file() else None
+
+
 def _without_names(measuring: dict[str, Any]) -> dict[str, Any]:
-    """All that metrics depend on beside the samples; a reference may move to another path."""
-    reference = {name: value for name, value in measuring["reference"].items() if name != "name"}
+    """All that metrics depend on beside the samples; a reference may move, or lie beside other files."""
+    reference = {name: value for name, value in measuring["reference"].items() if name not in ("name", "notes")}
     others = measuring["real_images"] and measuring["real_images"]["digest"]
     return {"format": FORMAT, "reference": reference, "real_images": others, "features": measuring["features"]}
 

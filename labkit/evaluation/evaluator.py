@@ -1,11 +1,13 @@
 """Metrics of images against a reference, and beside each the same metric of as many other real images.
 
-    frechet, kernel_distance,   on the features of the lab's digits classifier; ``fid`` and ``kid`` are the same two on
-    precision, recall           Inception's, ``frechet_pixels`` is the first on pixels
+    frechet, kernel_distance,   on the features of the lab's classifier of digits or letters; ``fid`` and ``kid`` are
+    precision, recall           the same two on Inception's, ``frechet_pixels`` is the first on pixels
     frechet_pixels              on 32 principal axes of the pixels of other real images, which owe nothing to a network
+    sfid                        ``fid`` on Inception's spatial features, which tell places apart
     inception_score             on Inception's decisions alone
-    agreement                   share of samples that the digits classifier recognises as the requested digit
+    agreement                   share of samples that the classifier recognises as the requested digit or letter
     memorisation                share of samples nearer to a training image than 95 % of the held-out images are
+    likelihood_divergence       how badly the samples describe held-out images, on a classifier's features
 
 A Fréchet distance is biased by the number of images, so that even real images have one above 0. A model is judged by
 its excess over that.
@@ -17,17 +19,18 @@ from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit import datasets
-from labkit.checks import require
+from labkit.checks import ConfigError, require
 from labkit.distances import cross_sq_distances
 from labkit.evaluation.references import Reference, Shape, open_reference
 from labkit.evaluation.settings import SMALL, FilledConfig
 from labkit.metrics import (
-    DigitsFeatures,
+    CLASSIFIERS,
+    ClassifierFeatures,
     Extracted,
     Extractor,
     Inception,
@@ -42,20 +45,17 @@ from labkit.metrics import (
     precision_recall,
 )
 from labkit.metrics.extractors import PIXEL_IMAGES, to_floats
-from labkit.metrics.images import NEIGHBOURS, SPLITS, SUBSETS, subset_size
+from labkit.metrics.images import NEIGHBOURS, PART, SUBSETS, subset_size
 from labkit.runtime import Purpose, device, generator
 from labkit.sampling import Sampler
 
 Batches = Iterable[UInt8[Tensor, "_ c h w"]]
-DISTANCES = {
-    "digits": ("frechet", "kernel_distance"),
-    "inception": ("fid", "kid"),
-    "pixels": ("frechet_pixels", "kernel_distance"),
-}
-"""Features → names of the Fréchet and the kernel distance on them; FID and KID are defined on Inception's alone."""
-DRAWS, FEW = 5, 10_000
+DISTANCES = {"inception": ("fid", "kid"), "pixels": ("frechet_pixels", "kernel_distance")}
+"""Features other than a classifier's → names of the distances on them; FID and KID are defined on Inception's alone."""
+DRAWS, FEW = 5, 40_000
 """Sets of other real images that are measured where at most ``FEW`` are there to draw from; else one set."""
 NEAR = 0.05
+SMALLEST = 32  # side of CIFAR-10's images, the smallest for which FIDs are published
 REAL = "real against real"
 """Name of the real images among runs in a table."""
 
@@ -79,7 +79,7 @@ class Metric:
     real: Real | None = None
     """The metric of real images; None where there are none to measure, or it has no meaning."""
     constants: dict[str, int] = field(default_factory=dict)
-    """Constants of the metric: neighbours, subsets, splits."""
+    """Constants of the metric: neighbours, subsets, size of a part."""
 
     @property
     def excess(self) -> float | None:
@@ -109,15 +109,31 @@ class Evaluator:
     ) -> None:
         self.settings, self.shape, self.progress = settings, shape, progress
         reference = open_reference(settings.reference, shape)
-        if extractor is None and settings.features == "inception":
-            extractor = Inception(settings.inception)
-        elif extractor is None:
-            extractor = DigitsFeatures() if settings.features == "digits" else _pixels(reference)
+        self.without: dict[str, str] = {}
+        """Metrics that the usual features would give and cannot here, and why."""
+        extractor = extractor or self._extractor(reference)
         self.extractor, self.reference = extractor, _usable(reference, extractor, shape)
-        self._frechet, self._kernel = DISTANCES.get(extractor.name, DISTANCES["digits"])
+        self._frechet, self._kernel = DISTANCES.get(extractor.name, ("frechet", "kernel_distance"))
         beside = self.reference.read is not None and extractor.name != "pixels"
         self._extractors = [extractor, *([_pixels(self.reference)] if beside else [])]
         self._controls: dict[int, dict[str, Real]] = {}
+
+    def _extractor(self, reference: Reference) -> Extractor:
+        """Extractor that the settings name; else Inception where it suits the images and can be had, else pixels."""
+        features, weights = self.settings.features, self.settings.inception
+        if features in CLASSIFIERS:
+            return ClassifierFeatures(features)
+        if features == "inception" or (features is None and reference.read is None):
+            return Inception(weights)
+        if features is None:
+            try:
+                if self.shape[0] == 3 and min(self.shape[1:]) >= SMALLEST:
+                    return Inception(weights)
+                why = f"Inception is for colour images of at least {SMALLEST} pixels; --features inception takes it"
+            except ConfigError as error:
+                why = str(error).rstrip(".")
+            self.without["fid, kid, inception_score"] = why
+        return _pixels(reference)
 
     def metrics(self, images: Batches, labels: Int[Tensor, " n"], seed: int = 0) -> dict[str, Metric]:
         """Metrics by name.
@@ -129,10 +145,14 @@ class Evaluator:
         extracted = self._extract(images, "samples", len(labels))
         metrics = self._compared(extracted, seed)
         logits = extracted[0].logits
-        if self.extractor.name == "digits" and logits is not None and bool((labels > 0).any()):
+        if self.extractor.name in CLASSIFIERS and logits is not None and bool((labels > 0).any()):
             metrics["agreement"] = Metric(class_agreement(logits.argmax(dim=1), labels))
         control = self.control(len(labels))
         return {name: replace(metric, real=control.get(name)) for name, metric in metrics.items()}
+
+    def features(self, images: Batches) -> Float[Tensor, "n d"]:
+        """Features of images, by the extractor of the protocol."""
+        return extract(iter(images), self.extractor)[0].features
 
     def control(self, count: int) -> dict[str, Real]:
         """The same metrics of ``count`` other real images; empty where there are fewer."""
@@ -152,10 +172,13 @@ class Evaluator:
 
     def left_out(self, count: int) -> dict[str, str]:
         """Metrics that cannot be computed with this reference, and why."""
-        reasons, second = {}, self.reference.second
+        reasons, second = dict(self.without), self.reference.second
         if self.reference.read is None:
             metrics = f"precision, recall, {self._kernel}, frechet_pixels"
             reasons[metrics] = "the reference holds statistics and no images"
+        known = self.reference.statistics is not None
+        if known and self.extractor.name == "inception" and self.reference.spatial is None:
+            reasons["sfid"] = "the reference holds no mu_s and sigma_s of these features"
         if second is None:
             reasons[REAL] = "the reference has no second set of real images"
         elif second.count < count:
@@ -166,6 +189,7 @@ class Evaluator:
         """Everything that the metrics depend on beside the samples."""
         reference, second = self.reference, self.reference.second
         stated = {"name": reference.name, "digest": reference.digest, "count": reference.count}
+        stated |= {"notes": list(reference.notes)} if reference.notes else {}
         return {
             "reference": {**stated, "statistics": reference.statistics is not None},
             "real_images": second and {"name": second.name, "digest": second.digest},
@@ -200,8 +224,13 @@ class Evaluator:
                 metrics[name] = Metric(value, constants={"neighbours": NEIGHBOURS})
             subsets = {"subsets": SUBSETS, "subset": subset_size(len(real_z), len(z))}
             metrics[self._kernel] = Metric(*kernel_distance(real_z, z, seed=seed), constants=subsets)
+        places, reference = extracted[0].spatial, self.reference.spatial
+        if places is not None and reference is not None:
+            metrics["sfid"] = Metric(frechet_of_moments(*moments(places), *reference))
+        elif places is not None and statistics is None and real is not None and real[0].spatial is not None:
+            metrics["sfid"] = Metric(frechet_distance(places, real[0].spatial))
         if self.extractor.name == "inception" and extracted[0].logits is not None:
-            metrics["inception_score"] = Metric(*inception_score(extracted[0].logits), constants={"splits": SPLITS})
+            metrics["inception_score"] = Metric(*inception_score(extracted[0].logits), constants={"part": PART})
         return metrics
 
 
@@ -214,7 +243,7 @@ def evaluator_of(
     """An evaluator for a completed protocol; those of the embedded data sets are kept and serve many runs."""
     if extractor is not None or settings.reference not in datasets.EMBEDDED:
         return Evaluator(settings, shape, extractor, progress)
-    shared = replace(settings, count=SMALL, seed=0, sampler=Sampler(), labels="in_turn", vae=None)
+    shared = replace(settings, count=SMALL, seed=0, sampler=Sampler(), labels="in_turn", vae=None, protocol="lab")
     return _kept(shared, shape, progress=progress)
 
 
@@ -232,11 +261,14 @@ def _usable(reference: Reference, extractor: Extractor, shape: Shape) -> Referen
         remedy = f"it has {reference.count} images; give at least {NEIGHBOURS + 1}"
         require(reference.count > NEIGHBOURS, "reference", reference.name, remedy)
     if reference.statistics is None:
-        return reference
-    width, stored = extractor(torch.zeros(1, 3, *shape[1:])).features.shape[1], len(reference.statistics[0])
+        return replace(reference, spatial=None)  # both or none, so that FID and sFID have one reference
+    features, _, spatial = extractor(torch.zeros(1, 3, *shape[1:]))
+    width, stored = features.shape[1], len(reference.statistics[0])
+    if reference.spatial and (spatial is None or spatial.shape[1] != len(reference.spatial[0])):
+        reference = replace(reference, spatial=None)
     remedy = f"it holds statistics of {stored} features and no images, and {extractor.name} has {width}; give images"
     require(width == stored or reference.read is not None, "reference", reference.name, remedy)
-    return reference if width == stored else replace(reference, statistics=None)
+    return reference if width == stored else replace(reference, statistics=None, spatial=None)
 
 
 def memorisation(

@@ -1,18 +1,16 @@
 """Real images that generated ones are measured against: ADM's .npz files, folders of images, the lab's data sets.
 
 ADM's format (Dhariwal & Nichol 2021): ``arr_0`` holds uint8 images (n, h, w, 3), and a reference may hold the mean
-``mu`` and covariance ``sigma`` of the Inception features of a whole data set, beside images or alone.
+``mu`` and covariance ``sigma`` of the Inception features of a whole data set, beside images or alone, and ``mu_s`` and
+``sigma_s`` of their spatial features.
 """
 
 import hashlib
 import json
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +18,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from labkit import datasets
-from labkit.checks import ConfigError, require
+from labkit.checks import ConfigError, refuse, require
 from labkit.datasets.base import Split
-from labkit.datasets.decode import BrokenImage, decode
-from labkit.datasets.sources import SUFFIXES
-from labkit.datasets.store import ABOUT, LatentStore, Store
+from labkit.datasets.decode import BrokenImage, Square, darkness, decode
+from labkit.datasets.folder import find_images
+from labkit.datasets.sources import IMAGES, image_stack, is_archive, read_arrays
+from labkit.datasets.store import ABOUT, LatentStore, Store, read_about
+from labkit.disk import reason, user_path
 from labkit.metrics.extractors import to_bytes
 from labkit.runtime import cores
 
@@ -32,6 +32,8 @@ Shape = tuple[int, int, int]
 """Channels, height and width."""
 Read = Callable[[Int[Tensor, " n"]], UInt8[Tensor, "n c h w"]]
 """Images by their row numbers."""
+STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
+"""Names of mean and covariance in ADM's files: of the features, and of the spatial ones."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,12 @@ class Reference:
     """None where there are statistics alone."""
     statistics: tuple[Float[Tensor, " d"], Float[Tensor, "d d"]] | None = None
     """Mean and covariance of features."""
+    spatial: tuple[Float[Tensor, " places"], Float[Tensor, "places places"]] | None = None
+    """Mean and covariance of spatial features."""
     second: "Reference | None" = None
     """Other real images, with which the reference itself can be measured."""
+    notes: Sequence[str] = ()
+    """What lies beside the images and was not taken."""
 
     def batches(self, size: int, rows: Int[Tensor, " n"] | None = None) -> Iterator[UInt8[Tensor, "_ c h w"]]:
         """The images, or those of some rows, ``size`` at a time."""
@@ -65,28 +71,33 @@ def open_reference(name: str, shape: Shape) -> Reference:
     """A reference for images of this shape.
 
     Args:
-        name: an .npz file in ADM's format; a folder of images, which are cropped and scaled as ``labkit prepare``
-            does; an embedded data set or the folder of a store, of which the held-out images are taken.
+        name: an .npz file in ADM's format, or one that ``labkit prepare`` takes; a folder of images, which are cropped
+            and scaled as ``labkit prepare`` does; an embedded data set or the folder of a store, of which the held-out
+            images are taken, or all if there are none.
         shape: of the images to be measured; a reference of other images is refused.
 
     Raises:
         ConfigError: there is no such reference, it cannot be read, or does not fit.
-        StoreError: the store is incomplete or has no held-out images.
+        StoreError: the store is incomplete.
     """
-    path = Path(name)
+    path = Path(name) if name in datasets.EMBEDDED else user_path(name, "reference")
     if name in datasets.EMBEDDED or (path / ABOUT).is_file():
-        return replace(_split_of(name, "held_out", shape), second=_split_of(name, "train", shape))
+        train = _split_of(name, "train", shape)
+        if name not in datasets.EMBEDDED and not read_about(path)["held_out"]:
+            return replace(train, name=f"{name}, train (no images are held out: copies of these score best)")
+        return replace(_split_of(name, "held_out", shape), second=train)
     if path.is_dir():
         return _folder(path, shape)
     remedy = f"give an .npz file, a folder of images, a store, or one of {', '.join(datasets.EMBEDDED)}"
     require(path.is_file(), "reference", name, f"there is no such file, folder or data set; {remedy}")
-    require(path.suffix == ".npz", "reference", name, remedy)
+    require(is_archive(path), "reference", name, remedy)
     return _npz(path, shape)
 
 
 def _check_shape(name: str, images: tuple[int, ...], shape: Shape) -> None:
     fault = "its images are {}×{}×{}, and those to be measured {}×{}×{} (channels, height, width)"
-    require(tuple(images) == shape, "reference", name, fault.format(*images, *shape) + "; prepare it at this size")
+    remedy = "`labkit prepare` makes a store of any size and channels"
+    require(tuple(images) == shape, "reference", name, f"{fault.format(*images, *shape)}; {remedy}")
 
 
 def _split_of(name: str, split: Split, shape: Shape) -> Reference:
@@ -107,65 +118,72 @@ def _split_of(name: str, split: Split, shape: Shape) -> Reference:
     return Reference(label, digest, len(source), read)
 
 
-def _folder(root: Path, shape: Shape) -> Reference:
-    images = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-    files = sorted(path for path in images if path.is_file())
-    require(len(files) > 0, "reference", str(root), "the folder holds no images")
-    channels, height, width = shape
+def _folder(folder: Path, shape: Shape) -> Reference:
+    name, images = str(folder), find_images(folder, "reference")
+    require(len(images.names) > 0, "reference", name, "; ".join(["the folder holds no images", *images.notes]))
+    names = sorted(images.names, key=lambda name: name.split("/"))
+    _, height, width = shape
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.relative_to(root).as_posix().encode(errors="surrogateescape"))
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-
-    def square(row: int) -> np.ndarray:
+    for file in names:
+        digest.update(file.encode(errors="surrogateescape"))
         try:
-            decoded = decode(files[row], height, channels)
+            with open(images.root / file, "rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        except OSError as error:
+            refuse("reference", name, f"{images.root / file} cannot be read: {reason(images.root / file, error)}")
+
+    def square(row: int) -> Square:
+        path = images.root / names[row]
+        try:
+            decoded = decode(path, height, shape[0])
         except (BrokenImage, OSError) as error:
-            raise ConfigError(f"reference = {str(root)!r}: {files[row]} cannot be read ({error}).") from error
-        require(not decoded.enlarged, "reference", str(files[row]), f"it is smaller than {height}×{width} pixels")
-        return decoded.pixels
+            why = error if isinstance(error, BrokenImage) else reason(path, error)
+            raise ConfigError(f"reference = {name!r}: {path} cannot be read ({why}).") from error
+        require(not decoded.enlarged, "reference", str(path), f"it is smaller than {height}×{width} pixels")
+        return decoded
 
     def read(rows: Tensor) -> Tensor:
         with ThreadPoolExecutor(cores()) as pool:
-            return torch.from_numpy(np.stack(list(pool.map(square, rows.tolist()))))
+            squares = list(pool.map(square, rows.tolist()))
+        dark = darkness(square.brightest for square in squares)
+        require(dark is None, "reference", name, f"{dark}; turn it into a store with the right `labkit prepare --bits`")
+        return torch.from_numpy(np.stack([square.pixels for square in squares]))
 
-    return Reference(str(root), digest.hexdigest(), len(files), read)
+    return Reference(name, digest.hexdigest(), len(names), read, notes=images.notes)
 
 
 def _npz(path: Path, shape: Shape) -> Reference:
     name = str(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays, mean, covariance = (archive.get(key) for key in ("arr_0", "mu", "sigma"))
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        fault = "cannot be read as an .npz file of plain arrays"
-        raise ConfigError(f"reference = {name!r} {fault}: {error}") from error
-    has_images, has_statistics = arrays is not None, mean is not None and covariance is not None
-    require(has_images or has_statistics, "reference", name, "it has neither images (arr_0) nor mu and sigma")
-    reference = Reference(name, digest, 0)
-    if has_statistics:
-        reference = replace(reference, statistics=_statistics(name, mean, covariance))
-    if has_images:
-        images = _images(name, arrays, shape)
+    arrays, others = read_arrays(path, "reference", (*IMAGES, *STATISTICS))
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    statistics, spatial = (
+        _statistics(name, *(arrays.get(key) for key in keys)) for keys in (STATISTICS[:2], STATISTICS[2:])
+    )
+    reference = Reference(name, digest, 0, statistics=statistics, spatial=spatial)
+    stack = next((arrays[key] for key in IMAGES if key in arrays), None)
+    has = f"it has {', '.join([*arrays, *others]) or 'no array'}, and neither images (arr_0) nor mu and sigma"
+    require(stack is not None or statistics is not None, "reference", name, has)
+    if stack is not None:
+        images = _images(name, stack, shape)
         reference = replace(reference, count=len(images), read=lambda rows: images[rows])
     return reference
 
 
-def _images(name: str, arrays: Any, shape: Shape) -> UInt8[Tensor, "n c h w"]:
-    """``arr_0`` as a tensor; grey images may be stored as three equal channels, as in an export."""
-    valid = arrays.dtype == np.uint8 and arrays.ndim in (3, 4) and len(arrays) > 0
-    require(valid, "reference", name, f"arr_0 is {arrays.dtype} {arrays.shape}; give uint8 images (n, h, w, 3)")
-    x = torch.from_numpy(arrays if arrays.ndim == 4 else arrays[..., None]).permute(0, 3, 1, 2)
+def _images(name: str, arrays: np.ndarray, shape: Shape) -> UInt8[Tensor, "n c h w"]:
+    """Images as a tensor; grey ones may be stored as three equal channels, as in an export."""
+    x = torch.from_numpy(image_stack("reference", name, arrays)).permute(0, 3, 1, 2)
     if shape[0] == 1 and x.shape[1] == 3 and bool((x == x[:, :1]).all()):
         x = x[:, :1]
     _check_shape(name, tuple(x.shape[1:]), shape)
     return x
 
 
-def _statistics(name: str, mean: Any, covariance: Any) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+def _statistics(
+    name: str, mean: np.ndarray | None, covariance: np.ndarray | None
+) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]] | None:
+    if mean is None or covariance is None:
+        return None
     square = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
     valid = square and mean.dtype.kind == covariance.dtype.kind == "f"
     fault = f"mu is {mean.dtype} {mean.shape} and sigma {covariance.dtype} {covariance.shape}; give (d,) and (d, d)"

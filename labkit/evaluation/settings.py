@@ -1,22 +1,39 @@
 """The protocol of an evaluation: how samples are drawn, their reference, and the features that are compared."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from labkit import datasets
 from labkit.checks import check_seed, choose, require, whole
 from labkit.config import Config
+from labkit.metrics import CLASSIFIERS
 from labkit.metrics.images import NEIGHBOURS
 from labkit.models import Family
-from labkit.sampling import Sampler
+from labkit.sampling import Sampler, check_null_class
 
 PUBLISHED, SMALL = 50_000, 500
 """Samples of every published FID; of the embedded data sets, which hold out about as many images."""
-Features = Literal["inception", "digits", "pixels"]
+Features = Literal["inception", "digits", "letters", "pixels"]
 Labels = Literal["in_turn", "uniform"]
-WHOLE = {"digits-few": "digits", "digits-unlabelled": "digits"}
+Protocol = Literal["lab", "published"]
+WHOLE = {"digits-few": "digits", "digits-unlabelled": "digits", "letters-few": "letters"}
 """Data sets that are part of another, which is their reference."""
+
+
+def published_sampler(config: Config) -> Sampler:
+    """The sampler of the released code that a run of this config follows, for what is left open of a sampler.
+
+    SiT's and DispLoss's sample by dopri5, DiT's by 250 ancestral steps with guidance 1.5, both with three guided
+    channels; REPA's by 250 evaluations of Euler–Maruyama, all channels guided; MeanFlow's in one step.
+    """
+    if config.family == "DiT":
+        return Sampler("ancestral", 250, 1.5, "first_three")
+    if config.family == "MeanFlow":
+        return Sampler("meanflow", 1)
+    if "repa" in config.regularizers:
+        return Sampler("euler_maruyama", 249)
+    return Sampler("dopri5", channels="first_three")
 
 
 def whole_set(dataset: str) -> str:
@@ -33,30 +50,36 @@ class EvaluationConfig:
     """
 
     count: int | None = None
-    """Number of samples. None is 50,000, and 500 where the reference is an embedded data set."""
+    """Number of samples. None is 50,000, and 500 where the reference is an embedded data set (protocol lab)."""
     sampler: Sampler = field(default_factory=Sampler)
     """How the samples are drawn from noise."""
     seed: int | None = None
     """Seed of the noise and of uniform labels. None is the run's own: runs of one seed start from the same noise."""
-    labels: Labels = "in_turn"
-    """Classes of the samples: 0, 1, 2, … in turn, or drawn uniformly."""
+    labels: Labels | None = None
+    """Classes of the samples: 0, 1, 2, … in turn, or drawn uniformly. None is in_turn, and uniform where published."""
     reference: str | None = None
     """Real images: .npz in ADM's format (images, or mu and sigma), folder of images, store, or name of a data set.
     None is the held-out part of the run's own data set."""
     features: Features | None = None
-    """Features that are compared: of Inception (FID; needs extra [fid]) or the lab's digits classifier, or pixels.
-    None is digits for the data set digits, pixels for emoji, and inception otherwise."""
+    """Features that are compared: of Inception (FID; needs extra [fid]), of the lab's classifier of digits or letters,
+    or pixels. None is the classifier for digits and letters, pixels for emoji, and otherwise inception, or pixels where
+    that cannot be imported or downloaded, or the images are grey or smaller than 32 pixels."""
     vae: str | None = None
-    """Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder."""
+    """Decoder of latents: a hub id such as stabilityai/sd-vae-ft-ema, or a folder. None is that of the run's store."""
     inception: Path | None = None
     """File of Inception's weights (.pth, .safetensors); None downloads them."""
     batch: int = 250
     """Number of images sampled and measured at a time."""
+    protocol: Protocol = "lab"
+    """What is left open above: the lab's own way, or that of published figures: 50,000 samples of labels drawn
+    uniformly, by the sampler of the released code (SiT: dopri5, three guided channels). Give --reference ADM's file."""
 
     def __post_init__(self) -> None:
         if self.features is not None:
             choose(self.features, Features, "features")
-        choose(self.labels, Labels, "labels")
+        if self.labels is not None:
+            choose(self.labels, Labels, "labels")
+        choose(self.protocol, Protocol, "protocol")
         least = NEIGHBOURS + 1
         allowed = f"take a whole number of at least {least}, since precision and recall need {NEIGHBOURS} neighbours"
         require(self.count is None or whole(self.count, least), "count", self.count, allowed)
@@ -68,20 +91,31 @@ class EvaluationConfig:
 
     def filled(self, config: Config) -> "FilledConfig":
         """The protocol with everything filled in for a run of this config."""
+        published, sampler = self.protocol == "published", self.sampler
+        if published:
+            names = ("guidance", "channels") if sampler.method else ("method", "steps", "guidance", "channels")
+            released = vars(published_sampler(config))
+            sampler = replace(sampler, **{name: released[name] for name in names if getattr(sampler, name) is None})
         reference = whole_set(config.dataset) if self.reference is None else self.reference
         embedded = reference in datasets.EMBEDDED
-        usual: Features = "digits" if whole_set(reference) == "digits" else "pixels"
-        return FilledConfig(
-            count=self.count or (SMALL if embedded else PUBLISHED),
-            sampler=self.sampler.filled(config.family),
+        classified = [name for name in map(whole_set, (reference, config.dataset)) if name in CLASSIFIERS]
+        usual: Features | None = "pixels" if embedded else "inception" if published else None
+        if classified:
+            usual = cast(Features, classified[0])
+        filled = FilledConfig(
+            count=self.count or (SMALL if embedded and not published else PUBLISHED),
+            sampler=sampler.filled(config.family),
             seed=config.seed if self.seed is None else self.seed,
-            labels=self.labels,
+            labels=self.labels or ("uniform" if published else "in_turn"),
             reference=reference,
-            features=self.features or (usual if embedded and self.inception is None else "inception"),
+            features=self.features or (usual if self.inception is None else "inception"),
             vae=self.vae,
             inception=self.inception,
             batch=self.batch,
+            protocol=self.protocol,
         )
+        check_null_class(config, filled.sampler.guidance)
+        return filled
 
     def describe(self, *families: Family) -> str:
         """The protocol in words, for models of these families."""
@@ -92,9 +126,9 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FilledConfig(EvaluationConfig):
-    """The protocol of one run, as ``EvaluationConfig.filled`` returns it: only a decoder and weights may be None."""
+    """The protocol of one run, as ``EvaluationConfig.filled`` returns it: decoder, weights, features may be None."""
 
     count: int
     seed: int
+    labels: Labels
     reference: str
-    features: Features

@@ -18,18 +18,15 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.checks import LabError
 from labkit.datasets.store import npy
-from labkit.disk import DiskError, replace_file, unwritten
+from labkit.disk import DiskError, reading, replace_file, unwritten
 from labkit.metrics.extractors import to_bytes
+from labkit.sampling import SampleError, check_finite
 from labkit.training import Samples
 
 Draw = Callable[[range, Int[Tensor, " n"]], Samples]
 """Samples of these numbers and labels."""
-
-
-class SampleError(LabError, RuntimeError):
-    """Samples that cannot be used; the message says what to do."""
+AGAIN = "move it away, and the same command draws these samples again and no others"
 
 
 class Shards:
@@ -70,10 +67,7 @@ class Shards:
                 bar.update(len(numbers))
 
     def _write(self, number: int, x: Float[Tensor, "n c h w"], evaluations: int) -> None:
-        finite = x.isfinite().flatten(1).all(dim=1)
-        if not finite.all():
-            sample = self.ranges[number].start + int((~finite).nonzero()[0])
-            raise SampleError(f"Sample {sample} is not finite: has the run diverged? Choose an earlier step.")
+        check_finite(x, self.ranges[number].start)
         record = {"nfe": evaluations, "first": self.ranges[number].start, "count": len(x)}
         mark = f".{os.getpid()}"
         replace_file(self.path(number).with_suffix(".json"), json.dumps(record).encode(), mark=mark)
@@ -93,11 +87,12 @@ class Shards:
     def _read(self, number: int) -> UInt8[np.ndarray, "n c h w"]:
         path = self.path(number)
         try:
-            x = np.load(path)
-        except (OSError, ValueError, EOFError) as error:
-            raise SampleError(f"{path} cannot be read ({error}); remove it and start again.") from error
+            with reading(path):
+                x = np.load(path)
+        except (FileNotFoundError, ValueError, EOFError) as error:
+            raise SampleError(f"{path} cannot be read ({error}); {AGAIN}.") from error
         if x.dtype != np.uint8 or x.ndim != 4 or len(x) != len(self.ranges[number]):
-            raise SampleError(f"{path} holds {x.dtype} {x.shape}, not these samples; remove it and start again.")
+            raise SampleError(f"{path} holds {x.dtype} {x.shape}, not these samples; {AGAIN}.")
         return x
 
     def export(self, path: Path) -> None:

@@ -1,8 +1,8 @@
 """Jobs in processes of their own: one that raises, or is killed, fails alone, and the others go on.
 
 Every process has one thread, since they share the machine: one thread for each is faster than all threads for all.
-Ctrl-C and SIGTERM are passed to each process once, so that it can save. A process whose parent has gone learns that
-from ``orphaned`` and stops.
+Ctrl-C, SIGTERM and SIGHUP are passed to each process once, so that it can save. A process whose parent has gone learns
+that from ``orphaned`` and stops.
 """
 
 import os
@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from labkit.checks import LabError
-from labkit.training.engine import saving_on_signals
+from labkit.signals import interrupt, saving_on_signals
 from labkit.training.folder import BusyError
 from labkit.training.status import one_line
 
@@ -49,7 +49,7 @@ def run_jobs(
         Name → why it failed, for those that did.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the processes have ended.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, when the processes have ended.
     """
     process_class = _process_class()
     alive: dict[str, BaseProcess] = {}
@@ -77,7 +77,7 @@ def run_jobs(
     running = {pool.submit(one, name): name for name in jobs}
     try:
         with (
-            saving_on_signals(_interrupt),
+            saving_on_signals(interrupt),
             tqdm(total=len(running), unit="run", desc="sweep", disable=not progress) as bar,
         ):
             for done in as_completed(running):
@@ -110,19 +110,16 @@ def _process_class() -> type[BaseProcess]:
         return get_context("spawn").Process
     context = get_context("forkserver")
     context.set_forkserver_preload(["labkit.experiments.sweep", "lightning_fabric", "pandas"])
-    forkserver.ensure_running()
+    with ThreadPoolExecutor(1, initializer=_shield) as shielded:  # the server must survive its terminal
+        shielded.submit(forkserver.ensure_running).result()
     return context.Process
 
 
 def _shield() -> None:
-    """Block the terminal's Ctrl-C in processes that this thread starts; the parent passes it on."""
+    """Block the terminal's own signals in processes that this thread starts; the parent passes them on."""
     if hasattr(signal, "pthread_sigmask"):
         resource_tracker.ensure_running()  # else the first process starts it, which would unblock the signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
 
 
 def _why(process: BaseProcess, folder: Path) -> str | None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.checks import ConfigError, require
+from labkit.checks import refuse, require
 from labkit.config import Config
+from labkit.disk import user_path
 from labkit.evaluation import REAL, Evaluation, EvaluationConfig, Real, block_geometry, evaluate
 from labkit.objective import regularized_blocks
 from labkit.training import Report, Run, Trainer
@@ -106,7 +107,7 @@ class Comparison:
 
     def __init__(self, configs: Mapping[str, Config], out: str | Path | None = None) -> None:
         require(len(configs) > 0, "configs", dict(configs), "name at least one")
-        self.out = None if out is None else Path(out)
+        self.out = None if out is None else user_path(out, "out")
         self.trainers = {
             name: Trainer(config, None if self.out is None else self.out / name) for name, config in configs.items()
         }
@@ -143,7 +144,7 @@ class Comparison:
         require(name not in self.trainers, "name", name, "there is a run of this name already")
         trainer = self.trainers[parent]
         if self.out is None:
-            raise ConfigError("out = None cannot be used: forks need a folder, so give the comparison one.")
+            refuse("out", None, "forks need a folder, so give the comparison one")
         trainer.save()
         run = Run.open(self.out / parent)
         fork = run.fork(trainer.step if at is None else at, self.out / name, **changes)

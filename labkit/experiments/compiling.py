@@ -15,7 +15,7 @@ import torch
 from labkit import datasets
 from labkit.config import Config
 from labkit.flops import training_flops
-from labkit.runtime import cpp_compiler, device
+from labkit.runtime import compiler_fault, device
 from labkit.training.trainer import build_network
 
 GAIN = 0.15
@@ -29,9 +29,9 @@ RATE = 2e10
 def worth_compiling(configs: Mapping[str, Config]) -> set[str]:
     """The runs whose program trains long enough to repay what compiling it takes.
 
-    None on a GPU, where the recipe decides, and none where there is no C++ compiler.
+    None on a GPU, where the recipe decides, and none where a compiler is missing.
     """
-    if device().type != "cpu" or cpp_compiler() is None:
+    if device().type != "cpu" or compiler_fault():
         return set()
     programs = defaultdict(list)
     for name, config in configs.items():

@@ -65,6 +65,7 @@ class Measures:
         """Rows of real images in place of samples: means over several draws of ``count`` of them."""
         reference = whole_set(dataset)
         source = datasets.load(reference)
+        datasets.load(reference, "held_out")  # refuses a store without: losses and features are measured on them
         require(self.count <= len(source), "count", self.count, f"{reference} has {len(source)} training images")
         settings = self._settings(reference, Sampler()).filled(Config(dataset=reference))
         control = evaluator_of(settings, source.shape).control(self.count)

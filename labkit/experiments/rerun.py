@@ -87,7 +87,7 @@ class Rerun:
         config = self.trainer.config
         if not self.rows:
             return f"Step {self.trainer.step} of {config.steps}."
-        main = "frechet" if self.value("frechet") is not None else "frechet_pixels"  # only digits have a classifier
+        main = "frechet" if self.value("frechet") is not None else "frechet_pixels"  # emoji have no classifier
         if not self.comparable:
             return (
                 f"You trained {config.steps} of {self.whole:,} steps: too few to compare with the atlas's runs. Your "

@@ -32,21 +32,24 @@ from tqdm.auto import tqdm
 
 from labkit.checks import LabError, require, whole
 from labkit.config import Config, flat
-from labkit.disk import replace_file
+from labkit.datasets import DataIdentity, identify
+from labkit.disk import replace_file, user_path
 from labkit.evaluation import REAL
 from labkit.experiments.apart import Job, orphaned, run_jobs
 from labkit.experiments.batched import groups, train_batched
 from labkit.experiments.compiling import worth_compiling
-from labkit.runtime import commit, cores, one_thread
+from labkit.runtime import commit, compiler_fault, cores, one_thread
+from labkit.signals import saving_on_signals
 from labkit.training import Run, Trainer
-from labkit.training.engine import saving_on_signals
 from labkit.training.folder import RunError, RunFolder
+from labkit.training.status import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "labkit-sweep-1"
 MARK = "configs.json"
+LONGEST = 200  # bytes of a run's name, which becomes a folder's
 LOOK = 2.0  # seconds between two looks at the runs that other processes do
 Row = dict[str, Any]
 """step, measure and value; block and sampler where a measure has them."""
@@ -93,7 +96,7 @@ class Sweep(NamedTuple):
         """Read what the last sweep into this folder wrote."""
         import pandas as pd
 
-        out = Path(out)
+        out = user_path(out, "out")
         require((out / "table.parquet").is_file(), "out", str(out), "it holds no table of a sweep")
         configs = {run: Config.from_json(json.dumps(one)) for run, one in _read(out / MARK).items()}
         return cls(pd.read_parquet(out / "table.parquet"), configs, _read(out / "failures.json"))
@@ -124,6 +127,9 @@ def combinations(axes: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]
     settings = {}
     for values in product(*axes.values()):
         name = folder_name(",".join(f"{field}={_text(value)}" for field, value in zip(names, values, strict=True)))
+        if len(name.encode()) > LONGEST:
+            begun = name.encode()[: LONGEST - 9].decode(errors="ignore")
+            name = f"{begun}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         require(name not in settings, "axes", dict(axes), f"two of its runs would be named {name}")
         settings[name] = dict(zip(axes, values, strict=True))
     return settings
@@ -143,7 +149,8 @@ def _short(fields: Sequence[str]) -> list[str]:
 def _changed(base: Config, values: Mapping[str, Any]) -> Config:
     fields, tree = flat(asdict(base)), json.loads(base.to_json())
     for name, value in values.items():
-        close = get_close_matches(name, fields, 4, 0.5) or list(fields)
+        same = [field for field in fields if field.rpartition(".")[2] == name]  # without its group
+        close = same or get_close_matches(name, fields, 4, 0.5) or list(fields)
         require(name in fields, "axes", name, f"it is no setting; did you mean {' or '.join(close)}")
         group, _, field = name.rpartition(".")
         (tree[group] if group else tree)[field] = value
@@ -171,28 +178,32 @@ def sweep(
         RunError: the folder holds something else.
         KeyboardInterrupt: after Ctrl-C, once the runs under way have been saved.
     """
-    out, workers = Path(out), cores() if workers is None else workers
+    out, workers = user_path(out, "out"), cores() if workers is None else workers
     require(len(configs) > 0, "configs", dict(configs), "name at least one")
     for name in configs:
-        require(name == Path(name).name not in ("", ".."), "configs", name, "its name must be that of a folder")
+        fits = name == Path(name).name not in ("", "..") and len(name.encode()) <= LONGEST
+        require(fits, "configs", name, f"its name must be that of a folder, of at most {LONGEST} bytes")
     require(whole(workers, 1), "workers", workers, "take a whole number of at least 1")
     module = sys.modules[type(judge).__module__]
     importable = is_dataclass(judge) and "<locals>" not in type(judge).__qualname__ and hasattr(module, "__file__")
     remedy = "give a frozen dataclass with __call__, defined at the top of a .py file, not in a notebook"
     require(importable, "judge", judge, remedy)
     _refuse_foreign(out)
-    real = _real_rows(configs, out, judge)  # what the judge refuses, it refuses before hours of training
+    data = {name: identify(name) for name in dict.fromkeys(config.dataset for config in configs.values())}
+    foreign = {name: why for name, config in configs.items() if (why := _foreign(out / name, data[config.dataset]))}
+    real = _real_rows(data, out, judge)  # what the judge refuses, it refuses before hours of training
     _write_configs(out, configs)
-    todo = {name: config for name, config in configs.items() if _cached(out / name, config, judge) is None}
+    own = {name: config for name, config in configs.items() if name not in foreign}
+    todo = {name: config for name, config in own.items() if _cached(out / name, config, judge) is None}
     if batched:
         _train_batched({out / name: config for name, config in todo.items()}, progress)
-    compiled = worth_compiling({name: config for name, config in todo.items() if not trained(out / name, config)})
+    compiled = _compiled({name: config for name, config in todo.items() if not trained(out / name, config)}, out)
     jobs = {
         name: Job(_train_and_judge, (config, name in compiled, RunFolder(out / name), judge), out / name)
         for name, config in todo.items()
     }
-    failures = _share(jobs, configs, judge, workers, progress)
-    result = Sweep(_table(configs, out, judge, real), dict(configs), failures)
+    failures = foreign | _share(jobs, configs, judge, workers, progress)
+    result = Sweep(_table(configs, foreign, out, judge, real), dict(configs), failures)
     _write(result, out)
     return result
 
@@ -247,6 +258,13 @@ def _train_batched(runs: Mapping[Path, Config], progress: bool) -> None:
                 raise KeyboardInterrupt
 
 
+def _compiled(configs: Mapping[str, Config], out: Path) -> set[str]:
+    """The runs to compile: those whose steps repay it. A run goes on as it began: its last bits depend on that."""
+    begun = {name for name in configs if RunFolder(out / name).checkpoints and (out / name / "config.json").exists()}
+    compiled = {name for name in begun if RunFolder(out / name).config.engine.compile and not compiler_fault()}
+    return compiled | worth_compiling({name: config for name, config in configs.items() if name not in begun})
+
+
 def trained(folder: Path, config: Config) -> bool:
     """Whether a run of this folder has got as far as the config says."""
     return config.steps in RunFolder(folder).checkpoints
@@ -257,6 +275,16 @@ def _refuse_foreign(out: Path) -> None:
     ours = out.is_dir() and all(f.is_dir() or f.name.startswith((".", "real-")) for f in out.iterdir())
     if out.exists() and not ours and not (out / MARK).exists():
         raise RunError(f"{out} exists and is not the folder of a sweep; choose an empty or a new folder.")
+
+
+def _foreign(folder: Path, data: DataIdentity) -> str:
+    """Why the run in a folder, and the rows that were measured there, are not of these data; empty if they are."""
+    try:
+        if (folder / "config.json").exists():
+            RunFolder.open(folder).refuse_other(data)
+    except LabError as error:
+        return one_line(error)
+    return ""
 
 
 def _write_configs(out: Path, configs: Mapping[str, Config]) -> None:
@@ -279,7 +307,7 @@ def _train_and_judge(config: Config, compiled: bool, folder: RunFolder, judge: J
                     if orphaned():
                         trainer.stop()
         run = Run.open(folder.path)
-        if other := "; ".join(run.config.breaks(config)):
+        if other := run.breaks(config, identify(config.dataset)):
             raise RunError(f"{run.path} holds a run of another config ({other}); name another folder.")
         rows = judge(run, _due(run, config))
         _replace(_cache(run.path, config, judge), json.dumps({"judge": repr(judge), "rows": rows}).encode())
@@ -300,7 +328,9 @@ def _cached(folder: Path, config: Config, judge: Judge) -> list[Row] | None:
     return _read(_cache(folder, config, judge)).get("rows")
 
 
-def _table(configs: Mapping[str, Config], out: Path, judge: Judge, real: list[Row]) -> "pd.DataFrame":
+def _table(
+    configs: Mapping[str, Config], foreign: Mapping[str, str], out: Path, judge: Judge, real: list[Row]
+) -> "pd.DataFrame":
     import pandas as pd
 
     settings = {name: flat(asdict(config)) for name, config in configs.items()}
@@ -308,7 +338,7 @@ def _table(configs: Mapping[str, Config], out: Path, judge: Judge, real: list[Ro
     differ = [f for f in fields if f != "seed" and len({str(values.get(f)) for values in settings.values()}) > 1]
     rows = []
     for name, config in configs.items():
-        if measured := _cached(out / name, config, judge):
+        if name not in foreign and (measured := _cached(out / name, config, judge)):
             values = {field: _text(settings[name].get(field)) for field in differ}
             condition = ", ".join(f"{f}={v}" for f, v in zip(_short(differ), values.values(), strict=True))
             run = {"run": name, "condition": condition, "seed": config.seed, "dataset": config.dataset, **values}
@@ -322,22 +352,26 @@ def _table(configs: Mapping[str, Config], out: Path, judge: Judge, real: list[Ro
     return table.astype(dict.fromkeys(("seed", "step", "block"), "Int64")).infer_objects()
 
 
-def _real_rows(configs: Mapping[str, Config], out: Path, judge: Judge) -> list[Row]:
+def _real_rows(data: Mapping[str, DataIdentity], out: Path, judge: Judge) -> list[Row]:
     """The judge's rows of the real images of every data set."""
     if not isinstance(judge, MeasuresReal):
         return []
-    names = dict.fromkeys(config.dataset for config in configs.values())
-    return [{"run": REAL, "condition": REAL, "dataset": n, **row} for n in names for row in _real(judge, n, out)]
+    return [
+        {"run": REAL, "condition": REAL, "dataset": name, **row}
+        for name, identity in data.items()
+        for row in _real(judge, identity, out)
+    ]
 
 
-def _real(judge: MeasuresReal, dataset: str, out: Path) -> list[Row]:
+def _real(judge: MeasuresReal, data: DataIdentity, out: Path) -> list[Row]:
     """Rows of one data set's real images, cached in the sweep's folder."""
-    key = hashlib.sha256(f"{FORMAT} {judge!r} {dataset}".encode()).hexdigest()[:12]
+    content = data.name if data.path is None else data.digest
+    key = hashlib.sha256(f"{FORMAT} {judge!r} {content}".encode()).hexdigest()[:12]
     path = out / f"real-{key}.json"
     if not path.exists():
         with one_thread():
-            rows = [{**row, "commit": commit()} for row in judge.real(dataset)]
-        _replace(path, json.dumps({"judge": repr(judge), "dataset": dataset, "rows": rows}).encode())
+            rows = [{**row, "commit": commit()} for row in judge.real(data.name)]
+        _replace(path, json.dumps({"judge": repr(judge), "dataset": data.name, "rows": rows}).encode())
     return _read(path)["rows"]
 
 

@@ -70,9 +70,12 @@ class Repa:
     lam: float | None = None
     """Weight λ ≥ 0; the paper's is 0.5. None is off."""
     block: int | None = None
-    """Block whose tokens are aligned, numbered from 0. None is depth // 4: 7 for XL and 3 for B, as in the paper."""
+    """Block whose tokens are aligned, numbered from 0. None is depth // 4: 7 for XL and 3 for B, as in the paper, and
+    6 for L, where its authors take 7."""
     teacher: str = "digits"
     """Teacher: digits (the lab's own), or a hub id or folder of a DINOv2, such as facebook/dinov2-base."""
+    antialias: bool = True
+    """Resample DINOv2's position embedding with antialiasing, as its authors do. Without effect on other teachers."""
     hidden: int = 2048
     """Width of the hidden layers of the projector, which is trained with the model."""
     schedule: Schedule = ()
@@ -83,4 +86,5 @@ class Repa:
         require(self.block is None or whole(self.block, 0), "repa.block", self.block, "take a whole number from 0")
         named = isinstance(self.teacher, str) and self.teacher != ""
         require(named, "repa.teacher", self.teacher, "give digits, or a hub id or folder")
+        require(isinstance(self.antialias, bool), "repa.antialias", self.antialias, "say True or False")
         require(whole(self.hidden, 1), "repa.hidden", self.hidden, "take a whole number of at least 1")

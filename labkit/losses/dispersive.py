@@ -250,7 +250,8 @@ class Dispersive:
     variant: Variant = "infonce_l2"
     """Form of the loss."""
     blocks: tuple[int, ...] | Literal["all", "last"] | None = None
-    """Blocks, numbered from 0, whose output is regularized (only measured, where λ is off). None is depth // 4."""
+    """Blocks, numbered from 0, whose output is regularized (only measured, where λ is off). None is depth // 4, the
+    paper's Block 3 of 12; by its authors' README it may be one lower (see ``recipes.imagenet256``)."""
     margin: float | None = None
     """Margin ε > 0 of the hinge. None is 1 (the paper's value is not known)."""
     include_self: bool | None = None

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from labkit.checks import finite, require
+from labkit.checks import as_interval, finite, require
 from labkit.ops import expand_like
 
 Average = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -99,12 +99,13 @@ def adaptive_loss(squared: Float[Tensor, " batch"], power: float, constant: floa
 
 @dataclass(frozen=True)
 class MeanFlow:
-    """Settings of MeanFlow (Geng et al. 2025), by default those of its ImageNet runs.
+    """Settings of MeanFlow (Geng et al. 2025): times and weight as in its ImageNet runs, but without guidance.
 
     A pair of times is drawn logit-normal and sorted, t ≤ s. Most samples train at s = t, where the average velocity is
     the velocity itself; a fixed share of each batch trains over a span. With guidance ω and mixing κ the target
     velocity is ω·v + κ·u(x, t, t | y) + (1 − ω − κ)·u(x, t, t | no label); with κ = 0 this is classifier-free guidance
-    of scale ω, built into the network.
+    of scale ω, built into the network. The released code trains with ω = 1, κ = 0.5 at all times; the published XL/2
+    with ω = 0.2, κ = 0.92 at t ≥ 0.25 (``recipes.imagenet256``).
     """
 
     share: float = 0.25
@@ -121,8 +122,13 @@ class MeanFlow:
     """Guidance ω > 0 of the target velocity. 1 is none."""
     mixing: float = 0.0
     """Mixing κ from 0 to below 1; the effective scale of the guidance is ω/(1 − κ)."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """First and last time t of the guidance, from 0 (noise) to 1 (data); the sources of MeanFlow count 1 − t. At other
+    times the target is the velocity of the path."""
 
     def __post_init__(self) -> None:
+        interval = as_interval("meanflow.guidance_interval", self.guidance_interval)
+        object.__setattr__(self, "guidance_interval", interval)
         ranges = {
             "share": (lambda share: 0 < share <= 1, "take a share above 0 and at most 1"),
             "mean": (lambda _: True, "take a finite number"),

@@ -1,7 +1,7 @@
 """Metrics: the geometry of features, probes of them, and the quality of images on given features."""
 
-from labkit.metrics.classifier import DigitsClassifier
-from labkit.metrics.extractors import DigitsFeatures, Extracted, Extractor, Inception, Pixels, extract
+from labkit.metrics.classifier import CLASSIFIERS, Classifier, DigitsClassifier, LettersClassifier
+from labkit.metrics.extractors import ClassifierFeatures, Extracted, Extractor, Inception, Pixels, extract
 from labkit.metrics.geometry import (
     alignment,
     anisotropy,
@@ -24,20 +24,24 @@ from labkit.metrics.images import (
     moments,
     precision_recall,
 )
-from labkit.metrics.likelihood import feature_likelihood_divergence
+from labkit.metrics.likelihood import FeatureLikelihood, feature_likelihood_divergence
 from labkit.metrics.probes import knn_accuracy, linear_probe_accuracy, neighbour_purity
 from labkit.metrics.table import BASE_LOSSES, METRICS, MetricInfo, metric
 from labkit.metrics.times import by_time
 
 __all__ = [
     "BASE_LOSSES",
+    "CLASSIFIERS",
     "METRICS",
+    "Classifier",
+    "ClassifierFeatures",
     "Conflict",
     "DigitsClassifier",
-    "DigitsFeatures",
     "Extracted",
     "Extractor",
+    "FeatureLikelihood",
     "Inception",
+    "LettersClassifier",
     "MetricInfo",
     "PixelPca",
     "Pixels",

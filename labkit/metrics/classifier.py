@@ -1,7 +1,7 @@
-"""The digits classifier, with which samples of digits are measured: a small convolutional network trained here.
+"""Classifiers with which samples are measured, one for digits and one for letters: small convolutional networks.
 
-The Fréchet distance on digits uses its 64 features and the class agreement its decisions. It is not trained on the 500
-held-out digits, and shares no weights with any generator. It is trained again by
+The Fréchet distance uses their 64 features and the agreement their decisions. They are not trained on held-out images,
+and share no weights with any generator. They are trained again by
 
     python data/build_classifier.py
 """
@@ -9,6 +9,7 @@ held-out digits, and shares no weights with any generator. It is trained again b
 import json
 from functools import cache
 from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,54 +18,61 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from labkit.datasets import digits
+from labkit import datasets
+from labkit.datasets.base import Images
 from labkit.runtime import data_dir, generator, machine, seeded
 
-FILE = "digits_classifier.safetensors"
 
+class Classifier(nn.Module):
+    """Grey images → 64 features → classes. ``load()`` of a subclass gives the shipped one of its data set."""
 
-class DigitsClassifier(nn.Module):
-    """8×8 digits → 64 features → 10 classes. ``DigitsClassifier.load()`` gives the shipped one."""
+    dataset: ClassVar[str]
+    side: ClassVar[int]
+    classes: ClassVar[int]
+    widths: ClassVar[tuple[int, ...]]
+    """Channels of the convolutions at half the side, at a quarter, …"""
+    epochs: ClassVar[int]
+    batch: ClassVar[int]
 
     def __init__(self) -> None:
         super().__init__()
+        layers = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()]
+        channels = 32
+        for width in self.widths:
+            layers += [nn.MaxPool2d(2), nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
         self.body = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(256, 64),
-            nn.ReLU(),
+            *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 64), nn.ReLU()
         )
-        self.head = nn.Linear(64, 10)
+        self.head = nn.Linear(64, self.classes)
         self.held_out_accuracy = float("nan")
 
-    def forward(self, x: Float[Tensor, "n 1 8 8"]) -> Float[Tensor, "n 10"]:
+    def forward(self, x: Float[Tensor, "n 1 side side"]) -> Float[Tensor, "n classes"]:
         return self.head(self.body(x))
 
     @torch.no_grad()
-    def features(self, x: Float[Tensor, "n 1 8 8"]) -> Float[Tensor, "n 64"]:
+    def features(self, x: Float[Tensor, "n 1 side side"]) -> Float[Tensor, "n 64"]:
         """The 64 inputs of the last layer."""
         return self.body(x)
 
     @torch.no_grad()
-    def predict(self, x: Float[Tensor, "n 1 8 8"]) -> Int[Tensor, " n"]:
+    def predict(self, x: Float[Tensor, "n 1 side side"]) -> Int[Tensor, " n"]:
         return self(x).argmax(dim=1)
+
+    def measure(self, images: Images) -> float:
+        """Share of images that are recognised."""
+        parts = zip(images.x.split(1000), images.y.split(1000), strict=True)
+        return torch.cat([self.predict(x) == y for x, y in parts]).double().mean().item()
 
     @classmethod
     @cache
-    def load(cls) -> "DigitsClassifier":
+    def load(cls) -> Self:
         """The classifier in ``data/``, in evaluation mode, with its measured ``held_out_accuracy``."""
-        path = data_dir() / FILE
+        path = data_dir() / cls.file()
         if not path.exists():
             raise FileNotFoundError(
-                f"{path} is missing; restore it with `git checkout data`, or train it again with "
-                "`python data/build_classifier.py`."
+                f"{path} is missing; restore it with `git checkout data/{path.name}`, or train it again with "
+                f"`python data/build_classifier.py {cls.dataset}`."
             )
         with seeded(0):
             model = cls()
@@ -73,33 +81,68 @@ class DigitsClassifier(nn.Module):
             model.held_out_accuracy = json.loads(file.metadata()["record"])["held_out_accuracy"]
         return model.eval().requires_grad_(False)
 
+    @classmethod
+    def file(cls) -> str:
+        """Name of its file in ``data/``."""
+        return f"{cls.dataset}_classifier.safetensors"
 
-def train(seed: int = 0, epochs: int = 40, batch: int = 64) -> DigitsClassifier:
-    """Train on the 1,297 training digits with shifts of up to one pixel; measure on the 500 held out."""
-    data, held_out = digits("train"), digits("held_out")
-    with seeded(seed):
-        model = DigitsClassifier()
+
+class DigitsClassifier(Classifier):
+    """8×8 digits → 64 features → 10 classes."""
+
+    dataset, side, classes, widths = "digits", 8, 10, (64,)
+    epochs, batch = 40, 64
+
+
+class LettersClassifier(Classifier):
+    """16×16 letters → 64 features → 26 classes."""
+
+    dataset, side, classes, widths = "letters", 16, 26, (64, 48)
+    epochs, batch = 8, 128
+
+
+CLASSIFIERS: dict[str, type[Classifier]] = {kind.dataset: kind for kind in (DigitsClassifier, LettersClassifier)}
+"""Classifiers by the data set whose samples they measure."""
+
+
+def fit(model: Classifier, images: Images, seed: int, epochs: int | None = None) -> None:
+    """Train on images with shifts of up to one pixel, then set the evaluation mode.
+
+    Args:
+        epochs: by default the classifier's own.
+    """
+    batch, side, epochs = model.batch, model.side, epochs or model.epochs
+    steps = len(images) // batch
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * (len(data) // batch))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * steps)
     draw = generator(seed, 1)
     for _ in range(epochs):
-        order = torch.randperm(len(data), generator=draw)
-        for rows in order[: len(data) // batch * batch].split(batch):
+        order = torch.randperm(len(images), generator=draw)
+        for rows in order[: steps * batch].split(batch):
             down, right = torch.randint(-1, 2, (2,), generator=draw).tolist()
-            padded = F.pad(data.x[rows], (1, 1, 1, 1), value=-1)
-            shifted = padded[:, :, 1 + down : 9 + down, 1 + right : 9 + right]
+            padded = F.pad(images.x[rows], (1, 1, 1, 1), value=-1)
+            shifted = padded[:, :, 1 + down : 1 + down + side, 1 + right : 1 + right + side]
             optimizer.zero_grad()
-            F.cross_entropy(model(shifted), data.y[rows], label_smoothing=0.05).backward()
+            F.cross_entropy(model(shifted), images.y[rows], label_smoothing=0.05).backward()
             optimizer.step()
             schedule.step()
-    model.held_out_accuracy = (model.predict(held_out.x) == held_out.y).double().mean().item()
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
 
 
-def save(model: DigitsClassifier, folder: Path, seed: int) -> Path:
+def train(kind: type[Classifier], seed: int = 0) -> Classifier:
+    """A classifier trained on the training images of its data set and measured on those held out."""
+    train, held_out = (datasets.EMBEDDED[kind.dataset](split) for split in ("train", "held_out"))
+    with seeded(seed):
+        model = kind()
+    fit(model, train, seed)
+    model.held_out_accuracy = model.measure(held_out)
+    return model
+
+
+def save(model: Classifier, folder: Path, seed: int) -> Path:
     """Write the weights with a record of their training: accuracy, seed, machine."""
     record = {"held_out_accuracy": model.held_out_accuracy, "seed": seed, "machine": machine()}
-    path = folder / FILE
+    path = folder / model.file()
     save_file(model.state_dict(), path, metadata={"record": json.dumps(record)})
     path.chmod(0o644)
     return path

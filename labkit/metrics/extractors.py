@@ -1,6 +1,6 @@
 """Extractors: from RGB images in [-1, 1] to the features they are measured on and, with a classifier, its logits.
 
-``Inception`` is the network behind the FID of the literature; ``DigitsFeatures`` and ``Pixels`` work without download.
+``Inception`` is the network behind the FID of the literature; ``ClassifierFeatures`` and ``Pixels`` need no download.
 Metrics on features of different extractors, or of other weights of the same, do not compare: so each has a digest.
 """
 
@@ -18,7 +18,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from labkit.checks import ConfigError, require
-from labkit.metrics.classifier import DigitsClassifier
+from labkit.disk import user_path
+from labkit.metrics.classifier import CLASSIFIERS
 from labkit.metrics.images import PixelPca
 from labkit.runtime import device, seeded
 
@@ -31,6 +32,8 @@ class Extracted(NamedTuple):
 
     features: Float[Tensor, "n d"]
     logits: Float[Tensor, "n classes"] | None
+    spatial: Float[Tensor, "n places"] | None = None
+    """Features that tell places apart, where the extractor has some: those of sFID."""
 
 
 class Extractor(ABC):
@@ -46,6 +49,9 @@ class Extractor(ABC):
 class Inception(Extractor):
     """The 2048 features and 1008 logits (without the last bias) of the InceptionV3 of 2015, by torch-fidelity.
 
+    The spatial features are those of ADM's evaluator: the first 7 channels of the 1×1 convolution in Mixed_6d (which
+    TensorFlow calls mixed_6/conv), at 17×17 places, channels last.
+
     Args:
         weights: file of a state dict, .safetensors or .pth, from which no code is run; None downloads torch-fidelity's.
 
@@ -57,7 +63,7 @@ class Inception(Extractor):
 
     def __init__(self, weights: str | Path | None = None) -> None:
         library = _torch_fidelity()
-        state = _downloaded(library.URL_INCEPTION_V3) if weights is None else _read(Path(weights))
+        state = _downloaded(library.URL_INCEPTION_V3) if weights is None else _read(user_path(weights, "inception"))
         self.digest = _digest(state)
         tensors_alone = io.BytesIO()  # torch-fidelity unpickles its file, which must not run a stranger's code
         torch.save(state, tensors_alone)
@@ -74,11 +80,16 @@ class Inception(Extractor):
                 f"inception = {file} are not this network's weights; give those of torch-fidelity ({why})."
             ) from error
         self.network.to(device()).eval()
+        self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep)
+
+    def _keep(self, _: Any, __: Any, output: Tensor) -> None:
+        self.convolved = output[:, :7]
 
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "n 3 h w"]) -> Extracted:
         features, logits = self.network(to_bytes(x).to(device()))
-        return Extracted(features.float().cpu(), logits.float().cpu())
+        spatial = self.convolved.permute(0, 2, 3, 1).flatten(1)
+        return Extracted(features.float().cpu(), logits.float().cpu(), spatial.float().cpu())
 
 
 def _torch_fidelity() -> Any:
@@ -88,7 +99,7 @@ def _torch_fidelity() -> Any:
     except (ImportError, RuntimeError, OSError) as error:  # the last two from a torchvision built for another torch
         raise ConfigError(
             f"features = 'inception' needs the package torch-fidelity, which cannot be imported ({error}); install it "
-            f"with {FID_EXTRA} and the torchvision of this torch, or choose features digits or pixels."
+            f"with {FID_EXTRA} and the torchvision of this torch, or choose features digits, letters or pixels."
         ) from error
     return library
 
@@ -123,18 +134,17 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-class DigitsFeatures(Extractor):
-    """Features (64) and logits (10) of the lab's classifier of 8×8 digits."""
+class ClassifierFeatures(Extractor):
+    """Features (64) and logits of the lab's classifier of a data set, which is its ``name``: digits or letters."""
 
-    name = "digits"
-
-    def __init__(self) -> None:
-        self.network = copy.deepcopy(DigitsClassifier.load()).to(device())
+    def __init__(self, name: str) -> None:
+        self.name, self.network = name, copy.deepcopy(CLASSIFIERS[name].load()).to(device())
         self.digest = _digest(self.network.state_dict())
 
     def __call__(self, x: Float[Tensor, "n 3 h w"]) -> Extracted:
-        fits = x.shape[2:] == (8, 8)
-        require(fits, "features", "digits", f"they are for 8×8 digits, and the images have {x.shape[2]}×{x.shape[3]}")
+        side, height, width = self.network.side, *x.shape[2:]
+        remedy = f"they are for {side}×{side} {self.name}, and the images have {height}×{width}; choose pixels"
+        require(height == width == side, "features", self.name, remedy)
         features = self.network.features(x[:, :1].to(device()))
         return Extracted(features.cpu(), self.network.head(features).detach().cpu())
 
@@ -169,8 +179,9 @@ def extract(batches: Iterable[UInt8[Tensor, "_ c h w"]], *extractors: Extractor)
     """Features and logits by each extractor of images of 1 or 3 channels, taken batch by batch, on the CPU."""
     parts = [[extractor(to_floats(batch).expand(-1, 3, -1, -1)) for extractor in extractors] for batch in batches]
     joined = []
-    for features, logits in (zip(*column, strict=True) for column in zip(*parts, strict=True)):
-        joined.append(Extracted(torch.cat(features).cpu(), None if logits[0] is None else torch.cat(logits).cpu()))
+    for features, logits, spatial in (zip(*column, strict=True) for column in zip(*parts, strict=True)):
+        others = (None if part[0] is None else torch.cat(part).cpu() for part in (logits, spatial))
+        joined.append(Extracted(torch.cat(features).cpu(), *others))
     return joined
 
 

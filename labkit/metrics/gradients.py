@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from labkit.runtime import one_thread
+
 Gradient = Sequence[Tensor | None]
 """One entry a parameter; None for a parameter that the loss does not depend on."""
 
@@ -33,6 +35,7 @@ def gradient_conflict(base: Gradient, regularizer: Gradient) -> Conflict:
     if not shared:
         return Conflict(math.nan, math.nan)
     a, b = (torch.cat([part.detach().flatten().double() for part in parts]) for parts in zip(*shared, strict=True))
-    size = a.norm()
-    ratio = (b.norm() / size).item() if size > 0 else math.nan
-    return Conflict(torch.dot(a, b).div(size * b.norm()).item(), ratio)
+    with one_thread():  # sums by several threads round otherwise, and the log of a run would depend on their number
+        size = a.norm()
+        ratio = (b.norm() / size).item() if size > 0 else math.nan
+        return Conflict(torch.dot(a, b).div(size * b.norm()).item(), ratio)

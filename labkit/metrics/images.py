@@ -17,8 +17,9 @@ from labkit.distances import cross_sq_distances
 from labkit.ops import principal_axes
 from labkit.runtime import Purpose, generator, one_thread
 
-SPLITS, NEIGHBOURS, SUBSETS, SUBSET = 10, 3, 100, 1000
-"""Parts of the Inception Score; neighbours of precision and recall; number and size of KID's subsets. As published."""
+PART, NEIGHBOURS, SUBSETS, SUBSET = 5000, 3, 100, 1000
+"""Images in a part of the Inception Score, as in ADM's evaluator (50,000 make the ten parts of its authors); neighbours
+of precision and recall; number and size of KID's subsets."""
 BLOCK = 2**25  # distances at a time
 
 
@@ -62,15 +63,15 @@ def frechet_of_moments(
     return max((gap + cov.trace() + other_cov.trace() - 2 * overlap).item(), 0.0)
 
 
-def inception_score(logits: Float[Tensor, "n classes"], splits: int = SPLITS) -> tuple[float, float]:
-    """exp of the mean KL(p(y|x) ‖ p(y)): mean and standard deviation over equal parts of the images, in their order.
+def inception_score(logits: Float[Tensor, "n classes"], part: int = PART) -> tuple[float, float]:
+    """exp of the mean KL(p(y|x) ‖ p(y)): mean and standard deviation over parts of the images, in their order.
 
-    Between 1 and the number of classes; n below ``splits`` gives parts of one image (Salimans et al. 2016).
+    Between 1 and the number of classes (Salimans et al. 2016). The last part has what is left.
     """
     require(len(logits) >= 1 and bool(logits.isfinite().all()), "logits", tuple(logits.shape), "give finite numbers")
     scores = []
-    for part in logits.double().softmax(dim=1).tensor_split(min(splits, len(logits))):
-        information = torch.special.entr(part.mean(dim=0)).sum() - torch.special.entr(part).sum(dim=1).mean()
+    for p in logits.double().softmax(dim=1).split(part):
+        information = torch.special.entr(p.mean(dim=0)).sum() - torch.special.entr(p).sum(dim=1).mean()
         scores.append(information.exp())
     return _mean_and_std(scores)
 

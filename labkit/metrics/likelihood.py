@@ -26,30 +26,50 @@ from labkit.runtime import Purpose, generator
 
 RATE, EPOCHS = 0.5, 50  # of Adam, on the logarithms of the variances, as published
 SHRINK = 0.9  # distances to the mean of the training images, in the broad component that only the fit has
+MOST_FITTED = 5_000  # training features to which variances are fitted
 LEAST, MOST = -40.0, 20.0  # bounds of log σ²: copies would take it to −∞
+
+
+class FeatureLikelihood:
+    """The divergence of any samples from given training and held-out features; the ideal is computed once.
+
+    Args:
+        train: features of the training images, at least 4; of more than ``MOST_FITTED``, as many are drawn.
+        held_out: of images that were not trained on.  seed: of what is drawn, and of the two halves.
+
+    Raises:
+        ConfigError: different widths, too few rows, or features that are not finite.
+    """
+
+    def __init__(self, train: Float[Tensor, "n d"], held_out: Float[Tensor, "k d"], seed: int = 0) -> None:
+        self.width, self._ideals = train.shape[-1], dict[int, float]()
+        for name, z, least in (("train", train, 4), ("held_out", held_out, 2)):
+            self._check(name, z, least)
+        self._mean, self._std = held_out.double().mean(dim=0), held_out.double().std(dim=0).clamp_min(1e-12)
+        order = torch.randperm(len(train), generator=generator(seed, Purpose.SUBSETS)).to(train.device)
+        self._train, self._held_out = self._standardised(train[order[:MOST_FITTED]]), self._standardised(held_out)
+
+    def __call__(self, samples: Float[Tensor, "m d"]) -> float:
+        """FLD of samples, in hundredths of a nat per dimension; less is better."""
+        self._check("samples", samples, 1)
+        half = min(len(samples), len(self._train) // 2)
+        if half not in self._ideals:
+            self._ideals[half] = _surprise(self._train[:half], self._train[half:], self._held_out)
+        return 100 * (_surprise(self._standardised(samples), self._train, self._held_out) - self._ideals[half])
+
+    def _check(self, name: str, z: Tensor, least: int) -> None:
+        fit = z.ndim == 2 and z.shape[1] == self.width and len(z) >= least and bool(z.isfinite().all())
+        require(fit, name, tuple(z.shape), f"give at least {least} rows of {self.width} finite features")
+
+    def _standardised(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return (z.double() - self._mean) / self._std
 
 
 def feature_likelihood_divergence(
     train: Float[Tensor, "n d"], held_out: Float[Tensor, "k d"], samples: Float[Tensor, "m d"], seed: int = 0
 ) -> float:
-    """FLD of samples on given features, in hundredths of a nat per dimension; less is better.
-
-    Args:
-        train: features of the training images, at least 4.  held_out: of images that were not trained on.
-        samples: of the model's samples.  seed: of the order in which the training images are halved.
-
-    Raises:
-        ConfigError: different widths, too few rows, or features that are not finite.
-    """
-    for name, z, least in (("train", train, 4), ("held_out", held_out, 2), ("samples", samples, 1)):
-        fit = z.ndim == 2 and z.shape[1] == train.shape[1] and len(z) >= least and bool(z.isfinite().all())
-        require(fit, name, tuple(z.shape), f"give at least {least} rows of {train.shape[1]} finite features")
-    mean, std = held_out.double().mean(dim=0), held_out.double().std(dim=0).clamp_min(1e-12)
-    train, held_out, samples = ((z.double() - mean) / std for z in (train, held_out, samples))
-    train = train[torch.randperm(len(train), generator=generator(seed, Purpose.SUBSETS)).to(train.device)]
-    half = min(len(samples), len(train) // 2)
-    ideal = _surprise(train[:half], train[half:], held_out)
-    return 100 * (_surprise(samples, train, held_out) - ideal)
+    """FLD of samples; see ``FeatureLikelihood``."""
+    return FeatureLikelihood(train, held_out, seed)(samples)
 
 
 def _surprise(centres: Float[Tensor, "m d"], fitted_to: Float[Tensor, "n d"], judged: Float[Tensor, "k d"]) -> float:

@@ -53,6 +53,7 @@ METRICS = BASE_LOSSES | {
     "frechet_pixels": MetricInfo("Fréchet distance of pixels", "pixel PCA", -1),
     "fid": MetricInfo("FID", "Inception features", -1),
     "kernel_distance": MetricInfo("kernel distance", "as KID", -1),
+    "sfid": MetricInfo("sFID", "Inception features by place", -1),
     "kid": MetricInfo("KID", "Inception features", -1),
     "inception_score": MetricInfo("Inception Score", "", 1),
     "precision": MetricInfo("precision", "", 1, percent=True),

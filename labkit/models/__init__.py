@@ -1,5 +1,6 @@
 """The backbone in all its sizes, taps on foreign models, and REPA's teachers and projector."""
 
+from labkit.models.export import save_diffusers, save_official
 from labkit.models.official import WeightsError, load_official
 from labkit.models.projector import Projector
 from labkit.models.sizes import SIZES, Family, Name, Size, build_model, features_per_sample, parse_name
@@ -26,5 +27,7 @@ __all__ = [
     "load_official",
     "load_teacher",
     "parse_name",
+    "save_diffusers",
+    "save_official",
     "tap",
 ]

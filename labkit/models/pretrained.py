@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 from labkit.checks import ConfigError, require
+from labkit.disk import user_path
 
 Network = TypeVar("Network", bound=nn.Module)
-Load = Callable[[Any, dict[str, Any]], tuple[Network, dict[str, Any]]]
+Load = Callable[[Any, str, dict[str, Any]], tuple[Network, dict[str, Any]]]
 
 
 def load_pretrained(field: str, source: str, package: str, example: str, file: str, load: Load[Network]) -> Network:
@@ -22,7 +23,7 @@ def load_pretrained(field: str, source: str, package: str, example: str, file: s
         source: a hub id, or a folder with config.json and ``file``.
         package: the package that has the network's class.
         example: a hub id that would do.  file: name of the file of weights.
-        load: function from the package and options of its ``from_pretrained`` to network and loading info.
+        load: function from package, source and options of ``from_pretrained`` to network and loading info.
 
     Raises:
         ConfigError: the package is missing, or the weights cannot be loaded or are not complete.
@@ -33,9 +34,10 @@ def load_pretrained(field: str, source: str, package: str, example: str, file: s
         raise ConfigError(
             f"{field} = {source!r} needs the package {package}, which is not installed: `pip install {package}`."
         ) from None
+    source = user_path(source, field).as_posix()  # of a hub id, the same
     options = {"local_files_only": Path(source).is_dir(), "use_safetensors": True, "output_loading_info": True}
     try:
-        network, info = load(module, options)
+        network, info = load(module, source, options)
     except ConfigError:
         raise
     except Exception as error:  # the packages raise all kinds: no network, no file, a torn file, other shapes

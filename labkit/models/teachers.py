@@ -128,7 +128,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and cost in the file, read once."""
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; restore it with `git checkout data`, or train it again with "
+            f"{path} is missing; restore it with `git checkout data/{FILE}`, or train it again with "
             "`python data/build_teacher.py`."
         )
     with safe_open(path, framework="pt") as file:
@@ -138,12 +138,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 class DinoTeacher(Teacher):
     """DINOv2 (Oquab et al. 2023): the patch tokens after its last LayerNorm, grid² of them.
 
-    Images of 1 or 3 channels and any size are normalised by ImageNet's colours and resized, bicubic and
-    without antialiasing, as REPA's authors do; transformers interpolates the position embeddings to that grid.
+    Images of 1 or 3 channels and any size are normalised by ImageNet's colours and resized, bicubic and without
+    antialiasing; the position embedding is resampled to that grid, bicubic and with antialiasing: as REPA's authors do.
 
     Args:
         source: a hub id such as ``facebook/dinov2-base``, or a folder with its config.json and model.safetensors.
         grid: tokens per side; images are resized to grid times the model's patch, 16·14 = 224 as REPA's authors do.
+        antialias: False leaves the resampling to transformers, without antialiasing, as the first runs of the lab did.
 
     Raises:
         ConfigError: a grid that is no whole number, or as ``load_pretrained``.
@@ -152,11 +153,11 @@ class DinoTeacher(Teacher):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, source: str, grid: int = 16) -> None:
+    def __init__(self, source: str, grid: int = 16, antialias: bool = True) -> None:
         super().__init__()
         require(whole(grid, 1), "grid", grid, "take a whole number of tokens per side, at least 1")
 
-        def load(transformers: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        def load(transformers: Any, source: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             local = options["local_files_only"]
             config = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
             require(config.model_type in KINDS, "teacher", source, f"it holds a {config.model_type}; name a DINOv2")
@@ -166,13 +167,16 @@ class DinoTeacher(Teacher):
             self.model: Dinov2Model = load_pretrained(
                 "teacher", source, "transformers", "facebook/dinov2-base", "model.safetensors", load
             )
+        parameters = self.freeze()  # as they are in the file
+        if antialias:
+            positions = self.model.embeddings.position_embeddings
+            positions.data = resampled(positions.data, grid)
         config = self.model.config
         patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
         self.size, self.width, self.tokens = grid * patch, config.hidden_size, grid**2
         self.others = 1 + getattr(config, "num_register_tokens", 0)  # class token and registers stand first
         for name, colours in IMAGENET.items():
             self.register_buffer(name, torch.tensor(colours)[:, None, None], persistent=False)
-        parameters = self.freeze()
         note = "" if parameters > GIANT else DISTILLED
         self.cost = TeacherCost(parameters, DINOV2_IMAGES, float("nan"), f"DINOv2 from {source}", note=note)
 
@@ -184,13 +188,24 @@ class DinoTeacher(Teacher):
         return self.model(pixel_values=prepared).last_hidden_state[:, self.others :]
 
 
-def load_teacher(source: str, grid: int = 16) -> Teacher:
+def resampled(positions: Float[Tensor, "1 n d"], grid: int) -> Float[Tensor, "1 m d"]:
+    """A position embedding, the class token's first, for another grid; transformers then takes it as it is."""
+    first, rest = positions[:, :1], positions[:, 1:]
+    side = round(rest.shape[1] ** 0.5)
+    if side == grid:
+        return positions
+    image = rest.float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    image = F.interpolate(image, (grid, grid), mode="bicubic", antialias=True)
+    return torch.cat([first, image.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)], dim=1)
+
+
+def load_teacher(source: str, grid: int = 16, antialias: bool = True) -> Teacher:
     """The lab's own teacher for ``digits``, else the DINOv2 of a hub id or folder.
 
     Args:
-        grid: DINOv2's tokens per side; the digits teacher has 4.
+        grid: DINOv2's tokens per side; the digits teacher has 4.  antialias: as in ``DinoTeacher``.
 
     Raises:
         FileNotFoundError, ConfigError: as ``DigitsTeacher.load`` and ``DinoTeacher``.
     """
-    return DigitsTeacher.load() if source == "digits" else DinoTeacher(source, grid)
+    return DigitsTeacher.load() if source == "digits" else DinoTeacher(source, grid, antialias)

@@ -42,7 +42,8 @@ class Transformer(nn.Module):
         fits = input_size >= patch and input_size % patch == 0
         require(fits, "input_size", input_size, f"patches of {patch} do not divide it; take a patch that does")
         require(num_classes >= 1, "num_classes", num_classes, "take at least 1")
-        self.patch, self.width, self.in_channels, self.num_classes = patch, width, in_channels, num_classes
+        self.patch, self.width, self.heads = patch, width, heads
+        self.in_channels, self.num_classes = in_channels, num_classes
         self.side = input_size // patch
         self.checkpointing = False
         """Whether each block computes its activations again in the backward pass instead of keeping them."""

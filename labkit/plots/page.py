@@ -56,7 +56,7 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
 <p>{result.finding()}</p>
 {table}
 <p>Samples: {result.describe()}. They are compared with held-out images of {config.dataset}: <i>frechet</i> on the 64
-features of the lab's digits classifier, <i>frechet_pixels</i> on 32 pixel-PCA components, <i>fid</i> on Inception's;
+features of the lab's classifier, <i>frechet_pixels</i> on 32 pixel-PCA components, <i>fid</i> on Inception's;
 the last column is what as many real training images score (mean of several draws), and <i>…_excess</i> the distance
 above that. Geometry is that of the metered block. One seed proves nothing: try others.</p>
 {"".join(shown)}

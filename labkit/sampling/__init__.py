@@ -1,7 +1,16 @@
 """From a network's prediction and noise to images."""
 
-from labkit.sampling.guidance import Channels, guided
-from labkit.sampling.sample import Frame, Samples, few_steps, film_network, sample_network, starting_noise
+from labkit.sampling.guidance import Channels, check_null_class, guided
+from labkit.sampling.sample import (
+    Frame,
+    SampleError,
+    Samples,
+    check_finite,
+    few_steps,
+    film_network,
+    sample_network,
+    starting_noise,
+)
 from labkit.sampling.sampler import METHODS, SOLVERS, Method, Sampler
 from labkit.sampling.solvers import Diffusion, Problem, Solver, integrate, states
 
@@ -13,9 +22,12 @@ __all__ = [
     "Frame",
     "Method",
     "Problem",
+    "SampleError",
     "Sampler",
     "Samples",
     "Solver",
+    "check_finite",
+    "check_null_class",
     "few_steps",
     "film_network",
     "guided",

@@ -8,14 +8,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.checks import check_seed, require, whole
+from labkit.checks import LabError, check_seed, require, whole
 from labkit.config import Config
 from labkit.models import Transformer
 from labkit.process import DiffusionProcess, FlowProcess, process_of
-from labkit.runtime import Purpose, generator
-from labkit.sampling.guidance import guided
-from labkit.sampling.sampler import Sampler
-from labkit.sampling.solvers import Problem
+from labkit.runtime import Purpose, generator, memory_for
+from labkit.sampling.guidance import check_null_class, guided
+from labkit.sampling.sampler import Sampler, describe_guidance
+from labkit.sampling.solvers import WHOLE, Problem
+
+
+class SampleError(LabError, RuntimeError):
+    """Samples that cannot be used; the message says what to do."""
 
 
 class Samples(NamedTuple):
@@ -32,7 +36,7 @@ class Samples(NamedTuple):
         s = self.settings
         steps = f"{s['steps']} step{'' if s['steps'] == 1 else 's'} " if s["steps"] else ""
         evaluations = f"({s['nfe']} evaluation{'' if s['nfe'] == 1 else 's'})"
-        return f"{s['method']}, {steps}{evaluations}, guidance {s['guidance']:g}, seed {s['seed']}"
+        return f"{s['method']}, {steps}{evaluations}, {describe_guidance(s)}, seed {s['seed']}"
 
 
 class Frame(NamedTuple):
@@ -71,6 +75,7 @@ def sample_network(
 
     Raises:
         ConfigError: a setting that does not fit the model.
+        SampleError: samples that are not finite.
         TypeError: a setting that no sampler has.
     """
     sampling = _Sampling(network, config, n, y, seed, settings, first)
@@ -78,15 +83,17 @@ def sample_network(
     numbers = range(first, first + n)
     batches = [numbers[start : start + batch_size] for start in range(0, n, batch_size)]
     samples = []
-    total = len(batches) * sampling.steps
-    with torch.inference_mode(), tqdm(total=total, desc="sampling", unit="step", disable=not progress) as bar:
+    total, most = len(batches) * sampling.steps, min(n, batch_size)
+    remedy = "take fewer: by batch_size, by --batch of labkit evaluate, or by n"
+    enough = memory_for(f"sampling {most} images at a time", remedy)
+    with torch.inference_mode(), enough, tqdm(total=total, desc="sampling", unit="step", disable=not progress) as bar:
         for batch in batches:
             states = sampling.states(batch)
             x = next(states).x  # the noise
             for frame in states:
                 x = frame.x
                 bar.update()
-            samples.append(x.cpu())
+            samples.append(sampling.finite(x.cpu(), batch.start))
     return Samples(torch.cat(samples).clone(), sampling.labels, sampling.record())
 
 
@@ -109,7 +116,7 @@ def film_network(
                 frame = next(states, None)
             if frame is None:
                 return
-            yield Frame(frame.t, frame.x.cpu().clone())
+            yield Frame(frame.t, sampling.finite(frame.x.cpu().clone()))
 
     return frames()
 
@@ -135,24 +142,33 @@ class _Sampling:
         if unknown:
             raise TypeError(f"{unknown}: no setting of this name; a sampler's are {', '.join(names)}.")
         self.sampler = Sampler(**settings).filled(config.family)
+        check_null_class(config, self.sampler.guidance)
         self.network, self.process, self.seed = network, process_of(config), seed
         clips = config.family == "DiT" or config.flow.prediction != "velocity"
         require(clips or not self.sampler.clip, "clip", True, "it is for predictions of noise or score, not velocity")
         null = network.num_classes
-        labels = torch.arange(first, first + n) % null if y is None else torch.as_tensor(y).long()
-        fits = labels.shape == (n,) and bool(((labels >= 0) & (labels <= null)).all())
-        require(fits, "y", labels.tolist(), f"give {n} labels between 0 and {null}, where {null} means none")
+        chosen = torch.arange(first, first + n) % null if y is None else torch.as_tensor(y)
+        labels = chosen.long()
+        fits = labels.shape == (n,) and bool(((chosen == labels) & (labels >= 0) & (labels <= null)).all())
+        allowed = f"give {n} labels between 0 and {null}, in whole numbers; {null} means none"
+        require(fits, "y", chosen.tolist(), allowed)
+        null_trained = config.label_drop > 0 or not bool((labels == null).any())
+        require(null_trained, "y", labels.tolist(), f"{null} (none) was never trained, since label_drop = 0")
         self.labels, self.first, self.nfe = labels, first, 0
 
     @property
     def steps(self) -> int:
-        """Steps of one batch; dopri5 counts as one, since it does not report its own."""
-        return (self.sampler.steps or 1) + self.sampler.solver_class.closing_steps
+        """Steps of one batch."""
+        return self.sampler.total_steps
 
     def record(self) -> dict[str, Any]:
         """Settings to show beside the samples; nfe is that of the last batch."""
         part = {"first": self.first} if self.first else {}
         return {**self.sampler.record(), "seed": self.seed, "count": len(self.labels), **part, "nfe": self.nfe}
+
+    def finite(self, x: Float[Tensor, "n c h w"], first: int = 0) -> Float[Tensor, "n c h w"]:
+        """The samples, the first of which has this number, unless one of them is not finite."""
+        return check_finite(x, first, self.sampler.guidance)
 
     def states(self, numbers: range) -> Iterator[Frame]:
         """States of the samples with these numbers; counts evaluations in ``nfe``."""
@@ -169,7 +185,14 @@ class _Sampling:
 
         if isinstance(self.process, FlowProcess):
             output = self.process.velocity(self.network, sampler.clip)
-        velocity = guided(output, labels, self.network.num_classes, sampler.guidance, sampler.channels)
+        first, last = sampler.guidance_interval
+
+        def acts(t: Tensor) -> bool:  # a time in float32 may lie beside the end that it means
+            return first - 1e-6 <= self.process.time_of(t[0].item()) <= last + 1e-6
+
+        assert sampler.guidance is not None and sampler.channels is not None, "they are filled"
+        bounded = acts if (first, last) != WHOLE else None  # which waits for the device
+        velocity = guided(output, labels, self.network.num_classes, sampler.guidance, sampler.channels, bounded)
 
         def field(*args: Tensor) -> Tensor:
             self.nfe += 1
@@ -184,6 +207,16 @@ class _Sampling:
             problem = Problem(field, interval, noise, self.process.path)
         for t, x in sampler.solver(problem).states(starting_noise(shape, numbers, self.seed).to(device)):
             yield Frame(t, x)
+
+
+def check_finite(x: Float[Tensor, "n c h w"], first: int, guidance: float | None = None) -> Float[Tensor, "n c h w"]:
+    """Return samples, numbered from ``first`` on; if one is not finite, refuse it with a SampleError."""
+    finite = x.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        number = first + int((~finite).nonzero()[0])
+        lower = "" if guidance in (None, 1) else f"lower guidance = {guidance:g}, or: "
+        raise SampleError(f"Sample {number} is not finite: {lower}has the run diverged? Choose an earlier step.")
+    return x
 
 
 def few_steps(config: Config, steps: int) -> dict[str, Any]:

@@ -4,12 +4,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from labkit.checks import choose, finite, require, whole
+from labkit.checks import as_interval, choose, finite, require, whole
 from labkit.models.sizes import Family
 from labkit.paths import EDGE
 from labkit.sampling.diffusion import DIFFUSION_SOLVERS
 from labkit.sampling.guidance import Channels
-from labkit.sampling.solvers import FLOW_SOLVERS, Diffusion, Problem, Solver
+from labkit.sampling.solvers import FLOW_SOLVERS, WHOLE, Diffusion, LastStep, Problem, Solver
 from labkit.schedule import STEPS as STEPS_OF_DIT
 
 SOLVERS: dict[str, type[Solver]] = FLOW_SOLVERS | DIFFUSION_SOLVERS
@@ -30,16 +30,24 @@ class Sampler:
     MeanFlow models: meanflow, or an ODE or SDE solver. None is the family's default: heun, ddim or meanflow."""
     steps: int | None = None
     """Number of steps. None is 50 (ODE solvers, ddim), 250 (SDE solvers, ancestral) or 1 (meanflow)."""
-    guidance: float = 1.0
-    """Scale of classifier-free guidance: 0 unconditional, 1 conditional, above 1 follows the label more closely."""
-    channels: Channels = "all"
-    """Channels that are guided. The released samplers of DiT and SiT guide the first three of a latent's four."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance: 0 unconditional, 1 conditional, above 1 follows the label more closely. None
+    is 1."""
+    channels: Channels | None = None
+    """Channels that are guided. The released samplers of DiT and SiT guide the first three of a latent's four. None is
+    all."""
+    guidance_interval: tuple[float, float] = WHOLE
+    """First and last time of the guidance, from 0 (noise) to 1 (data); for DiT, of its 1,000 steps. At other times it
+    is 1. REPA's best figures take 0.3 to 1 (written 0 to 0.7 there, since it counts from the data)."""
     diffusion: Diffusion = "sigma"
     """Strength of the SDE's noise as a function of time."""
     strength: float = 1.0
     """Factor of the SDE's noise; 0 adds none."""
     last: float = 0.04
     """Length of the SDE's last step, which adds no noise; all steps together have length 1."""
+    last_step: LastStep = "mean"
+    """The SDE's last step: along its drift (mean), to the data that the velocity implies (tweedie), along the velocity
+    alone (euler), or none."""
     eta: float = 0.0
     """Fresh noise of ddim, from 0 (none) to 1 (as much as ancestral)."""
     clip: bool = False
@@ -53,17 +61,21 @@ class Sampler:
         if self.method is not None:
             choose(self.method, Method, "method")
         require(self.steps is None or whole(self.steps, 1), "steps", self.steps, "take a whole number of at least 1")
-        choose(self.channels, Channels, "channels")
+        if self.channels is not None:
+            choose(self.channels, Channels, "channels")
         choose(self.diffusion, Diffusion, "diffusion")
+        choose(self.last_step, LastStep, "last_step")
+        object.__setattr__(self, "guidance_interval", as_interval("guidance_interval", self.guidance_interval))
         for name in ("guidance", "strength", "last", "eta", "rtol", "atol"):
             value, positive = getattr(self, name), name in ("rtol", "atol")
             fits = finite(value) and (value > 0 if positive else value >= 0)
+            fits = fits or (name == "guidance" and value is None)
             require(fits, name, value, f"take a number {'above' if positive else 'of at least'} 0")
         require(self.eta <= 1, "eta", self.eta, "take a number from 0 to 1")
         require(EDGE <= self.last < 1, "last", self.last, f"take a length from {EDGE} to below 1")
 
     def filled(self, family: Family) -> "Sampler":
-        """The same settings, with method and steps filled in for a family of models.
+        """The same settings, with those that are None filled in for a family of models.
 
         Raises:
             ConfigError: a method of another family, or a setting that the method does not use.
@@ -81,7 +93,19 @@ class Sampler:
         steps = default if self.steps is None else self.steps
         fits = family != "DiT" or (steps is not None and 2 <= steps <= STEPS_OF_DIT)
         require(fits, "steps", steps, f"DiT takes 2 to {STEPS_OF_DIT}")
-        return dataclasses.replace(self, method=method, steps=steps)
+        guidance = 1.0 if self.guidance is None else float(self.guidance)
+        bounded = self.guidance_interval != WHOLE
+        require(not bounded or guidance != 1, "guidance_interval", self.guidance_interval, "guidance is 1; set it, too")
+        ending = self.last_step != "none" or self.last == type(self).last
+        require(ending, "last", self.last, "there is no last step; leave it out, or choose another last_step")
+        chosen = {"method": method, "steps": steps, "guidance": guidance, "channels": self.channels or "all"}
+        return dataclasses.replace(self, **chosen)
+
+    def describe(self, family: Family) -> str:
+        """Settings in words, for a caption."""
+        filled = self.filled(family)
+        steps = "" if filled.steps is None else f" with {filled.steps} step{'s' if filled.steps > 1 else ''}"
+        return f"{filled.method}{steps}, {describe_guidance(filled.record())}"
 
     @property
     def solver_class(self) -> type[Solver]:
@@ -89,22 +113,33 @@ class Sampler:
         assert self.method is not None, "fill the settings in first: Sampler.filled"
         return SOLVERS[self.method]
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of one batch; dopri5 counts as one, since it does not report its own."""
+        closing = 0 if self.last_step == "none" else self.solver_class.closing_steps
+        return (self.steps or 1) + closing
+
     def solver(self, problem: Problem) -> Solver:
         """Solver of a problem with these settings, which are ``filled``."""
         return self.solver_class(problem, self.steps or 1, **self._own())
 
-    def describe(self, family: Family) -> str:
-        """Settings in words, for a caption."""
-        filled = self.filled(family)
-        steps = "" if filled.steps is None else f" with {filled.steps} step{'s' if filled.steps > 1 else ''}"
-        return f"{filled.method}{steps}, guidance {filled.guidance:g}"
-
     def record(self) -> dict[str, Any]:
-        """Settings that the method uses, by name; they are ``filled``."""
-        clip = {"clip": True} if self.clip else {}
-        channels = {} if self.guidance == 1 or self.channels == "all" else {"channels": self.channels}
-        always = {"method": self.method, "steps": self.steps, "guidance": float(self.guidance)}
-        return {**always, **channels, **self._own(), **clip}
+        """Settings that matter, by name; they are ``filled``."""
+        own, others = self._own(), {"clip": True} if self.clip else {}
+        if own.get("last_step") == "mean":
+            del own["last_step"]
+        if self.guidance != 1:
+            others |= {} if self.channels == "all" else {"channels": self.channels}
+            others |= {} if self.guidance_interval == WHOLE else {"guidance_interval": self.guidance_interval}
+        return {"method": self.method, "steps": self.steps, "guidance": self.guidance, **own, **others}
 
     def _own(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.solver_class.settings()}
+
+
+def describe_guidance(record: dict[str, Any]) -> str:
+    """The guidance of a sampler's record in words: scale, channels and times."""
+    channels = " on three channels" if record.get("channels") == "first_three" else ""
+    first, last = record.get("guidance_interval", WHOLE)
+    times = "" if (first, last) == WHOLE else f" from t = {first:g} to {last:g}"
+    return f"guidance {record['guidance']:g}{channels}{times}"

@@ -14,6 +14,10 @@ Stochastic equation with the same densities (SiT, section 2.2): the score s = �
     euler_maruyama  x ← x + h·drift(x, t) + √(2wh)·ε
     sde_heun        x ← x + √(2wh)·ε, then a step of Heun along the drift
 
+Its last step, of length ``last``, adds no noise, as in SiT's release: along the drift (``mean``), to the data that the
+velocity implies, x/α + σ²/α·s (``tweedie``), or along the velocity alone (``euler``). With ``none`` the steps end at
+t = 1 − 0.001.
+
 Forms of w, as in SiT's release (whose factor scales only the cosine of ``decreasing``; ``strength`` scales all of w):
 
     sigma        σ(t)                                constant   1
@@ -32,7 +36,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import finite, require, whole
+from labkit.checks import as_interval, require, whole
 from labkit.models.sizes import Family
 from labkit.ops import expand_like
 from labkit.paths import EDGE, Path
@@ -40,6 +44,7 @@ from labkit.schedule import Schedule
 
 Velocity = Callable[..., Tensor]
 Diffusion = Literal["sigma", "sbdm", "constant", "linear", "decreasing", "bump"]
+LastStep = Literal["mean", "tweedie", "euler", "none"]
 WHOLE = (0.0, 1.0)
 
 
@@ -172,12 +177,16 @@ class Dopri5(Solver):
 
 @dataclass
 class EulerMaruyama(Solver):
-    """Euler's method with noise; a closing step of length ``last`` adds none, so that none is left at t = 1."""
+    """Euler's method with noise; a closing step of length ``last`` adds none, so that none is left at t = 1.
+
+    SiT's release counts grid points: its 250 steps are 249 here, and the closing one.
+    """
 
     default_steps, closing_steps = 250, 1
     diffusion: Diffusion
     strength: float
     last: float
+    last_step: LastStep
 
     @property
     def path(self) -> Path:
@@ -188,12 +197,22 @@ class EulerMaruyama(Solver):
         first = self.problem.interval[0]
         if self.diffusion == "sbdm" and self.path.name != "vp":
             first = max(first, EDGE)  # sbdm is infinite where α = 0
+        if self.last_step == "none":
+            return grid(self.steps, (first, 1 - EDGE))
         require(first < 1 - self.last, "last", self.last, f"take a length below {1 - first:g}, that of the interval")
         return [*grid(self.steps, (first, 1 - self.last)), 1.0]
 
     def step(self, x: Tensor, now: float, then: float) -> Tensor:
-        x_next = euler(self.drift, x, now, then)
-        return x_next if then == 1 else x_next + self.kick(x, now, then)
+        if then == 1:
+            return self.close(x, now)
+        return euler(self.drift, x, now, then) + self.kick(x, now, then)
+
+    def close(self, x: Tensor, now: float) -> Tensor:
+        """The last step, without noise."""
+        if self.last_step == "tweedie":
+            t = at(now, x)
+            return self.path.convert(self.problem.field(x, t), "velocity", "data", x, t)
+        return euler(self.drift if self.last_step == "mean" else self.problem.field, x, now, 1.0)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         v = self.problem.field(x, t)
@@ -211,7 +230,7 @@ class SdeHeun(EulerMaruyama):
 
     def step(self, x: Tensor, now: float, then: float) -> Tensor:
         if then == 1:
-            return euler(self.drift, x, now, then)
+            return self.close(x, now)
         return heun(self.drift, x + self.kick(x, now, then), now, then)
 
 
@@ -260,9 +279,7 @@ def states(
     plain = [name for name, solver in FLOW_SOLVERS.items() if not solver.settings()]
     require(method in plain, "method", method, f"choose one of {', '.join(plain)}")
     require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
-    inside = len(interval) == 2 and all(map(finite, interval)) and 0 <= interval[0] < interval[1] <= 1
-    require(inside, "interval", interval, "give the first and the last time, within 0 to 1")
-    return FLOW_SOLVERS[method](Problem(velocity, interval), steps).states(x0)
+    return FLOW_SOLVERS[method](Problem(velocity, as_interval("interval", interval)), steps).states(x0)
 
 
 def integrate(

@@ -1,4 +1,5 @@
-"""One file holds a checkpoint: tensors as safetensors, and in its header the step, the config and a checksum.
+"""One file holds a checkpoint: tensors as safetensors, and in its header the step, the config, the identity of the data
+and a checksum.
 
 A save writes beside the target, flushes to the disk and renames, so a kill at any moment leaves either the old file or
 the new one whole. The optimizer's state lies under parameter names, so the file can be read without torch's pickles.
@@ -19,7 +20,7 @@ from labkit import disk
 from labkit.checks import LabError
 
 FORMAT = "labkit-checkpoint-1"
-HEADER = ("step", "samples", "seconds", "config")  # fields in the file's header, beside the tensors
+HEADER = ("step", "samples", "seconds", "config", "data")  # fields in the file's header, beside the tensors
 
 
 class CheckpointError(LabError, RuntimeError):
@@ -35,6 +36,8 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, Tensor]
     seconds: float = 0.0
     """Seconds of training so far."""
+    data: str = ""
+    """Identity of the data as JSON; empty in checkpoints of earlier versions, which do not have it."""
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under a prefix, with the prefix removed."""
@@ -42,7 +45,7 @@ class Checkpoint(NamedTuple):
 
 
 def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(" ".join(header[name] for name in HEADER).encode())
+    digest = hashlib.sha256(" ".join(header[name] for name in HEADER if name in header).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -56,7 +59,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         CheckpointError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
-    header = {name: str(getattr(checkpoint, name)) for name in HEADER}
+    header = {name: text for name in HEADER if (text := str(getattr(checkpoint, name)))}
     replace_file(path, save(tensors, {"format": FORMAT, **header, "sha256": _digest(tensors, header)}))
 
 
@@ -70,7 +73,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def unsaved(why: str) -> CheckpointError:
     """The error of a file that could not be saved, with the remedy."""
-    return CheckpointError(f"{why} Earlier checkpoints are intact; make room or check the folder, then resume.")
+    return CheckpointError(f"{why} Earlier checkpoints are intact.")
 
 
 def read(path: Path) -> Checkpoint:
@@ -79,8 +82,6 @@ def read(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, cut, altered, or not a checkpoint of this version.
     """
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; list a run's checkpoints with `Run.open(...).checkpoints`.")
     with _opened(path) as file:
         header = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -88,10 +89,10 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} has format {header.get('format')!r} and this version of labkit reads {FORMAT!r}."
         )
-    fields = {name: header.get(name, "") for name in HEADER}
-    if header.get("sha256") != _digest(tensors, fields):
+    if header.get("sha256") != _digest(tensors, header):
         raise CheckpointError(f"{path} is corrupted: its content does not match its checksum.")
-    return Checkpoint(int(fields["step"]), int(fields["samples"]), fields["config"], tensors, float(fields["seconds"]))
+    step, samples, seconds = int(header["step"]), int(header["samples"]), float(header["seconds"])
+    return Checkpoint(step, samples, header.get("config", ""), tensors, seconds, header.get("data", ""))
 
 
 def digest(path: Path) -> str:
@@ -100,12 +101,32 @@ def digest(path: Path) -> str:
         return (file.metadata() or {}).get("sha256", "")
 
 
+def dimensions(path: Path) -> tuple[int, int, int]:
+    """Side and channels of the images that a checkpoint's network takes, and its number of classes; from the header.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no network.
+    """
+    names = ["ema.x_embedder.proj.weight", "ema.pos_embed", "ema.y_embedder.embedding_table.weight"]
+    with _opened(path) as file:
+        if not {*names} <= {*file.keys()}:
+            raise CheckpointError(f"{path} holds no network.")
+        (_, channels, patch, _), (_, tokens, _), (labels, _) = (file.get_slice(name).get_shape() for name in names)
+    return round(tokens**0.5) * patch, channels, labels - 1
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        with disk.reading(path), open(path, "rb"):  # which tells a file that may not be read from one that is cut
+            pass
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, OSError, ValueError) as error:
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} does not exist; list a run's checkpoints with `Run.open(...).checkpoints`."
+        ) from None
+    except (SafetensorError, ValueError, IsADirectoryError) as error:
         raise CheckpointError(f"{path} is cut or not a checkpoint ({error}).") from error
 
 

@@ -60,7 +60,8 @@ class Process(NamedTuple):
         try:
             return cls(**json.loads(note.read_text())) if note.exists() else None
         except (ValueError, TypeError) as error:
-            raise RunError(f"{note} was not written by this version of labkit ({error}); remove it.") from error
+            why = f"was not written by this version of labkit ({error})"
+            raise RunError(f"{note} {why}; move it away, the run does not need it.") from error
 
     @property
     def here(self) -> bool:

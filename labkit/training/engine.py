@@ -7,12 +7,8 @@
 The config's batch is that of all ranks together. Each rank takes its share, in ``engine.accumulate`` micro-batches.
 """
 
-import contextlib
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,7 +17,7 @@ from labkit.checks import require
 from labkit.config import Config
 from labkit.distributed import gather, launched, mean
 from labkit.objective import Objective
-from labkit.runtime import device
+from labkit.runtime import compiler_fault, device
 from labkit.types import Losses
 
 if TYPE_CHECKING:
@@ -35,6 +31,7 @@ def fabric_of(config: Config) -> "Fabric":
         ConfigError: the ranks cannot share the batch equally, or the chunks of negatives do not fit a micro-batch.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     here, machines = launched()
@@ -53,8 +50,10 @@ def fabric_of(config: Config) -> "Fabric":
     require(not banked or ranks == 1, "dispersive.negatives", "bank", alone)
     ddp = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)  # the buffers are constants
     strategy = ddp if ranks > 1 else "auto"
+    # Named, since Fabric would else believe the variables that a batch system or MPI leaves, such as SLURM_NTASKS.
+    launcher = TorchElasticEnvironment() if ranks > 1 else LightningEnvironment()
     # Fabric's precision stays 32 bit: the objective casts, so that regularizers' gradients can be taken one by one.
-    fabric = Fabric(accelerator=device().type, devices=here, num_nodes=machines, strategy=strategy)
+    fabric = Fabric(accelerator=device().type, devices=here, num_nodes=machines, strategy=strategy, plugins=launcher)
     if ranks > 1:
         fabric.launch()
     return fabric
@@ -105,6 +104,16 @@ def combined(parts: Sequence[Losses], look: bool) -> Losses:
     return Losses(total, terms, {}, features, errors, times)
 
 
+def check_compiler(config: Config) -> None:
+    """Refuse ``engine.compile`` where a compiler is missing, before any folder is made.
+
+    Raises:
+        ConfigError: it says what to install, and how to do without.
+    """
+    lacks = compiler_fault() if config.engine.compile else ""
+    require(not lacks, "engine.compile", True, f"{lacks}, or go without: --engine.no-compile")
+
+
 def compile_in_place(objective: Objective, backend: str = "inductor") -> None:
     """Compile the objective inside its wrapper, so that names and gradients' hooks stay as they are."""
     import torch._functorch.config
@@ -112,48 +121,3 @@ def compile_in_place(objective: Objective, backend: str = "inductor") -> None:
     # At logged steps a regularizer's gradient is taken before the total's, from the same graph.
     torch._functorch.config.donated_buffer = False
     objective.compile(dynamic=False, backend=backend)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM for the lines that change weights and log them: a save never sees half a step."""
-    held = {number: handler for number, handler in _handlers().items() if callable(handler)}
-    caught: list[tuple[int, FrameType | None]] = []
-    with _replaced(held, lambda *signalled: caught.append(signalled)):
-        yield
-    for number, frame in caught[:1]:
-        held[number](number, frame)
-
-
-@contextlib.contextmanager
-def saving_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` at Ctrl-C, and at SIGTERM, which announces that a machine goes away; a second one ends at once."""
-    before = _handlers()
-
-    def handle(*_: object) -> None:
-        _set(before)
-        stop()
-
-    with _replaced(before, handle):
-        yield
-
-
-def _handlers() -> dict[int, Any]:
-    """Handlers of the signals at which training saves; empty outside the main thread, where no signal arrives."""
-    main = threading.current_thread() is threading.main_thread()
-    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
-
-
-def _set(handlers: Mapping[int, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _replaced(handlers: Mapping[int, Any], handle: Callable[..., None]) -> Iterator[None]:
-    """Handle these signals by ``handle``, and by their own handlers again afterwards."""
-    _set(dict.fromkeys(handlers, handle))
-    try:
-        yield
-    finally:
-        _set(handlers)

@@ -23,10 +23,10 @@ from torch import Tensor
 from labkit import datasets
 from labkit.checks import check_number, check_seed, check_whole, choose
 from labkit.config import Config
+from labkit.disk import DiskError, replace_file
 from labkit.models import Transformer
 from labkit.process import process_of
 from labkit.runtime import Purpose, generator
-from labkit.training.checkpoint import CheckpointError, replace_file
 
 Split = Literal["train", "held_out"]
 FORMAT = "labkit-features-1"
@@ -129,5 +129,5 @@ class FeatureCache:
         """Store features; if the disk is full or read-only, a warning says so."""
         try:
             replace_file(self._file(block), save({"features": features.contiguous()}, {"made_by": self._made_by}))
-        except CheckpointError as error:
+        except DiskError as error:
             warnings.warn(f"Features are not kept: {error}", stacklevel=2)

@@ -1,6 +1,7 @@
 """The folder of a run: its files, the rules by which they are written, and its only writer.
 
 config.json                        the experiment
+data.json                          identity of its data: digest, classes, shape, path (runs of early versions lack it)
 machine.json                       where it started: processor, versions, commit
 status.json                        its status, and the process that trains it (``labkit.training.status``)
 metrics.csv                        tidy: step, samples, seconds, name, value
@@ -15,6 +16,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,7 +25,8 @@ from filelock import FileLock, Timeout
 
 from labkit.checks import ConfigError, LabError, require
 from labkit.config import Config
-from labkit.disk import unwritten
+from labkit.datasets import DataIdentity, present
+from labkit.disk import located, read_text, reading, unwritten, user_path
 from labkit.runtime import machine
 from labkit.training import checkpoint as ckpt
 from labkit.training.status import State, Status, now
@@ -52,7 +55,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = user_path(path, "folder of the run")
         self._lock: FileLock | None = None
         self._started = self._noted = 0.0
 
@@ -64,24 +67,34 @@ class RunFolder:
         """Open a run's folder; a missing or foreign folder is refused with a RunError."""
         folder = cls(path)
         if not folder.path.is_dir():
-            raise RunError(f"There is no run at {path}; start one with `labkit train digits --out {path}`.")
+            there = located(folder.path)
+            raise RunError(f"There is no run at {there}; start one with `labkit train digits --out {path}`.")
         if not (folder.path / "config.json").exists():
             raise RunError(f"{path} is not the folder of a run (it has no config.json); name a run's own folder.")
         _ = folder.config  # refuses a damaged config
         return folder
 
-    def begin(self, config: Config) -> Self:
+    def begin(self, config: Config, data: DataIdentity | None = None) -> Self:
         """Start a run here, or continue one of the same experiment.
 
+        Args:
+            data: identity of the config's data. They may have moved since the run was made.
+
         Raises:
-            RunError: the folder holds a run of another config, or something else, or another process trains there.
+            RunError: the folder holds a run of another config or other data, or something else, or another process
+                trains there.
             ConfigError: the run has been trained for more steps already.
         """
         if (self.path / "config.json").exists():
             there = type(self).open(self.path)
             done = max(there.checkpoints, default=0)
             require(config.steps >= done, "steps", config.steps, f"{self.path} has been trained for {done} already")
-            if changed := "; ".join(there.config.breaks(config)):
+            changed = there.breaks(config, data)
+            if there.config == config and done >= config.steps:  # nothing is left to do, so nothing is written
+                return self
+            if there.data is not None and data is not None and there.data.path == data.path:
+                data = there.data  # named as it was typed when the run was made
+            if changed:
                 raise RunError(
                     f"{self.path} holds a run of another config ({changed}); choose another folder, or that run's "
                     "settings."
@@ -91,8 +104,11 @@ class RunFolder:
         with self.writing():
             for unfinished in self.path.rglob(".*.part"):  # of a save that was killed
                 unfinished.unlink()
-            ckpt.replace_file(self.path / "config.json", config.to_json().encode())
-            self.config = config
+            named = config if data is None else replace(config, dataset=data.name)
+            ckpt.replace_file(self.path / "config.json", named.to_json().encode())
+            if data is not None:
+                ckpt.replace_file(self.path / "data.json", data.to_json().encode())
+            self.config, self.data = config, data
             if not self.checkpoints:  # the run begins here, whatever was lost before
                 ckpt.replace_file(self.path / "machine.json", json.dumps(machine(), indent=2).encode())
         return self
@@ -164,39 +180,113 @@ class RunFolder:
 
     @cached_property
     def config(self) -> Config:
-        """The experiment."""
+        """The experiment; its data set is named as it can be opened from here."""
         try:
-            return Config.from_json((self.path / "config.json").read_text())
-        except (ConfigError, UnicodeDecodeError) as error:
+            config = Config.from_json(read_text(self.path / "config.json"))
+        except ConfigError as error:
             raise ConfigError(f"{self.path / 'config.json'}: {error}") from error
+        return config if self.data is None else replace(config, dataset=self.data.located())
+
+    @cached_property
+    def data(self) -> DataIdentity | None:
+        """Identity of the data; None for a run of an early version, which did not write it."""
+        file = self.path / "data.json"
+        try:
+            return DataIdentity.from_json(file.read_text(encoding="utf-8")) if file.exists() else None
+        except (ValueError, TypeError, KeyError) as error:
+            remedy = "move it elsewhere, and the run opens without a comparison of its data"
+            raise RunError(f"{file} was cut or edited ({error}); {remedy}.") from error
+
+    def breaks(self, config: Config, data: DataIdentity | None) -> str:
+        """Differences that make a config another experiment than this run's, in words; its data may lie elsewhere.
+
+        Raises:
+            RunError: its data are not those of this run.
+        """
+        before = self.config
+        if data is not None:
+            self.refuse_other(data)
+            before = before if self.data is None else replace(before, dataset=config.dataset)
+        return "; ".join(before.breaks(config))
+
+    def refuse_other(self, data: DataIdentity) -> None:
+        """Refuse data that are not those of this run, as far as these are known, with a RunError."""
+        mine = self.data or self._data_of_weights(data)
+        if mine.digest == data.digest:
+            return
+        remedy = "choose another folder for a run on these"
+        if data.path is not None and mine.path == data.path:
+            remedy = "move these to a folder of their own, for another run, and put the former back"
+        found = f"{data.path or data.name} holds {data.describe()}"
+        raise RunError(f"{self.path} was trained on {mine.describe()}, and {found}; {remedy}.")
+
+    def _data_of_weights(self, data: DataIdentity) -> DataIdentity:
+        """All that the weights of a run of an early version show of its data; the rest as in ``data``."""
+        for file in reversed(self.checkpoints.values()):
+            with contextlib.suppress(ckpt.CheckpointError):
+                side, channels, classes = ckpt.dimensions(file)
+                fits = (side, channels, classes) == data.dimensions
+                digest = data.digest if fits else "not known"
+                return replace(data, digest=digest, num_classes=classes, shape=(channels, side, side))
+        return data
+
+    def check_data(self) -> None:
+        """Refuse a run whose data have been replaced; without any data it still gives samples."""
+        moved = self.data is not None and self.data.path is not None  # embedded data stay as they are
+        if moved and (here := present(self.config.dataset)) is not None:
+            self.refuse_other(here)
 
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Step → checkpoint file, in the order of steps."""
-        files = {f.stem.removeprefix("step-"): f for f in (self.path / "checkpoints").glob("step-*.safetensors")}
+        folder = self.path / "checkpoints"
+        with reading(folder):
+            present = list(folder.iterdir()) if folder.is_dir() else []
+        files = {f.stem.removeprefix("step-"): f for f in present if f.match("step-*.safetensors")}
         return {int(step): files[step] for step in sorted(filter(str.isdecimal, files), key=int)}
+
+    def checkpoint(self, step: int, config: Config) -> ckpt.Checkpoint:
+        """The checkpoint of a step of this config.
+
+        Raises:
+            CheckpointError: the file cannot be read.
+            RunError: it was written at another step, or by a run of another config or other data.
+        """
+        file = self.checkpoints[step]
+        state = ckpt.read(file)
+        if state.step != step:
+            name = f"step-{state.step:08d}.safetensors"
+            raise RunError(f"{file} was written at step {state.step} and renamed; give it its name back, {name}.")
+        saved, data = Config.from_json(state.config), state.data and DataIdentity.from_json(state.data)
+        if self.data is not None and data and data.digest != self.data.digest:
+            fault = f"is from a run on {data.describe()}, and this one was trained on {self.data.describe()}"
+            raise RunError(f"{file} {fault}; move it to the folder of its run.")
+        if data or (self.data is not None and saved.dataset == self.data.name):
+            saved = replace(saved, dataset=config.dataset)  # where the data lie is no part of the experiment
+        if changed := "; ".join(saved.breaks(config)):
+            raise RunError(f"{file} is from a run of another config ({changed}); move it to the folder of its run.")
+        return state
 
     def newest(self, config: Config) -> ckpt.Checkpoint | None:
         """The newest checkpoint that can be read, None if there are no checkpoints.
 
         Raises:
             CheckpointError: there are checkpoints, but none can be read.
-            RunError: the checkpoint was written by a run of another config.
+            RunError: the checkpoint is not of this run, or was renamed.
         """
         faults = []
-        for file in reversed(self.checkpoints.values()):
+        for step in reversed(self.checkpoints):
             try:
-                state = ckpt.read(file)
+                state = self.checkpoint(step, config)
             except ckpt.CheckpointError as error:
                 faults.append(error)
                 continue
-            if changed := "; ".join(Config.from_json(state.config).breaks(config)):
-                raise RunError(f"{file} is from a run of another config ({changed}); remove it from this folder.")
             if faults:
                 warnings.warn(f"{faults[0]} Continuing from step {state.step} instead.", stacklevel=3)
             return state
         if faults:
-            raise ckpt.CheckpointError(f"{faults[0]} No other checkpoint can be read: train the run anew elsewhere.")
+            remedy = "copy them here again from where they are whole, or train in another folder"
+            raise ckpt.CheckpointError(f"{faults[0]} No other checkpoint can be read either: {remedy}.")
         return None
 
     def save(self, state: ckpt.Checkpoint) -> None:
@@ -228,23 +318,54 @@ class RunFolder:
             raise ckpt.unsaved(unwritten(self._metrics, len(text), error)) from error
 
     def metrics(self) -> "pd.DataFrame":
-        """Tidy table of everything logged so far: step, samples, seconds, name, value."""
+        """Tidy table of everything logged so far: step, samples, seconds, name, value.
+
+        Raises:
+            RunError: another program has saved the table in another form.
+        """
         import pandas as pd
 
-        text = self._metrics.read_text() if self._metrics.exists() else ""
-        # A run that is being written, or was killed while writing, can end in half a line.
-        whole = text.rpartition("\n")[0] or ",".join(COLUMNS)
-        return pd.read_csv(io.StringIO(whole), dtype=COLUMNS)
+        whole = self._rows()[:-1]  # a run that is being written, or was killed while writing, can end in half a line
+        try:
+            return pd.read_csv(io.StringIO("\n".join([",".join(COLUMNS), *whole])), dtype=COLUMNS)
+        except ValueError as error:
+            raise altered(self._metrics, " ".join(str(error).split())) from error
 
     def rewind(self, step: int) -> None:
         """Begin the table, or drop its rows after ``step``.
 
         A killed run has logged further than it saved; without this, those steps would be logged twice.
+
+        Raises:
+            RunError: another program has saved the table in another form; it stays as it is.
         """
-        lines = self._metrics.read_text().splitlines() if self._metrics.exists() else []
-        rows = [line.split(",") for line in lines]
-        kept = [",".join(row) for row in rows if len(row) == 5 and row[0].isdecimal() and int(row[0]) <= step]
+        kept = [row for row in self._rows() if _is_row(row) and int(row.partition(",")[0]) <= step]
         ckpt.replace_file(self._metrics, "".join(f"{line}\n" for line in (",".join(COLUMNS), *kept)).encode())
+
+    def _rows(self) -> list[str]:
+        """Lines of the table after its first; the last may be cut, or is empty after a whole one."""
+        try:
+            text = self._metrics.read_bytes().decode("utf-8-sig") if self._metrics.exists() else ""
+        except UnicodeDecodeError as error:
+            raise altered(self._metrics, "it is not UTF-8") from error
+        header, *rows = text.replace("\r\n", "\n").split("\n")
+        names = ",".join(COLUMNS)
+        wrong = [(1, header)] if header != (names if rows else names[: len(header)]) else []
+        wrong += [(number, row) for number, row in enumerate(rows[:-1], 2) if not _is_row(row)]
+        for number, line in wrong[:1]:
+            raise altered(self._metrics, f"line {number} is {line[:40]!r}")
+        return rows
+
+
+def altered(table: Path, fault: str) -> RunError:
+    """The error of a table that another program has saved in its own form."""
+    form = f"Save it there again as UTF-8 text with the columns {','.join(COLUMNS)}"
+    return RunError(f"{table} is not as labkit wrote it: {fault}. {form}, or move it: training then begins another.")
+
+
+def _is_row(line: str) -> bool:
+    fields = line.split(",")
+    return len(fields) == len(COLUMNS) and fields[0].isdecimal()
 
 
 def _foreign(file: Path) -> bool:

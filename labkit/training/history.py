@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from labkit.training.folder import COLUMNS
+from labkit.training.folder import COLUMNS, altered
 
 RECENT = 300.0  # seconds of training over which a rate is taken
 
@@ -50,7 +50,11 @@ class History:
         self._clock: list[tuple[int, float]] = []
 
     def refresh(self) -> None:
-        """Read the rows that were added; a table that a resumed run has rewritten is read from its start."""
+        """Read the rows that were added; a table that a resumed run has rewritten is read from its start.
+
+        Raises:
+            RunError: another program has saved the table in another form.
+        """
         with self._lock, contextlib.suppress(FileNotFoundError), self.table.open("rb") as file:
             stat = os.fstat(file.fileno())
             if self._file not in (None, stat.st_ino) or stat.st_size < self._read:
@@ -67,7 +71,10 @@ class History:
 
         if not text:
             return
-        rows = pd.read_csv(io.BytesIO(text), names=list(COLUMNS), dtype=COLUMNS, header=header)
+        try:
+            rows = pd.read_csv(io.BytesIO(text), names=list(COLUMNS), dtype=COLUMNS, header=header)
+        except ValueError as error:
+            raise altered(self.table, " ".join(str(error).split())) from error
         for name, part in rows.groupby("name", sort=False):
             steps, values = self._curves[name]
             steps += part.step.tolist()

@@ -22,15 +22,17 @@ import torch
 
 from labkit.checks import check_whole
 from labkit.config import Config
+from labkit.datasets import identify
+from labkit.disk import user_path
 from labkit.training.detached import Process
-from labkit.training.engine import micro_batch
+from labkit.training.engine import check_compiler, micro_batch
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.history import History, duration
 from labkit.training.joblog import JobLog
 from labkit.training.status import Status
 
 STARTING = 120.0  # seconds within which a job on another machine has to write its first status
-FALSE_START = {"config.json", "machine.json", "metrics.csv", "status.json", "job.json", "job.log", ".lock"}
+FALSE_START = {"config.json", "data.json", "machine.json", "metrics.csv", "status.json", "job.json", "job.log", ".lock"}
 _LAUNCHING = threading.Lock()  # two clicks may be handled at once
 
 State = Literal["running", "finished", "stopped", "failed", "lost"]
@@ -51,7 +53,7 @@ class Job:
     @classmethod
     def attach(cls, out: str | Path) -> "Job":
         """The job of a run's folder, running or ended; a missing or foreign folder is refused with a RunError."""
-        return cls(Path(out))
+        return cls(user_path(out, "out"))
 
     @classmethod
     def launch(cls, config: Config, out: str | Path, processes: int | None = None) -> "Job":
@@ -65,16 +67,17 @@ class Job:
             RunError: the run is being trained already, or the folder holds something else.
             ConfigError: that many processes cannot share the batch equally.
         """
-        out = Path(out).resolve()
+        out = user_path(out, "out").resolve()
         processes = max(torch.cuda.device_count(), 1) if processes is None else processes
         check_whole("processes", processes)
         micro_batch(config, processes)
+        check_compiler(config)
         ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         train = ["-m", "labkit", "train", "--resume", str(out)]
         command = [sys.executable, *(ranks if processes > 1 else []), *train]
         with _LAUNCHING:
             _make_room(out, config)
-            RunFolder(out).begin(config)
+            RunFolder(out).begin(config, identify(config.dataset))
             with JobLog(out / "job.log").begin(f"{socket.gethostname()}: {shlex.join(command)}") as log:
                 Process.start(command, processes, log, out / "job.json")
         return cls(out)

@@ -2,16 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from torch import Tensor
-
 from labkit import datasets
-from labkit.checks import require, whole
+from labkit.checks import refuse, require, whole
+from labkit.disk import user_path
 from labkit.models import Transformer
 from labkit.models.sizes import parse_name
 from labkit.runtime import device
@@ -19,6 +18,7 @@ from labkit.sampling import Frame, Samples, film_network, sample_network
 from labkit.training import checkpoint as ckpt
 from labkit.training.features import FeatureCache, FeatureSet, Look, extract_features, inputs
 from labkit.training.folder import RunError, RunFolder
+from labkit.training.loggers import Name
 from labkit.training.trainer import Trainer, build_network
 
 Weights = Literal["ema", "model"]
@@ -65,16 +65,16 @@ class Run(RunFolder):
         """Steps at which the network is available: 0, the initial one, and those of the checkpoints."""
         return [0, *self.checkpoints]
 
-    def trainer(self, **changes: Any) -> Trainer:
-        """A trainer that continues from the newest checkpoint; ``steps=…`` extends the run."""
-        return Trainer(self.config.replace(**changes), self.path)
+    def trainer(self, loggers: Sequence[Name] = (), **changes: Any) -> Trainer:
+        """A trainer that continues from the newest checkpoint; ``steps=…`` extends the run, ``loggers`` as its own."""
+        return Trainer(self.config.replace(**changes), self.path, loggers)
 
     def model(self, weights: Weights = "ema", step: int | None = None) -> Transformer:
         """The network at one of ``steps`` (by default the newest), with averaged or live weights, in evaluation mode.
 
         Raises:
             ConfigError: unknown weights, or a step without a checkpoint.
-            RunError: nothing was saved yet.
+            RunError: nothing was saved yet, the data have been replaced, or the checkpoint is another's or renamed.
             CheckpointError: the file cannot be read.
         """
         return self._network(self._state(step), weights)
@@ -102,6 +102,7 @@ class Run(RunFolder):
         require(fit, "blocks", tuple(blocks), f"this run's model has {depth} blocks, numbered 0 to {depth - 1}")
         step = self.steps[-1] if step is None else step
         self._check(step)
+        self.check_data()  # also where all features are cached: their images are read from the data
         network = ckpt.digest(self.checkpoints[step]) if step else self.config.to_json()
         cache = FeatureCache(self.shelf, step, {"look": asdict(look), "network": network, "weights": weights})
         features = {block: z for block in blocks if (z := cache.get(block)) is not None}
@@ -121,16 +122,16 @@ class Run(RunFolder):
         Args:
             to: a folder that does not exist yet.  steps: of the checkpoints to copy, by default all.
         """
-        to, saved = Path(to), self.checkpoints
+        to, saved = user_path(to, "to"), self.checkpoints
         require(not to.exists(), "to", str(to), "it exists already; name a new folder")
         steps = list(saved if steps is None else steps)
         allowed = f"this run has checkpoints of steps {', '.join(map(str, saved)) or 'none'}"
         require(set(steps) <= saved.keys(), "steps", steps, allowed)
         for step in steps:
-            state = ckpt.read(saved[step])
+            state = self.checkpoint(step, self.config)
             half = {name: x.half() for name, x in state.tensors.items() if name.startswith("ema.")}
             ckpt.write(to / "checkpoints" / saved[step].name, state._replace(tensors=half))
-        for name in ("machine.json", "metrics.csv", "config.json"):  # last the file that makes it a run
+        for name in ("machine.json", "metrics.csv", "data.json", "config.json"):  # last the file that makes it a run
             if (self.path / name).exists():
                 ckpt.replace_file(to / name, (self.path / name).read_bytes())
         return Run.open(to)
@@ -160,7 +161,8 @@ class Run(RunFolder):
         require(config.steps > at, "steps", config.steps, f"the fork begins after {at} steps; give it more")
         for text in self.config.outgrows(config):
             name, change = text.split(": ", 1)
-            require(False, name, change, "it cannot change on the way; train a run of its own with `labkit train`")
+            refuse(name, change, "it cannot change on the way; train a run of its own with `labkit train`")
+        self.check_data()
         part, source = out.with_name(f".{out.name}.part"), self  # a fork that was cut short leaves no half-made run
         shutil.rmtree(part, ignore_errors=True)
         if at not in self.steps:
@@ -170,7 +172,8 @@ class Run(RunFolder):
         parent = Parent(str(self.path.resolve()), at, "", tuple(self.config.breaks(config)))
         if at:
             file = source.checkpoints[at]
-            state, parent = ckpt.read(file), replace(parent, checkpoint=ckpt.digest(file))
+            state = source.checkpoint(at, source.config)
+            parent = replace(parent, checkpoint=ckpt.digest(file))
             if not state.part("model."):
                 raise RunError(f"{self.path} is an export, without the moments that a fork goes on with.")
             ckpt.write(part / "checkpoints" / file.name, state._replace(config=config.to_json()))
@@ -178,6 +181,8 @@ class Run(RunFolder):
                 ckpt.replace_file(part / name, (source.path / name).read_bytes())
             RunFolder(part).rewind(at)
         ckpt.replace_file(part / "parent.json", json.dumps(asdict(parent), indent=2).encode())
+        if self.data is not None:
+            ckpt.replace_file(part / "data.json", self.data.to_json().encode())
         ckpt.replace_file(part / "config.json", config.to_json().encode())
         shutil.rmtree(part / "before", ignore_errors=True)
         part.rename(out)
@@ -210,7 +215,7 @@ class Run(RunFolder):
         if step is None:
             return self._latest()
         self._check(step)
-        return ckpt.read(self.checkpoints[step]) if step else None
+        return self.checkpoint(step, self.config) if step else None
 
     def _latest(self) -> ckpt.Checkpoint:
         state = self.newest(self.config)
@@ -220,21 +225,15 @@ class Run(RunFolder):
 
     def _network(self, state: ckpt.Checkpoint | None, weights: Weights) -> Transformer:
         require(weights in ("ema", "model"), "weights", weights, "choose 'ema' (the moving average) or 'model'")
+        self.check_data()
         if state is None:
-            network = build_network(self.config, *datasets.load(self.config.dataset).dimensions)
+            network = build_network(self.config, *(self.data or datasets.load(self.config.dataset)).dimensions)
         else:
             saved = state.part(f"{weights}.")
             require(len(saved) > 0, "weights", weights, f"{self.path} is an export, which holds averaged weights alone")
-            network = build_network(self.config, *_dimensions(saved))  # the data may be elsewhere by now
+            network = build_network(self.config, *ckpt.dimensions(self.checkpoints[state.step]))
             network.load_state_dict(saved)
         return network.to(device()).eval().requires_grad_(False)
-
-
-def _dimensions(weights: dict[str, Tensor]) -> tuple[int, int, int]:
-    """Side and channels of the images that a network of these weights takes, and its number of classes."""
-    _, channels, patch, _ = weights["x_embedder.proj.weight"].shape
-    side = round(weights["pos_embed"].shape[1] ** 0.5) * patch
-    return side, channels, len(weights["y_embedder.embedding_table.weight"]) - 1
 
 
 def sample(run: Run | str | Path, n: int = 64, **settings: Any) -> Samples:

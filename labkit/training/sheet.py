@@ -8,7 +8,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from labkit.training.checkpoint import replace_file
+from labkit.disk import replace_file
 
 
 def write_sheet(x: Float[Tensor, "n c h w"], path: Path, columns: int = 10) -> Path:

@@ -26,6 +26,7 @@ class Stream:
         device: where the batches go.
         two_views: also draw the randomness of a second view.  pairs: also draw the later times of MeanFlow's pairs.
         pixels: add the images to batches of latents.
+        flips: mirror half of the images, where their store holds them both ways.
         rank, ranks: this process's share: the rows of a batch are cut into ``ranks`` equal pieces in order.
     """
 
@@ -38,12 +39,13 @@ class Stream:
         two_views: bool = False,
         pairs: bool = False,
         pixels: bool = False,
+        flips: bool = True,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         self.images = images.to(device)
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        self.two_views, self.pairs, self.pixels = two_views, pairs, pixels
+        self.two_views, self.pairs, self.pixels, self.flips = two_views, pairs, pixels, flips
         share = batch_size // ranks
         self._share = slice(rank * share, (rank + 1) * share)
         self._orders: dict[int, Tensor] = {}
@@ -72,7 +74,8 @@ class Stream:
         draws = None  # like second views and ends, from a generator of its own: the other numbers do not change
         if self.images.augments:
             noise, uniforms = self._draw(Purpose.AUGMENTATION, position, 1)
-            draws = AugmentationDraws(noise[own], uniforms[own, 0])
+            # A number of at least 1/2 does not mirror; that it is drawn all the same leaves the noise as it is.
+            draws = AugmentationDraws(noise[own], uniforms[own, 0] if self.flips else torch.ones_like(uniforms[own, 0]))
         batch = self.images.batch(rows, draws)
         if self.pixels:
             batch = batch._replace(pixels=self.images.pixels(rows, draws))

@@ -5,7 +5,8 @@ the loop. Leaving it in any way, also by an exception or Ctrl-C, saves first if 
 """
 
 import time
-from collections.abc import Generator, Iterator
+import warnings
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,12 +20,14 @@ from labkit.config import Config
 from labkit.distributed import any_rank
 from labkit.models import Transformer, build_model
 from labkit.objective import Objective
-from labkit.runtime import Purpose, generator, seeded
-from labkit.sampling import few_steps, sample_network
+from labkit.runtime import Purpose, generator, memory_for, seeded
+from labkit.sampling import SampleError, few_steps, sample_network
+from labkit.signals import uninterrupted
 from labkit.training import checkpoint as ckpt
 from labkit.training.ema import Ema
-from labkit.training.engine import combined, compile_in_place, fabric_of, micro_batch, negatives, uninterrupted
+from labkit.training.engine import check_compiler, combined, compile_in_place, fabric_of, micro_batch, negatives
 from labkit.training.folder import RunError, RunFolder
+from labkit.training.loggers import Name, check_loggers, make_loggers
 from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, measure, regularizer_gradients
 from labkit.training.sheet import write_sheet
 from labkit.training.status import one_line
@@ -67,7 +70,7 @@ def build_network(config: Config, size: int, channels: int, num_classes: int) ->
         variance = config.family == "DiT"  # predicted in additional channels
         network = build_model(config.model, size, channels, num_classes, learn_sigma=variance)
     with torch.no_grad():
-        for embedding in (network.x_embedder.proj.weight, network.x_embedder.proj.bias, network.pos_embed):
+        for embedding in (*network.x_embedder.parameters(), network.pos_embed):
             embedding.mul_(config.embedding_scale)
     return network
 
@@ -80,15 +83,20 @@ class Trainer:
         run_dir: folder of the run. If it holds a run of the same config, training continues there from its newest
             readable checkpoint; None keeps everything in memory. While this iterates, no other trainer can be created
             or iterated in that folder.
+        loggers: ``tensorboard`` or ``wandb``, which get what metrics.csv gets; they need a folder.
 
     Raises:
-        RunError: the folder holds a run of another config, or something else.
+        RunError: the folder holds a run of another config or other data, or something else.
         BusyError: another trainer is training there.
         ConfigError: a setting does not fit the model or the images.
     """
 
-    def __init__(self, config: Config, run_dir: str | Path | RunFolder | None = None) -> None:
+    @memory_for("the model, its average and its optimizer", "take a smaller model")
+    def __init__(
+        self, config: Config, run_dir: str | Path | RunFolder | None = None, loggers: Sequence[Name] = ()
+    ) -> None:
         self.config = config
+        check_compiler(config)
         images = datasets.load(config.dataset, resident=config.engine.resident)
         network = build_network(config, *images.dimensions)
         network.checkpointing = config.engine.checkpointing
@@ -96,6 +104,8 @@ class Trainer:
             objective = Objective(network, config)
         pixels = self._teacher_needs_pixels(images)
         self.fabric = fabric_of(config)
+        require(not loggers or run_dir is not None, "logger", loggers, "it belongs to a folder; name one")
+        check_loggers(loggers)
         # Last, when the config has passed all checks: a folder keeps the config that it was created with.
         self.folder = None if run_dir is None else self._open(run_dir)
         if config.engine.compile:
@@ -114,14 +124,17 @@ class Trainer:
             rank=self.fabric.global_rank,
             ranks=self.fabric.world_size,
             pixels=pixels,
+            flips=config.flips,
             two_views=config.contrastive.lam is not None,
             pairs=config.family == "MeanFlow",
         )
-        self.step = self.saved_step = 0
+        self.step = self.saved_step = self._latest = 0
         self.seconds = 0.0
         self._stopping = False
         if self.folder is not None:
             self._restore(self.folder.newest(config), self.folder.path)
+            self._latest = max(self.folder.checkpoints, default=0)  # may be one that cannot be read
+            self.fabric.loggers.extend(make_loggers(loggers, self.folder.path, config, self.step))
 
     @property
     def leads(self) -> bool:
@@ -154,7 +167,7 @@ class Trainer:
         """The run's folder, which the first rank creates before the others go on."""
         folder = run_dir if isinstance(run_dir, RunFolder) else RunFolder(run_dir)
         if self.leads:
-            folder.begin(self.config)
+            folder.begin(self.config, datasets.identify(self.config.dataset))
         self.fabric.barrier()
         return folder
 
@@ -179,8 +192,9 @@ class Trainer:
         with self._owning():
             try:
                 while self.step < self.config.steps:
-                    report = self._advance()
-                    due = self.step % self.config.save_every == 0 or self.step == self.config.steps
+                    with memory_for(f"step {self.step + 1}", self._needs_less()):
+                        report = self._advance()
+                    due = self._due
                     if due:
                         self.save()
                         self._write_samples()
@@ -199,20 +213,34 @@ class Trainer:
     @contextmanager
     def _owning(self) -> Iterator[None]:
         """Own the run's folder during training, and keep its status current; a finished run stays as it is."""
-        if self.folder is None or not self.leads or (len(self) == 0 and self.saved_step == self.step):
+        lost = self._due and self.folder is not None and not self._sheet.exists()  # killed between checkpoint and sheet
+        if self.folder is None or not self.leads or (len(self) == 0 and self.saved_step == self.step and not lost):
             yield
             return
         with self.folder.writing():
+            latest = max(self.folder.checkpoints, default=0)
+            if latest > max(self._latest, self.saved_step) and self.fabric.world_size == 1:
+                self._restore(self.folder.newest(self.config), self.folder.path)  # another trainer went on meanwhile
             self.folder.rewind(self.step)
             self.folder.note("running", self.step)
+            status = "failed"
             try:
+                for logger in self.fabric.loggers:
+                    getattr(logger, "experiment", None)  # begins it: what it lacks is said before the first step
+                if lost:
+                    self._write_samples()
                 yield
+                status = "success"
             except (KeyboardInterrupt, GeneratorExit):  # Ctrl-C, or the loop was left
+                status = "stopped"
                 self.folder.note("stopped", self.step)
                 raise
             except BaseException as error:
                 self.folder.note("failed", self.step, one_line(error))
                 raise
+            finally:
+                for logger in self.fabric.loggers:
+                    logger.finalize(status)
             self.folder.note("finished", self.step)
 
     def _advance(self) -> Report:
@@ -240,6 +268,8 @@ class Trainer:
             report = Report(self.step, self.samples, self.seconds, terms, meters)
             if log and self.folder is not None and self.leads:
                 self.folder.log(report.step, report.samples, report.seconds, report.values())
+        if log and self.leads and self.fabric.loggers:
+            self.fabric.log_dict(report.values(), report.step)
         return report
 
     def _backward(self, log: bool) -> tuple[list[Losses], Pulls, float]:
@@ -271,6 +301,16 @@ class Trainer:
         every = 1 if self.fabric.device.type == "cpu" else 10
         return self.step % every == 0 and any_rank(self._stopping, self.fabric.device)
 
+    @property
+    def _due(self) -> bool:
+        """Whether a checkpoint and a sheet belong to this step."""
+        return self.step > 0 and (self.step % self.config.save_every == 0 or self.step == self.config.steps)
+
+    @property
+    def _sheet(self) -> Path:
+        assert self.folder is not None
+        return self.folder.sheets / f"step-{self.step:08d}.png"
+
     def _logs(self, step: int) -> bool:
         """Whether a step is logged: each ``log_every``-th, the last, and more at the start, where much changes."""
         every = self.config.log_every
@@ -288,8 +328,15 @@ class Trainer:
         c = self.config
         last = f"the last good checkpoint is at step {self.saved_step}" if self.saved_step else "nothing was saved yet"
         lams = "".join(f" or {name}.lam (now {getattr(c, name).lam})" for name in c.regularizers)
-        where, anew = ("", "") if self.folder is None else (f" of {self.folder.path}", " in another folder")
-        return f"{last}{where}. Train anew{anew}, with a lower optimizer.lr (now {c.optimizer.lr}){lams}."
+        where, there = ("", "") if self.folder is None else (f" of {self.folder.path}", " in another folder")
+        return f"{last}{where}. Train{there} with a lower optimizer.lr (now {c.optimizer.lr}){lams}."
+
+    def _needs_less(self) -> str:
+        """Settings of a step that needs less memory."""
+        c = self.config
+        first = "" if c.engine.checkpointing else "set engine.checkpointing, with which a run can go on; or, "
+        settings = f"engine.accumulate (now {c.engine.accumulate}) or a smaller batch_size (now {c.batch_size})"
+        return f"{first}in another folder, take a larger {settings}"
 
     def save(self) -> None:
         """Write a checkpoint now, unless this step has one or there is no folder."""
@@ -301,7 +348,8 @@ class Trainer:
         parts = {part: module.state_dict() for part, module in self._modules().items()}
         parts["optimizer"] = ckpt.optimizer_tensors(self.optimizer, self._named())
         tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
-        self.folder.save(ckpt.Checkpoint(self.step, self.samples, self.config.to_json(), tensors, self.seconds))
+        data = "" if self.folder.data is None else self.folder.data.to_json()
+        self.folder.save(ckpt.Checkpoint(self.step, self.samples, self.config.to_json(), tensors, self.seconds, data))
         self.saved_step = self.step
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -318,14 +366,18 @@ class Trainer:
 
     def _write_samples(self) -> None:
         if self.folder is not None and self.leads:
-            samples = sample_network(self.ema.network, self.config, SHEET, **few_steps(self.config, SHEET_STEPS))
-            write_sheet(samples.x, self.folder.sheets / f"step-{self.step:08d}.png")
+            try:
+                samples = sample_network(self.ema.network, self.config, SHEET, **few_steps(self.config, SHEET_STEPS))
+            except SampleError as error:  # a few steps may overflow where more do not: training goes on
+                warnings.warn(f"No sheet of samples at step {self.step}: {error}", stacklevel=2)
+                return
+            write_sheet(samples.x, self._sheet)
 
     def _restore(self, state: ckpt.Checkpoint | None, path: Path) -> None:
         if state is None:
             return
         if not state.part("model."):
-            raise RunError(f"{path} is an export: training cannot go on from it. Train anew elsewhere.")
+            raise RunError(f"{path} is an export of averaged weights; go on in the folder that it was exported from.")
         for part, module in self._modules().items():
             tensors = state.part(f"{part}.")
             if tensors or part != "bank":  # which a fork begins empty

@@ -5,6 +5,7 @@ slider only looks up. PCA is the default map: each run's cloud is centred and al
 that lengths in the picture are lengths in feature space. UMAP shows which points are neighbours, and nothing else.
 """
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -291,12 +292,16 @@ def _common(runs: Mapping[str, Run]) -> tuple[list[int], int]:
     require(len(runs) > 0, "runs", list(runs), "name at least one")
     for name, run in runs.items():
         require(len(run.checkpoints) > 0, "runs", name, f"{run.path} has no checkpoint yet: train it first")
+        run.check_data()
 
     def same(values: dict[str, Any], remedy: str, key: Callable[[Any], Any] = lambda value: value) -> None:
         require(len({key(value) for value in values.values()}) == 1, "runs", values, remedy)
 
     configs = {name: run.config for name, run in runs.items()}
-    same({name: c.dataset for name, c in configs.items()}, "take runs that were trained on the same data set")
+    data = {name: run.data.describe() for name, run in runs.items() if run.data is not None}
+    places = {name: c.dataset for name, c in configs.items()}  # of runs of early versions, nothing else is known
+    one_set = "take runs that were trained on the same data set"
+    same(data, one_set) if len(data) == len(runs) else same(places, one_set, os.path.abspath)
     different = "they noise images in different ways; take runs of one path, and DiT apart from the others"
     paths = {name: (c.family, c.flow.path) for name, c in configs.items()}
     same(paths, different, lambda path: (path[0] == "DiT", path[1]))

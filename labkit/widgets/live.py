@@ -26,7 +26,7 @@ from labkit.losses.weight import Schedule, paint, value_at
 from labkit.objective import regularized_blocks
 from labkit.plots import picture
 from labkit.process import base_term
-from labkit.sampling import Sampler
+from labkit.sampling import SampleError, Sampler
 from labkit.time_sampling import Noise
 from labkit.training import Look, Report, Run, Trainer, extract_features, few_steps, sample_network
 from labkit.training.folder import RunFolder
@@ -80,6 +80,8 @@ class TrainingState(HasTraits):
         """Run → step and data URI of its newest sheet of samples."""
         self.clouds: dict[str, tuple[int, Tensor]] = {}
         """Run → step and features of a few held-out images at its metered block."""
+        self.shows_features = False
+        """Whether the panel has a pane for them; else they are not computed."""
         self.parents: dict[str, str] = {}
         """Fork → where it comes from, in words."""
 
@@ -310,10 +312,14 @@ class LiveTraining(TrainingState):
                 self._curves[run][term].append((report.step, value))
             recent.clear()
         if report.step % max(config.steps // PREVIEWS, 1) == 0 or report.step == config.steps:
-            samples = sample_network(trainer.ema.network, config, PREVIEW_SAMPLES, **few_steps(config, PREVIEW_STEPS))
-            self.sheets[run] = report.step, picture(samples.x, 10)
-            features = extract_features(trainer.ema.network, CLOUD, config, [regularized_blocks(config)[0]]).features
-            self.clouds[run] = report.step, next(iter(features.values()))
+            few = few_steps(config, PREVIEW_STEPS)
+            with contextlib.suppress(SampleError):  # a preview in few steps overflowed: the one before stays
+                samples = sample_network(trainer.ema.network, config, PREVIEW_SAMPLES, **few)
+                self.sheets[run] = report.step, picture(samples.x, 10)
+            if self.shows_features:
+                block = regularized_blocks(config)[0]
+                features = extract_features(trainer.ema.network, CLOUD, config, [block]).features
+                self.clouds[run] = report.step, features[block]
         if time.monotonic() - self._redrawn > REDRAW_EVERY:
             self._redrawn = time.monotonic()
             self.changed()

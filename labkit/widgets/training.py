@@ -11,6 +11,7 @@ import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure, BaseTraceType
+from torch import Tensor
 
 from labkit import datasets
 from labkit.checks import LabError
@@ -87,6 +88,7 @@ def training_panel(
     base = base_term(next(iter(state.configs.values())))
     panes = panes or ((base,) if len(state.configs) == 1 else (base, *USUAL))
     plot = _lay_out(state, panes, title)
+    state.shows_features = not {"cloud", "distances"}.isdisjoint(panes)
     forks: tuple[str, ...] = ()
     if isinstance(state, LiveTraining):
         forks, state.branch = ("branch", "at"), next(iter(state.configs))
@@ -154,9 +156,8 @@ def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figur
             plot.add_scatter(mode="lines", line=dots, **place)
         if name == "cloud":
             plot.update_xaxes(showticklabels=False, **place)
-            plot.update_yaxes(
-                showticklabels=False, scaleanchor=plot.get_subplot(**place).xaxis.anchor.replace("y", "x")
-            )
+            across = plot.get_subplot(**place).xaxis.plotly_name.replace("axis", "")
+            plot.update_yaxes(showticklabels=False, scaleanchor=across, **place)
         elif name == "distances":
             plot.update_xaxes(type="log", exponentformat="power", nticks=4, **place)
             plot.update_yaxes(showticklabels=False, rangemode="tozero", **place)
@@ -260,13 +261,27 @@ def _draw_curves(
 
 def _draw_cloud(state: TrainingState, lines: Mapping[str, BaseTraceType]) -> str:
     """Features of every run on the principal axes of them all, so that sizes compare."""
-    clouds = {run: state.clouds[run][1] for run in lines if run in state.clouds}
-    places_of = Pca.fit(clouds).transform if clouds else None
+    there = [run for run in lines if run in state.clouds]
+    placed = dict(zip(there, _places(tuple(state.clouds[run][1] for run in there)), strict=True))
     for run, line in lines.items():
-        places = places_of(clouds[run]).tolist() if places_of and run in clouds else []
+        places = placed.get(run, [])
         line.x, line.y = [x for x, _ in places], [y for _, y in places]
         line.marker.size, line.marker.opacity = 5, 0.55
     return INSIDE["cloud"]
+
+
+@lru_cache(maxsize=2)  # a training redraws far more often than its features change
+def _places(clouds: tuple[Tensor, ...]) -> list[list[list[float]]]:
+    """Places of features on the principal axes of them all."""
+    axes = Pca.fit({str(number): z for number, z in enumerate(clouds)}) if clouds else None
+    return [axes.transform(z).tolist() for z in clouds] if axes else []
+
+
+@lru_cache(maxsize=2 * BRANCHES)
+def _root_distances(cloud: Tensor) -> np.ndarray:
+    """√D of any two samples."""
+    z = cloud.flatten(1)
+    return off_diagonal(pairwise_sq_distances(z, per=z.shape[1])).sqrt().clamp(min=1e-6).numpy()
 
 
 def _draw_distances(
@@ -276,8 +291,7 @@ def _draw_distances(
     roots = {}
     for run in lines:
         if run in state.clouds:
-            z = state.clouds[run][1].flatten(1)
-            roots[run] = off_diagonal(pairwise_sq_distances(z, per=z.shape[1])).sqrt().clamp(min=1e-6).numpy()
+            roots[run] = _root_distances(state.clouds[run][1])
             words[run].append(f"mean distance of two samples {roots[run].mean():.3g}")
     ends = np.log10([d for values in roots.values() for d in (values.min(), values.max())] or [1.0])
     edges = np.linspace(ends.min() - 0.1, ends.max() + 0.1, 80)

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from labkit.widgets.live import BRANCHES
+
 ATLAS = """
 from labkit.widgets import Ablations, ablations_panel
 from labkit.runtime import runs_dir
@@ -73,7 +75,7 @@ def choose(lab, label, option):
 
 def test_a_job_is_watched_stopped_and_resumed(lab, opened):
     opened(WATCH)
-    velocity, dispersive, norm = 0, 1, 3  # between the last two, the floor
+    velocity, dispersive, norm = 0, BRANCHES, 2 * BRANCHES + 1  # first lines of the panes; the second has a floor, too
 
     def steps(plot):
         return plot["traces"][velocity]["x"] or []

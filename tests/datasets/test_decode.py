@@ -2,15 +2,17 @@
 
 import io
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from photos import noise, smooth
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from labkit.datasets.decode import BrokenImage, decode
+from labkit.datasets.decode import BrokenImage, darkness, decode
 
 
 def as_file(picture: Image.Image, kind: str = "PNG", **options) -> io.BytesIO:
@@ -70,7 +72,7 @@ def by_hand(x, size):
 def test_the_square_is_that_of_the_published_recipe(height, width, size):
     """To one level of 255: Pillow computes with whole numbers."""
     picture = smooth(height, width)
-    square, enlarged = decode(picture, size)
+    square, enlarged, _ = decode(picture, size)
     assert (square.shape, square.dtype) == ((3, size, size), np.uint8)
     assert np.abs(square - by_hand(picture, size)).max() <= 1
     assert enlarged == (min(height, width) < size)
@@ -93,6 +95,58 @@ def test_sixteen_bits_become_eight():
     square = decode(as_file(Image.fromarray(deep)), 9, channels=1).pixels[0]
     assert np.array_equal(square, np.round(deep / 257))
     assert np.array_equal(decode(as_file(Image.fromarray(deep.astype(np.int32)), "TIFF"), 9).pixels[0], square)
+
+
+@pytest.mark.parametrize(("bits", "stated"), [(8, None), (10, None), (12, None), (12, "TIFF"), (12, "PGM")])
+def test_bits_that_are_stated_are_read_and_others_can_be_given(bits, stated):
+    deep = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8)
+    expected = np.round(deep / ((2**bits - 1) / 255)).astype(np.uint8)
+    if stated == "TIFF":  # two values of 12 bits in three bytes
+        first, second = deep.reshape(-1, 2).astype(int).T
+        packed = (
+            np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8).tobytes()
+        )
+        tags = [(256, 8), (257, 8), (258, 12), (259, 1), (262, 1), (273, 122), (277, 1), (278, 8), (279, len(packed))]
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        file = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + packed
+        assert file.index(packed) == 122
+    elif stated == "PGM":
+        file = b"P5 8 8 4095\n" + deep.astype(">u2").tobytes()
+    else:
+        file = as_file(Image.fromarray(deep)).getvalue()
+    square = decode(io.BytesIO(file), 8, 1, None if stated else bits)
+    assert np.abs(square.pixels[0].astype(int) - expected).max() <= (stated == "PGM")  # by way of 16 bits
+    text = darkness([None, square.brightest])
+    assert text is None if stated else f"is {2**bits - 1} of 65535, or {bits} bits" in text
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA"])
+def test_dark_colours_of_16_bits_are_recognised(kind):
+    colour = {"RGB": 2, "LA": 4, "RGBA": 6}[kind]
+    deep = np.full((8, 8, len(kind)), 4000, ">u2")
+    deep[..., -1] = 65535 if "A" in kind else 4000
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, colour, 0, 0, 0))
+    file = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert darkness([decode(io.BytesIO(file), 8).brightest])
+    with pytest.raises(BrokenImage, match=r"only the upper 8 of its 16 bits .*save it with 8 bits a channel"):
+        decode(io.BytesIO(file), 8, bits=12)
+
+
+def test_black_and_bright_images_of_16_bits_are_taken_as_they_are():
+    for values in ([0, 0], [0, 20000]):
+        assert darkness([decode(as_file(Image.fromarray(np.array([values] * 2, np.uint16))), 2).brightest]) is None
+    assert darkness([4000, 20000]) is None and darkness([None]) is None and darkness([]) is None
+
+
+def test_a_png_may_hold_much_text():
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * 3 * 2**20, zip=True)
+    assert decode(as_file(Image.fromarray(noise(8, 8, 3)), pnginfo=info), 8).pixels.shape == (3, 8, 8)
 
 
 def test_cmyk_becomes_rgb():

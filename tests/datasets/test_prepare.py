@@ -85,7 +85,7 @@ def test_every_row_is_its_image_and_the_record_is_true(source, tmp_path):
 def test_a_store_in_words(source, tmp_path):
     text = describe(prepared(source, tmp_path / "store", size=24))
     for words in (
-        "9 images of 3×24×24, in 2 classes, 2 of them held out",
+        "9 images of 3×24×24, in 2 classes (a, b), 2 of them held out",
         "9 images had to be enlarged",
         "2 images could",
     ):
@@ -93,7 +93,9 @@ def test_a_store_in_words(source, tmp_path):
     assert "a/003.png: cannot identify" in text
     (source / "a" / "003.png").unlink()
     text = describe(prepared(source / "a", tmp_path / "plain", held_out=0))
-    assert text == f"{tmp_path / 'plain'} holds 5 images of 3×16×16, in 1 class."
+    assert text == f"{tmp_path / 'plain'} holds 5 images of 3×16×16, in 1 class (a)."
+    (source / "a" / "x.heic").touch()
+    assert "\nNot taken: .heic files (1: x.heic)." in describe(prepared(source / "a", tmp_path / "plain", held_out=0))
 
 
 def test_grey_images_and_arrays(tmp_path):
@@ -145,12 +147,12 @@ def test_finished_shards_are_not_made_again(source, tmp_path, monkeypatch, capsy
     killed_at(5, "after", source, out, **SMALL)
     monkeypatch.setattr(MODULE, "decode", lambda file, *size: decoded.append(file.name) or decode(file, *size))
     prepared(source, out, progress=True)
-    assert sorted(decoded) == ["002.png", "003.png", "004.png"]  # those of the third shard
+    assert sorted(decoded) == ["002.png", "003.png", "003.png", "004.png"]  # those of the third shard and a broken one
     bar = capsys.readouterr().err
     assert "8/11" in bar and "11/11" in bar and "image/s" in bar
     decoded.clear()
     prepared(source, out)
-    assert not decoded and not capsys.readouterr().err
+    assert sorted(decoded) == ["003.png", "004.png"] and not capsys.readouterr().err  # might they be repaired by now?
 
 
 def test_a_shard_that_is_lost_or_cut_is_made_again(source, tmp_path, whole):
@@ -162,10 +164,71 @@ def test_a_shard_that_is_lost_or_cut_is_made_again(source, tmp_path, whole):
     assert contents(prepared(source, out)) == whole
 
 
+@pytest.mark.parametrize("stamped", [True, False], ids=["", "by an earlier version"])
+def test_what_was_repaired_or_replaced_is_read_again(source, tmp_path, stamped, capsys):
+    out = prepared(source, tmp_path / "store")
+    old = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.npy")}
+    shutil.copy(source / "a" / "000.png", source / "a" / "003.png")  # was broken
+    if stamped:  # of the same size, and not newer than the store
+        replaced = source / "b" / "001.png"
+        times = replaced.stat()
+        Image.fromarray(noise(20, 20, 3)).save(replaced, compress_level=0)
+        os.utime(replaced, ns=(times.st_atime_ns, times.st_mtime_ns - 10**10))
+    else:
+        for path in out.glob("shard-*.json"):
+            record = json.loads(path.read_text())
+            record.pop("stamp")
+            path.write_text(json.dumps(record))
+    again = prepared(source, out, progress=True)
+    assert f"{1 + stamped} of 3 shards hold images that were repaired or replaced since" in capsys.readouterr().out
+    assert contents(again).keys() == contents(whole := prepared(source, tmp_path / "whole")).keys()
+    assert np.array_equal(rows_of(again), rows_of(whole)) and about(again)["count"] == 10
+    assert [path.stat().st_mtime_ns == time for path, time in sorted(old.items())] == [False, not stamped, True]
+    (source / "a" / "000.png").write_bytes(b"x")  # and now broken
+    assert about(prepared(source, out))["count"] == 9
+
+
+def test_images_that_use_few_of_their_16_bits_are_refused_until_the_number_is_known(tmp_path):
+    deep = np.linspace(0, 4095, 256).astype(np.uint16).reshape(16, 16)
+    (tmp_path / "p").mkdir()
+    Image.fromarray(deep).save(tmp_path / "p" / "0.png")
+    Image.fromarray(deep // 4).save(tmp_path / "p" / "1.png")
+    settings = dict(held_out=0, channels=1)
+    with refused("^bits = None .*the brightest value .* is 4095 of 65535, or 12 bits.*--bits", ConfigError):
+        prepared(tmp_path / "p", tmp_path / "store", **settings)
+    assert rows_of(prepared(tmp_path / "p", tmp_path / "store", bits=13, **settings)).max() == 127  # no shard was made
+    with refused("^bits = None", ConfigError):
+        prepared(tmp_path / "p", tmp_path / "same", **settings)
+    taken = prepared(tmp_path / "p", tmp_path / "same", bits=16, **settings)
+    assert rows_of(taken).max() == 16 and contents(prepared(tmp_path / "p", taken, bits=16, **settings))
+    stretched = prepared(tmp_path / "p", tmp_path / "other", bits=12, **settings)
+    assert np.array_equal(rows_of(stretched)[0, 0], np.round(deep / (4095 / 255)))
+    for bits, out, message in ((12, taken, "bits: None → 12"), (16, stretched, "bits: 12 → None")):
+        with refused(message):
+            prepared(tmp_path / "p", out, bits=bits, **settings)
+    narrow = prepared(tmp_path / "p", tmp_path / "narrow", bits=10, **settings)
+    assert [entry["why"] for entry in about(narrow)["skipped"]] == [
+        "its brightest value is 4095, and 10 bits hold up to 1023"
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_large_images_are_skipped_until_they_are_trusted(source, tmp_path, monkeypatch, vae):
+    Image.fromarray(noise(60, 60, 3)).save(source / "a" / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    out = prepared(source, tmp_path / "store", latents=vae)
+    assert about(out)["skipped"][1]["why"] == "it has 3600 pixels; if you trust it, prepare with --max-pixels 3600"
+    prepared(source, out, latents=vae, max_pixels=3600)
+    assert [entry["path"] for entry in about(out)["skipped"]] == ["a/003.png", "b/004.png"]
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    assert open_store(out).pixels(torch.arange(8)).shape == (8, 3, 16, 16)  # a teacher needs no permission again
+
+
 @pytest.mark.parametrize("order", [[2, 0, 1], [1, 1, 2, 0]])
 def test_torchruns_ranks_share_the_shards(source, tmp_path, whole, order, monkeypatch):
     out = tmp_path / "store"
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    for name, value in {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "test"}.items():
+        monkeypatch.setenv(name, value)
     for rank in order:
         assert not out.exists() or (not about(out)["complete"] and "other processes" in describe(out))
         monkeypatch.setenv("RANK", str(rank))
@@ -201,9 +264,17 @@ def test_other_settings_or_images_are_refused_by_name(source, tmp_path):
     with refused(r"other settings \(source: "):
         prepared(tmp_path / "copy", out)
     shutil.copy(source / "a" / "000.png", source / "a" / "more.png")
-    with refused(r"images: 11 → 12; listing: "):
+    with refused(r"photos holds other images than .* \(1 added: a/more.png\). That store can be used as it is"):
+        prepared(source, out)
+    (source / "b" / "000.png").rename(source / "b" / "renamed.png")
+    with refused(r"2 added: a/more.png, 1 gone: b/000.png"):
         prepared(source, out)
     assert contents(out) == before
+    half = tmp_path / "half"
+    prepared(source, half, rank=0, ranks=2)
+    (source / "a" / "more.png").unlink()
+    with refused(r"half was begun \(12 images then, 11 now\). That store goes on with the first ones; .*another"):
+        prepared(source, half)
 
 
 def test_another_vae_is_refused(source, tmp_path, vae):
@@ -225,6 +296,9 @@ def test_another_vae_is_refused(source, tmp_path, vae):
         ({"flips": "no"}, "^flips = 'no' "),
         ({"seed": -1}, "^seed = -1 "),
         ({"layout": "CHW"}, "^layout = 'CHW' "),
+        ({"bits": 7}, "^bits = 7 "),
+        ({"bits": 17}, "^bits = 17 "),
+        ({"max_pixels": 0}, "^max_pixels = 0 "),
         ({"held_out": -1}, "^held_out = -1 "),
         ({"held_out": 10}, "^held_out = 10 .*at most 9"),
         ({"channels": 1, "latents": "x"}, "^channels = 1 .*VAE"),
@@ -260,10 +334,12 @@ def test_folders_that_are_taken(source, tmp_path):
 def test_a_class_whose_images_are_all_broken(source, tmp_path):
     for path in (source / "b").iterdir():
         path.write_bytes(b"x")
-    with refused(r"class 'b' .*b/000.png: cannot identify.*anew"):
+    with refused(r"class 'b' .*b/000.png: cannot identify.*Repair or replace .*; the same command"):
         prepared(source, tmp_path / "store", held_out=0)
     with refused("is not complete"):
         open_store(tmp_path / "store")
+    shutil.copy(source / "a" / "000.png", source / "b" / "000.png")
+    assert about(prepared(source, tmp_path / "store", held_out=0))["count"] == 6
 
 
 def test_a_whole_shard_may_be_broken(source, tmp_path):
@@ -276,15 +352,16 @@ def test_a_whole_shard_may_be_broken(source, tmp_path):
     assert torch.equal(open_store(store).batch(torch.arange(4)).x, expected)
 
 
-def test_a_failing_disk_does_not_count_as_a_broken_image(source, tmp_path, monkeypatch, whole):
+@pytest.mark.parametrize(("code", "words"), [(errno.EIO, "disk"), (errno.EMFILE, "ulimit -n")])
+def test_a_failing_disk_does_not_count_as_a_broken_image(source, tmp_path, monkeypatch, whole, code, words):
     def failing(file, *size):
         if file.name == "001.png" and file.parent.name == "b":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(code, os.strerror(code))
         return decode(file, *size)
 
     with monkeypatch.context() as patched:
         patched.setattr(MODULE, "decode", failing)
-        with refused(r"b/001.png could not be read .*disk.*goes on"):
+        with refused(rf"b/001.png could not be read .*{words}.*goes on"):
             prepared(source, tmp_path / "store")
     assert contents(prepared(source, tmp_path / "store")) == whole
 
@@ -294,7 +371,7 @@ def test_a_full_disk(source, tmp_path, whole):
     with contextlib.ExitStack() as after:
         after.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2500, limits[1]))
-        with refused(r"shard-00001.npy: the disk is full \(.*Make room.*same command"):
+        with refused(r"shard-00001.npy: the disk is full \(.*make room.*same command"):
             prepared(source, tmp_path / "store")
     assert not list((tmp_path / "store").glob(".*.part"))
     assert contents(prepared(source, tmp_path / "store")) == whole

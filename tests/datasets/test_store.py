@@ -1,6 +1,9 @@
 """Reading a store: rows, flips and draws as the files have them, mapped or resident; what is wrong is refused."""
 
+import contextlib
 import json
+import os
+import resource
 import shutil
 
 import numpy as np
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from photos import image_folder, noise, tiny_vae
 from PIL import Image
 
-from labkit.checks import ConfigError
+from labkit.checks import ConfigError, LabError
 from labkit.datasets import AugmentationDraws, StoreError, load, open_store, prepare, verify
 from labkit.datasets.decode import decode
 
@@ -177,7 +180,7 @@ def test_folders_that_are_no_store_or_not_a_complete_one(copy, tmp_path, photos)
     edited(copy, complete=False)
     refused(copy, "is not complete; run its `labkit prepare` command again")
     edited(copy, format="labkit-store-9")
-    refused(copy, "'labkit-store-9' .*'labkit-store-1': prepare it anew")
+    refused(copy, "'labkit-store-9' .*'labkit-store-1'; take the one that wrote it")
     for text in ("", "[]", "3", "{}", "\x00"):
         (copy / "store.json").write_text(text)
         refused(copy, r"store.json is cut or was not written by labkit")
@@ -188,9 +191,9 @@ def test_folders_that_are_no_store_or_not_a_complete_one(copy, tmp_path, photos)
 def test_a_store_copied_without_a_file_or_half_of_one(copy, name):
     data = (copy / name).read_bytes()
     (copy / name).write_bytes(data[:-1])
-    refused(copy, rf"{name} has {len(data) - 1} bytes instead of {len(data)}; copy the store again, or run")
+    refused(copy, rf"{name} has {len(data) - 1} bytes instead of {len(data)}; copy that file again, or run")
     (copy / name).unlink()
-    refused(copy, rf"{name} is missing; copy the store again")
+    refused(copy, rf"{name} is missing; copy that file again")
     with pytest.raises(StoreError, match=f"{name} is missing"):
         verify(copy)
 
@@ -202,6 +205,24 @@ def test_a_shard_of_another_store(copy):
     refused(copy, "shard-00000.npy is no shard of this store: it holds int8")
     file.write_bytes(b"X" * len(data))
     refused(copy, "shard-00000.npy cannot be read")
+
+
+def test_more_shards_than_files_may_be_open(tmp_path):
+    images = noise(40, 8, 8)
+    np.savez(tmp_path / "a.npz", x=images)
+    folder = prepared(tmp_path / "a.npz", tmp_path / "store", size=8, channels=1, shard=1, held_out=0)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as after:
+        after.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 25, limits[1]))
+        for resident in (False, True):
+            x = open_store(folder, resident=resident).to(CPU).batch(torch.arange(40)).x
+            assert torch.equal(x[:, 0], torch.from_numpy(images).float() / 127.5 - 1)
+        store = open_store(folder)
+        with contextlib.ExitStack() as files, pytest.raises(LabError, match=r"shard-\d+.npy: .*`ulimit -n"):
+            for _ in range(40):
+                files.enter_context(open(os.devnull))
+                store.batch(torch.arange(40))
 
 
 def test_images_that_are_no_longer_there(photos, latents, vae, tmp_path):
@@ -234,7 +255,7 @@ def test_a_flipped_bit_is_discovered_and_healed(photos, copy, names):
         data = bytearray((copy / name).read_bytes())
         data[-1] ^= 1
         (copy / name).write_bytes(data)
-    with pytest.raises(StoreError, match=rf"is corrupted.*: {', '.join(names)}\. Remove them and run"):
+    with pytest.raises(StoreError, match=rf"is corrupted.*: {', '.join(names)}\. Move them away and run"):
         verify(copy)
     for name in names:
         (copy / name).unlink()

@@ -62,6 +62,21 @@ def test_the_first_batch_uses_the_draws_of_its_position(stores):
     assert torch.equal(batch.x, expected.x) and torch.equal(batch.y, expected.y)
 
 
+@pytest.mark.parametrize("kind", ["pixels", "latents"])
+def test_without_flips_no_image_is_mirrored_and_nothing_else_changes(stores, kind):
+    """As REPA trains: the same noise and the same draws from the posterior, of the images as they are."""
+    streams = {flips: Trainer(config(stores[kind], flips=flips)).stream for flips in (True, False)}
+    (mixed, draws), (plain, same_draws) = (streams[flips].at(8) for flips in (True, False))
+    assert torch.equal(draws.noise, same_draws.noise) and torch.equal(draws.uniforms, same_draws.uniforms)
+    order, source = streams[True]._rows(8), streams[True].images
+    draw = generator(0, Purpose.AUGMENTATION, 8)
+    noise, uniforms = torch.randn(4, *source.shape, generator=draw), torch.rand(4, 1, generator=draw)[:, 0]
+    mirrored = uniforms < 0.5
+    assert 0 < mirrored.sum() < 4
+    assert torch.equal(plain.x, source.batch(order, AugmentationDraws(noise, torch.ones(4))).x)
+    assert [torch.equal(a, b) for a, b in zip(plain.x, mixed.x, strict=True)] == (~mirrored).tolist()
+
+
 def test_repas_teacher_gets_the_images_of_the_latents(stores, tmp_path):
     pytest.importorskip("transformers")
     dino = str(tiny_dino(tmp_path))

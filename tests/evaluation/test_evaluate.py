@@ -1,6 +1,7 @@
 """An evaluation: metrics of the very samples, stored with all they depend on, the same on any number of ranks."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from functools import partial
@@ -14,13 +15,24 @@ from photos import image_folder, tiny_vae
 from labkit import Run, Trainer, datasets, recipes
 from labkit.checks import ConfigError
 from labkit.datasets import Codec, prepare
-from labkit.evaluation import REAL, EvaluationConfig, Evaluator, block_geometry, evaluate, evaluate_run, memorisation
+from labkit.evaluation import (
+    REAL,
+    EvaluationConfig,
+    Evaluator,
+    block_geometry,
+    codec_of,
+    evaluate,
+    evaluate_run,
+    evaluator_of,
+    memorisation,
+)
 from labkit.experiments import Comparison, Measures
 from labkit.metrics import (
-    DigitsFeatures,
+    ClassifierFeatures,
     Extracted,
     Extractor,
     Pixels,
+    feature_likelihood_divergence,
     frechet_distance,
     frechet_of_moments,
     moments,
@@ -61,7 +73,7 @@ def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run):
     evaluation = judge(run, FEW)
     samples = run.sample(30, steps=2, batch_size=7).x
     x, real = (saved(images).expand(-1, 3, -1, -1) for images in (samples, datasets.digits("held_out").x))
-    network = DigitsFeatures().network
+    network = ClassifierFeatures("digits").network
     with torch.no_grad():
         z, real_z = network.features(x[:, :1]), network.features(real[:, :1])
     metrics = values(evaluation)
@@ -74,7 +86,11 @@ def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run):
     assert metrics["agreement"] == (predicted == torch.arange(30) % 10).double().mean().item()
     train, held_out = (to_bytes(datasets.digits(split).x) for split in ("train", "held_out"))
     assert metrics["memorisation"] == memorisation(to_bytes(samples), train, held_out)
-    beside = {"kernel_distance", "precision", "recall", "agreement", "memorisation"}
+    with torch.no_grad():
+        train_z = network.features(saved(datasets.digits("train").x))
+    divergence = feature_likelihood_divergence(train_z, real_z, z)
+    assert metrics["likelihood_divergence"] == pytest.approx(divergence, rel=1e-3)
+    beside = {"kernel_distance", "precision", "recall", "agreement", "memorisation", "likelihood_divergence"}
     assert metrics.keys() == {"frechet", "frechet_pixels", *beside}
 
     record = json.loads(evaluation.path.read_text())
@@ -92,7 +108,7 @@ def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run):
 def test_real_digits_are_measured_the_same_way(run):
     evaluation = judge(run, FEW)
     train, real = (saved(datasets.digits(split).x) for split in ("train", "held_out"))
-    network = DigitsFeatures().network
+    network = ClassifierFeatures("digits").network
     expected = []
     for draw in range(5):
         rows = torch.randperm(len(train), generator=generator(draw, Purpose.REAL, 2))[:30]
@@ -140,7 +156,8 @@ def test_copies_of_training_images_are_memorised_and_new_ones_are_not(run, monke
     train = datasets.digits("train")
     copies = Samples(train.x[:30], train.y[:30], {"nfe": 1})
     monkeypatch.setattr(evaluating, "sample_network", lambda *_, **__: copies)
-    assert evaluate(run.model(), run.config, FEW).values["memorisation"] == 1
+    values = evaluate(run.model(), run.config, FEW).values
+    assert values["memorisation"] == 1 and values["likelihood_divergence"] > 1000
     images, held_out = (to_bytes(part) for part in (train.x, datasets.digits("held_out").x))
     assert memorisation(held_out, images, held_out) == pytest.approx(0.05, abs=0.002)  # new images, by definition
 
@@ -168,6 +185,7 @@ def test_the_last_rank_measures_what_all_have_drawn(run, monkeypatch):
     for path in (run.path / "evaluations").rglob("*.*"):
         path.unlink()
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
     monkeypatch.setenv("RANK", "1")
     assert judge(run, uniform) is None
     monkeypatch.setenv("RANK", "0")
@@ -175,7 +193,7 @@ def test_the_last_rank_measures_what_all_have_drawn(run, monkeypatch):
 
 
 def test_a_reference_of_few_images_and_too_many_samples(run, tmp_path):
-    np.savez(tmp_path / "few.npz", arr_0=np.zeros((3, 8, 8), np.uint8))
+    np.savez(tmp_path / "few.npz", arr_0=np.zeros((3, 8, 8, 1), np.uint8))
     with pytest.raises(ConfigError, match="it has 3 images; give at least 4"):
         judge(run, replace(FEW, reference=str(tmp_path / "few.npz"), features="digits"))
     np.savez(tmp_path / "digits.npz", x=to_bytes(datasets.digits("train").x[:40])[:, 0].numpy())
@@ -187,24 +205,33 @@ def test_a_reference_of_few_images_and_too_many_samples(run, tmp_path):
 
 
 class Means(Extractor):
-    """In place of Inception: a feature a channel and quarter, three logits."""
+    """In place of Inception: a feature a channel and quarter, three logits, four spatial features."""
 
     name, digest = "inception", "0" * 64
 
     def __call__(self, x):
         features = torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-        return Extracted(features, features[:, :3])
+        return Extracted(features, features[:, :3], x[:, 0, 2:4, 3:5].flatten(1))
 
 
 def test_metrics_on_inception_have_the_names_of_the_literature(run):
     metrics = values(judge(run, replace(FEW, features="inception"), extractor=Means()))
     beside = {"precision", "recall", "frechet_pixels", "memorisation"}
-    assert {"fid", "kid", "inception_score", *beside} == metrics.keys()
+    assert {"fid", "sfid", "kid", "inception_score", *beside} == metrics.keys()
+    x, real = (saved(x) for x in (run.sample(30, steps=2, batch_size=7).x, datasets.digits("held_out").x))
+    places = (images[:, 0, 2:4, 3:5].flatten(1) for images in (x, real))
+    assert metrics["sfid"] == pytest.approx(frechet_distance(*places), rel=1e-4)
 
 
-def test_statistics_serve_for_fid_and_leave_out_what_needs_images(run, tmp_path):
-    real = saved(datasets.digits("held_out").x).expand(-1, 3, -1, -1)
-    mean, covariance = moments(Means()(real).features)
+def test_statistics_serve_for_fid_and_sfid_and_leave_out_what_needs_images(run, tmp_path):
+    real = Means()(saved(datasets.digits("held_out").x).expand(-1, 3, -1, -1))
+    (mean, covariance), (mean_s, covariance_s) = moments(real.features), moments(real.spatial)
+    adm = {"mu": mean, "sigma": covariance, "mu_s": mean_s, "sigma_s": covariance_s}
+    np.savez(tmp_path / "adm.npz", **{name: value.numpy() for name, value in adm.items()})
+    settings = replace(FEW, reference=str(tmp_path / "adm.npz"))
+    both = values(judge(run, settings, extractor=Means()))
+    assert both.keys() == {"fid", "sfid", "inception_score"}
+    assert both["sfid"] == pytest.approx(values(judge(run, FEW, extractor=Means()))["sfid"], rel=1e-6)
     np.savez(tmp_path / "statistics.npz", mu=mean.numpy(), sigma=covariance.numpy())
     settings = replace(FEW, reference=str(tmp_path / "statistics.npz"))
     evaluation = judge(run, settings, extractor=Means())
@@ -213,6 +240,7 @@ def test_statistics_serve_for_fid_and_leave_out_what_needs_images(run, tmp_path)
     assert values(evaluation)["fid"] == pytest.approx(expected, rel=1e-4)
     assert values(evaluation).keys() == {"fid", "inception_score"}
     assert "precision, recall, kid, frechet_pixels" in evaluation.record["left_out"]
+    assert "mu_s and sigma_s" in evaluation.record["left_out"]["sfid"]
     with pytest.raises(ConfigError, match="statistics of 12 features and no images, and digits has 64"):
         judge(run, replace(settings, features="digits"))
 
@@ -235,14 +263,20 @@ def test_latents_are_decoded_and_measured_as_images(latent):
     decoded = Codec(vae).decode(run.sample(8, steps=2, batch_size=7).x)
     assert torch.equal(torch.cat(list(evaluation.samples.batches(8))), to_bytes(decoded))
     assert evaluation.record["sampling"]["vae"] == {"name": vae, "digest": Codec(vae).digest}
+    (folder / "photos" / "a" / "x.heic").touch()
     other = judge(run, replace(settings, reference=str(folder / "photos")), extractor=Means())
+    assert "Of the reference, not taken: .heic files (1: a/x.heic)." in other.summary()
     assert other.samples.folder == evaluation.samples.folder and other.record["reference"]["count"] == 17
+    (folder / "photos" / "a" / "x.heic").unlink()
+    again = judge(run, replace(settings, reference=str(folder / "photos")), extractor=Means())
+    assert again.path == other.path  # the same images
 
 
 def test_a_vae_that_does_not_fit_the_run_is_refused(latent, run, tmp_path):
     _, vae, of_latents = latent
+    assert codec_of(of_latents.config, (4, 4, 4), None).source == vae, "the store's own"
     with pytest.raises(ConfigError, match=r"makes latents of 4 channels; name the VAE .* --vae stabilityai"):
-        judge(of_latents, FEW)
+        codec_of(replace(of_latents.config, dataset="moved"), (4, 4, 4), None)
     with pytest.raises(ConfigError, match="makes images of 1 channels; leave it out"):
         judge(run, replace(FEW, vae=vae))
     torch.manual_seed(1)
@@ -253,17 +287,85 @@ def test_a_vae_that_does_not_fit_the_run_is_refused(latent, run, tmp_path):
 def test_the_data_set_decides_what_is_left_open(run, tmp_path):
     digits = EvaluationConfig().filled(replace(run.config, seed=7))
     assert (digits.reference, digits.features, digits.count, digits.seed) == ("digits", "digits", 500, 7)
-    assert digits.sampler == Sampler("heun", 50)
+    assert digits.sampler == Sampler().filled("SiT") and digits.labels == "in_turn"
+    few = EvaluationConfig().filled(recipes.letters(dataset="letters-few"))
+    assert (few.reference, few.features, few.count) == ("letters", "letters", 500)
     emoji = EvaluationConfig().filled(recipes.emoji())
     assert (emoji.reference, emoji.features, emoji.count) == ("emoji", "pixels", 500)
     other = EvaluationConfig(reference="VIRTUAL_imagenet256.npz").filled(run.config)
-    assert (other.features, other.count) == ("inception", 50_000)
+    assert (other.features, other.count) == ("digits", 50_000)
+    assert EvaluationConfig().filled(recipes.cifar10()).features is None, "the evaluator looks what can be had"
     assert EvaluationConfig(inception=tmp_path).filled(run.config).features == "inception"
+
+
+@pytest.mark.parametrize(
+    ("preset", "model", "sampler", "evaluations"),
+    [
+        ("paper", "SiT-B/2", Sampler("dopri5", channels="first_three"), None),
+        ("release", "SiT-XL/2", Sampler("dopri5", channels="first_three"), None),
+        ("paper", "DiT-XL/2", Sampler("ancestral", 250, 1.5, "first_three"), 250),
+        ("repa", "SiT-XL/2", Sampler("euler_maruyama", 249), 250),
+        ("meanflow", "MeanFlow-XL/2", Sampler("meanflow", 1), 1),
+    ],
+)
+def test_the_published_protocol_is_that_of_the_released_code(preset, model, sampler, evaluations):
+    config = recipes.imagenet256(model, preset=preset)
+    protocol = EvaluationConfig(protocol="published", reference="VIRTUAL_imagenet256_labeled.npz").filled(config)
+    assert (protocol.count, protocol.labels, protocol.features) == (50_000, "uniform", "inception")
+    assert protocol.sampler == sampler.filled(config.family)
+    assert evaluations is None or protocol.sampler.total_steps == evaluations
+
+
+def test_what_is_given_goes_before_the_published_protocol(run):
+    def filled(config=run.config, count=None, labels=None, **sampler):
+        return EvaluationConfig(count, Sampler(**sampler), labels=labels, protocol="published").filled(config)
+
+    assert filled(count=20).count == 20 and filled(labels="in_turn").labels == "in_turn"
+    assert filled(guidance=1.5).sampler == Sampler("dopri5", None, 1.5, "first_three")
+    assert filled(guidance=1.5, channels="all").sampler.channels == "all"
+    assert filled(method="heun").sampler == Sampler("heun", 50, 1.0, "first_three")
+    dit = recipes.imagenet256("DiT-B/2")
+    assert filled(dit, guidance=1.0).sampler == Sampler("ancestral", 250, 1.0, "first_three")
+    assert filled(dit, method="ddim").sampler == Sampler("ddim", 50, 1.5, "first_three")
+    with pytest.raises(ConfigError, match=r"steps = 9 .*dopri5"):
+        filled(steps=9)
+
+
+@pytest.mark.parametrize(
+    ("shape", "installed", "features", "why"),
+    [
+        ((32, 32, 3), True, "inception", None),
+        ((32, 32, 3), False, "pixels", "torch-fidelity.* cannot be imported"),
+        ((32, 32), True, "pixels", "colour images of at least 32"),
+        ((16, 16, 3), True, "pixels", "colour images of at least 32"),
+    ],
+)
+def test_ones_own_images_are_measured_with_what_is_there(tmp_path, monkeypatch, shape, installed, features, why):
+    """A store of which nothing is held out, and Inception where it can be had and suits the images."""
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    if installed:
+        monkeypatch.setattr("labkit.evaluation.evaluator.Inception", lambda weights: Means())
+    np.savez(tmp_path / "mine.npz", x=np.random.default_rng(0).integers(0, 256, (30, *shape), np.uint8))
+    sizes = {"size": shape[0], "channels": 1 if len(shape) == 2 else 3}
+    store = prepare(tmp_path / "mine.npz", tmp_path / "store", **sizes, progress=False)
+    filled = EvaluationConfig(20).filled(recipes.cifar10(dataset=str(store)))
+    evaluator = evaluator_of(filled, (sizes["channels"], *shape[:2]))
+    assert evaluator.extractor.name == features and evaluator.reference.count == 30
+    reasons = evaluator.left_out(20)
+    assert reasons[REAL] and (why is None) == ("fid, kid, inception_score" not in reasons)
+    assert why is None or re.search(why, reasons["fid, kid, inception_score"])
+
+
+def test_a_run_that_cannot_be_written_to_is_refused_before_the_sampling(run, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"run = .* cannot be written to; copy the run to a folder of yours"):
+        judge(run, FEW)
+    assert not (run.path / "evaluations").exists()
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_settings_that_cannot_work_are_refused():
-    bad = {"count": 3, "seed": -1, "batch": 0, "features": "clip", "labels": "some"}
+    bad = {"count": 3, "seed": -1, "batch": 0, "features": "clip", "labels": "some", "protocol": "mine"}
     for field, value in bad.items():
         with pytest.raises(ConfigError, match=f"^{field} = {value!r} cannot be used"):
             EvaluationConfig(**{field: value})

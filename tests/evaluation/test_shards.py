@@ -77,9 +77,9 @@ def test_samples_that_are_not_finite_are_never_stored(tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (None, "cannot be read .*; remove it"),
-        (np.zeros((4, 3, 2, 2)), "holds float64 .*; remove it"),
-        (np.zeros((3, 3, 2, 2), np.uint8), r"holds uint8 \(3, 3, 2, 2\).*; remove it"),
+        (None, "cannot be read .*; move it away"),
+        (np.zeros((4, 3, 2, 2)), "holds float64 .*; move it away"),
+        (np.zeros((3, 3, 2, 2), np.uint8), r"holds uint8 \(3, 3, 2, 2\).*; move it away"),
     ],
     ids=["torn", "of another type", "too few"],
 )

@@ -6,19 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_sweep import TINY, Steps
 
 from labkit import Run, recipes
-from labkit.config import Config
+from labkit.config import Config, Engine
 from labkit.experiments import compiling, grid, sweep
 from labkit.experiments.compiling import worth_compiling
-from labkit.runtime import cpp_compiler
+from labkit.runtime import compiler_fault
+from labkit.training.checkpoint import Checkpoint
+from labkit.training.folder import RunFolder
 
 LONG = grid(recipes.digits(steps=1500), {"dispersive.lam": [None, 0.5], "seed": range(3)})
 
 
 def test_programs_that_train_for_long_are_compiled(monkeypatch):
-    monkeypatch.setattr(compiling, "cpp_compiler", lambda: "g++")
+    monkeypatch.setattr(compiling, "compiler_fault", lambda: "")
     short = {"short": recipes.digits(steps=100, batch_size=64), "alone": recipes.digits(steps=1500, model="SiT-Nano/4")}
     assert worth_compiling(LONG | short) == set(LONG)
     one_of_each = {name: config for name, config in LONG.items() if config.seed == 0}
@@ -27,8 +30,20 @@ def test_programs_that_train_for_long_are_compiled(monkeypatch):
 
 
 def test_nothing_is_compiled_without_a_compiler(monkeypatch):
-    monkeypatch.setattr(compiling, "cpp_compiler", lambda: None)
+    monkeypatch.setattr(compiling, "compiler_fault", lambda: "there is no g++")
     assert worth_compiling(LONG) == set()
+
+
+def test_a_run_that_has_begun_goes_on_as_it_began(tmp_path, monkeypatch):
+    """Whatever its length: the others of its program may have ended meanwhile, and its last bits depend on it."""
+    sweeping = sys.modules["labkit.experiments.sweep"]
+    monkeypatch.setattr(sweeping, "worth_compiling", lambda configs: {*configs} - {"new, short"})
+    monkeypatch.setattr(sweeping, "compiler_fault", lambda: "")
+    for name in ("compiled", "plain"):
+        config = replace(TINY, engine=Engine(compile=name == "compiled"))
+        RunFolder(tmp_path / name).begin(config).save(Checkpoint(1, 8, config.to_json(), {"model.a": torch.zeros(1)}))
+    configs = dict.fromkeys(("compiled", "plain", "new", "new, short"), TINY)
+    assert sweeping._compiled(configs, tmp_path) == {"compiled", "new"}
 
 
 def everything(configs: dict[str, Config]) -> set[str]:
@@ -36,7 +51,7 @@ def everything(configs: dict[str, Config]) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(cpp_compiler() is None, reason="there is no C++ compiler")
+@pytest.mark.skipif(compiler_fault() != "", reason="there is no C++ compiler")
 def test_a_compiled_sweep_is_the_same_but_for_rounding(tmp_path, monkeypatch):
     configs = grid(TINY, {"seed": range(2)})
     plain = sweep(configs, tmp_path / "plain", Steps(), progress=False)

@@ -54,6 +54,7 @@ def test_each_checkpoint_and_sampler_has_rows_and_the_rest_is_measured_once(rows
             "precision",
             "recall",
             "memorisation",
+            "likelihood_divergence",
         }
         assert {row["block"] for row in own if "block" in row} == {0, 1, 2, 3}
         assert value(own, "loss_gap") == value(own, "loss_held_out") - value(own, "loss_train")

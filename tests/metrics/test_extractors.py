@@ -13,7 +13,7 @@ from torch import nn
 
 from labkit import datasets
 from labkit.checks import ConfigError
-from labkit.metrics import DigitsClassifier, DigitsFeatures, Inception, PixelPca, Pixels, extract
+from labkit.metrics import CLASSIFIERS, ClassifierFeatures, Inception, PixelPca, Pixels, extract
 from labkit.metrics.extractors import to_bytes, to_floats
 
 
@@ -24,16 +24,19 @@ def test_bytes_are_what_a_file_holds():
     assert to_bytes(beyond).flatten().tolist() == [0, 0, 128, 255, 255]
 
 
-def test_digits_features_are_the_classifiers():
-    x = datasets.digits("held_out").x[:5]
-    [extracted] = extract([to_bytes(x[:3]), to_bytes(x[3:])], DigitsFeatures())
-    network, saved = DigitsClassifier.load(), to_floats(to_bytes(x))
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_features_are_the_classifiers(name):
+    x = datasets.load(name, "held_out").x[:5]
+    features = ClassifierFeatures(name)
+    [extracted] = extract([to_bytes(x[:3]), to_bytes(x[3:])], features)
+    network, saved = CLASSIFIERS[name].load(), to_floats(to_bytes(x))
     with torch.no_grad():
         torch.testing.assert_close(extracted.features, network.features(saved))
         torch.testing.assert_close(extracted.logits, network(saved))
-    assert DigitsFeatures().digest == DigitsFeatures().digest
-    with pytest.raises(ConfigError, match="8×8 digits, and the images have 16×16"):
-        DigitsFeatures()(torch.zeros(1, 3, 16, 16))
+    assert features.digest == ClassifierFeatures(name).digest
+    side = x.shape[-1]
+    with pytest.raises(ConfigError, match=f"{side}×{side} {name}, and the images have 24×24; choose pixels"):
+        features(torch.zeros(1, 3, 24, 24))
 
 
 def test_pixels_are_principal_axes_of_the_given_images():
@@ -60,11 +63,13 @@ class StandIn(nn.Module):
     def __init__(self, name, features_list, feature_extractor_weights_path=None):
         super().__init__()
         assert features_list == ["2048", "logits_unbiased"]
-        self.body, self.head = nn.Linear(3, 2048), nn.Linear(2048, 1008)
+        self.body, self.head, self.Mixed_6d = nn.Linear(3, 2048), nn.Linear(2048, 1008), nn.Module()
+        self.Mixed_6d.branch1x1 = nn.Identity()  # of 9 channels at 2×3 places
         self.load_state_dict(torch.load(feature_extractor_weights_path, weights_only=False))
 
     def forward(self, x):
         assert x.dtype == torch.uint8 and x.shape[1] == 3
+        self.Mixed_6d.branch1x1(x.float().mean(dim=(2, 3))[:, :, None, None].expand(-1, -1, 2, 3).repeat(1, 3, 1, 1))
         features = self.body(x.double().mean(dim=(2, 3)).float())
         return features, self.head(features)
 
@@ -99,6 +104,9 @@ def test_inception_takes_its_weights_from_a_file(weights, tmp_path):
     weight, bias = weights["body.weight"].double(), weights["body.bias"].double()
     torch.testing.assert_close(extracted.features.double(), mean @ weight.T + bias, rtol=1e-5, atol=1e-3)
     assert extracted.logits.shape == (4, 1008) and not extracted.logits.requires_grad
+    # ADM's spatial features: seven channels at each place, place by place
+    expected = [[*image.tolist() * 2, image[0].item()] * 6 for image in mean]
+    torch.testing.assert_close(extracted.spatial, torch.tensor(expected), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.usefixtures("fidelity")
@@ -132,5 +140,5 @@ def test_no_network_to_download_from(monkeypatch):
 
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(ConfigError, match=r"needs the package torch-fidelity.*labkit\[fid\].*digits or pixels"):
+    with pytest.raises(ConfigError, match=r"needs the package torch-fidelity.*labkit\[fid\].*letters or pixels"):
         Inception()

@@ -30,6 +30,15 @@ def test_known_vectors(base, other, cosine_and_ratio):
     assert gradient_conflict(base, other) == pytest.approx(cosine_and_ratio, nan_ok=True)
 
 
+def test_it_does_not_depend_on_the_number_of_threads():
+    """Bit for bit, so that a run's log is the same whichever process has written a row."""
+    draw = torch.Generator().manual_seed(0)
+    base, other = (torch.randn(300_001, generator=draw) for _ in range(2))
+    alone = gradient_conflict([base], [other])
+    torch.set_num_threads(2)
+    assert gradient_conflict([base], [other]) == alone and torch.get_num_threads() == 2
+
+
 def test_lists_of_different_parameters_are_refused():
     with pytest.raises(ValueError, match="zip"):
         gradient_conflict([E1], [E1, E2])

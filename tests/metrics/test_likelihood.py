@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from labkit import ConfigError
 from labkit.datasets import digits
-from labkit.metrics import DigitsFeatures, feature_likelihood_divergence, frechet_distance
+from labkit.metrics import ClassifierFeatures, feature_likelihood_divergence, frechet_distance
 from labkit.metrics.likelihood import _log_densities, _surprise
 
 
@@ -19,7 +19,7 @@ def features():
     """Of 400 training digits, of 200 others that play new samples, and of 250 held-out ones."""
     train, held_out = digits("train"), digits("held_out")
     x = torch.cat([train.x, held_out.x]).expand(-1, 3, -1, -1)
-    own = DigitsFeatures()(x).features.detach().double()
+    own = ClassifierFeatures("digits")(x).features.detach().double()
     return own[:400], own[800:1000], own[1297:1547]
 
 

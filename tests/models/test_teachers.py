@@ -149,13 +149,45 @@ def bicubic(n, size):
 @pytest.mark.parametrize("shape", [(2, 1, 8, 8), (1, 3, 40, 90)])
 def test_tokens_are_those_of_transformers(tmp_path, kind, others, grid, shape):
     x, folder = torch.rand(shape) * 2 - 1, tiny_dino(tmp_path, kind)
-    teacher = DinoTeacher(str(folder), grid)
+    teacher = DinoTeacher(str(folder), grid, antialias=False)
     model = transformers.AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         all_tokens = model(pixel_values=torch.from_numpy(prepared(x, 14 * grid)).float()).last_hidden_state
     assert teacher(x).shape == (shape[0], grid**2, 32) == (shape[0], teacher.tokens, teacher.width)
     assert all_tokens.shape[1] == grid**2 + others
     torch.testing.assert_close(teacher(x), all_tokens[:, -(grid**2) :], rtol=1e-3, atol=1e-3)
+
+
+def cubic(x, a=-0.5):
+    """Keys' kernel; a = −0.5 where an image is resampled with antialiasing, as in PIL."""
+    x = np.abs(x)
+    near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+@pytest.mark.parametrize(("side", "grid"), [(37, 16), (5, 2), (4, 7)])
+def test_the_position_embedding_is_resampled_with_antialiasing(side, grid):
+    """As REPA's authors do: a kernel that is as wide as a new cell, along rows and along columns, in numpy."""
+    positions = torch.randn(1, 1 + side**2, 3)
+    scale = side / grid
+    wide = max(scale, 1)
+    centres, places = (np.arange(grid) + 0.5) * scale, np.arange(side) + 0.5
+    weights = cubic((places - centres[:, None]) / wide)
+    weights /= weights.sum(axis=1, keepdims=True)
+    image = positions[0, 1:].double().numpy().reshape(side, side, 3)
+    expected = np.einsum("ih,jw,hwd->ijd", weights, weights, image).reshape(-1, 3)
+    actual = teachers.resampled(positions, grid)
+    assert torch.equal(actual[:, 0], positions[:, 0])  # the class token has no place
+    torch.testing.assert_close(actual[0, 1:].double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_runs_on_the_resampled_embedding(tiny):
+    x, as_repa, plain = torch.rand(2, 3, 40, 40), DinoTeacher(str(tiny), 2), DinoTeacher(str(tiny), 2, antialias=False)
+    embeddings = as_repa.model.embeddings
+    taken = embeddings.interpolate_pos_encoding(torch.zeros(1, 5, 32), 28, 28)
+    assert torch.equal(taken, embeddings.position_embeddings)
+    assert not torch.allclose(as_repa(x), plain(x), atol=1e-3)
+    assert as_repa.cost.parameters == plain.cost.parameters
 
 
 def test_defaults_are_repas_grid_and_the_published_cost(tiny):

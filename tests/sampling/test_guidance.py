@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from labkit import Config, build_model
 from labkit.checks import ConfigError
-from labkit.sampling import guided
+from labkit.sampling import guided, sample_network
 
 NULL = 10
 LABELS = torch.tensor([0, 3, 9, 1, 7])
@@ -46,6 +47,35 @@ def test_the_released_samplers_guide_three_of_four_latent_channels(network, poin
     assert torch.equal(three[:, :3], everywhere[:, :3])
     torch.testing.assert_close(three[:, 3], network(*point, LABELS)[:, 3])
     assert not torch.allclose(three[:, 3], everywhere[:, 3])
+
+
+def test_outside_its_times_it_is_the_conditional_velocity_at_half_the_cost(network, point):
+    x, _ = point
+    velocity = guided(network, LABELS, NULL, 4.0, acts=lambda t: t[0].item() <= 0.5)
+    for now, cost in ((0.25, 10), (0.75, 5)):
+        t, network.samples = torch.full((5,), now), 0
+        expected = guided(network, LABELS, NULL, 4.0 if now < 0.5 else 1.0)(x, t)
+        network.samples = 0
+        assert torch.equal(velocity(x, t), expected) and network.samples == cost
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "times"),
+    [
+        ("SiT-Nano/4", {"method": "euler", "steps": 10}, [0.3, 0.4, 0.5, 0.6]),
+        ("SiT-Nano/4", {"method": "euler_maruyama", "steps": 24}, [0.32 + 0.04 * k for k in range(8)]),
+        ("MeanFlow-Nano/4", {"method": "euler", "steps": 10}, [0.3, 0.4, 0.5, 0.6]),
+        ("DiT-Nano/4", {"method": "ddim", "steps": 10}, [666, 555, 444]),  # 1 − (k + 1)/1000 = 0.333, 0.444, 0.555
+    ],
+)
+def test_a_sampler_guides_within_its_interval_alone(model, settings, times):
+    """Seen from the network: two labels a sample at these times, one at others."""
+    config, calls = Config(model=model), []
+    network = build_model(model, 8, 1, 10, learn_sigma=config.family == "DiT").eval()
+    network.register_forward_pre_hook(lambda _, arguments: calls.append((len(arguments[0]), arguments[1][0].item())))
+    sample_network(network, config, 3, guidance=2.0, guidance_interval=(0.3, 0.6), **settings)
+    assert [t for count, t in calls if count == 6] == pytest.approx(times, abs=1e-6)
+    assert {count for count, _ in calls} == {3, 6}
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -13,6 +13,7 @@ OTHER = {  # for each setting of some methods alone, a value that is not the def
     "diffusion": "bump",
     "strength": 0.5,
     "last": 0.1,
+    "last_step": "euler",
     "eta": 1.0,
     "rtol": 1e-5,
     "atol": 1e-8,
@@ -33,9 +34,8 @@ def test_the_tables_hold_every_family_method_and_setting():
 @pytest.mark.parametrize(("family", "method"), [("SiT", "heun"), ("DiT", "ddim"), ("MeanFlow", "meanflow")])
 def test_each_family_has_its_default_sampler(family, method):
     default = Sampler().filled(family)
-    assert default == Sampler(method, {"meanflow": 1}.get(method, 50)) == default.filled(family)
-    assert default.guidance == 1
-    assert Sampler(steps=7).filled(family) == Sampler(method, 7)
+    assert default == Sampler(method, {"meanflow": 1}.get(method, 50), 1.0, "all") == default.filled(family)
+    assert Sampler(steps=7).filled(family) == Sampler(method, 7, 1.0, "all")
 
 
 @pytest.mark.parametrize(("family", "method"), PAIRS)
@@ -43,7 +43,7 @@ def test_each_method_has_its_default_steps_and_keeps_other_settings(family, meth
     assert Sampler(method).filled(family).steps == (STEPS | {"meanflow": 1})[method]
     own = {name: OTHER[name] for name in SOLVERS[method].settings()}
     steps = None if method == "dopri5" else 7
-    settings = Sampler(method, steps, guidance=3.0, channels="first_three", **own)
+    settings = Sampler(method, steps, 3.0, "first_three", (0.25, 1.0), **own)
     filled = settings.filled(family)
     assert filled == settings
     assert Sampler(**filled.record()).filled(family) == filled  # a record makes the same sampler
@@ -79,8 +79,10 @@ def test_a_method_that_chooses_its_own_steps_takes_none():
     [
         ("method", ("rk4", "", 3), "meanflow, heun, euler"),
         ("steps", (0, 2.5, True, "4"), "whole number of at least 1"),
-        ("guidance", (-0.1, math.nan, math.inf, None, "2"), "at least 0"),
-        ("channels", ("three", None), "all, first_three"),
+        ("guidance", (-0.1, math.nan, math.inf, "2"), "at least 0"),
+        ("guidance_interval", ((0.5,), (0.7, 0.3), (-0.1, 1), (0, math.nan), None), "within 0 to 1"),
+        ("channels", ("three",), "all, first_three"),
+        ("last_step", ("Mean", None), "mean, tweedie, euler, none"),
         ("diffusion", ("none", None), "sigma, sbdm"),
         *((name, (-1e-9, math.nan, None, True), "at least 0") for name in ("strength", "last", "eta")),
         *((name, (0, -1e-9, math.inf, "1"), "above 0") for name in ("rtol", "atol")),
@@ -95,6 +97,18 @@ def test_a_bad_value_is_refused_by_name_at_once(name, values, allowed):
         assert repr(value) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"guidance_interval": (0.3, 1)}, r"^guidance_interval = \(0\.3, 1\.0\) .*guidance is 1; set it"),
+        ({"method": "sde_heun", "last_step": "none", "last": 0.1}, r"^last = 0\.1 .*no last step"),
+    ],
+)
+def test_a_setting_that_another_makes_idle_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Sampler(**settings).filled("SiT")
+
+
 # --- words and records
 
 
@@ -105,6 +119,11 @@ def test_a_bad_value_is_refused_by_name_at_once(name, values, allowed):
         ("SiT", {"method": "dopri5", "guidance": 1.5}, "dopri5, guidance 1.5"),
         ("DiT", {"steps": 2, "guidance": 4.0}, "ddim with 2 steps, guidance 4"),
         ("MeanFlow", {}, "meanflow with 1 step, guidance 1"),
+        (
+            "SiT",
+            {"guidance": 1.8, "channels": "first_three", "guidance_interval": (0.3, 1)},
+            "heun with 50 steps, guidance 1.8 on three channels from t = 0.3 to 1",
+        ),
     ],
 )
 def test_words_for_a_caption(family, settings, text):
@@ -117,6 +136,12 @@ def test_words_for_a_caption(family, settings, text):
         ("SiT", {}, {"method": "heun", "steps": 50}),
         ("SiT", {"method": "dopri5"}, {"steps": None, "rtol": 1e-3, "atol": 1e-6}),
         ("SiT", {"method": "sde_heun", "steps": 9, "last": 0.1}, {"diffusion": "sigma", "strength": 1.0}),
+        (
+            "SiT",
+            {"method": "euler_maruyama", "steps": 9, "last_step": "tweedie"},
+            {"diffusion": "sigma", "strength": 1.0, "last": 0.04},
+        ),
+        ("SiT", {"guidance": 2.0, "guidance_interval": (0.3, 1.0)}, {"method": "heun", "steps": 50}),
         ("DiT", {"eta": 0.5, "guidance": 2}, {"method": "ddim", "steps": 50}),
         ("DiT", {"clip": True}, {"method": "ddim", "steps": 50, "eta": 0.0}),
         ("MeanFlow", {"guidance": 1.5, "channels": "first_three"}, {"method": "meanflow", "steps": 1}),

@@ -82,6 +82,34 @@ def test_noise_is_drawn_once_a_step_except_the_last_and_evaluations_are_as_state
     assert (first[-1][1] != other).all()
 
 
+@pytest.mark.parametrize("method", SDE_METHODS)
+@pytest.mark.parametrize("path", [paths.linear, paths.gvp, paths.vp])
+def test_the_last_step_is_one_of_the_four_of_sit_s_release(path, method):
+    """From the same state at 1 − last: its formulas, with the score that the field's velocity implies."""
+    field, start = ideal(path), torch.randn(9, 1, dtype=torch.float64)
+
+    def run(**settings):
+        return list(walk(field, start, normals((9, 1)), path, 6, method, **settings))
+
+    ends = {last_step: run(last=0.1, last_step=last_step) for last_step in ("mean", "tweedie", "euler")}
+    (now, x), *others = (states[-2] for states in ends.values())
+    assert now == pytest.approx(0.9) and all(torch.equal(x, other) for _, other in others)
+    t = torch.full((9,), 0.9, dtype=torch.float64)
+    c, v = path.coefficients(t[:, None]), field(x, t)
+    score = -(x - c.alpha * MEAN) / ((c.alpha * DEVIATION) ** 2 + c.sigma**2)  # of the Gaussian itself
+    expected = {
+        "mean": x + 0.1 * (v + c.sigma * score),
+        "tweedie": x / c.alpha + c.sigma**2 / c.alpha * score,
+        "euler": x + 0.1 * v,
+    }
+    for last_step, states in ends.items():
+        assert states[-1][0] == 1
+        torch.testing.assert_close(states[-1][1], expected[last_step], rtol=1e-9, atol=1e-11)
+    none = run(last_step="none")
+    assert [t for t, _ in none] == pytest.approx([0.999 * k / 6 for k in range(7)])
+    assert Sampler(method, 6, last_step="none").filled("SiT").total_steps == 6
+
+
 def test_forms_have_the_published_values():
     t = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     values = {form: diffusion(form, paths.linear, t).tolist() for form in FORMS}

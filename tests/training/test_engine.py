@@ -1,10 +1,13 @@
 """Engine settings change a step's speed and memory, and nothing else."""
 
+import sysconfig
+
 import pytest
 import torch
 from tiny import assert_same, everything, finished, tiny, trained
 
-from labkit import Run, Trainer
+from labkit import Job, Run, Trainer, distributed
+from labkit.checks import ConfigError
 from labkit.config import Engine
 from labkit.losses import Contrastive, Repa
 
@@ -117,3 +120,44 @@ def test_a_run_goes_on_with_another_engine(tmp_path):
     for name, tensor in resumed.network.state_dict().items():
         assert torch.equal(tensor, straight[f"model.{name}"]), name
     assert Run.open(tmp_path).config.engine == other
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        dict(SLURM_NTASKS=8, SLURM_JOB_NAME="train", SLURM_PROCID=0, SLURM_LOCALID=0, SLURM_NODELIST="n1"),
+        dict(RANK=3, WORLD_SIZE=8, LOCAL_RANK=3, LOCAL_WORLD_SIZE=8, MASTER_ADDR="n1", MASTER_PORT=29500),
+        dict(OMPI_COMM_WORLD_RANK=3, OMPI_COMM_WORLD_SIZE=8, PMI_RANK=3),
+    ],
+    ids=["Slurm", "ranks", "MPI"],
+)
+def test_variables_that_a_batch_system_leaves_make_no_ranks(left, monkeypatch):
+    for name, value in left.items():
+        monkeypatch.setenv(name, str(value))
+    trainer = Trainer(tiny())
+    assert (trainer.fabric.world_size, trainer.leads) == (1, True)
+    assert (distributed.place(), distributed.local_rank()) == ((0, 1), 0)
+
+
+@pytest.mark.parametrize("start", [Trainer, Job.launch])
+@pytest.mark.parametrize(
+    ("lack", "words"),
+    [
+        (
+            lambda patch: patch.setenv("CXX", "/nowhere/g++ -O3"),
+            r".*no /nowhere/g\+\+ -O3 \(\$CXX is .*; install g\+\+",
+        ),
+        (lambda patch: patch.setenv("PATH", "/nowhere"), r"there is no g\+\+; install g\+\+"),
+        (
+            lambda patch: patch.setattr(sysconfig, "get_path", lambda name: "/nowhere"),
+            "Python's headers are missing; install python3",
+        ),
+    ],
+    ids=["CXX", "PATH", "Python.h"],
+)
+def test_compiling_without_a_compiler_is_refused_before_there_is_a_folder(start, lack, words, tmp_path, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    lack(monkeypatch)
+    with pytest.raises(ConfigError, match=f"engine.compile = True cannot be used: {words}.*--engine.no-compile"):
+        start(tiny(engine=Engine(compile=True)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -11,11 +11,13 @@ import torch
 from tiny import leftovers, outcome, tiny, trained
 
 from labkit import ConfigError, Run, Trainer
+from labkit.checks import LabError
 from labkit.config import Engine
 from labkit.losses import Contrastive, Repa
 from labkit.training import CheckpointError, RunError
 from labkit.training.checkpoint import Checkpoint, replace_file
 from labkit.training.folder import RunFolder
+from labkit.training.history import History
 
 
 @pytest.fixture
@@ -31,6 +33,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_what_lies_where(run):
     assert files(run).keys() == {
         "config.json",
+        "data.json",
         "machine.json",
         "status.json",
         "metrics.csv",
@@ -234,6 +237,36 @@ def test_a_cut_table_is_mended_on_resume(run, tmp_path, length):
     assert outcome(run) == outcome(trained(config, tmp_path / "straight"))
 
 
+EDITS = {
+    "semicolons": (lambda text: text.replace(",", ";").replace(".", ",").encode(), "line 1 is 'step;samples"),
+    "tabs": (lambda text: text.replace(",", "\t").encode(), "line 1 is 'step\\tsamples"),
+    "UTF-16": (lambda text: text.encode("utf-16"), "not UTF-8"),
+    "a row of notes": (lambda text: text.replace("\n2,", "\nhere it falls\n2,", 1).encode(), "is 'here it falls'"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_table_that_another_program_saved_is_refused_and_stays(run, edit):
+    change, words = EDITS[edit]
+    table = run / "metrics.csv"
+    table.write_bytes(saved := change(table.read_text()))
+    for read in (lambda: list(Trainer(tiny(steps=6, save_every=3), run)), lambda: Run.open(run).metrics()):
+        with pytest.raises(RunError, match=rf"metrics\.csv is not as labkit .*{re.escape(words)}.*UTF-8.*or move it"):
+            read()
+    with pytest.raises(RunError, match=r"metrics\.csv is not as labkit wrote it: .*or move it"):
+        History(table).refresh()
+    assert table.read_bytes() == saved
+
+
+@pytest.mark.parametrize("form", [lambda t: b"\xef\xbb\xbf" + t, lambda t: t.replace(b"\n", b"\r\n"), lambda t: t[:-1]])
+def test_a_table_in_another_form_of_the_same_text_is_read(run, tmp_path, form):
+    """With a byte order mark, with the line ends of Windows, or without the last of them."""
+    table = run / "metrics.csv"
+    table.write_bytes(form(table.read_bytes()))
+    list(Trainer(tiny(steps=6, save_every=3), run))
+    assert outcome(run) == outcome(trained(tiny(steps=6, save_every=3), tmp_path / "straight"))
+
+
 def test_seconds_go_on_from_where_they_were(run):
     before = Run.open(run).metrics().seconds.max()
     trainer = Trainer(tiny(steps=6, save_every=3), run)
@@ -253,7 +286,7 @@ def test_a_disk_that_fills_up(tmp_path, name):
     """One sentence that names the file; what was saved stays, and training goes on from it when there is room."""
     folder = tmp_path / "run"
     file = str(folder / name.replace("/.step", "/step").removesuffix(".part"))
-    with pytest.raises(CheckpointError, match=f"{re.escape(file)}: the disk is full"):
+    with pytest.raises(LabError, match=f"{re.escape(file)}: the disk is full"):
         for report in Trainer(tiny(), folder):
             if report.step == 7:
                 (folder / name).unlink(missing_ok=True)

@@ -184,6 +184,28 @@ def test_kill_9_within_a_save(tmp_path, straight, moment):
     assert outcome(tmp_path) == straight
 
 
+def test_kill_9_between_a_save_and_its_sheet(tmp_path, straight):
+    """The sheet is drawn when the run goes on, and at its end even if nothing else is left to do."""
+    for steps, step in ((7, 5), (12, 12)):
+        trained(tiny(steps=steps), tmp_path)
+        sheet = tmp_path / "samples" / f"step-{step:08d}.png"
+        drawn = sheet.read_bytes()
+        sheet.unlink()
+        for later in (f for s, f in Run.open(tmp_path).checkpoints.items() if s > step):
+            later.unlink()
+        next(iter(Trainer(tiny(), tmp_path)), None)
+        assert sheet.read_bytes() == drawn
+    assert outcome(tmp_path) == straight
+
+
+def test_a_trainer_that_another_one_overtook_goes_on_from_there(tmp_path, straight):
+    """If it trained the same steps again, it would first drop their rows, and if it stopped on the way lose them."""
+    early = Trainer(tiny(), tmp_path)
+    next(r for r in Trainer(tiny(), tmp_path) if r.step == 7)
+    assert next(iter(early)).step == 8
+    assert outcome(trained(tiny(), tmp_path)) == straight
+
+
 def rows(folder: Path) -> int:
     table = folder / "metrics.csv"
     return table.read_text().count("\n") if table.exists() else 0

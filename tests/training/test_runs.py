@@ -90,6 +90,8 @@ def test_settings_stand_beside_the_samples(run):
         ({"y": [-1, 0]}, "y = [-1, 0]"),
         ({"y": [1, 2, 3]}, "give 2 labels between 0 and 10"),
         ({"y": []}, "y = []"),
+        ({"y": [3.5, 0]}, "y = [3.5, 0.0]"),
+        ({"y": [float("nan"), 0]}, "y = [nan, 0.0]"),
         ({"steps": 2.5}, "steps = 2.5"),
         ({"method": "rk4"}, "method = 'rk4'"),
         ({"guidance": float("nan")}, "guidance = nan"),

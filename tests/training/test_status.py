@@ -85,7 +85,8 @@ def test_a_second_trainer_is_refused_by_name_while_the_first_one_trains(tmp_path
         assert Run.open(path).config == tiny() and len(Run.open(path).metrics()) > 0, "reading is free"
     assert not RunFolder(path).busy
     assert len(list(islice(Trainer(tiny(), path), 3))) == 3
-    list(waiting)  # it stands at 0 and others went on to 4: it trains these steps once more, and logs them once
+    assert next(iter(waiting)).step == 5, "it was made at 0, and others went on to 4"
+    list(waiting)
     assert outcome(path) == outcome(trained(tiny(), tmp_path / "straight"))
 
 

@@ -214,7 +214,8 @@ def test_forks_go_on_beside_their_parents_and_come_back_after_the_kernel_is_gone
     inks = [line.line.color for line in panel.figure.data[:4]]
     assert len(set(inks)) == 4, "every run has a colour of its own"
     assert live.lam_at("fork 2").values.tolist() == [0.0, 0.0, 1.0, 1.0]
-    cloud = panel.figure.data[2 * BRANCHES]
+    cloud, layout = panel.figure.data[2 * BRANCHES], panel.figure.layout
+    assert (layout.yaxis3.scaleanchor, layout.yaxis.scaleanchor, layout.yaxis.showticklabels) == ("x3", None, None)
     assert cloud.mode == "markers" and len(cloud.x) == 100 and "mean distance of two samples" in panel.sentence.value
 
     curves = {name: live.logged(name, "velocity").steps.tolist() for name in live.configs}

@@ -1,0 +1,65 @@
+"""Exercises in which the reader writes the lab's mathematics, and checks that name the mistake.
+
+    exercise("dispersive_loss")                 why, stub and folded solution, as a notebook shows them
+    check("dispersive_loss", dispersive_loss)   a verdict: ``.passed``, ``.key``, and ``.text``, one sentence
+    mine("dispersive_loss")                     the reader's function, once it has passed; the library's until then
+
+Arguments are given in the order of the stub, since a reader may rename them.
+
+``labkit.exercises.bug_hunt`` has eight sabotaged losses to diagnose.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from labkit.checks import require
+from labkit.exercises import features, flows, losses
+from labkit.exercises.checking import Exercise, Verdict
+
+EXERCISES: dict[str, Exercise] = {
+    each.name: each for each in (*flows.EXERCISES, *losses.EXERCISES, *features.EXERCISES)
+}
+"""All exercises by name."""
+
+_PASSED: dict[str, Callable[..., Any]] = {}
+
+
+def exercise(name: str) -> Exercise:
+    """An exercise by name.
+
+    Raises:
+        ConfigError: no such exercise.
+    """
+    require(name in EXERCISES, "exercise", name, f"choose one of {', '.join(EXERCISES)}")
+    return EXERCISES[name]
+
+
+def check(name: str, answer: Any) -> Verdict:
+    """Compare an answer with the library; one that passes is kept for ``mine``.
+
+    Args:
+        name: the exercise.  answer: the reader's function, or class where the stub is one.
+
+    Raises:
+        ConfigError: no such exercise.
+    """
+    verdict = exercise(name).check(answer)
+    if verdict.passed:
+        _PASSED[name] = answer
+    return verdict
+
+
+def mine(name: str, default: Any = None) -> Any:
+    """The reader's answer, once it has passed in this session: what a panel should run.
+
+    Args:
+        name: the exercise.  default: what to run until then, by default the library's, which takes the same arguments.
+
+    Raises:
+        ConfigError: no such exercise.
+    """
+    library = exercise(name).oracle
+    return _PASSED.get(name, library if default is None else default)
+
+
+__all__ = ["EXERCISES", "Exercise", "Verdict", "check", "exercise", "mine"]
