@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pays
 import torch
 from claims import RULES, claims
 from conditions import CONDITIONS, FOLLOWED, STEPS, STOPPING, coarse
@@ -208,7 +209,9 @@ def images(run: Run, n: int = 100) -> torch.Tensor:
 
 def stopping(out: Path, seeds: int, workers: int | None, only_trained: bool, shipped: Atlas | None) -> pd.DataFrame:
     """A sweep of its own: runs on few images, measured at every checkpoint; those that ship keep their rows."""
-    kept = shipped.stopping if shipped and shipped.record["judge"] == described(JUDGE) else pd.DataFrame(columns=COLUMNS)
+    kept = (
+        shipped.stopping if shipped and shipped.record["judge"] == described(JUDGE) else pd.DataFrame(columns=COLUMNS)
+    )
     there = set(zip(kept["condition"], kept["seed"], strict=True))
     runs = {
         run_name(condition, seed): (condition, config.replace(seed=seed))
@@ -340,6 +343,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "stopping.parquet": parquet(in_time),
         "curves.parquet": parquet(curves(runs, args.out, shipped)),
         "CLAIMS.md": as_markdown(verdicts, record).encode(),
+        "PAYS.md": pays.page(pays.rows(table, in_time)).encode(),
     }
     write_atlas(args.to, files, record)
     print(verdicts[["claim", "verdict"]].to_string())

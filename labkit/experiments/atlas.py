@@ -9,6 +9,7 @@
     stopping.parquet runs on few images, measured every 100 steps: condition, seed, step, measure, value, …
     curves.parquet   condition, seed, step, name, value: what some conditions logged in training
     CLAIMS.md        the paper's claims beside what was measured
+    PAYS.md          by data, model, age and metric: better with the loss, worse, or not told apart
 
 ``data/build_atlas.py`` makes it. A condition is a config without its seed; its point holds the coordinates that the
 explorer has controls for. Only what was measured can be looked up: nothing is interpolated between points.
@@ -53,6 +54,7 @@ FILES = (
     "stopping.parquet",
     "curves.parquet",
     "CLAIMS.md",
+    "PAYS.md",
 )
 ZERO = 0.02  # stands for λ = 0 and τ = 0 where ratios are compared
 
@@ -355,6 +357,11 @@ class Atlas:
     def claims(self) -> str:
         """The table of claims, as Markdown."""
         return (self.folder / "CLAIMS.md").read_text(encoding="utf-8")
+
+    @property
+    def pays(self) -> str:
+        """The page on where the loss pays, as Markdown."""
+        return (self.folder / "PAYS.md").read_text(encoding="utf-8")
 
     @cached_property
     def samples(self) -> dict[str, np.ndarray]:

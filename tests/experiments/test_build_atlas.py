@@ -122,7 +122,7 @@ def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
         JUDGE=judge,
         OTHER_SAMPLERS=(Sampler("euler", 1),),
         SAMPLED=("coarse-baseline",),
-        STOPPING=tiny,
+        STOPPING={"baseline": tiny, "dispersive": tiny.replace(lam=0.5)},
     )
     for name, value in changes.items():
         monkeypatch.setattr(build, name, value)

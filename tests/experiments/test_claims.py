@@ -11,6 +11,7 @@ from labkit.runtime import data_dir
 
 sys.path.insert(0, str(data_dir()))
 import claims as rules
+import pays
 import questions
 from conditions import CONDITIONS
 
@@ -52,6 +53,17 @@ def test_the_table_that_ships_is_what_the_rules_make_of_the_atlas(atlas):
     for claim in found.itertuples(index=False):
         assert "| " + " | ".join(str(cell).replace("|", "\\|") for cell in claim) + " |" in atlas.claims
         assert (claim.here == "–") == (claim.verdict == rules.NOT_TESTED)
+
+
+def test_the_page_that_ships_is_what_the_atlas_pays(atlas):
+    every = pays.rows(atlas.table, atlas.stopping)
+    assert pays.page(every) == atlas.pays and len(every) > 100
+    conclusion = pays.conclusion(every)
+    assert conclusion.split("\n")[0] in atlas.pays
+    frechet = every[every["measure"].isin(["frechet", "frechet_pixels"])]
+    best = every[(every["place"] == pays.BEST) & (every["measure"] == "loss_held_out")].iloc[0]
+    assert best["side"] == "better", "README and notebook 06 say so"
+    assert not ((frechet["side"] == "better") & (frechet["p_holm"] < pays.SURE)).any(), "README says so"
 
 
 def simulated(values):
