@@ -35,6 +35,7 @@ from labkit.config import Config
 from labkit.evaluation import REAL
 from labkit.evaluation.settings import whole_set
 from labkit.experiments.statistics import LEVEL, paired_differences
+from labkit.losses import Contrastive
 from labkit.losses.weight import describe_schedule
 from labkit.objective import blocks_of
 from labkit.runtime import data_dir
@@ -134,7 +135,7 @@ def point(config: Config) -> dict[str, Any]:
     """Coordinates of a config: those that the explorer has controls for. A variant without τ has τ = 0."""
     on = config.contrastive if config.contrastive.lam is not None else config.dispersive
     depth, blocks = len(blocks_of(type(on)(blocks="all"), config.model)), blocks_of(on, config.model)
-    parent, optimizer = on is config.contrastive, config.optimizer
+    optimizer = config.optimizer
     also = {
         "REPA": config.repa.lam is not None,
         f"chunks of {on.chunk}": on.chunk is not None,
@@ -153,8 +154,8 @@ def point(config: Config) -> dict[str, Any]:
         "lam": float(on.lam or 0.0),
         "tau": on.arguments.get("tau", 0.0),
         "block": where,
-        "alpha": on.alignment_weight if parent else 0.0,
-        "noise": on.noise if parent else "one view",
+        "alpha": on.alignment_weight if isinstance(on, Contrastive) else 0.0,
+        "noise": on.noise if isinstance(on, Contrastive) else "one view",
         "also": ", ".join(name for name, there in also.items() if there) or "nothing else",
     }
 
