@@ -158,12 +158,14 @@ class Predictions:
         return question.widget
 
     def _keep(self, question: Question) -> None:
-        """Keep a prediction, if one was recorded."""
-        if self.notebook and question.entry is not None:
-            self._write(self.notebook, question.text, question.entry)
+        if self.notebook:
+            self._write(self.notebook, question.text, question)
 
-    def _write(self, notebook: str, text: str, entry: Entry) -> None:
-        entries = {text: e._asdict() for text, e in (self.kept().get(notebook, {}) | {text: entry}).items()}
+    def _write(self, notebook: str, text: str, question: Question) -> None:
+        """Keep a prediction, if one was recorded."""
+        if question.entry is None:
+            return
+        entries = {text: e._asdict() for text, e in (self.kept().get(notebook, {}) | {text: question.entry}).items()}
         with contextlib.suppress(DiskError):  # a full disk must not keep an answer closed
             replace_file(self.folder / f"{notebook}.json", json.dumps(entries, indent=1, ensure_ascii=False).encode())
 
@@ -191,7 +193,7 @@ class Predictions:
                 f"(from notebook {notebook}) {text}",
                 entry.options,
                 Answer(entry.option or "", entry.why),
-                lambda question, notebook=notebook, text=text: self._write(notebook, text, question.entry),
+                lambda question, notebook=notebook, text=text: self._write(notebook, text, question),
             )
             for notebook, text, entry in missed[:count]
         ]
