@@ -143,7 +143,7 @@ class Share:
 
     def _write_about(self, about: dict[str, Any]) -> None:
         text = json.dumps(about, indent=1, default=lambda number: number.item())
-        replace_file(self.out / ABOUT, text.encode(), mark=f".{self.rank}")
+        replace_file(self.out / ABOUT, text.encode())
 
     def make(self, progress: bool) -> None:
         """Make this process's missing shards, then the tables if all shards are there."""
@@ -269,7 +269,7 @@ class Share:
         digest = hashlib.sha256()
         for piece in data:
             digest.update(piece)
-        replace_file(self.out / name, *data, mark=f".{self.rank}")
+        replace_file(self.out / name, *data)
         return {"bytes": (self.out / name).stat().st_size, "sha256": digest.hexdigest()}
 
     def _finish(self) -> None:

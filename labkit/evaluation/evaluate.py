@@ -14,7 +14,6 @@ so that the same request finds them again. The path of a number:
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache, partial
@@ -30,7 +29,7 @@ from labkit.checks import ConfigError, require, whole
 from labkit.config import Config
 from labkit.datasets import Codec
 from labkit.datasets.store import ABOUT, read_about
-from labkit.disk import check_writable, replace_file, user_path
+from labkit.disk import check_writable, remove_unfinished, replace_file, user_path
 from labkit.distributed import local_rank, place
 from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, evaluator_of, memorisation
 from labkit.evaluation.references import Shape, open_reference
@@ -177,6 +176,7 @@ def evaluate_run(
     key = _key({**sampling, "vae": codec and codec.digest})
     shards = Shards(run.path / "evaluations" / key, labels, shard)
     path = shards.folder.with_name(f"{key}-{_key(_without_names(measuring))}.json")
+    remove_unfinished(path.parent)
     if path.exists():
         return StoredEvaluation(json.loads(path.read_text(encoding="utf-8")), path, shards)
 
@@ -200,7 +200,7 @@ def evaluate_run(
         "machine": machine(),
     }
     text = json.dumps(record, indent=1, ensure_ascii=False)
-    replace_file(path, text.encode(), mark=f".{os.getpid()}")
+    replace_file(path, text.encode())
     return StoredEvaluation(record, path, shards)
 
 

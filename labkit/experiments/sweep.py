@@ -14,9 +14,7 @@ folder, may do the same sweep: each takes what no other has taken, and waits for
 import hashlib
 import io
 import json
-import os
 import re
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -292,7 +290,7 @@ def _write_configs(out: Path, configs: Mapping[str, Config]) -> None:
     for stale in ("table.parquet", "failures.json"):  # of other configs, perhaps: a sweep that is left has none
         (out / stale).unlink(missing_ok=True)
     trees = {run: json.loads(config.to_json()) for run, config in configs.items()}
-    _replace(out / MARK, json.dumps(trees, indent=1).encode())
+    replace_file(out / MARK, json.dumps(trees, indent=1).encode())
 
 
 def _train_and_judge(config: Config, compiled: bool, folder: RunFolder, judge: Judge) -> None:
@@ -310,7 +308,7 @@ def _train_and_judge(config: Config, compiled: bool, folder: RunFolder, judge: J
         if other := run.breaks(config, identify(config.dataset)):
             raise RunError(f"{run.path} holds a run of another config ({other}); name another folder.")
         rows = judge(run, _due(run, config))
-        _replace(_cache(run.path, config, judge), json.dumps({"judge": repr(judge), "rows": rows}).encode())
+        replace_file(_cache(run.path, config, judge), json.dumps({"judge": repr(judge), "rows": rows}).encode())
 
 
 def _due(run: Run, config: Config) -> list[int]:
@@ -371,7 +369,7 @@ def _real(judge: MeasuresReal, data: DataIdentity, out: Path) -> list[Row]:
     if not path.exists():
         with one_thread():
             rows = [{**row, "commit": commit()} for row in judge.real(data.name)]
-        _replace(path, json.dumps({"judge": repr(judge), "dataset": data.name, "rows": rows}).encode())
+        replace_file(path, json.dumps({"judge": repr(judge), "dataset": data.name, "rows": rows}).encode())
     return _read(path)["rows"]
 
 
@@ -388,16 +386,11 @@ def _origin(folder: Path, config: Config) -> Row:
 def _write(result: Sweep, out: Path) -> None:
     table = io.BytesIO()
     result.table.to_parquet(table, index=False)
-    _replace(out / "table.parquet", table.getvalue())
+    replace_file(out / "table.parquet", table.getvalue())
     if result.failures:
-        _replace(out / "failures.json", json.dumps(result.failures, indent=1, ensure_ascii=False).encode())
+        replace_file(out / "failures.json", json.dumps(result.failures, indent=1, ensure_ascii=False).encode())
     else:
         (out / "failures.json").unlink(missing_ok=True)  # of a sweep that ended before others had done its rest
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file that other processes of the same sweep may write at the same time."""
-    replace_file(path, data, mark=f".{socket.gethostname()}-{os.getpid()}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from labkit.checks import ConfigError, LabError, require
 from labkit.config import Config
 from labkit.datasets import DataIdentity, present
-from labkit.disk import located, read_text, reading, unwritten, user_path
+from labkit.disk import located, read_text, reading, remove_unfinished, unwritten, user_path
 from labkit.runtime import machine
 from labkit.training import checkpoint as ckpt
 from labkit.training.status import State, Status, now
@@ -102,8 +102,7 @@ class RunFolder:
         elif self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
             raise RunError(f"{self.path} exists and is not the folder of a run; choose an empty or a new folder.")
         with self.writing():
-            for unfinished in self.path.rglob(".*.part"):  # of a save that was killed
-                unfinished.unlink()
+            remove_unfinished(self.path)
             named = config if data is None else replace(config, dataset=data.name)
             ckpt.replace_file(self.path / "config.json", named.to_json().encode())
             if data is not None:
