@@ -7,8 +7,8 @@ every metric, a result in ``evaluations/<samples>-<metrics>.json``. Both names a
 so that the same request finds them again. The path of a number:
 
     evaluate_run → Shards.make → sample_network              noise to images, on the disk
-                 → Evaluator.metrics → extract → features    of the images; those of the reference are computed once
-                                     → frechet_distance, …   of both, and of real images beside them
+                 → Evaluator.extract                         features of the images; the reference's are computed once
+                 → Evaluator.metrics → frechet_distance, …   of both, and of real images beside them
                  → memorisation, likelihood_divergence       where the training images are few
 """
 
@@ -35,7 +35,7 @@ from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, e
 from labkit.evaluation.references import Shape, open_reference
 from labkit.evaluation.settings import EvaluationConfig, FilledConfig, whole_set
 from labkit.evaluation.shards import Shards
-from labkit.metrics import Extractor, FeatureLikelihood
+from labkit.metrics import Extractor, FeatureLikelihood, extract
 from labkit.metrics.classifier import CLASSIFIERS
 from labkit.metrics.extractors import to_bytes
 from labkit.models import Transformer
@@ -212,7 +212,8 @@ def _measure(
     Args:
         batches: gives the images anew at each call, since 50,000 of 256×256 should not be in memory together.
     """
-    metrics = evaluator.metrics(batches(), labels, seed)
+    extracted = evaluator.extract(batches(), "samples", len(labels))
+    metrics = evaluator.metrics(extracted, labels, seed)
     own_data = evaluator.settings.reference == whole_set(config.dataset)
     second = evaluator.reference.second
     if own_data and second is not None and second.count <= FEW:
@@ -221,7 +222,7 @@ def _measure(
         metrics["memorisation"] = Metric(memorisation(torch.cat(list(batches())), own.second.images(), own.images()))
         if evaluator.extractor.name in CLASSIFIERS:
             likelihood = _likelihood(evaluator, config.dataset)
-            metrics["likelihood_divergence"] = Metric(likelihood(evaluator.features(batches())))
+            metrics["likelihood_divergence"] = Metric(likelihood(extracted[0].features))
     return metrics
 
 
@@ -230,8 +231,10 @@ def _likelihood(evaluator: Evaluator, dataset: str) -> FeatureLikelihood:
     """Feature likelihood of a data set's own training and held-out images."""
     held_out, batch = open_reference(dataset, evaluator.shape), evaluator.settings.batch
     assert held_out.second is not None
-    train = evaluator.features(held_out.second.batches(batch))
-    return FeatureLikelihood(train, evaluator.features(held_out.batches(batch)))
+    train, other = (
+        extract(split.batches(batch), evaluator.extractor)[0].features for split in (held_out.second, held_out)
+    )
+    return FeatureLikelihood(train, other)
 
 
 def _draw(network: Transformer, config: Config, settings: FilledConfig, numbers: range, labels: Tensor) -> Samples:

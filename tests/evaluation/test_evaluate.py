@@ -70,7 +70,9 @@ def values(evaluation):
     return {name: metric["value"] for name, metric in evaluation.record["metrics"].items()}
 
 
-def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run):
+def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run, monkeypatch):
+    extracted, original = [], ClassifierFeatures.__call__
+    monkeypatch.setattr(ClassifierFeatures, "__call__", lambda self, x: extracted.append(x) or original(self, x))
     evaluation = judge(run, FEW)
     samples = run.sample(30, steps=2, batch_size=7).x
     x, real = (saved(images).expand(-1, 3, -1, -1) for images in (samples, datasets.digits("held_out").x))
@@ -78,6 +80,7 @@ def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run):
     with torch.no_grad():
         z, real_z = network.features(x[:, :1]), network.features(real[:, :1])
     metrics = values(evaluation)
+    assert sum(torch.equal(batch, x[: FEW.batch]) for batch in extracted) == 1  # once, whatever is computed from it
     assert metrics["frechet"] == pytest.approx(frechet_distance(z, real_z), rel=1e-5)
     assert (metrics["precision"], metrics["recall"]) == precision_recall(real_z, z)
     pixels = Pixels(to_bytes(datasets.digits("train").x))
@@ -148,7 +151,8 @@ def test_copying_the_training_set_scores_what_real_digits_score():
     copied = to_bytes(datasets.digits("train").x[:400])
     blurred = to_bytes(torch.nn.functional.avg_pool2d(datasets.digits("train").x[:400], 3, stride=1, padding=1))
     no_class = torch.zeros(400, dtype=torch.long)
-    copies, worse = (evaluator.metrics(x.split(100), no_class)["frechet"].value for x in (copied, blurred))
+    extracted = (evaluator.extract(x.split(100), "images", 400) for x in (copied, blurred))
+    copies, worse = (evaluator.metrics(features, no_class)["frechet"].value for features in extracted)
     assert real.low <= real.mean <= real.high
     assert 0.5 * real.low < copies < 2 * real.high and worse > 3 * real.high
 
