@@ -12,11 +12,12 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import psutil
@@ -162,6 +163,19 @@ def memory_for(work: str, remedy: str) -> Iterator[None]:
         asked = re.search(r"llocate ([\d.,]+ ?\w+)", text)
         size = f" ({asked[1]} were asked for at last)" if asked else ""
         raise MemoryFull(f"The memory does not suffice for {work}{size}; {remedy}.") from error
+
+
+def seconds_each(work: Callable[[int], Any], most: int) -> float:
+    """Seconds that ``work(n)`` takes for each of n things; n grows to ``most``, or until a call takes half a second."""
+    work(1)  # which may load and compile
+    n = 1
+    while True:
+        began = time.perf_counter()
+        work(n)
+        seconds = time.perf_counter() - began
+        if seconds > 0.5 or n >= most:
+            return seconds / n
+        n = min(2 * n, most)
 
 
 def cores() -> int:

@@ -127,6 +127,17 @@ def test_the_doctor_names_what_is_no_fault_but_good_to_know(monkeypatch):
         assert words in text
 
 
+@pytest.mark.parametrize(
+    ("each", "most", "sizes", "seconds"),
+    [(0.01, 5, [1, 1, 2, 4, 5], 0.01), (0.2, 250, [1, 1, 2, 4], 0.2), (9.0, 250, [1, 1], 9.0)],
+)
+def test_the_time_of_one_of_many_is_measured_quickly(monkeypatch, each, most, sizes, seconds):
+    """The first call, which may load and compile, does not count."""
+    calls = []
+    monkeypatch.setattr(runtime.time, "perf_counter", lambda: each * sum(calls))
+    assert runtime.seconds_each(calls.append, most) == pytest.approx(seconds) and calls == sizes
+
+
 def test_the_doctor_without_a_kernel(monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)

@@ -39,16 +39,22 @@ from labkit.metrics import Extractor, FeatureLikelihood, extract
 from labkit.metrics.classifier import CLASSIFIERS
 from labkit.metrics.extractors import to_bytes
 from labkit.models import Transformer
-from labkit.runtime import Purpose, commit, generator, machine
+from labkit.runtime import Purpose, commit, device, generator, machine, memory_for, seconds_each
 from labkit.sampling.sampler import describe_guidance
 from labkit.training import Run, Samples, sample_network
 from labkit.training.checkpoint import digest
+from labkit.training.history import duration
 from labkit.training.runs import Weights
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "labkit-evaluation-3"
+LONG = 60.0  # seconds of sampling that are announced
+MEANWHILE = (
+    "by the time of one evaluation of the network. Ctrl-C keeps what is drawn, and the same command goes on with it; "
+    "--count takes fewer (compare their metrics only with those of as many)"
+)
 
 
 class Evaluation(NamedTuple):
@@ -185,6 +191,10 @@ def evaluate_run(
     draw, decode = partial(_draw, network, config, filled), codec.decode if codec else torch.Tensor.clone
     for name, why in evaluator.without.items() if progress and rank == 0 else ():
         tqdm.write(f"Without {name}: {why}.")
+    if progress and rank == 0 and (count := shards.samples(shards.left(rank, ranks))):
+        seconds = count * _seconds_a_sample(network, codec, filled)
+        if seconds > LONG:
+            tqdm.write(f"Drawing {count:,} samples takes about {duration(seconds)} here, {MEANWHILE}.")
     shards.make(draw, decode, rank, ranks, progress)
     if shards.missing:
         return None
@@ -249,6 +259,21 @@ def _draw(network: Transformer, config: Config, settings: FilledConfig, numbers:
         batch_size=settings.batch,
         **asdict(settings.sampler),
     )
+
+
+def _seconds_a_sample(network: Transformer, codec: Codec | None, settings: FilledConfig) -> float:
+    """Time that drawing one sample takes on this machine, by that of one evaluation of the network, and of the VAE."""
+    sampler, most = settings.sampler, settings.batch
+
+    def evaluation(n: int) -> Tensor:
+        x = torch.zeros(n, *network.shape, device=device())
+        return network(x, x.new_zeros(n), torch.zeros(n, dtype=torch.long, device=x.device)).output.cpu()
+
+    with torch.inference_mode(), memory_for(f"sampling {most} images at a time", "take fewer, by --batch"):
+        seconds = seconds_each(evaluation, most) * sampler.evaluations * (1 if sampler.guidance == 1 else 2)
+        if codec is not None:
+            seconds += seconds_each(lambda n: codec.decode(torch.zeros(n, *network.shape)), codec.batch)
+    return seconds
 
 
 def _labels(settings: FilledConfig, classes: int) -> Int[Tensor, " n"]:

@@ -6,7 +6,7 @@ ranks nor an interruption changes a bit of an image.
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -51,11 +51,18 @@ class Shards:
         """Numbers of the shards that are not there; a shard that is there is complete."""
         return [number for number in range(len(self.ranges)) if not self.path(number).exists()]
 
+    def left(self, rank: int, ranks: int) -> list[int]:
+        """Numbers of the missing shards of a rank's share: each ``ranks``-th shard from number ``rank`` on."""
+        return [number for number in self.missing if number % ranks == rank]
+
+    def samples(self, numbers: Iterable[int]) -> int:
+        """Samples in the shards with these numbers."""
+        return sum(len(self.ranges[number]) for number in numbers)
+
     def make(self, draw: Draw, decode: Callable[[Tensor], Tensor], rank: int, ranks: int, progress: bool) -> None:
-        """Draw the missing shards of this rank's share, each ``ranks``-th shard from number ``rank`` on."""
-        share = range(len(self.ranges))[rank::ranks]
-        left = [number for number in self.missing if number in share]
-        total, todo = (sum(len(self.ranges[number]) for number in numbers) for numbers in (share, left))
+        """Draw the missing shards of this rank's share."""
+        left = self.left(rank, ranks)
+        total, todo = self.samples(range(len(self.ranges))[rank::ranks]), self.samples(left)
         label = "sampling" if ranks == 1 else f"sampling the share of rank {rank}"
         with tqdm(total=total, initial=total - todo, desc=label, unit="image", disable=not progress or rank > 0) as bar:
             for number in left:

@@ -363,6 +363,26 @@ def test_ones_own_images_are_measured_with_what_is_there(tmp_path, monkeypatch, 
     assert why is None or re.search(why, reasons["fid, kid, inception_score"])
 
 
+@pytest.mark.parametrize(("seconds", "words"), [(2.0, "Drawing 30 samples takes about 4 min here"), (0.1, "")])
+def test_a_long_sampling_is_announced_before_it_begins(run, monkeypatch, capsys, seconds, words):
+    """By the time of one evaluation: a CPU may need days, and its bar moves for the first time after hours."""
+    sizes = []
+
+    def each(work, most):
+        sizes.append((most, len(work(2))))
+        return seconds
+
+    def make(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluating, "seconds_each", each)
+    monkeypatch.setattr(evaluating.Shards, "make", make)
+    with pytest.raises(KeyboardInterrupt):
+        judge(run, FEW, progress=True)  # two steps of two evaluations each
+    printed = capsys.readouterr().out
+    assert sizes == [(FEW.batch, 2)] and words in printed and bool(words) == bool(printed)
+
+
 def test_a_run_that_cannot_be_written_to_is_refused_before_the_sampling(run, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(ConfigError, match=r"run = .* cannot be written to; copy the run to a folder of yours"):
