@@ -33,6 +33,7 @@ EMBEDDED = "digits_classifier.safetensors", "letters.npz", "letters_classifier.s
 T = TypeVar("T")
 NO_MEMORY = "can't allocate memory|not enough memory|could not create a memory object|bad_alloc"  # as torch words it
 _MAC = sys.platform == "darwin"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 FILES = 1024  # files that may be open at once: ImageNet's shards, and the libraries' own
 
 
@@ -181,6 +182,12 @@ def seconds_each(work: Callable[[int], Any], most: int) -> float:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """GPUs that this process may use, each as CUDA_VISIBLE_DEVICES names it."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return (os.environ.get(VISIBLE) or ",".join(map(str, range(count)))).split(",")[:count]
 
 
 def compiler_fault() -> str:

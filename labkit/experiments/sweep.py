@@ -36,7 +36,7 @@ from labkit.evaluation import REAL
 from labkit.experiments.apart import Job, orphaned, run_jobs
 from labkit.experiments.batched import groups, train_batched
 from labkit.experiments.compiling import worth_compiling
-from labkit.runtime import commit, compiler_fault, cores, one_thread
+from labkit.runtime import commit, compiler_fault, cores, gpus, one_thread
 from labkit.signals import saving_on_signals
 from labkit.training import Run, Trainer
 from labkit.training.folder import RunError, RunFolder
@@ -168,7 +168,7 @@ def sweep(
     Args:
         configs: run → config; names become folders in ``out``.
         judge: measures a run; its rows are cached in the run's folder.
-        workers: runs at a time, by default one per core.
+        workers: runs at a time, by default one for each GPU, or without any for each core. GPUs take turns.
         batched: first train those that differ in seed and λ alone as one program, in this process: for a GPU.
 
     Raises:
@@ -176,7 +176,7 @@ def sweep(
         RunError: the folder holds something else.
         KeyboardInterrupt: after Ctrl-C, once the runs under way have been saved.
     """
-    out, workers = user_path(out, "out"), cores() if workers is None else workers
+    out, workers = user_path(out, "out"), len(gpus()) or cores() if workers is None else workers
     require(len(configs) > 0, "configs", dict(configs), "name at least one")
     for name in configs:
         fits = name == Path(name).name not in ("", "..") and len(name.encode()) <= LONGEST
@@ -229,7 +229,7 @@ def _share(
     while names := set(filter(left, jobs)):
         mine = {name: jobs[name] for name in jobs if name in names and not folders[name].busy}
         if mine:
-            failures |= run_jobs(mine, workers, progress, due)
+            failures |= run_jobs(mine, workers, progress, due, gpus())
         else:
             if progress and not names <= waiting:
                 tqdm.write(f"Waiting for {', '.join(sorted(names))}, which other processes train.")
