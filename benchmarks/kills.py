@@ -7,7 +7,8 @@ Training, saving (a checkpoint at every step), preparing a store, evaluating a r
 a stop, and then again and again in processes that are killed with all their children, a random moment after they have
 got further than the one before. When a folder is done, it is compared with the one that was never stopped: weights,
 averages, moments, the table of metrics without its clock, sheets; files of a store; samples and metrics; the table of a
-sweep without its clock and commit, which changes when somebody edits labkit meanwhile. Nothing may differ, and no file that was half written may stay. The exit status is 1 if something does.
+sweep without its clock and commit, which changes when somebody edits labkit meanwhile. Nothing may differ, and no file
+that was half written may stay. The exit status is 1 if something does.
 """
 
 import argparse
