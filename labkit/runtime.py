@@ -231,6 +231,7 @@ def doctor() -> list[Finding]:
     else:
         gpu = f"No GPU that torch can use: everything runs on {cores()} processor cores"
     data, free, memory = data_dir(), shutil.disk_usage(".").free / 2**30, psutil.virtual_memory().available / 2**30
+    missing = [file for file in EMBEDDED if not (data / file).exists()]
     spinning = openmp.WAITING == openmp.SPINNING and torch.get_num_threads() > 1
     return [
         Finding(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "Install Python 3.11 or newer."),
@@ -239,9 +240,9 @@ def doctor() -> list[Finding]:
         Finding(True, gpu),
         _compiler(),
         Finding(
-            all((data / file).exists() for file in EMBEDDED),
+            not missing,
             f"embedded data (digits, letters, emoji) in {data}",
-            f"Restore them: `git checkout {' '.join(f'data/{file}' for file in EMBEDDED)}` in the checkout.",
+            f"Restore what is missing: `git checkout {' '.join(f'data/{file}' for file in missing)}` in the checkout.",
         ),
         Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."),
         Finding(memory > 1, f"{memory:.0f} GiB of memory free", "End other programs, or take a smaller batch_size."),

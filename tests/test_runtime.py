@@ -118,6 +118,14 @@ def test_the_doctor_names_a_fault_and_its_remedy(monkeypatch, changes, text, rem
     assert text in finding.text and remedy in finding.remedy
 
 
+def test_the_doctor_restores_only_what_is_missing(monkeypatch, tmp_path):
+    """Git would undo a reader's edits of the other files."""
+    for file in runtime.EMBEDDED[1:]:
+        (tmp_path / file).touch()
+    remedy = fault(monkeypatch, labkit__runtime__data_dir=lambda: tmp_path).remedy
+    assert f"`git checkout data/{runtime.EMBEDDED[0]}`" in remedy
+
+
 def test_the_doctor_names_what_is_no_fault_but_good_to_know(monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/g++")
     monkeypatch.setenv("SLURM_NTASKS", "8")

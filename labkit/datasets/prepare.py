@@ -66,7 +66,9 @@ def prepare(
     require(whole(rank, 0) and rank < ranks, "rank", rank, f"take one of 0 to {ranks - 1}")
     source, out = user_path(source, "source"), user_path(out, "out")
     inside = source.is_dir() and out.resolve().is_relative_to(source.resolve())
-    require(not inside, "out", str(out), "it lies in the folder of images, where it would count as images; move it")
+    require(
+        not inside, "out", str(out), "it lies in the folder of images, where it would count as images; name one outside"
+    )
     remedy = f"take a smaller size (now {preparation.size}) or shard (now {preparation.shard})"
     try:
         with memory_for("the images of a shard", remedy):

@@ -304,9 +304,15 @@ def codec_of(config: Config, shape: Shape, vae: str | None) -> Codec | None:
     if vae is None:
         raise ConfigError(f"vae = None cannot be used: {fault.format('latents', remedy)}.")
     codec = Codec(vae)
-    require(codec.channels == shape[0], "vae", vae, fault.format("latents", f"this VAE has {codec.channels}"))
+    require(
+        codec.channels == shape[0],
+        "vae",
+        vae,
+        fault.format("latents", f"this VAE has {codec.channels}; leave it out, or {remedy}"),
+    )
     same = stored is None or stored["digest"] == codec.digest
-    require(same, "vae", vae, f"the run's latents are those of another: {stored and stored['name']}")
+    others = f"the run's latents are those of other weights; give those that {stored and stored['name']} were then"
+    require(same, "vae", vae, others)
     return codec
 
 

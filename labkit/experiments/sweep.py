@@ -95,7 +95,12 @@ class Sweep(NamedTuple):
         import pandas as pd
 
         out = user_path(out, "out")
-        require((out / "table.parquet").is_file(), "out", str(out), "it holds no table of a sweep")
+        require(
+            (out / "table.parquet").is_file(),
+            "out",
+            str(out),
+            "it holds no table of a sweep, which writes it when it ends",
+        )
         configs = {run: Config.from_json(json.dumps(one)) for run, one in _read(out / MARK).items()}
         return cls(pd.read_parquet(out / "table.parquet"), configs, _read(out / "failures.json"))
 

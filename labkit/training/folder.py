@@ -88,7 +88,10 @@ class RunFolder:
         if (self.path / "config.json").exists():
             there = type(self).open(self.path)
             done = max(there.checkpoints, default=0)
-            require(config.steps >= done, "steps", config.steps, f"{self.path} has been trained for {done} already")
+            more = f"take at least {done}, or another folder"
+            require(
+                config.steps >= done, "steps", config.steps, f"{self.path} has been trained for {done} already; {more}"
+            )
             changed = there.breaks(config, data)
             if there.config == config and done >= config.steps:  # nothing is left to do, so nothing is written
                 return self
@@ -183,7 +186,8 @@ class RunFolder:
         try:
             config = Config.from_json(read_text(self.path / "config.json"))
         except ConfigError as error:
-            raise ConfigError(f"{self.path / 'config.json'}: {error}") from error
+            copy = "each checkpoint holds it, too: labkit.training.checkpoint.read(FILE).config"
+            raise ConfigError(f"{self.path / 'config.json'}: {error} If it is lost, {copy}.") from error
         return config if self.data is None else replace(config, dataset=self.data.located())
 
     @cached_property
