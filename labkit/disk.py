@@ -144,8 +144,11 @@ def remove_unfinished(folder: Path, pattern: str = "**/.*.part") -> None:
     for part in folder.glob(pattern):
         with contextlib.suppress(OSError):
             owner = re.search(r"\.(\d+)@([^@]+)\.part$", part.name)
-            here = owner is not None and owner[2] == socket.gethostname()
-            if not psutil.pid_exists(int(owner[1])) if here else time.time() - part.stat().st_mtime > DAY:
+            if owner is not None and owner[2] == socket.gethostname():
+                dead = not psutil.pid_exists(int(owner[1]))
+            else:
+                dead = time.time() - part.stat().st_mtime > DAY
+            if dead:
                 part.unlink()
 
 
