@@ -311,7 +311,9 @@ def codec_of(config: Config, shape: Shape, vae: str | None) -> Codec | None:
         fault.format("latents", f"this VAE has {codec.channels}; leave it out, or {remedy}"),
     )
     same = stored is None or stored["digest"] == codec.digest
-    others = f"the run's latents are those of other weights; give those that {stored and stored['name']} were then"
+    others = (
+        f"the run's latents are those of another, {stored and stored['name']} with the weights that it had; give that"
+    )
     require(same, "vae", vae, others)
     return codec
 
