@@ -37,8 +37,8 @@ class Parent:
     """Settings that differ, as 'name: the parent's → the fork's'."""
 
     def describe(self) -> str:
-        changes = "; ".join(self.changes) or "no setting changed"
-        return f"forked from {self.run} at step {self.step:,} ({changes})"
+        """Name of the parent, step and changes, as text."""
+        return f"{Path(self.run).name} at step {self.step:,}, {'; '.join(self.changes) or 'nothing changed'}"
 
 
 class Run(RunFolder):
