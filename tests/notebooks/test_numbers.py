@@ -38,8 +38,8 @@ def velocity_losses():
 
 def recognisable_times():
     readable = Interpolant().readable
-    begins = min(t for t, share in readable.items() if share > 0.15)
-    ends = min(t for t, share in readable.items() if share > 0.92)
+    begins = min(t for t, share in readable.items() if share > 1 / 6)
+    ends = min(t for t, share in readable.items() if share > 0.9)
     return f"the digits emerge from the noise between $t = {begins:.1f}$ and ${ends:.1f}$"
 
 
