@@ -14,7 +14,7 @@ from labkit.widgets.forces import REACH
 
 
 def temperature_of_the_widest_springs():
-    taus = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 1.0, 2.0, 5.0, 10.0)
+    taus = (0.05, 0.15, 0.2, 0.25, 0.3, 0.5, 10.0)
     distances = {tau: Springs(lam=1.0, tau=tau).rest().distance for tau in taus}
     assert min(distances[0.15], distances[0.5]) > 0.97 * distances[0.25], "around it the distance hardly changes"
     assert max(distances[0.05], distances[10.0]) < 0.85 * distances[0.25], "clearly closer together"
