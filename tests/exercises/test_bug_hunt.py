@@ -72,7 +72,7 @@ def test_the_clue_is_true(letter):
 def test_the_rest_of_the_clues_are_true():
     z = numbers(12, 4, 8, scale=0.5)
     assert not SABOTAGES["A"].loss(z.requires_grad_()).requires_grad
-    assert torch.equal(SABOTAGES["D"].loss(z), -dispersive_loss(z))
+    torch.testing.assert_close(SABOTAGES["D"].loss(z), -dispersive_loss(z))
     torch.testing.assert_close(SABOTAGES["H"].loss(7 * z), SABOTAGES["H"].loss(z))
     far = (3 * z).detach().requires_grad_()
     assert not torch.autograd.grad(SABOTAGES["G"].loss(far), far)[0].any(), "on its plateau the gradient is 0"
