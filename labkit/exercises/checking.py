@@ -6,30 +6,31 @@ sentence that a reader gets whose function returns the same numbers. Two mistake
 any other difference the check says where it lies: shape, sign, factor, order, or the first wrong entry.
 """
 
-import ast
 import ctypes
 import html
 import inspect
+import re
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from itertools import combinations, permutations
-from textwrap import dedent, indent, shorten
+from itertools import combinations
+from textwrap import shorten
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from labkit.exercises.differences import Outcome, agree, close, difference, malformed, same_values, wrong_gradient
+from labkit.exercises.stubs import blanked, source, without_docstrings
 from labkit.runtime import one_thread
 
 Arguments = tuple[Any, ...]
 Function = Callable[..., Any]
 T = TypeVar("T")
-TOLERANCE = 1e-4  # of the largest entry: above float32's rounding in any order of the sums
 
 
 class Verdict(NamedTuple):
@@ -45,22 +46,9 @@ class Verdict(NamedTuple):
         return f"{'✓' if self.passed else '✗'} {self.text}"
 
 
-class Outcome(NamedTuple):
-    """Values that a function returns, and the gradients of the first of them; None where it has none."""
-
-    values: tuple[Tensor, ...]
-    slopes: tuple[Tensor, ...] | None
-
-
-class About(NamedTuple):
-    """Where an exercise stands, and what it takes."""
-
-    notebook: str
-    """Number of its notebook."""
-    title: str
-    minutes: int
-    difficulty: int
-    """1 to 3."""
+def about(notebook: str, title: str, minutes: int, difficulty: int) -> dict[str, Any]:
+    """Where an exercise stands and what it takes, as fields of ``Exercise``."""
+    return locals()
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +57,12 @@ class Exercise:
 
     answer: Any
     """Solution, as a function or class."""
-    about: About
+    notebook: str
+    """Number of its notebook."""
+    title: str
+    minutes: int
+    difficulty: int
+    """1 to 3."""
     why: str
     """Reason to care, before the stub."""
     oracle: Any
@@ -89,15 +82,20 @@ class Exercise:
     seconds: float = 5.0
     """Time limit of the check."""
 
+    @property
+    def name(self) -> str:
+        """Name of the exercise: that of its function, or adaln_block for the class AdaLNBlock."""
+        return re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", "_", self.answer.__name__).lower()
+
     @cached_property
     def solution(self) -> str:
         """Code of the solution, without its docstrings."""
-        return _without_docstrings(_source(self.answer))
+        return without_docstrings(source(self.answer))
 
     @cached_property
     def stub(self) -> str:
         """The solution with the lines below each docstring left blank; their names and comments remain."""
-        return _blanked(_source(self.answer))
+        return blanked(source(self.answer))
 
     def check(self, answer: Any) -> Verdict:
         """The verdict on a reader's answer."""
@@ -108,7 +106,7 @@ class Exercise:
         try:
             # One thread: tensors are small, and a new Python thread would have to gather a team of its own.
             with one_thread(), torch.inference_mode(False), torch.enable_grad():
-                wants = _library(self)
+                wants = _outcomes(self)
                 gots = _limited(lambda: [self._outcome(answer, i) for i in range(len(wants))], self.seconds)
                 return self._judge(answer, gots, wants)
         except _Stopped as stopped:
@@ -148,28 +146,32 @@ class Exercise:
             got = _outcome(self.adapt(answer), arguments, self)
         except (Exception, SystemExit) as error:
             raise _Stopped(*_error(answer, error, self)) from error
-        if any(isinstance(b, Tensor) and not _close(a, b, 0) for a, b in zip(arguments, before, strict=True)):
+        if any(isinstance(b, Tensor) and not close(a, b, 0) for a, b in zip(arguments, before, strict=True)):
             raise _Stopped("in place", IN_PLACE)
         return got
 
     def _judge(self, answer: Any, gots: Sequence[Outcome], wants: Sequence[Outcome]) -> Verdict:
-        if all(map(_agree, gots, wants)):
+        if all(map(agree, gots, wants)):
             gradient = ", gradient included" if self.gradients else ""
             praise = f"Right: your lines give the library's numbers{gradient}. From here on, the panels can run them."
             return Verdict(True, "right", praise)
-        valid = all(map(_same_values, gots, wants))  # then only the gradient tells a mistake
+        valid = all(map(same_values, gots, wants))  # then only the gradient tells a mistake
         for sentence, outcomes in self._known():
-            if all(map(_agree if valid else _same_values, gots, outcomes)):
+            if all(map(agree if valid else same_values, gots, outcomes)):
                 return Verdict(False, "mistake", sentence)
+        function = getattr(self.answer, "forward", self.answer)
+        names = list(inspect.signature(function).parameters)[-len(self.inputs()[0]) :]
+        slopes = [names[i] for i in self.gradients]
         for got, want in zip(gots, wants, strict=True):
-            problem = _malformed(got, want, self.returns) or (valid and _gradient(got, want, self))
+            problem = malformed(got, want, self.returns) or (valid and wrong_gradient(got, want, slopes))
             if problem:
                 return Verdict(False, *problem)
         again = _limited(lambda: self._outcome(answer, 0), self.seconds)
-        if not _same_values(again, gots[0]):
+        if not same_values(again, gots[0]):
             return Verdict(False, "random", RANDOM)
-        hints = self._unused(answer, gots[0]) or self._broken(answer)
-        return Verdict(False, "off", f"Not yet: {_difference(gots, wants, self)}{hints}")
+        inputs = dict(zip(names, zip(*self.inputs(), strict=True), strict=True))
+        hint = self._unused(answer, gots[0], names) or self._broken(answer)
+        return Verdict(False, "off", f"Not yet: {difference(gots, wants, self.returns, inputs)}{hint}")
 
     def _known(self) -> Iterator[tuple[str, Sequence[Outcome]]]:
         """Sentence and outcomes of each mistake, then of each two together."""
@@ -184,24 +186,19 @@ class Exercise:
                 continue
             yield f"There are two things to mend. One: {self.mistakes[one]} Two: {self.mistakes[two]}", outcomes
 
-    @cached_property
-    def _names(self) -> Sequence[str]:
-        """Names of the arguments that ``inputs`` gives."""
-        names = list(inspect.signature(self.answer).parameters)
-        return names[-len(self.inputs()[0]) :]
-
-    def _unused(self, answer: Any, got: Outcome) -> str:
+    def _unused(self, answer: Any, got: Outcome, names: Sequence[str]) -> str:
         """The first argument that the answer does not depend on, as a sentence."""
         for i, value in enumerate(self.inputs()[0]):
             arguments = list(self.inputs()[0])
             if isinstance(value, float) or (isinstance(value, Tensor) and value.is_floating_point()):
-                arguments[i] = 0.9 * value
+                wave = torch.arange(value.numel()).sin().view_as(value) if isinstance(value, Tensor) else 1.0
+                arguments[i] = value - 0.1 * wave  # for some functions, a mere scale changes nothing
                 try:
                     other = _limited(lambda new=tuple(arguments): _outcome(self.adapt(answer), new, self), self.seconds)
                 except Exception:
                     continue
-                if _same_values(other, got):
-                    return f" Where does `{self._names[i]}` come in? When it changes, your numbers do not."
+                if same_values(other, got):
+                    return f" Where does `{names[i]}` come in? When it changes, your numbers do not."
         return ""
 
     def _broken(self, answer: Any) -> str:
@@ -212,14 +209,13 @@ class Exercise:
                 got, want = (torch.as_tensor(value).detach().double() for value in measured)
             except Exception:
                 continue
-            if not _close(got, want, 1e-3):
+            if not close(got, want, 1e-3):
                 here = f"yours gives {got:.4g} instead of {want:.4g}" if want.ndim == 0 else "not so yours"
                 return f" A good place to start: {claim}; {here}."
         return ""
 
     def _repr_markdown_(self) -> str:
-        _, title, minutes, difficulty = self.about
-        head = f"**Build it: {title}** · {minutes} min · difficulty {'●' * difficulty}{'○' * (3 - difficulty)}"
+        head = f"**Build it: {self.title}** · {self.minutes} min · difficulty {'●' * self.difficulty:○<3}"
         solution = f"<details><summary>A solution</summary><pre>{html.escape(self.solution)}</pre></details>"
         return f"{head}\n\n{self.why}\n\n```python\n{self.stub}\n```\n\n{solution}\n"
 
@@ -231,15 +227,6 @@ UNFILLED = (
 IN_PLACE = (
     "It changes its inputs in place, so whoever uses them next works with other numbers. Please make a new tensor: no "
     "`+=`, no method whose name ends in an underscore, no assignment to a part of an input."
-)
-NOT_FINITE = "is NaN or infinite. Which line divides by 0, or takes the logarithm or root of a negative number?"
-NO_GRADIENT = (
-    "The value is right, but no gradient reaches the input, so training would never notice this term. Is there a "
-    "`.item()`, a `float()`, a `detach` or a `no_grad` on the way?"
-)
-NAN_GRADIENT = (
-    "The value is right, but its gradient is NaN. A square root is infinitely steep at 0, which is each sample's "
-    "distance from itself. Can you do without the root?"
 )
 RANDOM = "It gives other numbers each time it is called. Does it draw random numbers, and should it?"
 
@@ -283,158 +270,10 @@ def _outcome(function: Function, arguments: Arguments, exercise: Exercise) -> Ou
 
 
 @cache
-def _library(exercise: Exercise) -> tuple[Outcome, ...]:
-    """Outcomes of the oracle."""
-    return tuple(_outcome(exercise.adapt(exercise.oracle), case, exercise) for case in exercise.inputs())
-
-
-@cache
 def _outcomes(exercise: Exercise, *edits: str) -> tuple[Outcome, ...]:
-    """Outcomes of the solution with known mistakes in it."""
-    wrong = exercise.adapt(exercise.wrong(*edits))
-    return tuple(_outcome(wrong, case, exercise) for case in exercise.inputs())
-
-
-def _same_values(a: Outcome, b: Outcome) -> bool:
-    return len(a.values) == len(b.values) and all(map(_close, a.values, b.values))
-
-
-def _agree(a: Outcome, b: Outcome) -> bool:
-    """Whether values and gradients are the same."""
-    if a.slopes is None or b.slopes is None:
-        return a.slopes is b.slopes and _same_values(a, b)
-    return _same_values(a, b) and all(map(_close, a.slopes, b.slopes))
-
-
-def _close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
-    """Whether shapes agree, and entries up to a share of the largest."""
-    if a.shape != b.shape:
-        return False
-    scale = b.detach().abs().nan_to_num(0, 0).max().item() if b.numel() else 0.0
-    return torch.allclose(a.detach(), b.detach(), rtol=0.0, atol=tolerance * scale + 0.05 * tolerance, equal_nan=True)
-
-
-def _malformed(got: Outcome, want: Outcome, names: Sequence[str]) -> tuple[str, str] | None:
-    """Key and sentence where values cannot be compared."""
-    n, shapes = len(got.values), {value.shape for value in got.values}
-    if n != len(want.values):
-        promised = "one value" if len(names) == 1 else f"{len(names)} values: {', '.join(names)}"
-        hint = " `torch.stack` joins several tensors." if len(want.values) == len(shapes) == 1 < n else ""
-        return "count", f"It returns {n} value{'s' * (n > 1)}, but the docstring promises {promised}.{hint}"
-    for name, g, w in zip(names, got.values, want.values, strict=True):
-        if g.shape != w.shape:
-            promised = str(tuple(w.shape)) if w.ndim else "one number, of shape ()"
-            hint = "Which mean, sum or axis is missing, or is there one too many?"
-            if g.squeeze().shape == w.squeeze().shape:
-                hint = "They differ by an axis of length 1: look at `keepdim`, `squeeze` and `[:, None]`."
-            elif sorted(g.shape) == sorted(w.shape):
-                hint = "It has the same axes in another order: is something transposed?"
-            return "shape", f"The shape of {name} is {tuple(g.shape)}, but the docstring promises {promised}. {hint}"
-        if not g.isfinite().all():
-            return "nan", f"Here, {name} {NOT_FINITE}"
-    return None
-
-
-def _gradient(got: Outcome, want: Outcome, exercise: Exercise) -> tuple[str, str] | None:
-    """Key and sentence where the values are right and the gradient is not."""
-    if got.slopes is None:
-        return "no gradient", NO_GRADIENT
-    for i, g, w in zip(exercise.gradients, got.slopes, want.slopes or (), strict=True):
-        if not g.isfinite().all():
-            return "nan gradient", NAN_GRADIENT
-        if not _close(g, w):
-            how = f"the gradient by `{exercise._names[i]}` {_relation([(g, w)]) or 'is not what it should be'}"
-            return "gradient", f"The value is right, but {how}. Is the wrong part detached?"
-    return None
-
-
-RELATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "is 0": lambda x: 0 * x,
-    "has the wrong sign": lambda x: -x,
-    "is the square of what it should be": torch.square,
-    "is the square root of what it should be": torch.sqrt,
-    "is the logarithm of what it should be": torch.log,
-    "is the exponential of what it should be": torch.exp,
-    "is one over what it should be": torch.reciprocal,
-    "is one minus what it should be": lambda x: 1 - x,
-    "is transposed": lambda x: x.mT if x.ndim > 1 else x,
-    "has its samples in reverse order": lambda x: x.flip(0) if x.ndim else x,
-}
-Pairs = Sequence[tuple[Tensor, Tensor]]
-
-
-def _difference(gots: Sequence[Outcome], wants: Sequence[Outcome], exercise: Exercise) -> str:
-    """The first value that is wrong, and how, as the end of a sentence."""
-    names, count = exercise.returns, range(len(exercise.returns))
-    values = [
-        [(got.values[i], want.values[j]) for got, want in zip(gots, wants, strict=True)] for i in count for j in count
-    ]
-    for order in list(permutations(count))[1:]:
-        if all(_close(*pair) for i, j in enumerate(order) for pair in values[i * len(names) + j]):
-            return f"the values are right, but they come in the wrong order. The docstring promises {', '.join(names)}."
-    i = next(i for i in count if not all(_close(*pair) for pair in values[i * (len(names) + 1)]))
-    pairs = values[i * (len(names) + 1)]
-    cases = exercise.inputs()
-    how = _relation(pairs, cases)
-    for j, argument in enumerate(zip(*cases, strict=True)):
-        if not how and all(getattr(a, "shape", 0) == w.shape for a, (_, w) in zip(argument, pairs, strict=True)):
-            how = _relation([(g - a, w - a) for a, (g, w) in zip(argument, pairs, strict=True)], cases)
-            how = how and f"minus `{exercise._names[j]}` {how}"
-    text = f"{names[i]} {how or _first(*next(pair for pair in pairs if not _close(*pair)))}"
-    return text if text.endswith("?") else f"{text}."
-
-
-def _relation(pairs: Pairs, cases: Sequence[Arguments] = ()) -> str:
-    """What the first tensor of every pair is to the second; empty where that is no simple thing."""
-    if sum(want.numel() for _, want in pairs) < 2:  # one number is always a multiple of another
-        return ""
-    for claim, change in RELATIONS.items():
-        if all(_close(got, change(want)) for got, want in pairs):
-            return claim
-    if all(_close(*(x.flatten().sort().values for x in pair)) for pair in pairs):
-        return "holds the right numbers in the wrong order"
-    if all(_close(got, want + (pairs[0][0] - pairs[0][1]).mean()) for got, want in pairs):
-        return f"is off by the same number everywhere, {(pairs[0][0] - pairs[0][1]).mean():.4g}"
-    factors = [_factor(got, want) for got, want in pairs]
-    if all(_close(got, k * want) for k, (got, want) in zip(factors, pairs, strict=True)):
-        k, spread = factors[0], max(factors) - min(factors)
-        if spread < 2 * TOLERANCE * abs(k) and abs(k - 1) > 0.01:
-            words = {2.0: "exactly twice", 0.5: "exactly half of"}
-            return f"is {words.get(round(k, 4), f'{k:.4g} times')} what it should be"
-        sizes = [abs(k) if abs(k) > 1 else 1 / (abs(k) + 1e-9) for k in factors]
-        whole = all(abs(n - round(n)) < 1e-3 * n for n in sizes)
-        if min(sizes) > 1.01 and (whole or all(want.numel() > 1 for _, want in pairs)):
-            shapes = [next(tuple(x.shape) for x in case if isinstance(x, Tensor)) for case in cases]
-            texts = [
-                f"{n:.4g} times too {'large' if abs(k) > 1 else 'small'} for an input of shape {shape}"
-                for n, k, shape in zip(sizes, factors, shapes, strict=True)
-            ]
-            return f"is {', and '.join(texts)}"
-    got, want = pairs[0]
-    if want.ndim > 1:
-        rows = [_factor(g, w) for g, w in zip(got, want, strict=True)]
-        if all(_close(g, k * w) for k, g, w in zip(rows, got, want, strict=True)):
-            return f"is off by a factor that differs from sample to sample: {', '.join(f'{k:.4g}' for k in rows)}"
-    return ""
-
-
-def _factor(got: Tensor, want: Tensor) -> float:
-    return ((got * want).sum() / want.square().sum()).item()
-
-
-def _first(got: Tensor, want: Tensor) -> str:
-    """The first wrong entry, and how many are right."""
-    error, size = (got - want).abs(), want.abs().max()
-    text = f"is {got:.4g} instead of {want:.4g}" if want.ndim == 0 else ""
-    if want.ndim:
-        bad = error > TOLERANCE * size
-        at, right = tuple(bad.nonzero()[0].tolist()), int((~bad).sum())
-        text = f"is {got[at]:.4g} instead of {want[at]:.4g} at {list(at)}; {right} of {bad.numel()} numbers are right"
-    if error.max() < 0.01 * size:
-        return f"{text}. It is close, but further off than rounding in float32 explains"
-    if (got == got.round()).all() and (want != want.round()).any():
-        return f"{text}. Only whole numbers come out: is there an integer type, a `//` or a rounding?"
-    return text
+    """Outcomes of the solution with known mistakes in it; without any, those of the oracle."""
+    function = exercise.adapt(exercise.wrong(*edits) if edits else exercise.oracle)
+    return tuple(_outcome(function, case, exercise) for case in exercise.inputs())
 
 
 def _error(answer: Any, error: BaseException, exercise: Exercise) -> tuple[str, str]:
@@ -490,56 +329,6 @@ def _limited(work: Callable[[], T], seconds: float) -> T:
     if errors and not isinstance(errors[0], _Interrupted):
         raise errors[0]
     raise TimeoutError
-
-
-def _source(answer: Any) -> str:
-    return dedent(inspect.getsource(answer)).strip()
-
-
-def _documented(source: str) -> list[Any]:
-    """Functions and classes with a docstring, the last first, so that lines can be replaced one after another."""
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds) and ast.get_docstring(node)]
-    return sorted(nodes, key=lambda node: -node.lineno)
-
-
-def _without_docstrings(source: str) -> str:
-    lines = source.splitlines()
-    for node in _documented(source):
-        del lines[node.body[0].lineno - 1 : node.body[1].lineno - 1]
-    return "\n".join(lines)
-
-
-def _blanked(source: str) -> str:
-    lines = source.splitlines()
-    for node in _documented(source):
-        if isinstance(node, ast.FunctionDef):
-            body = node.body[1:]
-            blanks: list[str] = []
-            for statement in body:
-                comment = lines[statement.end_lineno - 1].partition("  # ")[1:]
-                blank = _blank(statement, source) + "".join(comment)
-                if blanks[-1:] != [blank]:
-                    blanks.append(blank)
-            text = indent("\n".join(blanks), " " * body[0].col_offset)
-            lines[body[0].lineno - 1 : body[-1].end_lineno] = text.splitlines()
-    return "\n".join(lines)
-
-
-def _blank(statement: Any, source: str) -> str:
-    """A statement without what the reader has to find: names, loops and imports remain."""
-    match statement:
-        case ast.Return(value=ast.Name()) | ast.Import() | ast.ImportFrom():
-            return ast.get_source_segment(source, statement) or ""
-        case ast.Return(value=ast.Tuple(elts=values)) if all(isinstance(value, ast.Name) for value in values):
-            return ast.get_source_segment(source, statement) or ""
-        case ast.Assign() | ast.Return():
-            statement.value = ast.Constant(...)
-        case ast.For():
-            statement.body = [ast.Expr(ast.Constant(...))]
-        case _:
-            return "..."
-    return ast.unparse(statement)
 
 
 def numbers(*shape: int, seed: int = 0, scale: float = 1.0, shift: float = 0.0) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from labkit import metrics as library
-from labkit.exercises.checking import About, Exercise, numbers
+from labkit.exercises.checking import Exercise, about, numbers
 
 
 def effective_rank(z):
@@ -84,25 +84,27 @@ def _interval(ours: Tensor, baseline: Tensor) -> tuple[float, float, float]:
 EXERCISES = {
     "effective_rank": Exercise(
         effective_rank,
-        About("04", "effective rank", minutes=5, difficulty=1),
+        **about("04", "effective rank", minutes=5, difficulty=1),
         why="A large cloud can still be a flat one. This number tells in how many directions features really spread, "
         "whatever their size, and the captions of the explorer will quote yours.",
         oracle=library.effective_rank,
         inputs=lambda: [(_cloud(),), (numbers(5, 9, seed=1) + 0.4,)],
         laws={"twice the features have the same rank": lambda f: (f(2 * _cloud()), f(_cloud()))},
         mistakes={
-            "z - z.mean(dim=0) → z": "The features keep their mean, so what all samples share counts as a direction of "
-            "its own. What should you subtract first?",
+            "z - z.mean(dim=0) → z": "The features keep their mean, so what all samples share counts as a direction "
+            "of its own. What should you subtract first?",
             "z.mean(dim=0) → z.mean(dim=1, keepdim=True)": "You subtract from each sample the mean of its features. "
             "Subtract from each feature its mean over the samples.",
             "sigma / sigma.sum() → sigma**2 / (sigma**2).sum()": "Your shares come from the squares σ², which are "
             "variances. Some papers do that; this definition uses σ itself.",
-            "torch.exp(-(p * p.log()).sum()) → -(p * p.log()).sum()": "It is the entropy. What makes a count of it?",
+            "torch.exp(-(p * p.log()).sum()) → -(p * p.log()).sum()": "This is the entropy. Which function turns it "
+            "into a number of directions?",
             "-(p * → (p *": "The entropy has the wrong sign. A share is below 1, so its logarithm is negative.",
             "p.log() → p.log2()": "Your logarithm has base 2 and your exponential has base e. The two should match.",
-            "sigma / sigma.sum() → sigma": "The singular values are not divided by their sum, so they are no shares.",
-            "torch.exp(-(p * p.log()).sum()) → 1 / p.square().sum()": "This is the participation ratio of the singular "
-            "values, (Σσ)²/Σσ². It is a relative of this number, but it has no entropy in it.",
+            "sigma / sigma.sum() → sigma": "The singular values are not divided by their sum, so they are not shares "
+            "of a whole yet.",
+            "torch.exp(-(p * p.log()).sum()) → 1 / p.square().sum()": "This is the participation ratio of the "
+            "singular values, (Σσ)²/Σσ². It is a relative of this number, but it has no entropy in it.",
             "torch.exp(-(p * p.log()).sum()) → sigma.square().sum() ** 2 / sigma.pow(4).sum()": "This is the "
             "participation ratio of the variances, (Σσ²)²/Σσ⁴: a related number, but without an entropy.",
             "torch.exp(-(p * p.log()).sum()) → (sigma > 1e-5).sum()": "You count the directions whose spread is not "
@@ -111,7 +113,7 @@ EXERCISES = {
     ),
     "linear_cka": Exercise(
         linear_cka,
-        About("04", "linear CKA", minutes=5, difficulty=2),
+        **about("04", "linear CKA", minutes=5, difficulty=2),
         why="The features of two networks have no axes in common, so you cannot subtract them. CKA compares which "
         "samples lie near which. It is blind to rotation and to size, which makes it useful, and lets it mislead.",
         oracle=library.linear_cka,
@@ -129,18 +131,20 @@ EXERCISES = {
             "mean(dim=0) → mean(dim=1, keepdim=True)": "You subtract from each sample the mean of its features. "
             "Subtract from each feature its mean over the samples.",
             ".norm() ** 2 → .norm()": "The numerator is not squared, so larger features would change the result.",
-            "(b.T @ b).norm()) → (b.T @ b).norm()) ** 2": "You square the denominator. Its norms stay as they are.",
-            "norm() ** 2 / → norm() /; (b.T @ b).norm()) → (b.T @ b).norm()) ** 0.5": "This is the square root of CKA. "
-            "Is the numerator squared, and the denominator free of roots?",
+            "(b.T @ b).norm()) → (b.T @ b).norm()) ** 2": "You square the denominator. Its two norms should stay as "
+            "they are.",
+            "norm() ** 2 / → norm() /; (b.T @ b).norm()) → (b.T @ b).norm()) ** 0.5": "This is the square root of "
+            "CKA. Is the numerator squared, and the denominator free of roots?",
             "(a.T @ a).norm() * (b.T @ b).norm() → (a.norm() * b.norm()) ** 2": "You divide by ‖A‖² ‖B‖². The formula "
             "takes the norms of the *products* AᵀA and BᵀB.",
             "/ ((a.T @ a).norm() * (b.T @ b).norm()) →": "The numerator is right, but not divided by anything yet.",
-            "return → return 1 -": "This is a distance, which is 0 for equal features. CKA is a similarity, and is 1.",
+            "return → return 1 -": "This is a distance, which is 0 for equal features. CKA is a similarity, which is "
+            "1 for them.",
         },
     ),
     "frechet_distance": Exercise(
         frechet_distance,
-        About("04", "the Fréchet distance", minutes=8, difficulty=2),
+        **about("04", "the Fréchet distance", minutes=8, difficulty=2),
         why="The number that decides most papers on images, FID, is this distance between the features that one large "
         "network finds. Its formula is for two Gaussians, and it never asks whether your features are Gaussian.",
         oracle=library.frechet_distance,
@@ -152,7 +156,8 @@ EXERCISES = {
         mistakes={
             ".square().sum() → .norm()": "You do not square the distance of the two means.",
             "return means + → return": "The means do not count yet, so two clouds far apart could be called the same.",
-            ".square().sum() → .square().mean()": "You average over the d features. A squared norm is a sum.",
+            ".square().sum() → .square().mean()": "You average over the d features of the means, where a squared norm "
+            "is a sum.",
             "means + cov_a.trace() + cov_b.trace() - 2 * root → means": "The covariances do not count yet.",
             "2 * root → root": "The root should be subtracted twice, so that the distance of a set from itself is 0.",
             "- 2 * → + 2 *": "You add the root. Subtract it, so that the distance of a set from itself is 0.",
@@ -170,7 +175,7 @@ EXERCISES = {
     ),
     "paired_interval": Exercise(
         paired_interval,
-        About("05", "a paired interval over seeds", minutes=6, difficulty=2),
+        **about("05", "a paired interval over seeds", minutes=6, difficulty=2),
         why="Is it better, or was it the seed? With three or four seeds the honest answer is an interval, and often a "
         "wide one. Pairs help, because two runs with the same seed share much of their luck, and what they share "
         "cancels.",
@@ -181,20 +186,23 @@ EXERCISES = {
         ],
         returns=("the mean difference", "the lower end", "the upper end"),
         mistakes={
-            "ours - baseline → baseline - ours": "You subtract ours from the baseline's, so a rise looks like a fall.",
+            "ours - baseline → baseline - ours": "You subtract our values from the baseline's, so a rise looks like a "
+            "fall.",
             "n = len(d) → n, a, b = len(d), ours.var().item(), baseline.var().item(); n - 1 → 2 * n - 2; "
-            "d.std().item() → (a + b) ** 0.5": "You treat the two sets as if they had nothing in common. Runs with the "
-            "same seed belong together: which luck cancels if you subtract first?",
-            "n = len(d) → n, a, b = len(d), ours.var().item(), baseline.var().item(); "
-            "n - 1 → (n - 1) * (a + b) ** 2 / (a**2 + b**2); d.std().item() → (a + b) ** 0.5": "You compare two "
-            "separate means, as Welch's test does. Runs with the same seed belong together, so subtract first.",
+            "d.std().item() → (a + b) ** 0.5": "You treat the two sets as if they had nothing in common. Runs with "
+            "the same seed belong together: which luck cancels if you subtract first?",
+            "n = len(d) → n, a, b = len(d), ours.var().item(), baseline.var().item(); n - 1 → (n - 1) * (a + b) ** 2 "
+            "/ (a**2 + b**2); d.std().item() → (a + b) ** 0.5": "You compare two separate means, as Welch's test "
+            "does. Runs with the same seed belong together, so subtract first.",
             "t.ppf(0.975, n - 1) → 1.96": "Your factor is 1.96, from the normal distribution. With so few seeds the "
             "deviation is itself uncertain, and Student's t is larger.",
             "t.ppf(0.975, n - 1) * →": "This is plus or minus one standard error, which covers far less than 95 %.",
-            "/ n**0.5 →": "You show how far *single* seeds scatter. By which factor is their mean known better?",
+            "/ n**0.5 →": "You show how far *single* seeds scatter. By which factor is the mean of n seeds known "
+            "better?",
             "0.975 → 0.95": "Your interval leaves 5 % out at *each* end. A 95 % interval leaves out 2.5 % at each.",
             "n - 1 → n": "Student's t needs the degrees of freedom. How many are left once the mean is known?",
-            "std() → std(correction=0)": "You divide by n. For a sample, divide by n − 1: it matters when n is small.",
+            "std() → std(correction=0)": "You divide the deviation by n. For a sample, divide by n − 1; this matters "
+            "most when n is small.",
         },
     ),
 }

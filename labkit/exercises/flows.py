@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from labkit import recipes
 from labkit.config import Config, Optimizer
 from labkit.datasets import load
-from labkit.exercises.checking import About, Exercise, Function, numbers
+from labkit.exercises.checking import Exercise, Function, about, numbers
 from labkit.losses import average_velocity_target
 from labkit.models.layers import Block
 from labkit.objective import Objective
@@ -52,12 +52,13 @@ class AdaLNBlock(torch.nn.Module):
         self.close()
 
     def close(self):
-        """Set to zero what makes a fresh block return its input (the "Zero" in its name)."""
-        torch.nn.init.zeros_(self.adaLN_modulation[1].weight)
-        torch.nn.init.zeros_(self.adaLN_modulation[1].bias)
+        """Set to zero what must be zero for a fresh block to return its input (the "Zero" in adaLN-Zero)."""
+        with torch.no_grad():
+            for parameter in self.adaLN_modulation[1].parameters():
+                parameter.zero_()
 
     def forward(self, x, c):
-        """Adds gate · layer(norm(x) · (1 + scale) + shift) to x, first for the attention, then for the MLP.
+        """Add gate · layer(norm(x) · (1 + scale) + shift) to x, first for the attention, then for the MLP.
 
         `adaLN_modulation(c)` holds, in this order, shift, scale and gate of the attention, then those of the MLP.
 
@@ -320,7 +321,7 @@ def _and_graph(answer: Function) -> Function:
 EXERCISES = {
     "path_point": Exercise(
         path_point,
-        About("01", "a point on the path, and its velocity", minutes=3, difficulty=1),
+        **about("01", "a point on the path, and its velocity", minutes=3, difficulty=1),
         why="All that the network ever sees, and all that it is asked for, comes from these few lines.",
         oracle=lambda x1, x0, t: linear(x1, x0, t),
         inputs=_square_pairs,
@@ -330,9 +331,10 @@ EXERCISES = {
             "REPA. In this lab, t = 0 is noise and t = 1 is data.",
             "v = x1 - x0 → v = x0 - x1": "The point is right, but its velocity points back to the noise. In which "
             "direction does x_t move when t grows?",
-            "t * x1 + (1 - t) * x0 → (1 - t) * x1 + t * x0": "The velocity is right, but your x_t is data at t = 0.",
-            "v = x1 - x0 → v = x1 - x_t": "Your v is the way that is left, x₁ − x_t. The velocity is the derivative of "
-            "x_t by t, and on a straight line it is the same at every t.",
+            "t * x1 + (1 - t) * x0 → (1 - t) * x1 + t * x0": "The velocity is right, but your point starts at the "
+            "data. What should x_t be at t = 0?",
+            "v = x1 - x0 → v = x1 - x_t": "Your v is the way that is left, x₁ − x_t. The velocity is the derivative "
+            "of x_t by t, and on a straight line it is the same at every t.",
             "t[:, None, None, None] → t": "Torch lines up t with the *last* axis, so every column of pixels gets its "
             "own time. Every image should have its own.",
             "(1 - t) * x0 → (1 - t**2) ** 0.5 * x0": "Your noise does not shrink along a straight line. On this path, "
@@ -341,7 +343,7 @@ EXERCISES = {
     ),
     "adaln_block": Exercise(
         AdaLNBlock,
-        About("01", "an adaLN-Zero block", minutes=12, difficulty=3),
+        **about("01", "an adaLN-Zero block", minutes=12, difficulty=3),
         why="A SiT is this block, repeated: 4 times here, and 28 times in SiT-XL. It is also where the Dispersive Loss "
         "reads its features. Your block will be given the library's weights, so keep the names of its parts.",
         oracle=_Zero,
@@ -354,19 +356,20 @@ EXERCISES = {
         mistakes={
             "self.close() → pass": "With the library's weights it is right. But a *fresh* block should return its "
             "input, and yours does not: which weight and which bias must be zero at the start?",
-            "shift1, scale1, gate1, shift2, scale2, gate2 = → scale1, shift1, gate1, scale2, shift2, gate2 =": (
-                "You use the shift as the scale and the scale as the shift. In which order do they come?"
-            ),
-            "1 + scale → scale": "With a scale of 0, the layer should see the normalised tokens. Yours sees nothing.",
+            "shift1, scale1, gate1, shift2, scale2, gate2 = → scale1, shift1, gate1, scale2, shift2, gate2 =": "You "
+            "use the shift as the scale and the scale as the shift. In which order does the modulation hold them?",
+            "1 + scale → scale": "With a scale of 0, the layer should see the normalised tokens as they are. Yours "
+            "sees nothing of them.",
             "gate1 * → ; gate2 * →": "The gates are missing. What would make the block return its input at the start?",
-            "gate1 * → (1 + gate1) * ; gate2 * → (1 + gate2) *": "You multiply by 1 + gate. But a gate of 0 is closed.",
-            "gate1 * self.attn( → self.attn(gate1 * ; + shift1 → + gate1 * shift1; "
-            "gate2 * self.mlp( → self.mlp(gate2 * ; + shift2 → + gate2 * shift2": "You multiply what goes *into* the "
-            "layer by the gate. It should multiply what comes out.",
+            "gate1 * → (1 + gate1) * ; gate2 * → (1 + gate2) *": "You multiply by 1 + gate. Multiply by the gate "
+            "itself, so that a gate of 0 lets nothing through.",
+            "gate1 * self.attn( → self.attn(gate1 * ; + shift1 → + gate1 * shift1; gate2 * self.mlp( → self.mlp(gate2 "
+            "* ; + shift2 → + gate2 * shift2": "You multiply what goes *into* the layer by the gate. It should "
+            "multiply what comes out.",
             "self.norm1(x) → x; self.norm2(x) → x": "The tokens are not normalised before they are scaled and shifted.",
-            "self.norm1(x) * (1 + scale1) + shift1 → self.norm1(x * (1 + scale1) + shift1); "
-            "self.norm2(x) * (1 + scale2) + shift2 → self.norm2(x * (1 + scale2) + shift2)": "You normalise after you "
-            "scale and shift, which undoes part of both. The LayerNorm comes first.",
+            "self.norm1(x) * (1 + scale1) + shift1 → self.norm1(x * (1 + scale1) + shift1); self.norm2(x) * (1 + "
+            "scale2) + shift2 → self.norm2(x * (1 + scale2) + shift2)": "You normalise after you scale and shift, "
+            "which undoes part of both. The LayerNorm comes first.",
             "x = x + → y = x +; return x + → return y +": "Your MLP reads the tokens from before the attention. It "
             "should read them after the attention has added to them.",
             "shift1, scale1, gate1, shift2, scale2, gate2 = → shift2, scale2, gate2, shift1, scale1, gate1 =; "
@@ -382,7 +385,7 @@ EXERCISES = {
     ),
     "train_with_ema": Exercise(
         train_with_ema,
-        About("01", "the training loop, with averaged weights", minutes=10, difficulty=2),
+        **about("01", "the training loop, with averaged weights", minutes=10, difficulty=2),
         why="The lab's trainer can pause, resume and fork, but at its heart is this loop. Yours must arrive at the "
         "same weights, bit for bit, and at the same average, from which all the samples are drawn.",
         oracle=_train,
@@ -397,8 +400,10 @@ EXERCISES = {
             "of the network, or just another name for it?",
             "mean.lerp_(weight, 1 - d) → pass": "The network trains, but its average is still the random start.",
             "1 - d → d": "Your average follows the newest weights almost at once. Have d and 1 − d changed places?",
-            "min(decay, (1 + step) / (10 + step)) → decay": "It is right but for the start: d should grow to `decay`.",
-            "min(decay, (1 + step) / (10 + step)) → (1 + step) / (10 + step)": "Your d grows beyond `decay`.",
+            "min(decay, (1 + step) / (10 + step)) → decay": "The average is right except for its start: d should "
+            "begin small and grow up to `decay`.",
+            "min(decay, (1 + step) / (10 + step)) → (1 + step) / (10 + step)": "Your d grows beyond `decay`. It "
+            "should be the smaller of the two numbers.",
             "optimizer.step() → pass; 1 - d) → 1 - d)\n        optimizer.step()": "You average before the optimizer "
             "has moved the weights, so the average is always one step behind.",
             "(1 + step) / (10 + step) → (2 + step) / (11 + step)": "Your d is a step ahead. Steps are counted from 0.",
@@ -408,13 +413,13 @@ EXERCISES = {
     ),
     "euler_step": Exercise(
         euler_step,
-        About("01", "a step of Euler", minutes=3, difficulty=1),
+        **about("01", "a step of Euler", minutes=3, difficulty=1),
         why="To draw a sample is to repeat this one line. The sampler panel will draw digits with yours.",
         oracle=euler,
         inputs=_steps,
         laws={"halving the step should show a method of order 1": lambda f: (_order(f), 1.0)},
         mistakes={
-            ",), now → ,), then": "You take the velocity at the time of the end of the step. At which time is x?",
+            ",), now → ,), then": "You take the velocity at the end of the step. To which time does x belong?",
             "(then - now) * →": "You move by the whole velocity. How long is the step from `now` to `then`?",
             "x + ( → x - (": "You step backwards. On the way from noise to data, t grows.",
             "(then - now) → then": "You multiply by the time `then`. A step is as long as the difference of two times.",
@@ -423,7 +428,7 @@ EXERCISES = {
     ),
     "heun_step": Exercise(
         heun_step,
-        About("01", "a step of Heun", minutes=5, difficulty=2),
+        **about("01", "a step of Heun", minutes=5, difficulty=2),
         why="Look before you leap: a second velocity, at the end of the step, turns a method of order 1 into one of "
         "order 2. An order is easily lost, and nearly every mistake that you can make here still draws digits.",
         oracle=heun,
@@ -437,15 +442,17 @@ EXERCISES = {
             ),
             "/ 2 →": "You go twice as far as you should: you add the two velocities where you should average them.",
             "t + h → t": "You take the second velocity at the new place but at the old time.",
-            "x + h * first → x": "Your second velocity has the new time but the old place. Where would Euler end?",
+            "x + h * first → x": "You take the second velocity at the new time but at the old place. Where would a "
+            "step of Euler end?",
             "(first + second) / 2 → second": "You use the velocity at the end alone. What about the one at the start?",
-            "return x → return x + h * first": "Your second step starts where the first ended. Both should start at x.",
+            "return x → return x + h * first": "You start the second step where the first one ended. Both should "
+            "start at x.",
             "x + h * first → x + first": "To look ahead, you move by the whole velocity. How long is the step?",
         },
     ),
     "guided_velocity": Exercise(
         guided_velocity,
-        About("01", "guidance", minutes=4, difficulty=1),
+        **about("01", "guidance", minutes=4, difficulty=1),
         why="One line makes the digits of a class far clearer, at twice the cost. Papers count w in two ways that "
         "differ by one, and many a table has been misread because of it.",
         oracle=lambda network, x, t, y, null, w: guided(network, y, null, w)(x, t),
@@ -462,13 +469,15 @@ EXERCISES = {
             "it. Check the sign of the difference.",
             "(with_label - without) → with_label": "You add w times the velocity with its label. Guidance goes along "
             "the *difference* of the two velocities.",
-            "without + w * (with_label - without) → with_label": "This is v(y), whatever w is. What should w change?",
-            "torch.full_like(y, null) → torch.zeros_like(y)": "You take 0 for no label. Which number means no label?",
+            "without + w * (with_label - without) → with_label": "This is v(y), the velocity with its label, whatever "
+            "w is. What should w change?",
+            "torch.full_like(y, null) → torch.zeros_like(y)": "You take 0 for no label, but 0 is a class of its own. "
+            "Which number means no label?",
         },
     ),
     "score_from_velocity": Exercise(
         score_from_velocity,
-        About("01", "the score, from the velocity", minutes=6, difficulty=2),
+        **about("01", "the score, from the velocity", minutes=6, difficulty=2),
         why="A network that was trained on velocities has learnt the score ∇log p as well, whether you meant it to or "
         "not. Two equations and a little algebra bring it out, and with it the stochastic samplers.",
         oracle=_score,
@@ -480,8 +489,8 @@ EXERCISES = {
             "/ (1 - t) → / (1 - t) ** 2": "You divide by σ². That would be right for x − t·x₁, which is σ·x₀; the "
             "noise x₀ itself is divided by σ once.",
             "/ (1 - t) → / t": "You divide by t. On this path, σ is the factor in front of the noise.",
-            "x - t * v → x + (1 - t) * v": "Check your x₀: going on along v for the time that is left, 1 − t, leads to "
-            "the data. Which way leads to the noise?",
+            "x - t * v → x + (1 - t) * v": "Check your x₀: going on along v for the time that is left, 1 − t, leads "
+            "to the data. Which way leads to the noise?",
             "x - t * v → x + t * v": "Check your x₀: put x₁ = x₀ + v into the equation for x, and solve it again.",
             "x - t * v → x - v": "Check your x₀: at time t, x has come only a part of the way from x₀.",
             "t.reshape(-1, *[1] * (x.ndim - 1)) → t": "Torch lines up t with the *last* axis, so every column of "
@@ -490,7 +499,7 @@ EXERCISES = {
     ),
     "sde_step": Exercise(
         sde_step,
-        About("01", "a stochastic step", minutes=6, difficulty=3),
+        **about("01", "a stochastic step", minutes=6, difficulty=3),
         why="Add noise at every step, and let the score remove as much again: the paths differ, but the images come "
         "from the same distribution. If the two do not balance, samples blur or freeze.",
         oracle=_sde,
@@ -499,8 +508,9 @@ EXERCISES = {
         mistakes={
             "(2 * w * h) ** 0.5 → (2 * w) ** 0.5 * h": "Your noise grows in proportion to h. From step to step, "
             "variances add up, so the *deviation* of the noise grows like a root.",
-            "(2 * w * h) → (w * h)": "Your noise is too small by √2. In unit time the score removes 2w, so add 2w.",
-            "(2 * w * h) ** 0.5 → 2 * w * h": "You multiply the noise by its variance. How do you get its deviation?",
+            "(2 * w * h) → (w * h)": "Your noise is too small by √2. In unit time the score takes out a variance of "
+            "2w, and as much should come in.",
+            "(2 * w * h) ** 0.5 → 2 * w * h": "You multiply the noise by its variance. What is its standard deviation?",
             "(2 * w * h) ** 0.5 → (2 * w) ** 0.5": "Your noise does not depend on the length of the step, so a "
             "thousand small steps would drown the image.",
             "* noise → * 0": "You add no noise yet, so the score removes noise that nobody put in.",
@@ -513,7 +523,7 @@ EXERCISES = {
     ),
     "meanflow_target": Exercise(
         meanflow_target,
-        About("08", "the target of MeanFlow", minutes=12, difficulty=3),
+        **about("08", "the target of MeanFlow", minutes=12, difficulty=3),
         why="The network learns an average over a span of time without ever computing an average. The whole trick is "
         "one derivative along the path, and the one-step digits below will be trained on yours.",
         oracle=average_velocity_target,
@@ -524,19 +534,25 @@ EXERCISES = {
         returns=("the target", "the answer to whether a gradient flows through it (1: yes, 0: no)"),
         adapt=_and_graph,
         mistakes={
-            "one, -one → one, 0 * one": "Your span stays the same. With s fixed and t moving, how does s − t change?",
+            "one, -one → one, 0 * one": "Your span stays as it is. But s stands still while t moves on, so what "
+            "happens to s − t?",
             "-one → one": "Your span grows with t. The end s stands still, so in which direction does s − t change?",
-            "(velocity, one → (0 * velocity, one": "Your point stands still. Along the path, how does x change with t?",
-            "velocity, one → velocity, 0 * one": "The point moves in your derivative, but its time t does not.",
-            "one, -one → 0 * one, 0 * one": "Only the point moves in your derivative. Two more inputs of u change.",
-            "(velocity, one → (-velocity, one": "Your point moves backwards, as it would if t = 1 were noise.",
+            "(velocity, one → (0 * velocity, one": "The point stands still in your derivative. Along the path, how "
+            "does x change when t does?",
+            "velocity, one → velocity, 0 * one": "The point moves in your derivative, but its time t stands still. "
+            "Both should move.",
+            "one, -one → 0 * one, 0 * one": "Only the point moves in your derivative. Two more inputs of u change as "
+            "time goes on.",
+            "(velocity, one → (-velocity, one": "Your point moves backwards, as it would in the paper's time. Here, "
+            "it moves along v.",
             "+ span → - span": "This sign is for the paper's time, which runs the other way. Here, s comes *after* t.",
             "span * du_dt → du_dt": "The derivative is not multiplied by the span. When s = t, the target should be v.",
             "(velocity + → (u(x, t, span.flatten()) +": "You start from u, the network's own answer, so nothing would "
             "tie it to the data. Which velocity do you know?",
             ".detach() →": "The numbers are right, but a gradient flows through the target, so the network could move "
             "its target instead of itself. What cuts it off?",
-            "span.reshape(-1, *[1] * (x.ndim - 1)) → span": "The span lines up with the *last* axis, not with samples.",
+            "span.reshape(-1, *[1] * (x.ndim - 1)) → span": "Torch lines up the span with the *last* axis. It should "
+            "multiply whole samples.",
         },
     ),
 }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from labkit import losses as library
-from labkit.exercises.checking import About, Exercise, Function, numbers
+from labkit.exercises.checking import Exercise, Function, about, numbers
 from labkit.models import Transformer, build_model
 from labkit.runtime import seeded
 
@@ -171,7 +171,7 @@ def _views() -> Sequence[tuple[Tensor, Tensor, float, float]]:
 EXERCISES = {
     "dispersive_loss": Exercise(
         dispersive_loss,
-        About("02", "Algorithm 1, the Dispersive Loss", minutes=5, difficulty=1),
+        **about("02", "Algorithm 1, the Dispersive Loss", minutes=5, difficulty=1),
         why="This is the whole method of the paper. Three lines are enough, and each of them can go wrong in a way "
         "that no curve will show you. Once yours is right, the panels below train with it.",
         oracle=lambda z, tau=0.5: library.dispersive_loss(z, tau=tau),
@@ -191,34 +191,36 @@ EXERCISES = {
             "the size of the last axis alone. P counts all the numbers of a sample, those of its other tokens, too.",
             ".square().mean(dim=-1) → .norm(dim=-1) / z.shape[1]": "The distance is not squared. The formula has "
             "‖·‖²; without the square, even the nearest pairs push with full force.",
-            ".mean(dim=-1) → .mean(dim=-1).sqrt()": "You take the root of D. The formula has D, which is squared.",
+            ".mean(dim=-1) → .mean(dim=-1).sqrt()": "You take the square root of D. The formula uses D as it is, a "
+            "squared distance divided by P.",
             "tau).mean()) → tau).mean(dim=1)).mean()": "You take a logarithm for each sample and average them. Where "
             "does the logarithm stand in the formula: inside the mean over all pairs, or outside?",
             "torch.log(torch.exp(-D / tau).mean()) → torch.exp(-D / tau).mean()": "The mean over the pairs is right. "
             "One function around it is still missing.",
             "tau).mean()) → tau)).mean()": "Your logarithm meets the exponential and cancels it. All that is left is "
             "the mean distance, which has no floor. In which order should the mean and the logarithm come?",
-            "tau).mean() → tau).sum()": "It is too large by log B². Does the formula have a sum over the pairs, or "
-            "their mean?",
+            "tau).mean() → tau).sum()": "Your loss is too large by log B². Does the formula take the sum over the "
+            "pairs, or their mean?",
             "-D / tau → -D[~torch.eye(len(D), dtype=bool)] / tau": "You leave out the pairs of a sample with itself. "
             "They look useless, but they give the loss its floor, and the paper's code keeps them.",
-            "torch.exp(-D / tau) → (1 - torch.eye(len(D))) * torch.exp(-D / tau)": "You take the self-pairs out of the "
-            "sum but still divide by all B² pairs. In the paper's loss, the self-pairs stay in.",
-            "z.flatten(1) → z.mean(dim=1)": "You average over the tokens first. Then single tokens may do as they like "
-            "while their mean moves apart. Keep all the numbers of a sample, in one vector.",
+            "torch.exp(-D / tau) → (1 - torch.eye(len(D))) * torch.exp(-D / tau)": "You take the self-pairs out of "
+            "the sum but still divide by all B² pairs. In the paper's loss, the self-pairs stay in.",
+            "z.flatten(1) → z.mean(dim=1)": "You average over the tokens first. Then single tokens may do as they "
+            "like while their mean moves apart. Keep all the numbers of a sample, in one vector.",
             "z = z.flatten(1) → z = torch.nn.functional.normalize(z.flatten(1), dim=1)": "You scale each sample to "
             "length 1. That is close to the cosine variant; this loss takes the features as they are.",
             "/ tau → * tau": "A larger τ should make the loss reach further, and yours reaches less far. Is τ on the "
             "right side of the fraction bar?",
             "-D / tau → -D": "The temperature τ does not appear in your result. What should happen when it changes?",
-            "-D / tau → -D / D.max() / tau": "You divide by the largest D, so small and large clouds look alike.",
+            "-D / tau → -D / D.max() / tau": "You divide by the largest D, so the loss cannot tell a small cloud from "
+            "a large one.",
             "z[:, None] - z → z[:, None] - z.detach()": "The value is right, and the gradient is half of what it "
             "should be. Both samples of a pair should move: is one of them detached?",
         },
     ),
     "dispersive_gradient": Exercise(
         dispersive_gradient,
-        About("02", "the gradient of the Dispersive Loss", minutes=8, difficulty=2),
+        **about("02", "the gradient of the Dispersive Loss", minutes=8, difficulty=2),
         why="The gradient tells you what the loss *does*: which sample pushes which, and how hard. Written out, it "
         "takes three lines, and each of its factors explains something that you will see in training.",
         oracle=_gradient,
@@ -229,19 +231,22 @@ EXERCISES = {
             "descent then moves away from them. Check the sign.",
             "-4 → -2": "Your result is exactly half of what it should be. Sample i appears twice in the sum over "
             "pairs: as the first of a pair, and as the second.",
-            "-4 → -1": "It is a quarter of what it should be. The square gives one 2: where does the other come from?",
-            "(tau * z.shape[1]) → tau": "The 1/P in front is missing. D has a factor 1/P, and so has its derivative.",
-            "(tau * z.shape[1]) → z.shape[1]": "The 1/τ in front is missing. What is the derivative of −D/τ?",
-            "tau).sum() → tau).sum(dim=1, keepdim=True)": "Your weights sum to 1 in every row, not over *all* pairs.",
+            "-4 → -1": "Your result is a quarter of what it should be. One factor of 2 comes from the square. Where "
+            "does the other come from?",
+            "(tau * z.shape[1]) → tau": "The factor 1/P in front is missing. D contains it, so its derivative does, "
+            "too.",
+            "(tau * z.shape[1]) → z.shape[1]": "The factor 1/τ in front is missing. What is the derivative of −D/τ?",
+            "tau).sum() → tau).sum(dim=1, keepdim=True)": "Your weights sum to 1 in every row. In the formula they "
+            "sum to 1 over *all* pairs.",
             "/ torch.exp(-D / tau).sum() →": "Your weights are not divided by their sum. That sum comes from the "
             "logarithm: what is the derivative of log x?",
-            "tau).sum() → tau).mean()": "Your weights are too large by B²: divide by the sum of the pairs, not by a "
-            "mean.",
+            "tau).sum() → tau).mean()": "Your weights are too large by B²: you divide by the mean over the pairs, and "
+            "not by their sum.",
         },
     ),
     "cosine_loss": Exercise(
         cosine_loss,
-        About("02", "the cosine variant", minutes=4, difficulty=1),
+        **about("02", "the cosine variant", minutes=4, difficulty=1),
         why="The Dispersive Loss falls when features just grow. This variant looks at angles only, so growing does not "
         "help it: a fair control for everything that you will read about norms.",
         oracle=lambda z, tau=0.5: library.dispersive_loss(z, "infonce_cosine", tau=tau),
@@ -251,11 +256,12 @@ EXERCISES = {
         mistakes={
             "exp(z → exp(-z": "Your loss falls when samples turn towards each other, and it should rise. Which sign "
             "does the cosine have in the exponent?",
-            "z / z.norm(dim=1, keepdim=True) → z": "Inner products grow with the features, and cosines do not.",
-            "norm(dim=1 → norm(dim=0": "You scale each feature. Each *sample* should get length 1: look at `dim`.",
-            "z.flatten(1) → (z / z.norm(dim=-1, keepdim=True)).flatten(1); z / z.norm(dim=1, keepdim=True) → z": (
-                "You give each token length 1. The angle is taken between whole samples: flatten them first."
-            ),
+            "z / z.norm(dim=1, keepdim=True) → z": "These are inner products, which grow with the features. What "
+            "turns one into a cosine?",
+            "norm(dim=1 → norm(dim=0": "You scale each feature. For a cosine, each *sample* should have length 1: "
+            "look at `dim`.",
+            "z.flatten(1) → (z / z.norm(dim=-1, keepdim=True)).flatten(1); z / z.norm(dim=1, keepdim=True) → z": "You "
+            "give each token length 1. The angle is taken between whole samples: flatten them first.",
             "/ tau → / z.shape[1] / tau": "You divide the cosines by P, but a cosine is at most 1 at any width.",
             "tau).mean()) → tau).mean(dim=1)).mean()": "You take a logarithm for each sample and average them. The "
             "logarithm belongs outside the mean over all pairs.",
@@ -268,7 +274,7 @@ EXERCISES = {
     ),
     "hinge_loss": Exercise(
         hinge_loss,
-        About("02", "the hinge variant", minutes=4, difficulty=1),
+        **about("02", "the hinge variant", minutes=4, difficulty=1),
         why="A hinge lets go: a pair with D above ε is left alone. So this is the one variant that can finish its "
         "work, and a good one for seeing what a floor means.",
         oracle=lambda z, margin=1.0: library.dispersive_loss(z, "hinge", margin=margin),
@@ -280,11 +286,15 @@ EXERCISES = {
         },
         mistakes={
             "D).square() → D)": "The hinge is right but not squared, so the push ends abruptly at the margin.",
-            "margin - D → D - margin": "Yours acts on pairs *beyond* the margin. Which pairs should be pushed?",
-            "torch.relu(margin - D) → (margin - D)": "Pairs beyond the margin are pulled in: the max(0, ·) is missing.",
-            ".mean(dim=-1) → .sum(dim=-1)": "D is not divided by P, so at a real width no pair is near enough.",
-            ".mean(dim=-1) → .mean(dim=-1).sqrt()": "You compare ε with a distance. It goes with D, which is squared.",
-            "D).square().mean() → D).mean().square()": "You square the mean. Square each pair: near ones weigh more.",
+            "margin - D → D - margin": "Your hinge acts on pairs *beyond* the margin. Which pairs should be pushed?",
+            "torch.relu(margin - D) → (margin - D)": "Pairs beyond the margin are pulled back in, because the max(0, "
+            "·) is missing.",
+            ".mean(dim=-1) → .sum(dim=-1)": "D is not divided by P, so at the width of a real model every pair lies "
+            "beyond the margin.",
+            ".mean(dim=-1) → .mean(dim=-1).sqrt()": "You compare ε with a distance. The formula compares it with D, a "
+            "*squared* distance.",
+            "D).square().mean() → D).mean().square()": "You square the mean. Square each pair by itself, so that near "
+            "pairs weigh more.",
             "torch.relu(margin - D) → torch.relu(margin - D)[~torch.eye(len(D), dtype=bool)]": "You leave out the "
             "pairs of a sample with itself. They are in the formula, and give the loss its floor ε²/B.",
             "D).square().mean() → D).square().sum()": "You sum over the pairs where the formula takes their mean.",
@@ -293,7 +303,7 @@ EXERCISES = {
     ),
     "covariance_loss": Exercise(
         covariance_loss,
-        About("02", "the covariance variant", minutes=6, difficulty=2),
+        **about("02", "the covariance variant", minutes=6, difficulty=2),
         why="The fourth variant does not compare samples at all. It asks that no feature repeats another, and neither "
         "a shift nor a scale changes it. The other three are about distance; this one is about rank.",
         oracle=lambda z: library.dispersive_loss(z, "covariance"),
@@ -311,10 +321,11 @@ EXERCISES = {
             "all P² entries, with the diagonal. How many pairs m ≠ n are there?",
             "(P * (P - 1)) → P**2": "The sum is right. It has P(P − 1) terms, but you divide by P².",
             "(P * (P - 1)) → P": "The sum is right, but you divide it by P. How many terms does it have?",
-            ".square() →": "Your correlations are not squared, so −1 and +1 cancel. Yet both repeat a feature.",
+            ".square() →": "Your correlations are not squared, so +1 and −1 cancel. Yet in both cases one feature "
+            "repeats another.",
             ".square() → .abs()": "You take absolute values where the formula has squares.",
-            "correction=0 → correction=1": "You are off by ((B − 1)/B)²: the deviation divides by B − 1, as is torch's "
-            "default, and the mean over the batch by B. Use the same number in both places.",
+            "correction=0 → correction=1": "You are off by ((B − 1)/B)²: the deviation divides by B − 1, as is "
+            "torch's default, and the mean over the batch by B. Use the same number in both places.",
             "/ len(z) → / (len(z) - 1)": "You are off by (B/(B − 1))²: one line divides by B and the other by B − 1. "
             "Use the same number in both places.",
             "z = z.flatten(1) → z = z.flatten(1).T": "You correlate samples with each other. This variant compares "
@@ -324,7 +335,7 @@ EXERCISES = {
     ),
     "regularized_loss": Exercise(
         regularized_loss,
-        About("02", "Algorithm 2, the loss inside a SiT", minutes=6, difficulty=2),
+        **about("02", "Algorithm 2, the loss inside a SiT", minutes=6, difficulty=2),
         why="A regularizer that reads the wrong features trains without a complaint. Here you put it where it belongs: "
         "on the features that one block computes, in the same forward pass that you train anyway.",
         oracle=_regularized,
@@ -340,8 +351,10 @@ EXERCISES = {
             "features[block] → features[block].detach()": "The value is right, but the gradient of the second term is "
             "missing: its features are detached, or come from a forward pass under `no_grad`. Training would ignore "
             "the term altogether.",
-            "features[block] → features[block].mean(dim=1)": "You average over the tokens first. Keep all of them.",
-            "base + → base -": "You subtract the second term. The Dispersive Loss falls as samples part, so add it.",
+            "features[block] → features[block].mean(dim=1)": "You average the features over the tokens first. Pass "
+            "all of them to the loss, (B, T, H).",
+            "base + → base -": "You subtract the second term. The Dispersive Loss falls when samples move apart, so "
+            "add it, like any loss.",
             "lam * →": "The weight λ is missing in front of the second term.",
             "[block] → [block + 1]": "You read one block too late. Blocks are numbered from 0.",
             "[block] → [block - 1]": "You read one block too early. The features are those *after* the block.",
@@ -357,7 +370,7 @@ EXERCISES = {
     ),
     "contrastive_loss": Exercise(
         contrastive_loss,
-        About("05", "the contrastive parent", minutes=5, difficulty=2),
+        **about("05", "the contrastive parent", minutes=5, difficulty=2),
         why="Between the Dispersive Loss and the contrastive loss that it came from lies a single number, α. Write the "
         "parent yourself, and you will see which of its terms the paper leaves out.",
         oracle=lambda z, z_positive, tau=0.5, alignment_weight=1.0: library.contrastive_loss(
@@ -374,12 +387,13 @@ EXERCISES = {
         mistakes={
             "alignment_weight * alignment → -alignment_weight * alignment": "Your two views push each other away. "
             "Which sign brings them together when the loss is minimised?",
-            "mean(dim=1).mean() / tau → mean(dim=1).mean()": "The alignment is not divided by τ, so the balance of the "
-            "two terms would change with the temperature.",
-            ".mean(dim=1).mean() → .sum(dim=1).mean()": "The alignment is not divided by P and drowns the rest.",
+            "mean(dim=1).mean() / tau → mean(dim=1).mean()": "The alignment is not divided by τ, so the balance of "
+            "the two terms would change with the temperature.",
+            ".mean(dim=1).mean() → .sum(dim=1).mean()": "The alignment is not divided by P. At the width of a real "
+            "model, it would drown the repulsion.",
             ".mean(dim=1).mean() → .mean(dim=1).sum()": "The alignment should be a mean over the batch, not a sum.",
-            "(z - z_positive) → (z[:, None] - z_positive)": "You draw each sample towards *every* sample of the second "
-            "view. Only the two views of the same sample belong together.",
+            "(z - z_positive) → (z[:, None] - z_positive)": "You draw each sample towards *every* sample of the "
+            "second view. Only the two views of the same sample belong together.",
             "+ repulsion → + alignment_weight * repulsion": "You multiply both terms by α. It weighs the alignment "
             "alone, so that the Dispersive Loss remains when α = 0.",
             "+ repulsion → + (1 - alignment_weight) * repulsion": "You mix the terms with α and 1 − α. Here the "
@@ -395,7 +409,7 @@ EXERCISES = {
     ),
     "repa_loss": Exercise(
         repa_loss,
-        About("09", "the loss of REPA", minutes=4, difficulty=1),
+        **about("09", "the loss of REPA", minutes=4, difficulty=1),
         why="All that the teacher teaches passes through this one number. It is easy to write, and easy to get subtly "
         "wrong: over which axis do you take the cosine, and who may learn from whom?",
         oracle=library.repa_loss,
@@ -420,9 +434,10 @@ EXERCISES = {
             ".mean() → .sum(dim=1).mean()": "You sum over the tokens, so the right λ would depend on the image's size.",
             "return - → return 1 -": "This is 1 − cos, off by a constant. It trains the same, but you could not "
             "compare its curve with a published one.",
-            "return -(h * y) → return (h - y).square()": "This is the squared distance of the two directions, which is "
-            "2 − 2·cos. That is closely related, but the formula asks for the cosine.",
-            "target.detach() → target": "The value is right, but a gradient reaches the teacher, which is frozen.",
+            "return -(h * y) → return (h - y).square()": "This is the squared distance of the two directions, which "
+            "is 2 − 2·cos. That is closely related, but the formula asks for the cosine.",
+            "target.detach() → target": "The value is right, but a gradient also reaches the teacher, which should "
+            "stay frozen.",
         },
     ),
 }
