@@ -155,6 +155,9 @@ class Exercise:
             gradient = ", gradient included" if self.gradients else ""
             praise = f"Right: your lines give the library's numbers{gradient}. From here on, the panels can run them."
             return Verdict(True, "right", praise)
+        for got, want in zip(gots, wants, strict=True):
+            if problem := malformed(got, want, self.returns):
+                return Verdict(False, *problem)
         valid = all(map(same_values, gots, wants))  # then only the gradient tells a mistake
         for sentence, outcomes in self._known():
             if all(map(agree if valid else same_values, gots, outcomes)):
@@ -163,8 +166,7 @@ class Exercise:
         names = list(inspect.signature(function).parameters)[-len(self.inputs()[0]) :]
         slopes = [names[i] for i in self.gradients]
         for got, want in zip(gots, wants, strict=True):
-            problem = malformed(got, want, self.returns) or (valid and wrong_gradient(got, want, slopes))
-            if problem:
+            if valid and (problem := wrong_gradient(got, want, slopes)):
                 return Verdict(False, *problem)
         again = _limited(lambda: self._outcome(answer, 0), self.seconds)
         if not same_values(again, gots[0]):
@@ -210,8 +212,8 @@ class Exercise:
             except Exception:
                 continue
             if not close(got, want, 1e-3):
-                here = f"yours gives {got:.4g} instead of {want:.4g}" if want.ndim == 0 else "not so yours"
-                return f" A good place to start: {claim}; {here}."
+                here = f"; yours gives {got:.4g} instead of {want:.4g}" if want.ndim == 0 else ", but not for yours"
+                return f" A good place to start: {claim}{here}."
         return ""
 
     def _repr_markdown_(self) -> str:
