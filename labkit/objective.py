@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from labkit import time_sampling
 from labkit.checks import require
@@ -23,10 +24,14 @@ from labkit.distributed import gather
 from labkit.losses import Bank, Dispersive, Repa, dispersive_floor, repa_loss
 from labkit.losses.weight import Weight
 from labkit.models import Projector, Teacher, Transformer, features_per_sample, load_teacher, parse_name
-from labkit.process import process_of
+from labkit.process import MeanFlowProcess, process_of
 from labkit.types import Batch, Draws, Losses
 
 Features = dict[int, Tensor]
+Own = Mapping[str, Callable[..., Tensor]]
+"""Functions in place of the library's: ``dispersive``, from the features of a block to its loss, and ``target``, with
+the arguments of ``average_velocity_target``."""
+LIBRARY: Own = MappingProxyType({})
 
 
 def blocks_of(settings: Dispersive | Repa, model: str) -> tuple[int, ...]:
@@ -56,16 +61,23 @@ class Objective(nn.Module):
 
     Args:
         network: the model to train.  config: the experiment.
-        teacher: REPA's, by default the one that the config names.
+        teacher: REPA's, by default the one that the config names.  own: functions in place of the library's.
 
     Raises:
         ConfigError: a block that the network lacks, guidance without dropped labels, or a teacher whose tokens are not
             on the network's grid.
     """
 
-    def __init__(self, network: Transformer, config: Config, teacher: Teacher | None = None) -> None:
+    def __init__(
+        self, network: Transformer, config: Config, teacher: Teacher | None = None, own: Own = LIBRARY
+    ) -> None:
         super().__init__()
         self.network, self.config, self.process = network, config, process_of(config)
+        self.repulsion = own.get("dispersive", config.dispersive.repulsion)
+        if "target" in own:
+            assert isinstance(self.process, MeanFlowProcess), "a target of one's own is MeanFlow's"
+            # Fused attention has no derivative in forward mode, which such a function takes.
+            self.process.target = torch.no_grad()(sdpa_kernel(SDPBackend.MATH)(own["target"]))
         null_trained = not config.meanflow.guided or config.label_drop > 0
         fault = "it needs the model without labels, which label_drop = 0 never trains; take label_drop = 0.1, or 1 here"
         require(null_trained, "meanflow.guidance", config.meanflow.guidance, fault)
@@ -104,7 +116,7 @@ class Objective(nn.Module):
             settings = self.config.dispersive
             banks = {block: {"bank": self.banks[str(block)]} for block in self.blocks["dispersive"] if self.banks}
             terms["dispersive"] = _over_blocks(
-                settings.repulsion, settings, self.blocks["dispersive"], base.features, options=banks
+                self.repulsion, settings, self.blocks["dispersive"], base.features, options=banks
             )
         if "contrastive" in self.weights:
             settings, second = self.config.contrastive, self._second_view(batch, draws, labels, base.times)

@@ -34,6 +34,7 @@ def regularizer_gradients(losses: Losses, parameters: Sequence[Tensor], count: i
     return {
         name: torch.autograd.grad(loss / count, parameters, retain_graph=True, allow_unused=True)
         for name, loss in losses.weighted.items()
+        if loss.requires_grad  # one of a reader's own may lack a gradient
     }
 
 
