@@ -3,10 +3,12 @@
 import codecs
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from labkit.checks import ConfigError, LabError, refuse, require
 
@@ -119,6 +121,14 @@ def replace_file(path: Path, *data: bytes | memoryview, mark: str = "") -> None:
         with contextlib.suppress(OSError):
             part.unlink()
         raise DiskError(unwritten(path, sum(memoryview(piece).nbytes for piece in data), error)) from error
+
+
+def sha256(*parts: Any) -> str:
+    """Digest of texts, bytes and contiguous arrays, one after another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode(errors="surrogateescape") if isinstance(part, str) else part)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

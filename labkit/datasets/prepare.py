@@ -6,7 +6,6 @@ the last shard writes the tables and marks the store as complete. Started again,
 time of one of its files has changed, or if an image that was skipped can be used now.
 """
 
-import hashlib
 import json
 import os
 from collections import deque
@@ -27,7 +26,7 @@ from labkit.datasets.decode import BrokenImage, Square, darkness, decode, pixel_
 from labkit.datasets.sources import Preparation, list_images
 from labkit.datasets.store import ABOUT, FORMAT, StoreError, npy, read_about, read_names, record_path, shard_record
 from labkit.datasets.vae import Codec
-from labkit.disk import DiskError, reason, replace_file, user_path
+from labkit.disk import DiskError, reason, replace_file, sha256, user_path
 from labkit.distributed import launched, local_rank, place
 from labkit.runtime import cores, device, machine, memory_for
 
@@ -177,14 +176,14 @@ class Share:
 
     def _stamp(self, number: int) -> str:
         """Digest of the sizes and times of change of a shard's files."""
-        digest = hashlib.sha256()
+        stamps = []
         for path in self.listing.stored_in(self._range(number)):
             try:
                 status = os.stat(path)
-                digest.update(b"%d %d," % (status.st_size, status.st_mtime_ns))
+                stamps.append(f"{status.st_size} {status.st_mtime_ns},")
             except OSError:  # it will be skipped
-                digest.update(b"none,")
-        return digest.hexdigest()
+                stamps.append("none,")
+        return sha256(*stamps)
 
     def _range(self, number: int) -> range:
         """Numbers of a shard's images in the listing."""
@@ -266,11 +265,8 @@ class Share:
 
     def _write(self, name: str, *data: bytes | memoryview) -> dict[str, Any]:
         """Write a file; return its size and checksum."""
-        digest = hashlib.sha256()
-        for piece in data:
-            digest.update(piece)
         replace_file(self.out / name, *data, mark=f".{self.rank}")
-        return {"bytes": (self.out / name).stat().st_size, "sha256": digest.hexdigest()}
+        return {"bytes": (self.out / name).stat().st_size, "sha256": sha256(*data)}
 
     def _finish(self) -> None:
         """Write the tables and mark the store as complete, unless shards of other processes are still missing."""
