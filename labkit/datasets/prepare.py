@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from tqdm.auto import tqdm
 
-from labkit.checks import ConfigError, refuse, require, whole
+from labkit.checks import ConfigError, check_whole, refuse, require, whole
 from labkit.datasets.decode import BrokenImage, Square, darkness, decode, pixel_limit
 from labkit.datasets.sources import Preparation, list_images
 from labkit.datasets.store import ABOUT, FORMAT, StoreError, npy, read_about, read_names, record_path, shard_record
@@ -61,7 +61,7 @@ def prepare(
     preparation = Preparation(**settings)
     rank = place()[0] if rank is None else rank
     ranks = place()[1] if ranks is None else ranks
-    require(whole(ranks, 1), "ranks", ranks, "take a whole number of at least 1")
+    check_whole("ranks", ranks)
     require(whole(rank, 0) and rank < ranks, "rank", rank, f"take one of 0 to {ranks - 1}")
     source, out = user_path(source, "source"), user_path(out, "out")
     inside = source.is_dir() and out.resolve().is_relative_to(source.resolve())
@@ -69,7 +69,9 @@ def prepare(
     remedy = f"take a smaller size (now {preparation.size}) or shard (now {preparation.shard})"
     try:
         with memory_for("the images of a shard", remedy):
-            Share(source.as_posix(), out, preparation, rank, ranks).make(progress)
+            share = Share(source.as_posix(), out, preparation, rank, ranks)
+            with pixel_limit(preparation.max_pixels):
+                share.make(progress)
     except DiskError as error:
         raise StoreError(str(error)) from error
     return out
@@ -146,11 +148,6 @@ class Share:
 
     def make(self, progress: bool) -> None:
         """Make this process's missing shards, then the tables if all shards are there."""
-        with pixel_limit(self.settings.max_pixels):
-            self._make_missing(progress)
-        self._finish()
-
-    def _make_missing(self, progress: bool) -> None:
         outdated = [number for number in self.own if self._outdated(number)]
         for number in outdated:
             record_path(self.out, number).unlink()
@@ -165,6 +162,7 @@ class Share:
         with bar, ThreadPoolExecutor(threads) as pool:
             for number in missing:
                 self._make_shard(number, pool, bar)
+        self._finish()
 
     def _outdated(self, number: int) -> bool:
         """Whether images of a shard were repaired or replaced since it was made."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from labkit.checks import ConfigError, check_seed, choose, refuse, require, whole
+from labkit.checks import ConfigError, check_seed, check_whole, choose, refuse, require, whole
 from labkit.datasets.decode import BrokenImage
 from labkit.datasets.folder import find_images, splits
 from labkit.disk import sha256
@@ -61,13 +61,13 @@ class Preparation:
 
     def __post_init__(self) -> None:
         for name, least in {"size": 1, "shard": 1, "batch": 1, "held_out": 0}.items():
-            value = getattr(self, name)
-            require(whole(value, least), name, value, f"take a whole number of at least {least}")
-        bits, most = self.bits, self.max_pixels
+            check_whole(name, getattr(self, name), least)
+        if self.max_pixels is not None:
+            check_whole("max_pixels", self.max_pixels)
+        bits = self.bits
         require(bits is None or (whole(bits, 8) and bits <= 16), "bits", bits, "take a whole number from 8 to 16")
-        require(most is None or whole(most, 1), "max_pixels", most, "take a whole number of at least 1")
         require(self.channels in (1, 3), "channels", self.channels, "take 3 for colour or 1 for grey")
-        require(isinstance(self.flips, bool), "flips", self.flips, "take True or False")
+        require(isinstance(self.flips, bool), "flips", self.flips, "say True or False")
         check_seed(self.seed)
         choose(self.layout, Layout, "layout")
         grey = self.latents is not None and self.channels == 1
