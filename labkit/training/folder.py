@@ -63,9 +63,9 @@ class RunFolder:
         return self.__dict__ | {"_lock": None}  # a copy in another process owns nothing
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
-        """Open a run's folder; a missing or foreign folder is refused with a RunError."""
-        folder = cls(path)
+    def open(cls, path: str | Path, **options: Any) -> Self:
+        """Open a run's folder, with options of the class; a missing or foreign folder is refused with a RunError."""
+        folder = cls(path, **options)
         if not folder.path.is_dir():
             there = located(folder.path)
             raise RunError(f"There is no run at {there}; start one with `labkit train digits --out {path}`.")
@@ -323,13 +323,8 @@ class RunFolder:
         Raises:
             RunError: another program has saved the table in another form.
         """
-        import pandas as pd
-
         whole = self._rows()[:-1]  # a run that is being written, or was killed while writing, can end in half a line
-        try:
-            return pd.read_csv(io.StringIO("\n".join([",".join(COLUMNS), *whole])), dtype=COLUMNS)
-        except ValueError as error:
-            raise altered(self._metrics, " ".join(str(error).split())) from error
+        return read_rows(self._metrics, "\n".join(whole).encode())
 
     def rewind(self, step: int) -> None:
         """Begin the table, or drop its rows after ``step``.
@@ -355,6 +350,20 @@ class RunFolder:
         for number, line in wrong[:1]:
             raise altered(self._metrics, f"line {number} is {line[:40]!r}")
         return rows
+
+
+def read_rows(table: Path, rows: bytes) -> "pd.DataFrame":
+    """Whole rows of a table of metrics, without its header.
+
+    Raises:
+        RunError: another program has saved the table in another form.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_csv(io.BytesIO(",".join(COLUMNS).encode() + b"\n" + rows), dtype=COLUMNS)
+    except ValueError as error:
+        raise altered(table, " ".join(str(error).split())) from error
 
 
 def altered(table: Path, fault: str) -> RunError:

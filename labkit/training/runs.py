@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from labkit import datasets
 from labkit.checks import refuse, require, whole
@@ -42,23 +42,15 @@ class Parent:
 
 
 class Run(RunFolder):
-    """An existing run. Open it with ``Run.open(path)``."""
+    """An existing run. Open it with ``Run.open(path)``.
+
+    Args:
+        path: of the run.  shelf: folder in which ``features`` caches, by default in the run's folder.
+    """
 
     def __init__(self, path: str | Path, shelf: Path | None = None) -> None:
         super().__init__(path)
         self.shelf = shelf or self.path / "features"
-        """Folder in which ``features`` caches."""
-
-    @classmethod
-    def open(cls, path: str | Path, shelf: Path | None = None) -> Self:
-        """Open a run's folder; a missing or foreign folder is refused with a RunError.
-
-        Args:
-            path: of the run.  shelf: folder in which ``features`` caches, by default in the run's folder.
-        """
-        run = super().open(path)
-        run.shelf = shelf or run.shelf
-        return run
 
     @property
     def steps(self) -> list[int]:
