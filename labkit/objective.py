@@ -10,6 +10,7 @@ compilation or many GPUs: a wrapper around the network alone would miss the loss
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ class Objective(nn.Module):
         terms = dict(base.terms)
         if "dispersive" in self.weights:
             settings, blocks = self.config.dispersive, self.blocks["dispersive"]
-            banks = {block: self.banks[str(block)] if self.banks else None for block in blocks}
+            banks: dict[int, Any] = {block: self.banks[str(block)] if self.banks else None for block in blocks}
             terms["dispersive"] = _over_blocks(
                 lambda block, z: settings.repulsion(z, banks[block]), settings, blocks, base.features
             )
