@@ -190,7 +190,12 @@ MUTATIONS = [
         ("training/trainer.py", "self.folder.rewind(self.step)", "pass", RESUME),
         ("training/checkpoint.py", 'if header.get("sha256") != _digest(tensors, header):', "if False:", RESUME),
         # meters, features, machine and configs
-        ("training/meters.py", "g - sum(part for pull in", "g + sum(part for pull in", "tests/training/test_meters.py"),
+        (
+            "training/meters.py",
+            "g - sum(pull[i] for pull in",
+            "g + sum(pull[i] for pull in",
+            "tests/training/test_meters.py",
+        ),
         ("training/features.py", "look.seed, Purpose.PROBE", "0, Purpose.PROBE", "tests/training/test_features.py"),
         (
             "training/folder.py",
@@ -227,7 +232,7 @@ MUTATIONS = [
         ),
         ("datasets/folder.py", "name = entry.name.lower()", "name = entry.name", DATASETS),
         ("datasets/sources.py", "classes = sorted(name for", "classes = list(name for", DATASETS),
-        ("datasets/sources.py", '_digest("\\n".join(names), labels)', "_digest(labels)", DATASETS),
+        ("datasets/sources.py", 'sha256("\\n".join(names), labels)', "sha256(labels)", DATASETS),
     )
 ]
 

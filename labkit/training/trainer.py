@@ -28,7 +28,7 @@ from labkit.training.ema import Ema
 from labkit.training.engine import check_compiler, combined, compile_in_place, fabric_of, micro_batch, negatives
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.loggers import Name, check_loggers, make_loggers
-from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, measure, regularizer_gradients
+from labkit.training.meters import Gradients, add_gradients, conflicts, mean_gradients, measure, regularizer_gradients
 from labkit.training.sheet import write_sheet
 from labkit.training.status import one_line
 from labkit.training.stream import Stream, micro_batches
@@ -248,14 +248,14 @@ class Trainer:
         self._began = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)  # first: a step that Ctrl-C cut short leaves gradients behind
         log = self._logs(self.step + 1)
-        parts, pulls = self._backward(log)
+        parts, gradients = self._backward(log)
         # On a GPU the look would wait for the device, so it is rare there.
         look = log or self.fabric.device.type == "cpu"
         losses = combined(parts, look)
         if look:
             self._check(losses.total, losses.terms)
         with self._clock_stopped():  # the meters are not part of a regularizer's cost
-            meters = self._measure(losses, pulls) if log else {}
+            meters = self._measure(losses, gradients) if log else {}
         if self.config.engine.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.engine.clip)
         with uninterrupted():
@@ -278,28 +278,28 @@ class Trainer:
         yield
         self._began += time.perf_counter() - stopped
 
-    def _backward(self, log: bool) -> tuple[list[Losses], Pulls]:
+    def _backward(self, log: bool) -> tuple[list[Losses], Gradients]:
         """Leave the step's gradient in the parameters; returns the losses of each micro-batch and, for a logged step,
         the regularizers' gradients."""
         parts: list[Losses] = []
-        pulls, count = {}, self.config.engine.accumulate
+        gradients, count = {}, self.config.engine.accumulate
         for batch, draws in micro_batches(*self.stream.at(self.samples), count):
             last = len(parts) + 1 == count
             with self.fabric.no_backward_sync(self.objective, enabled=not last):
                 losses = self.objective(batch, draws)
                 if log:
                     with self._clock_stopped():
-                        pulls = add_pulls(pulls, regularizer_gradients(losses, self._shared, count))
+                        gradients = add_gradients(gradients, regularizer_gradients(losses, self._shared, count))
                 self.fabric.backward(losses.total / count)
             parts.append(losses if log else losses._replace(features={}, weighted={}))
-        return parts, pulls
+        return parts, gradients
 
-    def _measure(self, losses: Losses, pulls: Pulls) -> dict[str, float]:
+    def _measure(self, losses: Losses, gradients: Gradients) -> dict[str, float]:
         """Meters of a step, measured by the first rank on the gradients of all."""
-        pulls = mean_pulls(pulls)
+        gradients = mean_gradients(gradients)
         if not self.leads:
             return {}
-        return measure(losses, self.config) | conflicts(pulls, self._shared, self.config.engine)
+        return measure(losses, self.config) | conflicts(gradients, self._shared, self.config.engine)
 
     def _agreed_to_stop(self) -> bool:
         """Whether any rank has to stop. On GPUs the ranks vote at every tenth step only, since a vote waits."""
