@@ -21,14 +21,14 @@ import torch
 from jaxtyping import Int64, UInt8
 from tqdm.auto import tqdm
 
-from labkit.checks import ConfigError, check_whole, refuse, require, whole
+from labkit.checks import check_whole, refuse, require, whole
 from labkit.datasets.decode import BrokenImage, Square, darkness, decode, pixel_limit
 from labkit.datasets.sources import Preparation, list_images
 from labkit.datasets.store import ABOUT, FORMAT, StoreError, npy, read_about, read_names, record_path, shard_record
 from labkit.datasets.vae import Codec
-from labkit.disk import DiskError, reason, replace_file, sha256, user_path
+from labkit.disk import reason, replace_file, sha256, user_path
 from labkit.distributed import launched, local_rank, place
-from labkit.runtime import cores, device, machine, memory_for
+from labkit.runtime import cores, machine, memory_for
 
 
 def prepare(
@@ -55,8 +55,8 @@ def prepare(
 
     Raises:
         ConfigError: a setting that does not fit the images, or a source or VAE that cannot be read.
-        StoreError: the folder holds something else, or a store of other settings; all images of a class are broken; or
-            the disk is full.
+        StoreError: the folder holds something else, or a store of other settings; or all images of a class are broken.
+        DiskError: nothing can be written there, or the disk is full.
     """
     preparation = Preparation(**settings)
     rank = place()[0] if rank is None else rank
@@ -67,13 +67,8 @@ def prepare(
     inside = source.is_dir() and out.resolve().is_relative_to(source.resolve())
     require(not inside, "out", str(out), "it lies in the folder of images, where it would count as images; move it")
     remedy = f"take a smaller size (now {preparation.size}) or shard (now {preparation.shard})"
-    try:
-        with memory_for("the images of a shard", remedy):
-            share = Share(source.as_posix(), out, preparation, rank, ranks)
-            with pixel_limit(preparation.max_pixels):
-                share.make(progress)
-    except DiskError as error:
-        raise StoreError(str(error)) from error
+    with memory_for("the images of a shard", remedy), pixel_limit(preparation.max_pixels):
+        Share(source.as_posix(), out, preparation, rank, ranks).make(progress)
     return out
 
 
@@ -84,7 +79,9 @@ class Share:
         self.out, self.settings, self.rank = out, settings, rank
         self.listing = list_images(source, settings)
         held_out_rows(self.listing.labels, settings.held_out, settings.seed)  # refuses too many before any work
-        self.codec = None if settings.latents is None else Codec(settings.latents, _own_device())
+        if settings.latents is not None and torch.cuda.is_available():
+            torch.cuda.set_device(local_rank())
+        self.codec = None if settings.latents is None else Codec(settings.latents)
         side = settings.size
         self.shape = (settings.channels, side, side) if self.codec is None else self.codec.shape(side)
         self.shards = range(-(-len(self.listing.labels) // settings.shard))
@@ -250,12 +247,8 @@ class Share:
         if self.codec is None:
             return squares
         x = torch.from_numpy(squares).to(self.codec.device).float() / 127.5 - 1
-        try:
+        with memory_for("the VAE's encoder", f"take a smaller batch (now {self.settings.batch})"):
             views = [torch.stack(self.codec.encode(view), dim=1) for view in (x, x.flip(-1))[: 1 + self.settings.flips]]
-        except torch.OutOfMemoryError as error:
-            raise ConfigError(
-                f"batch = {self.settings.batch} is too large for the GPU's memory; take fewer."
-            ) from error
         latents = torch.stack(views, dim=1).half()
         if not latents.isfinite().all():
             raise StoreError(f"The VAE {self.codec.source} gives latents that are not finite; check its weights.")
@@ -311,12 +304,6 @@ class Share:
                 f"No image of class {self.listing.classes[label]!r} can be used ({self.listing.name(i)}: {why}). "
                 "Repair or replace one of them; the same command then goes on."
             )
-
-
-def _own_device() -> torch.device:
-    """The GPU that torchrun assigns to this process, the only GPU, or the CPU."""
-    usual = device()
-    return torch.device("cuda", local_rank()) if usual.type == "cuda" else usual
 
 
 def held_out_rows(labels: Int64[np.ndarray, " n"], count: int, seed: int = 0) -> Int64[np.ndarray, " count"]:

@@ -56,6 +56,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = user_path(path, "folder of the run")
+        self.sheets, self._metrics = self.path / "samples", self.path / "metrics.csv"
         self._lock: FileLock | None = None
         self._started = self._noted = 0.0
 
@@ -298,15 +299,6 @@ class RunFolder:
         for step, file in readable[: -self.config.keep_last]:
             if keep_every is None or step % keep_every:
                 file.unlink()
-
-    @property
-    def sheets(self) -> Path:
-        """Folder of the sheets of samples."""
-        return self.path / "samples"
-
-    @property
-    def _metrics(self) -> Path:
-        return self.path / "metrics.csv"
 
     def log(self, step: int, samples: int, seconds: float, values: dict[str, float]) -> None:
         """Append a row for each value to the table that ``rewind`` began."""
