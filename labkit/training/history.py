@@ -65,7 +65,8 @@ class History:
             self._file = stat.st_ino
             file.seek(self._read)
             text, end, _ = file.read().rpartition(b"\n")  # the rest is an incomplete line
-            if rows := text if self._read else text.partition(b"\n")[2]:
+            rows = text if self._read else text.partition(b"\n")[2]  # without the header
+            if rows:
                 self._take(read_rows(self.table, rows))
             self._read += len(text + end)
 

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,17 +161,17 @@ class Run(RunFolder):
             source = self.fork(max(step for step in self.steps if step < at), part / "before")
             with closing(iter(source.trainer())) as reports:
                 next(report for report in reports if report.step == at)  # leaving the loop saves
-        parent = Parent(str(self.path.resolve()), at, "", tuple(self.config.breaks(config)))
+        digest = ""
         if at:
             file = source.checkpoints[at]
-            state = source.checkpoint(at, source.config)
-            parent = replace(parent, checkpoint=ckpt.digest(file))
+            state, digest = source.checkpoint(at, source.config), ckpt.digest(file)
             if not state.part("model."):
                 raise RunError(f"{self.path} is an export, without the moments that a fork goes on with.")
             ckpt.write(part / "checkpoints" / file.name, state._replace(config=config.to_json()))
             for name in ("machine.json", "metrics.csv"):
                 ckpt.replace_file(part / name, (source.path / name).read_bytes())
             RunFolder(part).rewind(at)
+        parent = Parent(str(self.path.resolve()), at, digest, tuple(self.config.breaks(config)))
         ckpt.replace_file(part / "parent.json", json.dumps(asdict(parent), indent=2).encode())
         if self.data is not None:
             ckpt.replace_file(part / "data.json", self.data.to_json().encode())
