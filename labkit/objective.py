@@ -8,12 +8,14 @@ which the network runs once more, up to the last block that is read. This module
 compilation or many GPUs: a wrapper around the network alone would miss the losses.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from labkit import time_sampling
 from labkit.checks import require
@@ -22,10 +24,14 @@ from labkit.distributed import gather
 from labkit.losses import Bank, Dispersive, Repa, dispersive_floor, repa_loss
 from labkit.losses.weight import Weight
 from labkit.models import Projector, Teacher, Transformer, features_per_sample, load_teacher, parse_name
-from labkit.process import process_of
+from labkit.process import MeanFlowProcess, process_of
 from labkit.types import Batch, Draws, Losses
 
 Features = dict[int, Tensor]
+Own = Mapping[str, Callable[..., Tensor]]
+"""Functions in place of the library's: ``dispersive``, from the features of a block to its loss, and ``target``, with
+the arguments of ``average_velocity_target``."""
+LIBRARY: Own = MappingProxyType({})
 
 
 def blocks_of(settings: Dispersive | Repa, model: str) -> tuple[int, ...]:
@@ -55,16 +61,23 @@ class Objective(nn.Module):
 
     Args:
         network: the model to train.  config: the experiment.
-        teacher: REPA's, by default the one that the config names.
+        teacher: REPA's, by default the one that the config names.  own: functions in place of the library's.
 
     Raises:
         ConfigError: a block that the network lacks, guidance without dropped labels, or a teacher whose tokens are not
             on the network's grid.
     """
 
-    def __init__(self, network: Transformer, config: Config, teacher: Teacher | None = None) -> None:
+    def __init__(
+        self, network: Transformer, config: Config, teacher: Teacher | None = None, own: Own = LIBRARY
+    ) -> None:
         super().__init__()
         self.network, self.config, self.process = network, config, process_of(config)
+        self.repulsion = own.get("dispersive", config.dispersive.repulsion)
+        if "target" in own:
+            assert isinstance(self.process, MeanFlowProcess), "a target of one's own is MeanFlow's"
+            # Fused attention has no derivative in forward mode, which such a function takes.
+            self.process.target = torch.no_grad()(sdpa_kernel(SDPBackend.MATH)(own["target"]))
         null_trained = not config.meanflow.guided or config.label_drop > 0
         fault = "it needs the model without labels, which label_drop = 0 never trains; take label_drop = 0.1, or 1 here"
         require(null_trained, "meanflow.guidance", config.meanflow.guidance, fault)
@@ -101,9 +114,9 @@ class Objective(nn.Module):
         terms = dict(base.terms)
         if "dispersive" in self.weights:
             settings, blocks = self.config.dispersive, self.blocks["dispersive"]
-            banks: dict[int, Any] = {block: self.banks[str(block)] if self.banks else None for block in blocks}
+            banks: dict[int, Any] = {block: (self.banks[str(block)],) if self.banks else () for block in blocks}
             terms["dispersive"] = _over_blocks(
-                lambda block, z: settings.repulsion(z, banks[block]), settings, blocks, base.features
+                lambda block, z: self.repulsion(z, *banks[block]), settings, blocks, base.features
             )
         if "contrastive" in self.weights:
             settings, second = self.config.contrastive, self._second_view(batch, draws, labels, base.times)

@@ -155,6 +155,7 @@ class MeanFlowProcess(_OnPath):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.settings, self.batch_size = config.meanflow, config.batch_size
+        self.target: Callable[..., Tensor] = average_velocity_target
 
     def time(self, u: Tensor) -> Tensor:
         return time_sampling.logit_normal(u, self.settings.mean, self.settings.deviation)
@@ -174,7 +175,7 @@ class MeanFlowProcess(_OnPath):
         # weight that was first cast for the target, without gradient, would get no gradient here either.
         output, features = network(point.x_t, t, labels, taps=taps, span=span)
         velocity = self._guided(network, point.x_t, t, labels, point.velocity)
-        target = average_velocity_target(
+        target = self.target(
             lambda x, t, span: network(x, t, labels[:n], span=span).output, point.x_t[:n], t[:n], span[:n], velocity[:n]
         )
         errors = squared_errors(output, torch.cat([target, velocity[n:]]))

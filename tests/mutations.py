@@ -192,8 +192,8 @@ MUTATIONS = [
         # meters, features, machine and configs
         (
             "training/meters.py",
-            "g - sum(pull[i] for pull in",
-            "g + sum(pull[i] for pull in",
+            "g - sum(gradient[i] for gradient in",
+            "g + sum(gradient[i] for gradient in",
             "tests/training/test_meters.py",
         ),
         ("training/features.py", "look.seed, Purpose.PROBE", "0, Purpose.PROBE", "tests/training/test_features.py"),

@@ -33,6 +33,8 @@ def regularizer_gradients(losses: Losses, parameters: Sequence[Tensor], count: i
     """
     gradients = {}
     for name, loss in losses.weighted.items():
+        if not loss.requires_grad:  # one of a reader's own may lack a gradient
+            continue
         parts = torch.autograd.grad(loss / count, parameters, retain_graph=True, allow_unused=True)
         gradients[name] = {i: part for i, part in enumerate(parts) if part is not None}
     return gradients

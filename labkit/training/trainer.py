@@ -19,7 +19,7 @@ from labkit.checks import LabError, require
 from labkit.config import Config
 from labkit.distributed import any_rank
 from labkit.models import Transformer, build_model
-from labkit.objective import Objective
+from labkit.objective import LIBRARY, Objective, Own
 from labkit.runtime import Purpose, generator, memory_for, seeded
 from labkit.sampling import SampleError, few_steps, sample_network
 from labkit.signals import uninterrupted
@@ -84,6 +84,7 @@ class Trainer:
             readable checkpoint; None keeps everything in memory. While this iterates, no other trainer can be created
             or iterated in that folder.
         loggers: ``tensorboard`` or ``wandb``, which get what metrics.csv gets; they need a folder.
+        own: functions that take the place of the library's, in memory only: a folder would not keep them.
 
     Raises:
         RunError: the folder holds a run of another config or other data, or something else.
@@ -93,7 +94,11 @@ class Trainer:
 
     @memory_for("the model, its average and its optimizer", "take a smaller model")
     def __init__(
-        self, config: Config, run_dir: str | Path | RunFolder | None = None, loggers: Sequence[Name] = ()
+        self,
+        config: Config,
+        run_dir: str | Path | RunFolder | None = None,
+        loggers: Sequence[Name] = (),
+        own: Own = LIBRARY,
     ) -> None:
         self.config = config
         check_compiler(config)
@@ -101,9 +106,10 @@ class Trainer:
         network = build_network(config, *images.dimensions)
         network.checkpointing = config.engine.checkpointing
         with seeded(generator(config.seed, Purpose.PROJECTOR).initial_seed()):
-            objective = Objective(network, config)
+            objective = Objective(network, config, own=own)
         pixels = self._teacher_needs_pixels(images)
         self.fabric = fabric_of(config)
+        require(not own or run_dir is None, "own", [*own], "a folder cannot keep functions; leave run_dir away")
         require(not loggers or run_dir is not None, "logger", loggers, "it belongs to a folder; name one")
         check_loggers(loggers)
         # Last, when the config has passed all checks: a folder keeps the config that it was created with.

@@ -7,6 +7,7 @@ from labkit.widgets.explorer_view import explorer_panel
 from labkit.widgets.flow import Interpolant, Sampler, interpolant_panel, sampler_panel
 from labkit.widgets.forces import Cloud, PairForce, cloud_panel, force_panel
 from labkit.widgets.honesty import Shrunk, shrunk_panel
+from labkit.widgets.hunt import Hunt, hunt_panel
 from labkit.widgets.live import LiveTraining
 from labkit.widgets.panel import Panel
 from labkit.widgets.prediction import Answer, NotMeasured, Predictions
@@ -26,6 +27,7 @@ __all__ = [
     "Cloud",
     "Explorer",
     "FourLosses",
+    "Hunt",
     "Interpolant",
     "LiveTraining",
     "NotMeasured",
@@ -46,6 +48,7 @@ __all__ = [
     "cloud_panel",
     "explorer_panel",
     "force_panel",
+    "hunt_panel",
     "interpolant_panel",
     "partners_panel",
     "questions_panel",

@@ -71,6 +71,7 @@ class Explorer(HasTraits):
     Args:
         runs: name → run; all with the same data, block width and number of tokens.
         count: number of held-out images, at least 3.  times: times to choose from.
+        effective_rank: function that measures it, from (n, P) to a number.
 
     Raises:
         ConfigError: runs that cannot be compared, or too few images.
@@ -90,8 +91,15 @@ class Explorer(HasTraits):
     """Indices of the images around which a line was last drawn."""
     image = Int(0, min=0)
 
-    def __init__(self, runs: Mapping[str, Run], count: int = 300, times: tuple[Time, ...] = TIMES) -> None:
+    def __init__(
+        self,
+        runs: Mapping[str, Run],
+        count: int = 300,
+        times: tuple[Time, ...] = TIMES,
+        effective_rank: Callable[[Tensor], Any] = effective_rank,
+    ) -> None:
         self.runs, self.times = dict(runs), times
+        self._measures = MEASURES | {"effective_rank": lambda z, y: float(effective_rank(z))}
         self.steps, self.depth = _common(self.runs)
         require(whole(count, 3), "count", count, "a picture of spread takes 3 images or more")
         self._looks = {(t, on): Look(None if t == "mixed" else t, count, on) for t in times for on in (True, False)}
@@ -271,7 +279,7 @@ class Explorer(HasTraits):
                 {axes: pca[name].transform(centred) for axes, pca in basis.items()},
                 {axes: pca[name].explained(centred) for axes, pca in basis.items()},
                 z.norm(dim=1) / z.shape[1] ** 0.5,
-                {measure: compute(z, self.y) for measure, compute in MEASURES.items()},
+                {measure: compute(z, self.y) for measure, compute in self._measures.items()},
             )
         self.clouds[place] = clouds
 

@@ -1,6 +1,7 @@
 """Panels on flow matching: digits between noise and data, and two solvers along the same field."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from plotly.basedatatypes import BaseFigure
@@ -12,7 +13,9 @@ from labkit.config import Config
 from labkit.metrics import DigitsClassifier, class_agreement
 from labkit.plots import DASHES, PALETTE, digit_trace, figure, style_digits, tile
 from labkit.runtime import generator
-from labkit.sampling import SOLVERS, states
+from labkit.sampling import SOLVERS
+from labkit.sampling.guidance import guided
+from labkit.sampling.solvers import euler, grid, heun
 from labkit.training import starting_noise
 from labkit.types import PathSample
 from labkit.widgets.panel import Panel, choice, slider
@@ -92,32 +95,84 @@ def interpolant_panel(
     return Panel(name, state, shown_controls, plot, draw, alt)
 
 
-class Sampler(HasTraits):
-    """Number of steps and time of the film in; both solvers' images and their error out.
+Step = Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, float, float], Tensor]
+"""(velocity, x, now, then) → x at the time then"""
+STEP: Mapping[str, Step] = {"euler": euler, "heun": heun}
 
-    Every path is integrated once, when the state is made; moving a slider only looks up.
+
+def guided_velocity(
+    network: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, t: Tensor, y: Tensor, null: int, w: float
+) -> Tensor:
+    """v(∅) + w·(v(y) − v(∅)) of a network (x, t, labels) → velocity."""
+    return guided(network, y, null, w)(x, t)
+
+
+class Sampler(HasTraits):
+    """Number of steps, time of the film and guidance in; both solvers' images and their error out.
+
+    Every path is integrated once for each guidance, when that is first chosen; moving a slider only looks up.
+
+    Args:
+        network: a SiT.  config: its run's.
+        step: method → its step, in place of the library's.  guided: function in place of ``guided_velocity``.
+        traits: initial values of the controls.
     """
 
     steps = Int(8)
     film = Float(1.0, min=0.0, max=1.0)
+    guidance = Float(1.0, min=0.0)
     STEPS = (1, 2, 4, 8, 16, 32, 64)
 
-    def __init__(self, network: nn.Module, config: Config, **traits: float) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        config: Config,
+        step: Mapping[str, Step] = STEP,
+        guided: Callable[..., Tensor] = guided_velocity,
+        **traits: float,
+    ) -> None:
         super().__init__(**traits)
+        self._network, self._guided, self._step = network, guided, {**STEP, **step}
         images = datasets.digits("train")
-        self.y = torch.arange(SHOWN) % images.num_classes
-        noise = starting_noise(images.shape, range(SHOWN), seed=0)
-        device = next(network.parameters()).device
+        self._null = images.num_classes
+        self._device = next(network.parameters()).device
+        self._y = (torch.arange(SHOWN) % images.num_classes).to(self._device)
+        self._noise = starting_noise(images.shape, range(SHOWN), seed=0).to(self._device)
+        self._paths: dict[float, dict[tuple[str, int], Tensor]] = {}
+
+    @property
+    def paths(self) -> dict[tuple[str, int], Tensor]:
+        """Method and number of steps → its states, (steps + 1, images, …), at the present guidance."""
+        if self.guidance not in self._paths:
+            finest = ("heun", 2 * self.STEPS[-1])
+            every = [*((method, n) for method in STEP for n in self.STEPS), finest]
+            with torch.no_grad():
+                self._paths[self.guidance] = {(method, n): self._integrate(method, n) for method, n in every}
+        return self._paths[self.guidance]
+
+    def _integrate(self, method: str, steps: int) -> Tensor:
+        """States of one solver from the same noise."""
 
         def field(x: Tensor, t: Tensor) -> Tensor:
-            return network(x, t, self.y.to(device)).output
+            return self._guided(predict, x, t, self._y, self._null, self.guidance)
 
-        def path(method: str, steps: int) -> Tensor:
-            return torch.stack([x.cpu() for _, x in states(field, noise.to(device), steps, method)])
+        def predict(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            return self._network(x, t, y).output
 
-        with torch.no_grad():
-            self.paths = {(method, n): path(method, n) for method in ("euler", "heun") for n in self.STEPS}
-            self.exact = path("heun", 2 * self.STEPS[-1])[-1]
+        x, films = self._noise, [self._noise.cpu()]
+        for now, then in pairwise(grid(steps, (0.0, 1.0))):
+            x = self._step[method](field, x, now, then)
+            films.append(x.cpu())
+        return torch.stack(films)
+
+    @property
+    def exact(self) -> Tensor:
+        """Samples by Heun with twice the most steps."""
+        return self.paths["heun", 2 * self.STEPS[-1]][-1]
+
+    def own(self, method: str) -> bool:
+        """Whether a method's step is another than the library's."""
+        return self._step[method] is not STEP[method]
 
     def at(self, method: str) -> Tensor:
         """The images of one solver at the film's time."""
@@ -135,11 +190,25 @@ class Sampler(HasTraits):
         return (self.paths[method, steps][-1] - self.exact).square().mean().sqrt().item()
 
 
-def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> Panel:
-    """Euler and Heun from the same noise: steps slider, film slider, error against evaluations."""
-    state = Sampler(network, config)
+def sampler_panel(
+    network: nn.Module,
+    config: Config,
+    name: str = "sampler",
+    step: Mapping[str, Step] = STEP,
+    guided: Callable[..., Tensor] = guided_velocity,
+    guidance: Sequence[float] = (),
+) -> Panel:
+    """Euler and Heun from the same noise: steps slider, film slider, error against evaluations.
+
+    Args:
+        network: a SiT.  config: its run's.  name: name of the panel.
+        step: method → its step, in place of the library's.  guided: function in place of ``guided_velocity``.
+        guidance: values to choose from; none without them.
+    """
+    state = Sampler(network, config, step, guided)
     kinds = {"euler": PALETTE["gold"], "heun": PALETTE["sky"]}
-    panes = ["Euler", "Heun", "RMS error at t = 1 against cost"]
+    titles = {method: method.capitalize() + (", your step" if state.own(method) else "") for method in kinds}
+    panes = [*titles.values(), "RMS error at t = 1 against cost"]
     plot = figure("Two solvers, one field, the same noise", 1, 3, 340, horizontal_spacing=0.08, subplot_titles=panes)
     for col, method in enumerate(kinds, 1):
         plot.add_trace(digit_trace(tile(state.at(method), 5)), 1, col)
@@ -147,8 +216,7 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
     errors = dict(row=1, col=3)
     for method, ink in kinds.items():
         costs = [state.cost(method, n) for n in state.STEPS]
-        y = [state.error(method, n) for n in state.STEPS]
-        plot.add_scatter(x=costs, y=y, name=method.capitalize(), mode="lines+markers", line_color=ink, **errors)
+        plot.add_scatter(x=costs, name=titles[method], mode="lines+markers", line_color=ink, **errors)
     for ink in kinds.values():
         ring = dict(size=15, color="rgba(0,0,0,0)", line=dict(color=ink, width=2.5))
         plot.add_scatter(mode="markers", showlegend=False, hoverinfo="skip", marker=ring, **errors)
@@ -161,13 +229,17 @@ def sampler_panel(network: nn.Module, config: Config, name: str = "sampler") -> 
         for i, method in enumerate(kinds):
             plot.data[i].z = tile(state.at(method), 5)
             cost, error = state.cost(method, state.steps), state.error(method, state.steps)
+            plot.data[2 + i].y = [state.error(method, n) for n in state.STEPS]
             plot.data[4 + i].x, plot.data[4 + i].y = [cost], [error]
             words.append(f"{method.capitalize()} takes {cost} evaluations and ends {error:.3f} away")
+        beyond = f" and guidance {state.guidance:g}" if guidance else ""
         return (
-            f"With {state.steps} steps, shown at t = {state.film:.2f}: {'; '.join(words)} (RMS distance at t = 1 from "
-            "a solution by 128 Heun steps)."
+            f"With {state.steps} steps{beyond}, shown at t = {state.film:.2f}: {'; '.join(words)} (RMS distance at "
+            "t = 1 from a solution by 128 Heun steps)."
         )
 
     controls = {"steps": choice("steps", Sampler.STEPS), "film": slider("film: time t", 0, 1, 1 / 64)}
+    if guidance:
+        controls["guidance"] = choice("guidance w", guidance)
     alt = "Twenty samples by Euler and by Heun at the same time of the film, and the error of both against their cost."
     return Panel(name, state, controls, plot, draw, alt)

@@ -23,7 +23,7 @@ from labkit.config import REGULARIZERS, Config
 from labkit.experiments import Comparison
 from labkit.losses.dispersive import KNOBS, Knobs, Variant, own_knobs
 from labkit.losses.weight import Schedule, paint, value_at
-from labkit.objective import regularized_blocks
+from labkit.objective import Own, regularized_blocks
 from labkit.plots import picture
 from labkit.process import base_term
 from labkit.sampling import SampleError, Sampler
@@ -42,6 +42,7 @@ CLOUD = Look(count=100)  # images whose features are drawn
 BLOCK_METRICS = ("dispersive", "feature_norm", "effective_rank")  # logged for each block; gradients, for a regularizer
 
 Configs = Callable[["LiveTraining"], Mapping[str, Config]]
+Owns = Callable[["LiveTraining"], Mapping[str, Own]]
 
 
 class LossSettings(Knobs):
@@ -117,6 +118,7 @@ class LiveTraining(TrainingState):
     Args:
         configs: from this state to the named configs of the runs.
         out: folder under which every start gets a numbered sub-folder; None keeps runs in memory.
+        own: from this state to the functions that runs in memory use in place of the library's.
         traits: initial values of the sliders.
     """
 
@@ -137,9 +139,11 @@ class LiveTraining(TrainingState):
     at = Int(0, min=0)
     """Step at which Fork splits it; 0 is the one that it has reached."""
 
-    def __init__(self, configs: Configs, out: Path | None = None, **traits: float | str) -> None:
+    def __init__(
+        self, configs: Configs, out: Path | None = None, own: Owns = lambda state: {}, **traits: float | str
+    ) -> None:
         super().__init__(**traits)
-        self._configs, self.out = configs, out
+        self._configs, self.out, self._own = configs, out, own
         self.runner: Runner[Comparison] = Runner(on_report=self._record, on_status=lambda status: self.changed())
         self.close = self.runner.stop
         self._clear()
@@ -288,7 +292,7 @@ class LiveTraining(TrainingState):
         """New runs; if they are refused, what was recorded before stays."""
         folder = None if self.out is None else _new_folder(self.out)
         try:
-            runs = Comparison(self._configs(self), folder)
+            runs = Comparison(self._configs(self), folder, self._own(self))
         except Exception:
             if folder is not None:
                 shutil.rmtree(folder)

@@ -2,17 +2,26 @@
 
 Nothing waits for an answer: every cell runs whether or not a question was answered, and "Just show me" opens an answer
 without scoring it. An answer that depends on a measurement is a function, called when the answer is shown.
+
+What a reader predicted is kept in ``runs/progress``, a file for each notebook, so that the next notebook can ask again
+what came out differently.
 """
 
+import contextlib
 import html
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import ipywidgets as widgets
 
+from labkit.disk import DiskError, replace_file
+from labkit.runtime import runs_dir
 from labkit.widgets.panel import CSS, live_text
 
 WIDE = dict(width="auto")
+HEADINGS = ("notebook", "question", "you predicted", "what came out")
 
 
 class NotMeasured(Exception):
@@ -26,32 +35,68 @@ class Answer(NamedTuple):
     why: str
 
 
-class Question:
-    """One question: the state (``picked``, ``shown``) and its small view."""
+class Entry(NamedTuple):
+    """A recorded prediction, as it is kept."""
 
-    def __init__(self, text: str, options: Sequence[str], answer: Answer | Callable[[], Answer]) -> None:
+    options: list[str]
+    picked: str
+    because: str
+    option: str | None
+    """The right option; None until it was measured."""
+    why: str
+
+
+class Question:
+    """One question: the state (``picked``, ``because``, ``shown``) and its small view.
+
+    Args:
+        text: the question.  options: answers to choose from.  answer: the right one, or a function that measures it.
+        changed: called with this question when a prediction is recorded, and when its answer opens.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        options: Sequence[str],
+        answer: Answer | Callable[[], Answer],
+        changed: "Callable[[Question], None]" = lambda question: None,
+    ) -> None:
         if not callable(answer) and answer.option not in options:
             raise ValueError(f"answer = {answer.option!r} is none of the options {list(options)}.")
         self.text, self.options, self._answer = text, list(options), answer
         self.picked: str | None = None
-        self.shown = False
+        self.shown, self._changed = False, changed
         self._radio = widgets.RadioButtons(options=self.options, value=None, layout=WIDE)
         self._record = widgets.Button(
             description="Record my prediction", button_style="primary", disabled=True, layout=WIDE
         )
         self._skip = widgets.Button(description="Just show me", layout=WIDE)
+        self._because = widgets.Text(placeholder="Because … (a line for yourself)", layout=dict(width="100%"))
         self._reply = widgets.HTML(live_text(""))
         self._radio.observe(lambda change: setattr(self._record, "disabled", change.new is None), "value")
         self._record.on_click(lambda _: self.record(self._radio.value))
         self._skip.on_click(lambda _: self.show())
         heading = widgets.HTML(f"{CSS}<b>Predict.</b> {text}")
         buttons = widgets.HBox([self._record, self._skip])
-        self.widget = widgets.VBox([heading, self._radio, buttons, self._reply])
+        self.widget = widgets.VBox([heading, self._radio, self._because, buttons, self._reply])
         self.widget.add_class("labkit-panel")
 
     @property
     def answer(self) -> Answer:
         return self._answer() if callable(self._answer) else self._answer
+
+    @property
+    def because(self) -> str:
+        """The reader's reason, which may be empty."""
+        return self._because.value.strip()
+
+    @property
+    def entry(self) -> Entry | None:
+        """What is kept of a recorded prediction; None without one."""
+        if self.picked is None:
+            return None
+        option, why = self.answer if self.right is not None else (None, "")
+        return Entry(self.options, self.picked, self.because, option, why)
 
     @property
     def right(self) -> bool | None:
@@ -68,8 +113,9 @@ class Question:
         if self.picked is not None or self.shown:
             return
         self.picked = option
-        self._radio.disabled = self._record.disabled = True
+        self._radio.disabled = self._record.disabled = self._because.disabled = True
         self._skip.description = "Show the answer"
+        self._changed(self)
         self.show()
 
     def show(self) -> None:
@@ -86,27 +132,99 @@ class Question:
         verdict = "" if self.picked is None else ("You predicted it. " if self.right else "It came out differently. ")
         self._reply.value = live_text(f"{verdict}<b>{html.escape(answer.option)}.</b> {answer.why}")
         self.shown = self._radio.disabled = self._record.disabled = self._skip.disabled = True
+        self._because.disabled = True
+        self._changed(self)
 
 
 class Predictions:
     """The questions of one notebook, in order: ``ask`` shows one, ``score`` closes the notebook.
 
     Asking the same text again (a cell that is run twice) starts that question afresh.
+
+    Args:
+        notebook: its number, under which predictions are kept; without one they are forgotten.
+        folder: of the files, by default ``progress`` among the reader's own runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notebook: str = "", folder: Path | None = None) -> None:
         self.questions: dict[str, Question] = {}
+        self.notebook, self.folder = notebook, folder or runs_dir() / "progress"
 
     def ask(
         self, text: str, options: Sequence[str], answer: Answer | tuple[str, str] | Callable[[], Answer]
     ) -> widgets.Widget:
-        question = Question(text, options, answer if callable(answer) else Answer(*answer))
+        question = Question(text, options, answer if callable(answer) else Answer(*answer), self._keep)
         self.questions[text] = question
         return question.widget
+
+    def _keep(self, question: Question) -> None:
+        if self.notebook:
+            self._write(self.notebook, question.text, question)
+
+    def _write(self, notebook: str, text: str, question: Question) -> None:
+        """Keep a prediction, if one was recorded."""
+        if question.entry is None:
+            return
+        entries = {text: e._asdict() for text, e in (self.kept().get(notebook, {}) | {text: question.entry}).items()}
+        with contextlib.suppress(DiskError):  # a full disk must not keep an answer closed
+            replace_file(self.folder / f"{notebook}.json", json.dumps(entries, indent=1, ensure_ascii=False).encode())
+
+    def kept(self) -> dict[str, dict[str, Entry]]:
+        """Notebook → question → the prediction that was last recorded; a file that cannot be read counts as none."""
+        kept = {}
+        for file in sorted(self.folder.glob("[0-9]*.json")):
+            with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+                entries = json.loads(file.read_text(encoding="utf-8"))
+                kept[file.stem] = {text: Entry(**entry) for text, entry in entries.items()}
+        return kept
+
+    def review(self, count: int = 2) -> widgets.Widget:
+        """A few predictions of other notebooks that came out differently, to be made once more."""
+        missed = [
+            (notebook, text, entry)
+            for notebook, entries in self.kept().items()
+            for text, entry in entries.items()
+            if notebook != self.notebook and entry.option not in (None, entry.picked)
+        ]
+        if not missed:
+            return widgets.HTML(live_text("No prediction of another notebook is waiting to be made again."))
+        questions = [
+            Question(
+                f"(from notebook {notebook}) {text}",
+                entry.options,
+                Answer(entry.option or "", entry.why),
+                lambda question, notebook=notebook, text=text: self._write(notebook, text, question),
+            )
+            for notebook, text, entry in missed[:count]
+        ]
+        heading = widgets.HTML(live_text("<b>Once more.</b> You predicted these differently when you met them:"))
+        return widgets.VBox([heading, *(question.widget for question in questions)])
+
+    def page(self) -> widgets.Widget:
+        """Every prediction that was kept, beside what came out."""
+        rows = [
+            "".join(
+                f"<td style='text-align:left;padding:4px 10px'>{html.escape(cell)}</td>"
+                for cell in (
+                    notebook,
+                    text,
+                    entry.picked + (f" — because {entry.because}" if entry.because else ""),
+                    "✓" if entry.picked == entry.option else entry.option or "not measured yet",
+                )
+            )
+            for notebook, entries in self.kept().items()
+            for text, entry in entries.items()
+        ]
+        if not rows:
+            return widgets.HTML(live_text("No prediction has been recorded in any notebook yet."))
+        head = "".join(f"<th style='text-align:left;padding:4px 10px'>{name}</th>" for name in HEADINGS)
+        return widgets.HTML(f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>")
 
     def tally(self) -> tuple[int, int, list[Question]]:
         """Number of right predictions, number of recorded ones, and the questions whose prediction was wrong."""
         recorded = [q for q in self.questions.values() if q.right is not None]
+        for question in recorded:
+            self._keep(question)  # its answer may have been measured since
         missed = [q for q in recorded if not q.right]
         return len(recorded) - len(missed), len(recorded), missed
 

@@ -29,7 +29,7 @@ from labkit.time_sampling import Noise
 from labkit.training import Job
 from labkit.widgets.live import BLOCK_METRICS, BRANCHES, LiveTraining, TrainingState
 from labkit.widgets.painter import painter
-from labkit.widgets.panel import Buttons, Panel, dropdown, log_slider, look, row, slider
+from labkit.widgets.panel import Buttons, Panel, choice, dropdown, log_slider, look, row, slider
 from labkit.widgets.watch import Watch
 
 REPELS = {"dispersive", "contrastive"}
@@ -70,6 +70,7 @@ def _control(trait: str, state: TrainingState) -> widgets.Widget:
         "branch": lambda: dropdown("fork", list(state.configs), "220px"),
         "at": lambda: widgets.BoundedIntText(min=0, max=10**7, description="at step (0: now)", **look("190px")),
         "over": lambda: dropdown("against", ["steps", "samples"], "180px"),
+        "letter": lambda: choice("loss", list(state.traits()["letter"].values)),
         "log": lambda: widgets.Checkbox(description="loss on a log scale", indent=False),
     }
     return make[trait]()
@@ -90,7 +91,7 @@ def training_panel(
     plot = _lay_out(state, panes, title)
     state.shows_features = not {"cloud", "distances"}.isdisjoint(panes)
     forks: tuple[str, ...] = ()
-    if isinstance(state, LiveTraining):
+    if isinstance(state, LiveTraining) and state.out is not None:
         forks, state.branch = ("branch", "at"), next(iter(state.configs))
     controls = {trait: _control(trait, state) for trait in (*(name for name in sliders if name != "painted"), *forks)}
     buttons = Buttons(state, **{method: widgets.Button(**BUTTONS[method]) for method in state.actions})

@@ -68,3 +68,48 @@ def test_the_score_counts_recorded_predictions_and_offers_the_wrong_ones_again()
     for text in ("a", "b"):  # cells that are run again
         predictions.ask(text, OPTIONS, ("up", ""))
     assert predictions.tally() == (0, 0, []) and "No prediction" in predictions.score().children[0].value
+
+
+def test_predictions_are_kept_and_asked_again_in_the_next_notebook(tmp_path):
+    first, measured = Predictions("02", tmp_path), {}
+
+    def answer():
+        if not measured:
+            raise NotMeasured("Run section 3 first.")
+        return Answer("down", "it was <measured>")
+
+    for text, pick in (("right", "up"), ("missed", "down"), ("skipped", None)):
+        first.ask(text, OPTIONS, ("up", "because"))
+        question = first.questions[text]
+        question._because.value = " I < you "
+        question.record(pick) if pick else question.show()
+    first.ask("late", OPTIONS, answer)
+    first.questions["late"].record("up")
+    assert "not measured yet" in first.page().value and "I &lt; you" in first.page().value
+    measured[0] = True
+    first.score()
+
+    second = Predictions("03", tmp_path)  # in another kernel
+    assert {text: entry.option for text, entry in second.kept()["02"].items()} == {
+        "right": "up",
+        "missed": "up",
+        "late": "down",
+    }
+    assert "waiting" in Predictions("02", tmp_path).review().value, "its own are asked again by its score"
+    again = second.review()
+    assert len(again.children) == 1 + 2 and "02" in again.children[1].children[0].value
+    radio, _, buttons, reply = again.children[1].children[1:]
+    radio.value = "up"
+    buttons.children[0].click()
+    assert "because" in reply.value and len(second.review().children) == 1 + 1
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 3}'])
+def test_progress_that_cannot_be_read_or_written_stops_nobody(tmp_path, content):
+    (tmp_path / "02.json").write_text(content)
+    predictions = Predictions("03", tmp_path)
+    assert "waiting" in predictions.review().value and "No prediction" in predictions.page().value
+    blocked = Predictions("03", tmp_path / "02.json" / "below a file")
+    blocked.ask(TEXT, OPTIONS, ("up", "because"))
+    blocked.questions[TEXT].record("up")
+    assert "You predicted it" in blocked.questions[TEXT]._reply.value
