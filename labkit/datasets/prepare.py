@@ -65,7 +65,9 @@ def prepare(
     require(whole(rank, 0) and rank < ranks, "rank", rank, f"take one of 0 to {ranks - 1}")
     source, out = user_path(source, "source"), user_path(out, "out")
     inside = source.is_dir() and out.resolve().is_relative_to(source.resolve())
-    require(not inside, "out", str(out), "it lies in the folder of images, where it would count as images; move it")
+    require(
+        not inside, "out", str(out), "it lies in the folder of images, where it would count as images; name one outside"
+    )
     remedy = f"take a smaller size (now {preparation.size}) or shard (now {preparation.shard})"
     with memory_for("the images of a shard", remedy), pixel_limit(preparation.max_pixels):
         Share(source.as_posix(), out, preparation, rank, ranks).make(progress)
@@ -141,7 +143,7 @@ class Share:
 
     def _write_about(self, about: dict[str, Any]) -> None:
         text = json.dumps(about, indent=1, default=lambda number: number.item())
-        replace_file(self.out / ABOUT, text.encode(), mark=f".{self.rank}")
+        replace_file(self.out / ABOUT, text.encode())
 
     def make(self, progress: bool) -> None:
         """Make this process's missing shards, then the tables if all shards are there."""
@@ -256,7 +258,7 @@ class Share:
 
     def _write(self, name: str, *data: bytes | memoryview) -> dict[str, Any]:
         """Write a file; return its size and checksum."""
-        replace_file(self.out / name, *data, mark=f".{self.rank}")
+        replace_file(self.out / name, *data)
         return {"bytes": (self.out / name).stat().st_size, "sha256": sha256(*data)}
 
     def _finish(self) -> None:

@@ -155,7 +155,7 @@ def shipped_run(name: str) -> Run:
 def _shipped(file: str) -> Path:
     path = data_dir() / "runs" / file
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; restore the folder with `git checkout data`.")
+        raise FileNotFoundError(f"{path} is missing; restore it with `git checkout data/runs/{file}`.")
     return path
 
 

@@ -37,8 +37,8 @@ class Parent:
     """Settings that differ, as 'name: the parent's → the fork's'."""
 
     def describe(self) -> str:
-        changes = "; ".join(self.changes) or "no setting changed"
-        return f"forked from {self.run} at step {self.step:,} ({changes})"
+        """Name of the parent, step and changes, as text."""
+        return f"{Path(self.run).name} at step {self.step:,}, {'; '.join(self.changes) or 'nothing changed'}"
 
 
 class Run(RunFolder):
@@ -166,7 +166,7 @@ class Run(RunFolder):
             file = source.checkpoints[at]
             state, digest = source.checkpoint(at, source.config), ckpt.digest(file)
             if not state.part("model."):
-                raise RunError(f"{self.path} is an export, without the moments that a fork goes on with.")
+                raise RunError(f"{self.path} is an export, without moments; fork the run that it was exported from.")
             ckpt.write(part / "checkpoints" / file.name, state._replace(config=config.to_json()))
             for name in ("machine.json", "metrics.csv"):
                 ckpt.replace_file(part / name, (source.path / name).read_bytes())
@@ -222,7 +222,12 @@ class Run(RunFolder):
             network = build_network(self.config, *(self.data or datasets.load(self.config.dataset)).dimensions)
         else:
             saved = state.part(f"{weights}.")
-            require(len(saved) > 0, "weights", weights, f"{self.path} is an export, which holds averaged weights alone")
+            require(
+                len(saved) > 0,
+                "weights",
+                weights,
+                f"{self.path} is an export, which holds averaged weights alone; take ema",
+            )
             network = build_network(self.config, *ckpt.dimensions(self.checkpoints[state.step]))
             network.load_state_dict(saved)
         return network.to(device()).eval().requires_grad_(False)
