@@ -34,7 +34,7 @@ class PairForce(HasTraits):
 def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
     """Strength of the push between two samples, against their distance, for any τ."""
     state = state or PairForce()
-    title = "The push is zero at contact, strongest near √τ, and fades far away"
+    title = "At which distance do two samples push each other most?"
     panes = ["loss of two samples", "push on each of them, −∂L/∂z"]
     plot = figure(title, 1, 2, 340, horizontal_spacing=0.1, subplot_titles=panes)
     reach = REACH.tolist()
@@ -59,8 +59,10 @@ def force_panel(name: str = "force", state: PairForce | None = None) -> Panel:
             "samples far apart hardly do."
         )
 
+    controls = {"tau": log_slider("τ, temperature", -1.3, 1.0)}
     alt = "Loss of two samples, and the push on each, against their distance."
-    return Panel(name, state, {"tau": log_slider("τ, temperature", -1.3, 1.0)}, plot, draw, alt)
+    finding = "The push is zero at contact, strongest near √τ, and fades far away"
+    return Panel(name, state, controls, plot, draw, alt, finding=finding)
 
 
 class Cloud(HasTraits):
@@ -99,7 +101,7 @@ class Cloud(HasTraits):
 def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
     """Scale a cloud and watch the loss fall to its floor; the same without the division by P."""
     state = state or Cloud()
-    title = "Growing is enough to lower the loss, down to the floor"
+    title = "How does the loss fall when a cloud merely grows, and how far?"
     panes = ["Dispersive Loss", "relative pull s·‖∂L/∂z‖"]
     plot = figure(title, 1, 2, 360, horizontal_spacing=0.1, subplot_titles=panes)
     kinds = {"D = ‖z_i − z_j‖² / P": ("dispersive", "solid"), "without the division by P": ("quiet", "dash")}
@@ -137,4 +139,5 @@ def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
         "features": choice("features P", Cloud.FEATURES),
     }
     alt = "Dispersive Loss and its gradient against the scale of a cloud, with and without the division by P."
-    return Panel(name, state, controls, plot, draw, alt)
+    finding = "Growing is enough to lower the loss, down to the floor"
+    return Panel(name, state, controls, plot, draw, alt, finding=finding)

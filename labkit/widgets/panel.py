@@ -129,9 +129,11 @@ class Panel:
         draw: (state, figure) → the sentence; called at once, and whenever a controlled trait changes.
         alt: alternative text: what the figure is, for readers who cannot see it.
         extra: further widgets under the controls.  below: those under the figure.
+        finding: title of the figure once ``reveal`` was called; until then it is a question.
     """
 
     _open: ClassVar[dict[str, "Panel"]] = {}
+    _revealed: ClassVar[set[str]] = set()
 
     def __init__(
         self,
@@ -143,10 +145,13 @@ class Panel:
         alt: str,
         extra: Sequence[widgets.Widget] = (),
         below: Sequence[widgets.Widget] = (),
+        finding: str = "",
     ) -> None:
         if name in Panel._open:
             Panel._open[name].close()
-        self.name, self.state, self.controls, self._draw = name, state, dict(controls), draw
+        self.name, self.state, self.controls, self._draw, self.finding = name, state, dict(controls), draw, finding
+        if finding and name in Panel._revealed:
+            plot.layout.title.text = finding
         # Drawn before it becomes a widget: updates that a FigureWidget gets before it is on the page can be lost.
         self.sentence = widgets.HTML(live_text(draw(state, plot)))
         self.figure = go.FigureWidget(plot)
@@ -160,6 +165,15 @@ class Panel:
         self.widget.add_class("labkit-panel")
         state.observe(self.redraw, names=list(self.controls))
         Panel._open[name] = self
+
+    @classmethod
+    def reveal(cls, name: str) -> None:
+        """Let a panel's title say what it shows, now and whenever it is made: the question about it was answered."""
+        cls._revealed.add(name)
+        panel = cls._open.get(name)
+        if panel is not None and panel.finding:
+            panel.figure.layout.title.text = panel.finding
+            panel._remember()
 
     def redraw(self, change: object = None) -> None:
         """Draw the state as it is now. If another thread is drawing, it draws once more instead: the latest wins."""

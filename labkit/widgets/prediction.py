@@ -18,7 +18,7 @@ import ipywidgets as widgets
 
 from labkit.disk import DiskError, replace_file
 from labkit.runtime import runs_dir
-from labkit.widgets.panel import CSS, live_text
+from labkit.widgets.panel import CSS, Panel, live_text
 
 WIDE = dict(width="auto")
 HEADINGS = ("notebook", "question", "you predicted", "what came out")
@@ -151,9 +151,20 @@ class Predictions:
         self.notebook, self.folder = notebook, folder or runs_dir() / "progress"
 
     def ask(
-        self, text: str, options: Sequence[str], answer: Answer | tuple[str, str] | Callable[[], Answer]
+        self,
+        text: str,
+        options: Sequence[str],
+        answer: Answer | tuple[str, str] | Callable[[], Answer],
+        panel: str = "",
     ) -> widgets.Widget:
-        question = Question(text, options, answer if callable(answer) else Answer(*answer), self._keep)
+        """Ask a question; a ``panel`` of this name gets its finding as title when the answer opens."""
+
+        def changed(question: Question) -> None:
+            self._keep(question)
+            if question.shown and panel:
+                Panel.reveal(panel)
+
+        question = Question(text, options, answer if callable(answer) else Answer(*answer), changed)
         self.questions[text] = question
         return question.widget
 

@@ -76,7 +76,7 @@ class FourLosses(HasTraits):
 def variants_panel(name: str = "variants", state: FourLosses | None = None) -> Panel:
     """Four losses against the size and against the shape of the same cloud."""
     state = state or FourLosses()
-    title = "Growing is enough for L2 and hinge; cosine and covariance see only how samples are arranged"
+    title = "What does each of the four losses see: size, or arrangement?"
     panes = ["against the size of the cloud", "against its shape"]
     plot = figure(title, 1, 2, 430, horizontal_spacing=0.09, shared_yaxes=True, subplot_titles=panes)
     inks = [PALETTE[ink] for _, ink, _ in LOOKS.values()]
@@ -122,7 +122,8 @@ def variants_panel(name: str = "variants", state: FourLosses | None = None) -> P
         "margin": log_slider("margin ε (hinge only)", -1, 1),
     }
     alt = "Four losses of one cloud, each on the way from its largest value to its floor, against scale and stretch."
-    return Panel(name, state, controls, plot, draw, alt)
+    finding = "Growing is enough for L2 and hinge; cosine and covariance see only how samples are arranged"
+    return Panel(name, state, controls, plot, draw, alt, finding=finding)
 
 
 def _sentence(state: FourLosses, here: Tensor, values: dict[Variant, tuple[float, float, float]]) -> str:

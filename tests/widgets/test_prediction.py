@@ -2,7 +2,7 @@
 
 import pytest
 
-from labkit.widgets import Answer, NotMeasured, Predictions
+from labkit.widgets import Answer, NotMeasured, Panel, Predictions, force_panel
 from labkit.widgets.prediction import Question
 
 TEXT, OPTIONS = "What happens?", ["up", "down"]
@@ -17,6 +17,21 @@ def test_the_answer_is_closed_until_a_prediction_is_recorded():
     assert "because" in question._reply.value and question.right is False
     question.record("up")
     assert question.picked == "down", "only the first prediction counts"
+
+
+@pytest.mark.parametrize("first", ["the question", "the panel"])
+def test_a_panel_says_its_finding_once_its_question_is_answered(monkeypatch, first):
+    monkeypatch.setattr(Panel, "_revealed", set())
+    make = lambda: force_panel("once")  # noqa: E731
+    panel = make() if first == "the panel" else None
+    predictions = Predictions()
+    predictions.ask(TEXT, OPTIONS, ("up", "because"), panel="once")
+    if panel:
+        assert panel.figure.layout.title.text.endswith("?")
+    predictions.questions[TEXT]._skip.click()
+    panel = panel or make()
+    assert panel.figure.layout.title.text == panel.finding
+    panel.close()
 
 
 def test_showing_without_a_prediction_scores_nothing():
