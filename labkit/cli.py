@@ -252,7 +252,7 @@ class SweepOptions:
     """Options of a sweep."""
 
     workers: int | None = None
-    """Runs at a time, each with one thread. None is one for each processor core."""
+    """Runs at a time, each with one thread and one GPU if there are any. None is one for each GPU, or else core."""
     count: int = 500
     """Samples of each run, on which it is measured."""
     batched: bool = False

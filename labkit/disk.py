@@ -3,8 +3,12 @@
 import codecs
 import contextlib
 import errno
+import glob
 import os
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -34,6 +38,7 @@ JUPYTER = {
     "IPYTHONDIR": "~/.ipython",
 }
 """Variables of Jupyter's own folders, and where these usually are."""
+DAY = 86_400.0  # age in seconds at which a half-written file of another machine counts as left by a dead process
 
 
 class DiskError(LabError, OSError):
@@ -99,26 +104,52 @@ def unwritable(folders: Mapping[str, str]) -> dict[str, str]:
     return {name: str(places[name]) for name, path in nearest.items() if not os.access(path, os.W_OK | os.X_OK)}
 
 
-def replace_file(path: Path, *data: bytes | memoryview, mark: str = "") -> None:
-    """Write bytes to a neighbour of ``path``, flush it to the disk, then rename it over ``path``.
+def replace_file(path: Path, *data: bytes | memoryview) -> None:
+    """Write a file, given in pieces, flush it to the disk, then put it in the place of ``path``."""
+    with replacing(path, sum(memoryview(piece).nbytes for piece in data)) as part, open(part, "wb") as file:
+        for piece in data:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
 
-    Args:
-        data: pieces of the file in their order.
-        mark: part of the neighbour's name, for files that several processes may write at the same time.
-    """
-    part = path.with_name(f".{path.name}{mark}.part")
+
+@contextlib.contextmanager
+def replacing(path: Path, size: int) -> Iterator[Path]:
+    """Yield the neighbour to write ``size`` bytes to, which is then renamed to ``path``, or removed after an error."""
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            for piece in data:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
+        remove_unfinished(path.parent, f".{glob.escape(path.name)}.*.part")
+        yield part
         os.replace(part, path)
     except OSError as error:
+        raise DiskError(unwritten(path, size, error)) from error
+    finally:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise DiskError(unwritten(path, sum(memoryview(piece).nbytes for piece in data), error)) from error
+
+
+def part_of(path: Path) -> Path:
+    """The hidden neighbour to which this process writes a file; another process writes to another."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.part")
+
+
+def remove_unfinished(folder: Path, pattern: str = "**/.*.part") -> None:
+    """Remove the files that killed processes left half written, and none that may still be written to.
+
+    A process of this machine is looked up by its number; elsewhere, or under another name, a file must be a day old.
+    """
+    import psutil  # here: the command line's help does without it
+
+    for part in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            owner = re.search(r"\.(\d+)@([^@]+)\.part$", part.name)
+            if owner is not None and owner[2] == socket.gethostname():
+                dead = not psutil.pid_exists(int(owner[1]))
+            else:
+                dead = time.time() - part.stat().st_mtime > DAY
+            if dead:
+                part.unlink()
 
 
 @contextlib.contextmanager

@@ -12,11 +12,12 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import psutil
@@ -32,6 +33,7 @@ EMBEDDED = "digits_classifier.safetensors", "letters.npz", "letters_classifier.s
 T = TypeVar("T")
 NO_MEMORY = "can't allocate memory|not enough memory|could not create a memory object|bad_alloc"  # as torch words it
 _MAC = sys.platform == "darwin"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 FILES = 1024  # files that may be open at once: ImageNet's shards, and the libraries' own
 
 
@@ -164,9 +166,28 @@ def memory_for(work: str, remedy: str) -> Iterator[None]:
         raise MemoryFull(f"The memory does not suffice for {work}{size}; {remedy}.") from error
 
 
+def seconds_each(work: Callable[[int], Any], most: int) -> float:
+    """Seconds that ``work(n)`` takes for each of n things; n grows to ``most``, or until a call takes half a second."""
+    work(1)  # which may load and compile
+    n = 1
+    while True:
+        began = time.perf_counter()
+        work(n)
+        seconds = time.perf_counter() - began
+        if seconds > 0.5 or n >= most:
+            return seconds / n
+        n = min(2 * n, most)
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """GPUs that this process may use, each as CUDA_VISIBLE_DEVICES names it."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return (os.environ.get(VISIBLE) or ",".join(map(str, range(count)))).split(",")[:count]
 
 
 def compiler_fault() -> str:
@@ -210,6 +231,7 @@ def doctor() -> list[Finding]:
     else:
         gpu = f"No GPU that torch can use: everything runs on {cores()} processor cores"
     data, free, memory = data_dir(), shutil.disk_usage(".").free / 2**30, psutil.virtual_memory().available / 2**30
+    missing = [file for file in EMBEDDED if not (data / file).exists()]
     spinning = openmp.WAITING == openmp.SPINNING and torch.get_num_threads() > 1
     return [
         Finding(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "Install Python 3.11 or newer."),
@@ -218,9 +240,9 @@ def doctor() -> list[Finding]:
         Finding(True, gpu),
         _compiler(),
         Finding(
-            all((data / file).exists() for file in EMBEDDED),
+            not missing,
             f"embedded data (digits, letters, emoji) in {data}",
-            f"Restore them: `git checkout {' '.join(f'data/{file}' for file in EMBEDDED)}` in the checkout.",
+            f"Restore what is missing: `git checkout {' '.join(f'data/{file}' for file in missing)}` in the checkout.",
         ),
         Finding(free > 1, f"{free:.0f} GiB free on disk", "Free at least 1 GiB: runs save checkpoints."),
         Finding(memory > 1, f"{memory:.0f} GiB of memory free", "End other programs, or take a smaller batch_size."),

@@ -91,21 +91,22 @@ def prepared_by_ranks(ranks: int, *args: Any, **settings: Any) -> None:
 
 def _prepare(call: int | None, moment: str, args: tuple[Any, ...], settings: dict[str, Any]) -> None:
     from labkit.datasets import prepare
+    from labkit.disk import part_of
 
     making = importlib.import_module("labkit.datasets.prepare")  # the package's attribute is the function
 
     torch.set_num_threads(1)  # as in the tests: bits may depend on it
     write, calls = making.replace_file, []
 
-    def deadly(path: Path, *data: Any, mark: str = "") -> None:
+    def deadly(path: Path, *data: Any) -> None:
         calls.append(path)
         due = len(calls) == call
         if due and moment == "half-way":
             path.parent.mkdir(exist_ok=True)
-            path.with_name(f".{path.name}{mark}.part").write_bytes(bytes(data[0])[:5])
+            part_of(path).write_bytes(bytes(data[0])[:5])
         if due and moment != "after":
             os.kill(os.getpid(), signal.SIGKILL)
-        write(path, *data, mark=mark)
+        write(path, *data)
         if due:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,24 +1,28 @@
 """The command line as a person types it."""
 
 import html
+import json
 import re
+import shlex
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from functools import partialmethod
+from pathlib import Path
 
 import pytest
 from forked import ForkedCommand
 
 import labkit
-from labkit import Run, recipes
+from labkit import Run, cli, recipes
 from labkit.cli import main
 from labkit.evaluation import EvaluationConfig
 from labkit.experiments import Comparison
 from labkit.losses import Contrastive, Dispersive, Repa, burst
 from labkit.sampling import Sampler
 
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--batch-size", "8", "--steps", "4", "--log-every", "2"]
 
 
@@ -52,6 +56,27 @@ def test_every_family_trains_and_samples(tmp_path, capsys, settings, sampler, ca
     assert f"5 samples ({caption}, guidance 1, seed 0)" in capsys.readouterr().out
     assert main(["sample", str(out), "--n", "5", *refused]) == 2
     assert f"{refused[-2].strip('-')} = " in capsys.readouterr().err
+
+
+def shown_commands():
+    """Commands of the texts that show some, in blocks or between backticks, without those that leave words out."""
+    files = [ROOT / "README.md", *(Path(module.__file__) for module in (cli, labkit.recipes))]
+    texts = [file.read_text(encoding="utf-8").replace("\\\n", " ") for file in files]
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        texts += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    shown = re.findall(
+        r"^ {4,}(?:torchrun .* -m |\S+/bin/)?labkit (.+)|`labkit ([a-z]+ [^`\n]+)`", "\n".join(texts), re.M
+    )
+    commands = (tuple(shlex.split("".join(words), comments=True)) for words in shown if "…" not in "".join(words))
+    return sorted({words for words in commands if "--help" not in words})
+
+
+def test_every_command_that_a_text_shows_is_one():
+    commands = shown_commands()
+    assert len(commands) > 45
+    for words in commands:
+        assert callable(cli._parsed(words)), words  # it is ready to run
 
 
 def test_train_sample_and_train_on(tmp_path, capsys):

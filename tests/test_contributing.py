@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mutations import outdated
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -52,3 +53,7 @@ def test_a_guide_does_what_it_says(title, tmp_path):
 def test_the_citation_can_be_read():
     citation = yaml.safe_load((REPO / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0" and citation["references"][0]["title"].startswith("Diffuse and Disperse")
+
+
+def test_every_mutation_still_fits_the_code():
+    assert outdated(REPO) == []

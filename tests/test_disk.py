@@ -4,7 +4,9 @@ import contextlib
 import errno
 import os
 import resource
+import socket
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from labkit.arguments import read_list
 from labkit.checks import ConfigError, LabError
 from labkit.datasets import prepare, verify
 from labkit.datasets.store import load_array
-from labkit.disk import DiskError, new_file, read_text, reason, user_path
+from labkit.disk import DAY, DiskError, new_file, part_of, read_text, reason, remove_unfinished, replace_file, user_path
 from labkit.evaluation.references import open_reference
 from labkit.experiments import Comparison, Sweep, grid, sweep
 from labkit.experiments.measures import Measures
@@ -76,6 +78,32 @@ def test_a_relative_path_is_named_with_the_folder_that_it_starts_from(tmp_path, 
     (tmp_path / "gone").rmdir()
     with pytest.raises(LabError, match="working folder, which has been removed"):
         Run.open("runs/x")
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [
+        lambda file: remove_unfinished(file.parents[1]),
+        lambda file: replace_file(file, b"new"),
+        lambda file: RunFolder(file.parents[1]).begin(CONFIG),
+    ],
+    ids=["a folder", "writing the same file", "a run that goes on"],
+)
+def test_what_a_dead_process_left_half_written_is_removed_and_nothing_that_may_live(tmp_path, remove):
+    """Process numbers mean nothing on another host, where only age tells."""
+    file, here, never = tmp_path / "samples" / "a[1].npy", socket.gethostname(), 2**22  # above Linux's largest number
+    RunFolder(tmp_path).begin(CONFIG)
+    file.parent.mkdir()
+    marks = {"dead": f"{never}@{here}", "alive": f"{os.getppid()}@{here}", "new": f"{never}@x.{here}"}
+    parts = {name: file.with_name(f".a[1].npy.{mark}.part") for name, mark in marks.items()}
+    parts |= {"old": file.with_name(f".a[1].npy.{os.getpid()}@elsewhere.part"), "own": part_of(file)}
+    for name, part in parts.items():
+        part.touch()
+        if name != "new":
+            os.utime(part, (time.time() - 2 * DAY,) * 2)
+    remove(file)
+    kept = {"alive", "new"} if file.exists() else {"alive", "new", "own"}  # its own it has just renamed
+    assert {name for name, part in parts.items() if part.exists()} == kept
 
 
 @contextlib.contextmanager

@@ -118,6 +118,14 @@ def test_the_doctor_names_a_fault_and_its_remedy(monkeypatch, changes, text, rem
     assert text in finding.text and remedy in finding.remedy
 
 
+def test_the_doctor_restores_only_what_is_missing(monkeypatch, tmp_path):
+    """Git would undo a reader's edits of the other files."""
+    for file in runtime.EMBEDDED[1:]:
+        (tmp_path / file).touch()
+    remedy = fault(monkeypatch, labkit__runtime__data_dir=lambda: tmp_path).remedy
+    assert f"`git checkout data/{runtime.EMBEDDED[0]}`" in remedy
+
+
 def test_the_doctor_names_what_is_no_fault_but_good_to_know(monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/g++")
     monkeypatch.setenv("SLURM_NTASKS", "8")
@@ -125,6 +133,17 @@ def test_the_doctor_names_what_is_no_fault_but_good_to_know(monkeypatch):
     text = " · ".join(finding.text for finding in runtime.doctor() if finding.ok)
     for words in ("torch.compile cannot be used: there is no /nowhere/g++", "SLURM_NTASKS", "torchrun", "in cp1252"):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("each", "most", "sizes", "seconds"),
+    [(0.01, 5, [1, 1, 2, 4, 5], 0.01), (0.2, 250, [1, 1, 2, 4], 0.2), (9.0, 250, [1, 1], 9.0)],
+)
+def test_the_time_of_one_of_many_is_measured_quickly(monkeypatch, each, most, sizes, seconds):
+    """The first call, which may load and compile, does not count."""
+    calls = []
+    monkeypatch.setattr(runtime.time, "perf_counter", lambda: each * sum(calls))
+    assert runtime.seconds_each(calls.append, most) == pytest.approx(seconds) and calls == sizes
 
 
 def test_the_doctor_without_a_kernel(monkeypatch):

@@ -66,7 +66,9 @@ def prepare(
     require(whole(rank, 0) and rank < ranks, "rank", rank, f"take one of 0 to {ranks - 1}")
     source, out = user_path(source, "source"), user_path(out, "out")
     inside = source.is_dir() and out.resolve().is_relative_to(source.resolve())
-    require(not inside, "out", str(out), "it lies in the folder of images, where it would count as images; move it")
+    require(
+        not inside, "out", str(out), "it lies in the folder of images, where it would count as images; name one outside"
+    )
     remedy = f"take a smaller size (now {preparation.size}) or shard (now {preparation.shard})"
     try:
         with memory_for("the images of a shard", remedy):
@@ -143,7 +145,7 @@ class Share:
 
     def _write_about(self, about: dict[str, Any]) -> None:
         text = json.dumps(about, indent=1, default=lambda number: number.item())
-        replace_file(self.out / ABOUT, text.encode(), mark=f".{self.rank}")
+        replace_file(self.out / ABOUT, text.encode())
 
     def make(self, progress: bool) -> None:
         """Make this process's missing shards, then the tables if all shards are there."""
@@ -269,7 +271,7 @@ class Share:
         digest = hashlib.sha256()
         for piece in data:
             digest.update(piece)
-        replace_file(self.out / name, *data, mark=f".{self.rank}")
+        replace_file(self.out / name, *data)
         return {"bytes": (self.out / name).stat().st_size, "sha256": digest.hexdigest()}
 
     def _finish(self) -> None:

@@ -153,7 +153,7 @@ def _folder(root: Path) -> Listing:
         number = {name: label for label, name in enumerate(classes)}
         labels = [number[name.partition("/")[0]] for name in names]
     broken = [name for name in names if "\n" in name]
-    require(not broken, "source", source, f"the name of a file has a line break in it: {broken[:1]}")
+    require(not broken, "source", source, f"the name of a file has a line break in it: {broken[:1]}; rename it")
     labels, classes = np.array(labels, dtype=np.int64), classes or [root.name]
     digest = _digest("\n".join(names), labels)
 
@@ -252,7 +252,7 @@ def _hugging_face(source: str, settings: Preparation) -> Listing:
     pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     image = _column(source, "image_column", settings.image_column, pictures, pictures)
     if image is None:
-        refuse("source", source, f"none of its columns holds images: {', '.join(features)}")
+        refuse("source", source, f"none of its columns holds images: {', '.join(features)}; name another data set")
     named = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     label = _column(source, "label_column", settings.label_column, list(features), named)
     labels = _whole_numbers(source, np.zeros(len(rows), int) if label is None else np.asarray(rows[label][:]))

@@ -64,7 +64,7 @@ def read_about(folder: Path) -> dict[str, Any]:
             about = json.loads(path.read_text(encoding="utf-8"))
         version = about["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is cut or was not written by labkit ({error}).") from error
+        raise StoreError(f"{path} is cut or was not written by labkit ({error}); copy that file again.") from error
     if version != FORMAT:
         raise StoreError(
             f"{folder} has format {version!r} and this version of labkit reads {FORMAT!r}; take the one that wrote it."

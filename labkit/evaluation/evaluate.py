@@ -7,14 +7,13 @@ every metric, a result in ``evaluations/<samples>-<metrics>.json``. Both names a
 so that the same request finds them again. The path of a number:
 
     evaluate_run → Shards.make → sample_network              noise to images, on the disk
-                 → Evaluator.metrics → extract → features    of the images; those of the reference are computed once
-                                     → frechet_distance, …   of both, and of real images beside them
+                 → Evaluator.extract                         features of the images; the reference's are computed once
+                 → Evaluator.metrics → frechet_distance, …   of both, and of real images beside them
                  → memorisation, likelihood_divergence       where the training images are few
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache, partial
@@ -30,26 +29,32 @@ from labkit.checks import ConfigError, require, whole
 from labkit.config import Config
 from labkit.datasets import Codec
 from labkit.datasets.store import ABOUT, read_about
-from labkit.disk import check_writable, replace_file, user_path
+from labkit.disk import check_writable, remove_unfinished, replace_file, user_path
 from labkit.distributed import local_rank, place
 from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, evaluator_of, memorisation
 from labkit.evaluation.references import Shape, open_reference
 from labkit.evaluation.settings import EvaluationConfig, FilledConfig, whole_set
 from labkit.evaluation.shards import Shards
-from labkit.metrics import Extractor, FeatureLikelihood
+from labkit.metrics import Extractor, FeatureLikelihood, extract
 from labkit.metrics.classifier import CLASSIFIERS
 from labkit.metrics.extractors import to_bytes
 from labkit.models import Transformer
-from labkit.runtime import Purpose, commit, generator, machine
+from labkit.runtime import Purpose, commit, device, generator, machine, memory_for, seconds_each
 from labkit.sampling.sampler import describe_guidance
 from labkit.training import Run, Samples, sample_network
 from labkit.training.checkpoint import digest
+from labkit.training.history import duration
 from labkit.training.runs import Weights
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "labkit-evaluation-3"
+LONG = 60.0  # seconds of sampling that are announced
+MEANWHILE = (
+    "by the time of one evaluation of the network. Ctrl-C keeps what is drawn, and the same command goes on with it; "
+    "--count takes fewer (compare their metrics only with those of as many)"
+)
 
 
 class Evaluation(NamedTuple):
@@ -177,6 +182,7 @@ def evaluate_run(
     key = _key({**sampling, "vae": codec and codec.digest})
     shards = Shards(run.path / "evaluations" / key, labels, shard)
     path = shards.folder.with_name(f"{key}-{_key(_without_names(measuring))}.json")
+    remove_unfinished(path.parent)
     if path.exists():
         return StoredEvaluation(json.loads(path.read_text(encoding="utf-8")), path, shards)
 
@@ -185,6 +191,10 @@ def evaluate_run(
     draw, decode = partial(_draw, network, config, filled), codec.decode if codec else torch.Tensor.clone
     for name, why in evaluator.without.items() if progress and rank == 0 else ():
         tqdm.write(f"Without {name}: {why}.")
+    if progress and rank == 0 and (count := shards.samples(shards.left(rank, ranks))):
+        seconds = count * _seconds_a_sample(network, codec, filled)
+        if seconds > LONG:
+            tqdm.write(f"Drawing {count:,} samples takes about {duration(seconds)} here, {MEANWHILE}.")
     shards.make(draw, decode, rank, ranks, progress)
     if shards.missing:
         return None
@@ -200,7 +210,7 @@ def evaluate_run(
         "machine": machine(),
     }
     text = json.dumps(record, indent=1, ensure_ascii=False)
-    replace_file(path, text.encode(), mark=f".{os.getpid()}")
+    replace_file(path, text.encode())
     return StoredEvaluation(record, path, shards)
 
 
@@ -212,7 +222,8 @@ def _measure(
     Args:
         batches: gives the images anew at each call, since 50,000 of 256×256 should not be in memory together.
     """
-    metrics = evaluator.metrics(batches(), labels, seed)
+    extracted = evaluator.extract(batches(), "samples", len(labels))
+    metrics = evaluator.metrics(extracted, labels, seed)
     own_data = evaluator.settings.reference == whole_set(config.dataset)
     second = evaluator.reference.second
     if own_data and second is not None and second.count <= FEW:
@@ -221,7 +232,7 @@ def _measure(
         metrics["memorisation"] = Metric(memorisation(torch.cat(list(batches())), own.second.images(), own.images()))
         if evaluator.extractor.name in CLASSIFIERS:
             likelihood = _likelihood(evaluator, config.dataset)
-            metrics["likelihood_divergence"] = Metric(likelihood(evaluator.features(batches())))
+            metrics["likelihood_divergence"] = Metric(likelihood(extracted[0].features))
     return metrics
 
 
@@ -230,8 +241,10 @@ def _likelihood(evaluator: Evaluator, dataset: str) -> FeatureLikelihood:
     """Feature likelihood of a data set's own training and held-out images."""
     held_out, batch = open_reference(dataset, evaluator.shape), evaluator.settings.batch
     assert held_out.second is not None
-    train = evaluator.features(held_out.second.batches(batch))
-    return FeatureLikelihood(train, evaluator.features(held_out.batches(batch)))
+    train, other = (
+        extract(split.batches(batch), evaluator.extractor)[0].features for split in (held_out.second, held_out)
+    )
+    return FeatureLikelihood(train, other)
 
 
 def _draw(network: Transformer, config: Config, settings: FilledConfig, numbers: range, labels: Tensor) -> Samples:
@@ -246,6 +259,21 @@ def _draw(network: Transformer, config: Config, settings: FilledConfig, numbers:
         batch_size=settings.batch,
         **asdict(settings.sampler),
     )
+
+
+def _seconds_a_sample(network: Transformer, codec: Codec | None, settings: FilledConfig) -> float:
+    """Time that drawing one sample takes on this machine, by that of one evaluation of the network, and of the VAE."""
+    sampler, most = settings.sampler, settings.batch
+
+    def evaluation(n: int) -> Tensor:
+        x = torch.zeros(n, *network.shape, device=device())
+        return network(x, x.new_zeros(n), torch.zeros(n, dtype=torch.long, device=x.device)).output.cpu()
+
+    with torch.inference_mode(), memory_for(f"sampling {most} images at a time", "take fewer, by --batch"):
+        seconds = seconds_each(evaluation, most) * sampler.evaluations * (1 if sampler.guidance == 1 else 2)
+        if codec is not None:
+            seconds += seconds_each(lambda n: codec.decode(torch.zeros(n, *network.shape)), codec.batch)
+    return seconds
 
 
 def _labels(settings: FilledConfig, classes: int) -> Int[Tensor, " n"]:
@@ -276,9 +304,17 @@ def codec_of(config: Config, shape: Shape, vae: str | None) -> Codec | None:
     if vae is None:
         raise ConfigError(f"vae = None cannot be used: {fault.format('latents', remedy)}.")
     codec = Codec(vae)
-    require(codec.channels == shape[0], "vae", vae, fault.format("latents", f"this VAE has {codec.channels}"))
+    require(
+        codec.channels == shape[0],
+        "vae",
+        vae,
+        fault.format("latents", f"this VAE has {codec.channels}; leave it out, or {remedy}"),
+    )
     same = stored is None or stored["digest"] == codec.digest
-    require(same, "vae", vae, f"the run's latents are those of another: {stored and stored['name']}")
+    others = (
+        f"the run's latents are those of another, {stored and stored['name']} with the weights that it had; give that"
+    )
+    require(same, "vae", vae, others)
     return codec
 
 

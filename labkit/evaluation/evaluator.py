@@ -19,7 +19,7 @@ from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -135,24 +135,19 @@ class Evaluator:
             self.without["fid, kid, inception_score"] = why
         return _pixels(reference)
 
-    def metrics(self, images: Batches, labels: Int[Tensor, " n"], seed: int = 0) -> dict[str, Metric]:
+    def metrics(self, extracted: list[Extracted], labels: Int[Tensor, " n"], seed: int = 0) -> dict[str, Metric]:
         """Metrics by name.
 
         Args:
-            images: batches of n images in all.  labels: their requested classes, all 0 for images of no class.
+            extracted: from n images, by ``extract``.  labels: their requested classes, all 0 for images of no class.
             seed: of the kernel distance's subsets.
         """
-        extracted = self._extract(images, "samples", len(labels))
         metrics = self._compared(extracted, seed)
         logits = extracted[0].logits
         if self.extractor.name in CLASSIFIERS and logits is not None and bool((labels > 0).any()):
             metrics["agreement"] = Metric(class_agreement(logits.argmax(dim=1), labels))
         control = self.control(len(labels))
         return {name: replace(metric, real=control.get(name)) for name, metric in metrics.items()}
-
-    def features(self, images: Batches) -> Float[Tensor, "n d"]:
-        """Features of images, by the extractor of the protocol."""
-        return extract(iter(images), self.extractor)[0].features
 
     def control(self, count: int) -> dict[str, Real]:
         """The same metrics of ``count`` other real images; empty where there are fewer."""
@@ -164,7 +159,7 @@ class Evaluator:
             values: dict[str, list[float]] = {}
             for draw in range(draws):
                 rows = torch.randperm(second.count, generator=generator(draw, Purpose.REAL, 2))[:count]
-                extracted = self._extract(second.batches(self.settings.batch, rows), "other real images", count)
+                extracted = self.extract(second.batches(self.settings.batch, rows), "other real images", count)
                 for name, metric in self._compared(extracted, draw).items():
                     values.setdefault(name, []).append(metric.value)
             self._controls[count] = {n: Real(sum(v) / draws, min(v), max(v), draws) for n, v in values.items()}
@@ -201,9 +196,10 @@ class Evaluator:
         """Features of the reference's images, if it has some."""
         if self.reference.read is None:
             return None
-        return self._extract(self.reference.batches(self.settings.batch), "the reference", self.reference.count)
+        return self.extract(self.reference.batches(self.settings.batch), "the reference", self.reference.count)
 
-    def _extract(self, batches: Batches, name: str, count: int) -> list[Extracted]:
+    def extract(self, batches: Batches, name: str, count: int) -> list[Extracted]:
+        """Features of ``count`` images, by the extractor of the protocol and then by others beside it."""
         total = -(-count // self.settings.batch)
         bar = tqdm(batches, desc=f"features of {name}", unit="batch", total=total, disable=not self.progress)
         return extract(iter(bar), *self._extractors)  # a plain iterator: checks of types would take a bar's first item

@@ -138,8 +138,11 @@ def _folder(folder: Path, shape: Shape) -> Reference:
             decoded = decode(path, height, shape[0])
         except (BrokenImage, OSError) as error:
             why = error if isinstance(error, BrokenImage) else reason(path, error)
-            raise ConfigError(f"reference = {name!r}: {path} cannot be read ({why}).") from error
-        require(not decoded.enlarged, "reference", str(path), f"it is smaller than {height}×{width} pixels")
+            raise ConfigError(
+                f"reference = {name!r}: {path} cannot be read ({why}); repair it, or move it out of the folder."
+            ) from error
+        larger = "take a folder of larger ones, or a store that `labkit prepare` makes of these"
+        require(not decoded.enlarged, "reference", str(path), f"it is smaller than {height}×{width} pixels; {larger}")
         return decoded
 
     def read(rows: Tensor) -> Tensor:

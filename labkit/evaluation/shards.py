@@ -4,11 +4,9 @@ A shard holds the samples of a fixed range of numbers, drawn in the same batches
 ranks nor an interruption changes a bit of an image.
 """
 
-import contextlib
 import json
-import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.datasets.store import npy
-from labkit.disk import DiskError, reading, replace_file, unwritten
+from labkit.disk import reading, replace_file, replacing
 from labkit.metrics.extractors import to_bytes
 from labkit.sampling import SampleError, check_finite
 from labkit.training import Samples
@@ -53,11 +51,18 @@ class Shards:
         """Numbers of the shards that are not there; a shard that is there is complete."""
         return [number for number in range(len(self.ranges)) if not self.path(number).exists()]
 
+    def left(self, rank: int, ranks: int) -> list[int]:
+        """Numbers of the missing shards of a rank's share: each ``ranks``-th shard from number ``rank`` on."""
+        return [number for number in self.missing if number % ranks == rank]
+
+    def samples(self, numbers: Iterable[int]) -> int:
+        """Samples in the shards with these numbers."""
+        return sum(len(self.ranges[number]) for number in numbers)
+
     def make(self, draw: Draw, decode: Callable[[Tensor], Tensor], rank: int, ranks: int, progress: bool) -> None:
-        """Draw the missing shards of this rank's share, each ``ranks``-th shard from number ``rank`` on."""
-        share = range(len(self.ranges))[rank::ranks]
-        left = [number for number in self.missing if number in share]
-        total, todo = (sum(len(self.ranges[number]) for number in numbers) for numbers in (share, left))
+        """Draw the missing shards of this rank's share."""
+        left = self.left(rank, ranks)
+        total, todo = self.samples(range(len(self.ranges))[rank::ranks]), self.samples(left)
         label = "sampling" if ranks == 1 else f"sampling the share of rank {rank}"
         with tqdm(total=total, initial=total - todo, desc=label, unit="image", disable=not progress or rank > 0) as bar:
             for number in left:
@@ -69,9 +74,8 @@ class Shards:
     def _write(self, number: int, x: Float[Tensor, "n c h w"], evaluations: int) -> None:
         check_finite(x, self.ranges[number].start)
         record = {"nfe": evaluations, "first": self.ranges[number].start, "count": len(x)}
-        mark = f".{os.getpid()}"
-        replace_file(self.path(number).with_suffix(".json"), json.dumps(record).encode(), mark=mark)
-        replace_file(self.path(number), *npy([to_bytes(x).numpy()]), mark=mark)  # last: now the shard is there
+        replace_file(self.path(number).with_suffix(".json"), json.dumps(record).encode())
+        replace_file(self.path(number), *npy([to_bytes(x).numpy()]))  # last: now the shard is there
 
     def evaluations(self) -> float:
         """Evaluations of the network a sample: the mean over the shards, which differ under dopri5 only."""
@@ -100,22 +104,13 @@ class Shards:
 
         One shard is in memory at a time; the file appears whole or not at all.
         """
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         shape = (len(self.labels), *self._read(0).shape[2:], 3)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-                with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-                    header = {"shape": shape, "fortran_order": False, "descr": "|u1"}
-                    np.lib.format.write_array_header_1_0(file, header)
-                    for number in range(len(self.ranges)):
-                        x = self._read(number).transpose(0, 2, 3, 1)
-                        file.write(np.broadcast_to(x, (len(x), *shape[1:])).tobytes())
-                with archive.open("arr_1.npy", "w") as file:
-                    np.lib.format.write_array(file, self.labels.numpy())
-            os.replace(part, path)
-        except OSError as error:
-            raise DiskError(unwritten(path, int(np.prod(shape)), error)) from error
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink()
+        with replacing(path, int(np.prod(shape))) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+                header = {"shape": shape, "fortran_order": False, "descr": "|u1"}
+                np.lib.format.write_array_header_1_0(file, header)
+                for number in range(len(self.ranges)):
+                    x = self._read(number).transpose(0, 2, 3, 1)
+                    file.write(np.broadcast_to(x, (len(x), *shape[1:])).tobytes())
+            with archive.open("arr_1.npy", "w") as file:
+                np.lib.format.write_array(file, self.labels.numpy())

@@ -1,19 +1,23 @@
 """Jobs in processes of their own: one that raises, or is killed, fails alone, and the others go on.
 
-Every process has one thread, since they share the machine: one thread for each is faster than all threads for all.
+Every process has one thread, since they share the machine: one thread for each is faster than all threads for all. It
+sees one GPU, if there are any; these take turns.
 Ctrl-C, SIGTERM and SIGHUP are passed to each process once, so that it can save. A process whose parent has gone learns
 that from ``orphaned`` and stops.
 """
 
+import contextlib
 import os
 import signal
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import cycle, islice
 from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -21,6 +25,7 @@ import torch
 from tqdm.auto import tqdm
 
 from labkit.checks import LabError
+from labkit.runtime import VISIBLE, MemoryFull
 from labkit.signals import interrupt, saving_on_signals
 from labkit.training.folder import BusyError
 from labkit.training.status import one_line
@@ -38,12 +43,17 @@ class Job(NamedTuple):
 
 
 def run_jobs(
-    jobs: Mapping[str, Job], workers: int, progress: bool, due: Callable[[str], bool] = lambda name: True
+    jobs: Mapping[str, Job],
+    workers: int,
+    progress: bool,
+    due: Callable[[str], bool] = lambda name: True,
+    gpus: Sequence[str] = (),
 ) -> dict[str, str]:
     """Run all jobs, ``workers`` at a time.
 
     Args:
         due: whether a job is still to be done; called just before it starts.
+        gpus: their names in CUDA_VISIBLE_DEVICES. Each worker has one, which it shares if they are fewer.
 
     Returns:
         Name → why it failed, for those that did.
@@ -51,7 +61,10 @@ def run_jobs(
     Raises:
         KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, when the processes have ended.
     """
-    process_class = _process_class()
+    process_class = _process_class(forked=not gpus)
+    free: SimpleQueue[str | None] = SimpleQueue()
+    for gpu in islice(cycle(gpus or [None]), workers):
+        free.put(gpu)
     alive: dict[str, BaseProcess] = {}
     failures: dict[str, str] = {}
     # Starting a process polls all others, and the exit status of one that has ended can be read only once.
@@ -62,7 +75,8 @@ def run_jobs(
         process = process_class(target=_guarded, args=jobs[name], name=name)
         if stopping or not due(name):
             return None
-        with polling:
+        gpu = free.get()
+        with polling, _seeing(gpu):
             process.start()
         alive[name] = process
         if stopping:  # it started while the others were being stopped
@@ -71,6 +85,7 @@ def run_jobs(
         with polling:
             process.join()
         del alive[name]
+        free.put(gpu)
         return _why(process, jobs[name].folder)
 
     pool = ThreadPoolExecutor(workers, initializer=_shield)
@@ -101,12 +116,26 @@ def orphaned() -> bool:
     return parent is not None and not parent.is_alive()
 
 
-def _process_class() -> type[BaseProcess]:
+@contextlib.contextmanager
+def _seeing(gpu: str | None) -> Iterator[None]:
+    """Let processes that are started inside see this GPU alone."""
+    before = os.environ.get(VISIBLE)
+    if gpu is not None:
+        os.environ[VISIBLE] = gpu
+    try:
+        yield
+    finally:
+        if gpu is not None:
+            os.environ.pop(VISIBLE)
+            os.environ.update({} if before is None else {VISIBLE: before})
+
+
+def _process_class(forked: bool) -> type[BaseProcess]:
     """Processes that are forks of a server that has imported labkit, since importing takes longer than a small run.
 
     On a GPU, and where there is no fork, each process imports labkit itself.
     """
-    if torch.cuda.is_available() or "forkserver" not in get_all_start_methods():
+    if not forked or "forkserver" not in get_all_start_methods():
         return get_context("spawn").Process
     context = get_context("forkserver")
     context.set_forkserver_preload(["labkit.experiments.sweep", "lightning_fabric", "pandas"])
@@ -148,7 +177,8 @@ def _guarded(work: Callable[..., None], arguments: tuple[Any, ...], folder: Path
     except KeyboardInterrupt:
         os._exit(STOPPED)
     except Exception as error:
-        why = one_line(error) + ("" if isinstance(error, LabError) else f"; see {folder / FAILURE}")
+        fewer = " Or take fewer workers, and the same sweep goes on." if isinstance(error, MemoryFull) else ""
+        why = one_line(error) + (fewer if isinstance(error, LabError) else f"; see {folder / FAILURE}")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILURE).write_text(f"{traceback.format_exc()}\n{why}\n", encoding="utf-8")
         os._exit(FAILED)

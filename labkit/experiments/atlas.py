@@ -185,17 +185,18 @@ class Atlas:
         import pandas as pd
 
         folder = data_dir() / "atlas" if folder is None else folder
-        remedy = "restore it with `git checkout data/atlas`, or make it again with `make atlas`"
+        restore = "what was shipped comes back with `git checkout data/atlas/{}` (keep a copy of your own edits)"
         try:
             record = json.loads((folder / "atlas.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise AtlasError(f"There is no atlas in {folder} ({error}); {remedy}.") from error
+            raise AtlasError(f"There is no atlas in {folder} ({error}); {restore.format('atlas.json')}.") from error
         if record.get("format") != FORMAT:
-            raise AtlasError(f"{folder} holds {record.get('format')!r} instead of {FORMAT!r}; {remedy}.")
+            other = f"{record.get('format')!r} instead of {FORMAT!r}; take the version of labkit that wrote it"
+            raise AtlasError(f"{folder} holds {other}.")
         for name, digest in record["sha256"].items():
             there = (folder / name).read_bytes() if (folder / name).is_file() else b""
             if hashlib.sha256(there).hexdigest() != digest:
-                raise AtlasError(f"{folder / name} is missing or not as it was shipped; {remedy}.")
+                raise AtlasError(f"{folder / name} is missing or not as it was shipped; {restore.format(name)}.")
         content = json.loads((folder / "conditions.json").read_text(encoding="utf-8"))
         conditions = {name: Config.from_json(json.dumps(tree)) for name, tree in content["conditions"].items()}
         table = pd.read_parquet(folder / "table.parquet")

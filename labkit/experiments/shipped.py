@@ -14,5 +14,5 @@ def shipped_run(name: str) -> Run:
     """
     path = data_dir() / "runs" / name
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; restore the folder with `git checkout data`.")
+        raise FileNotFoundError(f"{path} is missing; restore it with `git checkout data/runs/{name}`.")
     return Run.open(path, shelf=runs_dir() / "shipped" / name)

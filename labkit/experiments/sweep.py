@@ -14,9 +14,7 @@ folder, may do the same sweep: each takes what no other has taken, and waits for
 import hashlib
 import io
 import json
-import os
 import re
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +36,7 @@ from labkit.evaluation import REAL
 from labkit.experiments.apart import Job, orphaned, run_jobs
 from labkit.experiments.batched import groups, train_batched
 from labkit.experiments.compiling import worth_compiling
-from labkit.runtime import commit, compiler_fault, cores, one_thread
+from labkit.runtime import commit, compiler_fault, cores, gpus, one_thread
 from labkit.signals import saving_on_signals
 from labkit.training import Run, Trainer
 from labkit.training.folder import RunError, RunFolder
@@ -97,7 +95,12 @@ class Sweep(NamedTuple):
         import pandas as pd
 
         out = user_path(out, "out")
-        require((out / "table.parquet").is_file(), "out", str(out), "it holds no table of a sweep")
+        require(
+            (out / "table.parquet").is_file(),
+            "out",
+            str(out),
+            "it holds no table of a sweep, which writes it when it ends",
+        )
         configs = {run: Config.from_json(json.dumps(one)) for run, one in _read(out / MARK).items()}
         return cls(pd.read_parquet(out / "table.parquet"), configs, _read(out / "failures.json"))
 
@@ -170,7 +173,7 @@ def sweep(
     Args:
         configs: run → config; names become folders in ``out``.
         judge: measures a run; its rows are cached in the run's folder.
-        workers: runs at a time, by default one per core.
+        workers: runs at a time, by default one for each GPU, or without any for each core. GPUs take turns.
         batched: first train those that differ in seed and λ alone as one program, in this process: for a GPU.
 
     Raises:
@@ -178,7 +181,7 @@ def sweep(
         RunError: the folder holds something else.
         KeyboardInterrupt: after Ctrl-C, once the runs under way have been saved.
     """
-    out, workers = user_path(out, "out"), cores() if workers is None else workers
+    out, workers = user_path(out, "out"), len(gpus()) or cores() if workers is None else workers
     require(len(configs) > 0, "configs", dict(configs), "name at least one")
     for name in configs:
         fits = name == Path(name).name not in ("", "..") and len(name.encode()) <= LONGEST
@@ -231,7 +234,7 @@ def _share(
     while names := set(filter(left, jobs)):
         mine = {name: jobs[name] for name in jobs if name in names and not folders[name].busy}
         if mine:
-            failures |= run_jobs(mine, workers, progress, due)
+            failures |= run_jobs(mine, workers, progress, due, gpus())
         else:
             if progress and not names <= waiting:
                 tqdm.write(f"Waiting for {', '.join(sorted(names))}, which other processes train.")
@@ -292,7 +295,7 @@ def _write_configs(out: Path, configs: Mapping[str, Config]) -> None:
     for stale in ("table.parquet", "failures.json"):  # of other configs, perhaps: a sweep that is left has none
         (out / stale).unlink(missing_ok=True)
     trees = {run: json.loads(config.to_json()) for run, config in configs.items()}
-    _replace(out / MARK, json.dumps(trees, indent=1).encode())
+    replace_file(out / MARK, json.dumps(trees, indent=1).encode())
 
 
 def _train_and_judge(config: Config, compiled: bool, folder: RunFolder, judge: Judge) -> None:
@@ -310,7 +313,7 @@ def _train_and_judge(config: Config, compiled: bool, folder: RunFolder, judge: J
         if other := run.breaks(config, identify(config.dataset)):
             raise RunError(f"{run.path} holds a run of another config ({other}); name another folder.")
         rows = judge(run, _due(run, config))
-        _replace(_cache(run.path, config, judge), json.dumps({"judge": repr(judge), "rows": rows}).encode())
+        replace_file(_cache(run.path, config, judge), json.dumps({"judge": repr(judge), "rows": rows}).encode())
 
 
 def _due(run: Run, config: Config) -> list[int]:
@@ -371,7 +374,7 @@ def _real(judge: MeasuresReal, data: DataIdentity, out: Path) -> list[Row]:
     if not path.exists():
         with one_thread():
             rows = [{**row, "commit": commit()} for row in judge.real(data.name)]
-        _replace(path, json.dumps({"judge": repr(judge), "dataset": data.name, "rows": rows}).encode())
+        replace_file(path, json.dumps({"judge": repr(judge), "dataset": data.name, "rows": rows}).encode())
     return _read(path)["rows"]
 
 
@@ -388,16 +391,11 @@ def _origin(folder: Path, config: Config) -> Row:
 def _write(result: Sweep, out: Path) -> None:
     table = io.BytesIO()
     result.table.to_parquet(table, index=False)
-    _replace(out / "table.parquet", table.getvalue())
+    replace_file(out / "table.parquet", table.getvalue())
     if result.failures:
-        _replace(out / "failures.json", json.dumps(result.failures, indent=1, ensure_ascii=False).encode())
+        replace_file(out / "failures.json", json.dumps(result.failures, indent=1, ensure_ascii=False).encode())
     else:
         (out / "failures.json").unlink(missing_ok=True)  # of a sweep that ended before others had done its rest
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file that other processes of the same sweep may write at the same time."""
-    replace_file(path, data, mark=f".{socket.gethostname()}-{os.getpid()}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _read(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"{path} is cut, or not a file of weights ({_short(error)}).") from error
+        raise WeightsError(f"{path} is cut, or not a file of weights ({_short(error)}); download it again.") from error
     except pickle.UnpicklingError as error:
         other = re.search(r"GLOBAL (\S+)", str(error))
         what = f"{other[1]}, which is neither a tensor nor" if other else "something else than tensors and"
@@ -99,7 +99,10 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping):
         content = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        raise WeightsError(f"{path} holds no state dict, neither at the top nor under {', '.join(CONTAINERS)}.")
+        alone = "save one alone: torch.save(model.state_dict(), 'weights.pt')"
+        raise WeightsError(
+            f"{path} holds no state dict, neither at the top nor under {', '.join(CONTAINERS)}; {alone}."
+        )
     named = {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in content.items()}
     # A module that holds the network, and perhaps its average, as trainers' classes do: "model.…", "ema.…"
     holders = [name.removesuffix(FIRST) for name in named if name.endswith(f".{FIRST}")]

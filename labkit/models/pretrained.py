@@ -48,5 +48,5 @@ def load_pretrained(field: str, source: str, package: str, example: str, file: s
         ) from None
     missing = sorted(info["missing_keys"])
     few = f"{len(missing)} of its weights are missing in the file ({', '.join(missing[:3])}) and would stay random"
-    require(not missing, field, source, few)
+    require(not missing, field, source, f"{few}; download it again")
     return network.float().requires_grad_(False).eval()

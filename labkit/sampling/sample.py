@@ -17,6 +17,8 @@ from labkit.sampling.guidance import check_null_class, guided
 from labkit.sampling.sampler import Sampler, describe_guidance
 from labkit.sampling.solvers import WHOLE, Problem
 
+EARLIER = "--step of labkit evaluate, or sample_network(run.model(step=…), run.config)"
+
 
 class SampleError(LabError, RuntimeError):
     """Samples that cannot be used; the message says what to do."""
@@ -153,7 +155,9 @@ class _Sampling:
         allowed = f"give {n} labels between 0 and {null}, in whole numbers; {null} means none"
         require(fits, "y", chosen.tolist(), allowed)
         null_trained = config.label_drop > 0 or not bool((labels == null).any())
-        require(null_trained, "y", labels.tolist(), f"{null} (none) was never trained, since label_drop = 0")
+        require(
+            null_trained, "y", labels.tolist(), f"{null} (none) was never trained, since label_drop = 0; give others"
+        )
         self.labels, self.first, self.nfe = labels, first, 0
 
     @property
@@ -215,7 +219,9 @@ def check_finite(x: Float[Tensor, "n c h w"], first: int, guidance: float | None
     if not finite.all():
         number = first + int((~finite).nonzero()[0])
         lower = "" if guidance in (None, 1) else f"lower guidance = {guidance:g}, or: "
-        raise SampleError(f"Sample {number} is not finite: {lower}has the run diverged? Choose an earlier step.")
+        raise SampleError(
+            f"Sample {number} is not finite: {lower}has the run diverged? Choose an earlier step ({EARLIER})."
+        )
     return x
 
 

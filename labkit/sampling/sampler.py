@@ -119,6 +119,12 @@ class Sampler:
         closing = 0 if self.last_step == "none" else self.solver_class.closing_steps
         return (self.steps or 1) + closing
 
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the field for a sample; about 100 for dopri5, which takes as many as it needs."""
+        each = self.solver_class.evaluations
+        return 100 if each is None else each * (self.steps or 1) + self.total_steps - (self.steps or 1)
+
     def solver(self, problem: Problem) -> Solver:
         """Solver of a problem with these settings, which are ``filled``."""
         return self.solver_class(problem, self.steps or 1, **self._own())

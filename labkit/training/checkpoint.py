@@ -20,6 +20,7 @@ from labkit import disk
 from labkit.checks import LabError
 
 FORMAT = "labkit-checkpoint-1"
+OTHER = "copy it again from where it is whole, or take another step"
 HEADER = ("step", "samples", "seconds", "config", "data")  # fields in the file's header, beside the tensors
 
 
@@ -87,10 +88,11 @@ def read(path: Path) -> Checkpoint:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has format {header.get('format')!r} and this version of labkit reads {FORMAT!r}."
+            f"{path} has format {header.get('format')!r} and this version of labkit reads {FORMAT!r}; take "
+            "the one that wrote it."
         )
     if header.get("sha256") != _digest(tensors, header):
-        raise CheckpointError(f"{path} is corrupted: its content does not match its checksum.")
+        raise CheckpointError(f"{path} is corrupted: its content does not match its checksum; {OTHER}.")
     step, samples, seconds = int(header["step"]), int(header["samples"]), float(header["seconds"])
     return Checkpoint(step, samples, header.get("config", ""), tensors, seconds, header.get("data", ""))
 
@@ -127,7 +129,7 @@ def _opened(path: Path) -> Iterator[Any]:
             f"{path} does not exist; list a run's checkpoints with `Run.open(...).checkpoints`."
         ) from None
     except (SafetensorError, ValueError, IsADirectoryError) as error:
-        raise CheckpointError(f"{path} is cut or not a checkpoint ({error}).") from error
+        raise CheckpointError(f"{path} is cut or not a checkpoint ({error}); {OTHER}.") from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from labkit.checks import ConfigError, LabError, require
 from labkit.config import Config
 from labkit.datasets import DataIdentity, present
-from labkit.disk import located, read_text, reading, unwritten, user_path
+from labkit.disk import located, read_text, reading, remove_unfinished, unwritten, user_path
 from labkit.runtime import machine
 from labkit.training import checkpoint as ckpt
 from labkit.training.status import State, Status, now
@@ -88,7 +88,10 @@ class RunFolder:
         if (self.path / "config.json").exists():
             there = type(self).open(self.path)
             done = max(there.checkpoints, default=0)
-            require(config.steps >= done, "steps", config.steps, f"{self.path} has been trained for {done} already")
+            more = f"take at least {done}, or another folder"
+            require(
+                config.steps >= done, "steps", config.steps, f"{self.path} has been trained for {done} already; {more}"
+            )
             changed = there.breaks(config, data)
             if there.config == config and done >= config.steps:  # nothing is left to do, so nothing is written
                 return self
@@ -102,8 +105,7 @@ class RunFolder:
         elif self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
             raise RunError(f"{self.path} exists and is not the folder of a run; choose an empty or a new folder.")
         with self.writing():
-            for unfinished in self.path.rglob(".*.part"):  # of a save that was killed
-                unfinished.unlink()
+            remove_unfinished(self.path)
             named = config if data is None else replace(config, dataset=data.name)
             ckpt.replace_file(self.path / "config.json", named.to_json().encode())
             if data is not None:
@@ -184,7 +186,8 @@ class RunFolder:
         try:
             config = Config.from_json(read_text(self.path / "config.json"))
         except ConfigError as error:
-            raise ConfigError(f"{self.path / 'config.json'}: {error}") from error
+            copy = "each checkpoint holds it, too: labkit.training.checkpoint.read(FILE).config"
+            raise ConfigError(f"{self.path / 'config.json'}: {error} If it is lost, {copy}.") from error
         return config if self.data is None else replace(config, dataset=self.data.located())
 
     @cached_property

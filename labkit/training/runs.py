@@ -175,7 +175,7 @@ class Run(RunFolder):
             state = source.checkpoint(at, source.config)
             parent = replace(parent, checkpoint=ckpt.digest(file))
             if not state.part("model."):
-                raise RunError(f"{self.path} is an export, without the moments that a fork goes on with.")
+                raise RunError(f"{self.path} is an export, without moments; fork the run that it was exported from.")
             ckpt.write(part / "checkpoints" / file.name, state._replace(config=config.to_json()))
             for name in ("machine.json", "metrics.csv"):
                 ckpt.replace_file(part / name, (source.path / name).read_bytes())
@@ -230,7 +230,12 @@ class Run(RunFolder):
             network = build_network(self.config, *(self.data or datasets.load(self.config.dataset)).dimensions)
         else:
             saved = state.part(f"{weights}.")
-            require(len(saved) > 0, "weights", weights, f"{self.path} is an export, which holds averaged weights alone")
+            require(
+                len(saved) > 0,
+                "weights",
+                weights,
+                f"{self.path} is an export, which holds averaged weights alone; take ema",
+            )
             network = build_network(self.config, *ckpt.dimensions(self.checkpoints[state.step]))
             network.load_state_dict(saved)
         return network.to(device()).eval().requires_grad_(False)

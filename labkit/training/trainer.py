@@ -4,6 +4,7 @@ A notebook, a widget and the command line drive this same loop: they plot a repo
 the loop. Leaving it in any way, also by an exception or Ctrl-C, saves first if the run has a folder.
 """
 
+import shlex
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
@@ -92,7 +93,7 @@ class Trainer:
         ConfigError: a setting does not fit the model or the images.
     """
 
-    @memory_for("the model, its average and its optimizer", "take a smaller model")
+    @memory_for("the model, its average and its optimizer", "end other programs, or take a smaller model")
     def __init__(
         self,
         config: Config,
@@ -330,12 +331,17 @@ class Trainer:
         raise NonFiniteLoss(f"The loss of step {self.step + 1} is not finite ({', '.join(bad)}); {self._remedy()}")
 
     def _remedy(self) -> str:
-        """The last checkpoint, and settings to lower."""
-        c = self.config
-        last = f"the last good checkpoint is at step {self.saved_step}" if self.saved_step else "nothing was saved yet"
+        """The last checkpoint, settings to lower, and the command that goes on from the one with the other."""
+        c, saved = self.config, self.saved_step
         lams = "".join(f" or {name}.lam (now {getattr(c, name).lam})" for name in c.regularizers)
-        where, there = ("", "") if self.folder is None else (f" of {self.folder.path}", " in another folder")
-        return f"{last}{where}. Train{there} with a lower optimizer.lr (now {c.optimizer.lr}){lams}."
+        lower = f"a lower optimizer.lr (now {c.optimizer.lr}){lams}"
+        if self.folder is None or not saved:
+            return f"nothing was saved yet. Train{'' if self.folder is None else ' in another folder'} with {lower}."
+        run, out = (shlex.quote(str(self.folder.path) + end) for end in ("", "-lower"))
+        again = f"labkit fork {run} --at {saved} --optimizer.lr {c.optimizer.lr / 2:g} --out {out}"
+        return (
+            f"the last good checkpoint is at step {saved}. Go on from it, or an earlier one, with {lower}: `{again}`."
+        )
 
     def _needs_less(self) -> str:
         """Settings of a step that needs less memory."""

@@ -250,7 +250,9 @@ class Explorer(HasTraits):
         self._kept.add((name, look, place.step))
         if bad := (~z.isfinite().all(dim=1)).sum().item():
             where = f"{name} at step {place.step}, block {place.block}"
-            raise ValueError(f"{where}: the features of {bad} of {len(z)} images are NaN or infinite.")
+            raise ValueError(
+                f"{where}: the features of {bad} of {len(z)} images are NaN or infinite; choose an earlier step."
+            )
         return z
 
     def _basis(self, place: Place) -> dict[str, dict[str, Pca]]:

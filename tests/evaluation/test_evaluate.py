@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import sys
 from dataclasses import replace
 from functools import partial
@@ -69,7 +70,9 @@ def values(evaluation):
     return {name: metric["value"] for name, metric in evaluation.record["metrics"].items()}
 
 
-def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run):
+def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run, monkeypatch):
+    extracted, original = [], ClassifierFeatures.__call__
+    monkeypatch.setattr(ClassifierFeatures, "__call__", lambda self, x: extracted.append(x) or original(self, x))
     evaluation = judge(run, FEW)
     samples = run.sample(30, steps=2, batch_size=7).x
     x, real = (saved(images).expand(-1, 3, -1, -1) for images in (samples, datasets.digits("held_out").x))
@@ -77,6 +80,7 @@ def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run):
     with torch.no_grad():
         z, real_z = network.features(x[:, :1]), network.features(real[:, :1])
     metrics = values(evaluation)
+    assert sum(torch.equal(batch, x[: FEW.batch]) for batch in extracted) == 1  # once, whatever is computed from it
     assert metrics["frechet"] == pytest.approx(frechet_distance(z, real_z), rel=1e-5)
     assert (metrics["precision"], metrics["recall"]) == precision_recall(real_z, z)
     pixels = Pixels(to_bytes(datasets.digits("train").x))
@@ -147,7 +151,8 @@ def test_copying_the_training_set_scores_what_real_digits_score():
     copied = to_bytes(datasets.digits("train").x[:400])
     blurred = to_bytes(torch.nn.functional.avg_pool2d(datasets.digits("train").x[:400], 3, stride=1, padding=1))
     no_class = torch.zeros(400, dtype=torch.long)
-    copies, worse = (evaluator.metrics(x.split(100), no_class)["frechet"].value for x in (copied, blurred))
+    extracted = (evaluator.extract(x.split(100), "images", 400) for x in (copied, blurred))
+    copies, worse = (evaluator.metrics(features, no_class)["frechet"].value for features in extracted)
     assert real.low <= real.mean <= real.high
     assert 0.5 * real.low < copies < 2 * real.high and worse > 3 * real.high
 
@@ -175,7 +180,9 @@ def test_samples_serve_other_metrics_and_only_the_same_request(run, tmp_path, mo
     assert pixels.samples.folder == first.samples.folder and pixels.path != first.path
     assert values(pixels)["frechet_pixels"] == pytest.approx(values(first)["frechet_pixels"])
     monkeypatch.setattr(evaluating, "_measure", None)
-    assert judge(run, FEW).record == first.record  # again nothing is drawn or measured
+    torn = first.samples.folder / f".samples-00000.npy.{2**22}@{socket.gethostname()}.part"  # of a process that is dead
+    torn.touch()
+    assert judge(run, FEW).record == first.record and not torn.exists()  # again nothing is drawn or measured
 
 
 def test_the_last_rank_measures_what_all_have_drawn(run, monkeypatch):
@@ -354,6 +361,26 @@ def test_ones_own_images_are_measured_with_what_is_there(tmp_path, monkeypatch, 
     reasons = evaluator.left_out(20)
     assert reasons[REAL] and (why is None) == ("fid, kid, inception_score" not in reasons)
     assert why is None or re.search(why, reasons["fid, kid, inception_score"])
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(2.0, "Drawing 30 samples takes about 4 min here"), (0.1, "")])
+def test_a_long_sampling_is_announced_before_it_begins(run, monkeypatch, capsys, seconds, words):
+    """By the time of one evaluation: a CPU may need days, and its bar moves for the first time after hours."""
+    sizes = []
+
+    def each(work, most):
+        sizes.append((most, len(work(2))))
+        return seconds
+
+    def make(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluating, "seconds_each", each)
+    monkeypatch.setattr(evaluating.Shards, "make", make)
+    with pytest.raises(KeyboardInterrupt):
+        judge(run, FEW, progress=True)  # two steps of two evaluations each
+    printed = capsys.readouterr().out
+    assert sizes == [(FEW.batch, 2)] and words in printed and bool(words) == bool(printed)
 
 
 def test_a_run_that_cannot_be_written_to_is_refused_before_the_sampling(run, monkeypatch):

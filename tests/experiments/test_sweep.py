@@ -18,6 +18,7 @@ from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
 from labkit.experiments.apart import Job, run_jobs
 from labkit.experiments.sweep import Sweep, combinations, grid, sweep
+from labkit.runtime import gpus
 from labkit.training.folder import RunError, RunFolder
 
 TINY = recipes.digits(model="SiT-Nano/8", steps=4, batch_size=4, save_every=2, log_every=1, keep_last=9)
@@ -117,6 +118,37 @@ def test_processes_that_end_while_others_start_end_well(tmp_path):
     """How a process ended can be asked only once, and whoever starts one asks about all."""
     jobs = {str(i): Job(time.sleep, (0.01,), tmp_path / str(i)) for i in range(40)}
     assert run_jobs(jobs, workers=8, progress=False) == {}
+
+
+class Noted:
+    """Stands for a process that ends at once; notes the GPUs that one started now would see."""
+
+    exitcode, seen = 0, []
+
+    def __init__(self, **_):
+        self.sentinel, other = os.pipe()
+        os.close(other)
+
+    def start(self):
+        self.seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    def join(self):
+        os.close(self.sentinel)
+
+
+@pytest.mark.parametrize(("visible", "used"), [("3,GPU-5e,7", ["3", "3", "GPU-5e"]), (None, ["0", "0", "1"])])
+def test_runs_at_a_time_are_on_gpus_in_turn(tmp_path, monkeypatch, visible, used):
+    """A new process, for a fork of one that knows all GPUs would keep them; its GPU is the first that it sees."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("labkit.experiments.apart.get_context", lambda way: SimpleNamespace(Process=Noted))
+    monkeypatch.setattr(Noted, "seen", [])
+    jobs = {name: Job(print, (), tmp_path) for name in "abc"}
+    assert run_jobs(jobs, workers=3, progress=False, gpus=gpus()) == {}
+    assert sorted(Noted.seen) == used and os.environ.get("CUDA_VISIBLE_DEVICES") == visible
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from labkit.disk import part_of
 from labkit.training.checkpoint import (
     FORMAT,
     Checkpoint,
@@ -137,7 +138,7 @@ def file_size_limit(part: Path) -> None:
 @pytest.mark.parametrize("obstacle", [disk_full, file_size_limit])
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(file, obstacle):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    obstacle(file.with_name(f".{file.name}.part"))
+    obstacle(part_of(file))
     try:
         with pytest.raises(CheckpointError, match=re.escape(str(file))) as error:
             write(file, STATE._replace(tensors={"model.a": torch.zeros(2**20)}))

@@ -180,6 +180,7 @@ def test_the_evaluations_that_are_stated_are_the_calls_of_the_network(network, f
     samples = sample_network(net, config(family), 2, **settings)
     assert samples.settings["nfe"] == len(calls) == CALLS.get(method, len(calls)) > 0
     assert set(calls) == {2 if guidance == 1 else 4}
+    assert Sampler(**settings).filled(family).evaluations == CALLS.get(method, 100)
     assert samples.settings["steps"] == quick(method).get("steps")
     evaluations = f"({len(calls)} evaluation{'' if len(calls) == 1 else 's'}), guidance {guidance:g}, seed 0"
     assert samples.describe() == f"{method}, {'' if method == 'dopri5' else f'{STEPS} steps '}{evaluations}"

@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import re
+import shlex
 import threading
 
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from tiny import assert_same, everything, finished, outcome, tiny, trained, weights
 
 from labkit import Run, Trainer, build_model, datasets, dispersive_loss, training
+from labkit.cli import main
 from labkit.datasets import Images
 from labkit.metrics import DigitsClassifier
 from labkit.models import DigitsTeacher
@@ -124,6 +127,10 @@ def test_nan_in_the_data_stops_before_it_is_saved(tmp_path):
     for words in ("step 8", "velocity = nan", "at step 5", "optimizer.lr (now 0.001)", "dispersive.lam (now 0.5)"):
         assert words in str(error.value)
     assert list(Run.open(tmp_path / "run").checkpoints) == [5]
+    [way] = re.findall(r"`labkit (.+)`", str(error.value))  # on from there, with half the rate
+    assert main(shlex.split(way)) == 0
+    fork = Run.open(tmp_path / "run-lower")
+    assert fork.parent.step == 5 and fork.config.optimizer.lr == 0.0005 and 12 in fork.checkpoints
     assert outcome(trained(tiny(), tmp_path / "run")) == outcome(trained(tiny(), tmp_path / "straight"))
 
 
