@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_notebooks import FOLDER, cells
 
-from labkit.experiments import Atlas, geometry_table, shipped, shipped_run
+from labkit.experiments import Atlas, geometry_table, shipped_run
 from labkit.scale import cost
 from labkit.training import Look
 from labkit.widgets import Interpolant, PairForce, Springs
@@ -26,9 +26,9 @@ def floor_of_forty_points():
 
 
 def velocity_losses():
-    curves, config = shipped("digits_compare").curves, "run == 'baseline' and name == 'velocity'"
-    loss = curves.query(config).pivot(index="step", columns="seed", values="value")
-    words = {3: "three", 6: "six"}
+    curves = Atlas.load().curves.query("condition == 'baseline' and name == 'velocity'")
+    loss = curves.pivot(index="step", columns="seed", values="value")
+    words = {3: "three", 5: "five"}
     assert loss.loc[400].round(1).eq(0.5).all()
     return (
         f"({words[loss.shape[1]]} seeds): the loss starts near {loss.loc[1].mean():.1f}, is about 0.5 after 400 steps, "
