@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 from test_notebooks import FOLDER, cells
 
+from labkit import recipes
 from labkit.experiments import Atlas
 from labkit.plots import curves_of, differences
+from labkit.scale import DATASHEET, cost, memory, paper_days
 from labkit.training.history import Curve
 from labkit.widgets import Answer, NotMeasured, Partners
 
@@ -148,6 +150,20 @@ def one_number_of_many():
     )
 
 
+def price_of_the_recipe():
+    paper, release = (recipes.imagenet256(preset=preset) for preset in ("paper", "release"))
+    assert len(paper.differences(release)) == 5
+    h100, models = DATASHEET["H100 SXM"].tflops * 1e12, {size: cost(f"SiT-{size}/2") for size in ("B", "XL")}
+    days = {size: paper_days(model, h100, 0.4) for size, model in models.items()}
+    assert 1.8 < days["XL"] < 2.2 and 0.4 < days["B"] < 0.6
+    assert sum(memory(models["XL"], 256, "bfloat16").values()) > 80e9
+    return (
+        "They differ in five settings at once",
+        "about two days for SiT-XL/2 on one H100, half a day for B/2",
+        "XL's activations at batch 256 do not fit on 80 GB",
+    )
+
+
 @pytest.mark.parametrize(
     ("number", "sentences"),
     [
@@ -159,6 +175,7 @@ def one_number_of_many():
         ("05", quarters_of_alpha),
         ("05", other_parents),
         ("10", one_number_of_many),
+        ("10", price_of_the_recipe),
     ],
 )
 def test_what_a_notebook_says_is_what_was_measured(number, sentences):
