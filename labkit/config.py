@@ -234,8 +234,13 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
         fault = "is missing" if name in names else f"is not a setting of this version ({', '.join(sorted(names))})"
         raise ConfigError(f"{prefix}{name} {fault}; the config comes from another version of labkit or was edited.")
     nested = {n: _build(kind, values[n], f"{prefix}{n}.") for n, kind in _groups(cls).items() if n in values}
-    lists = {n: tuple(v) for n, v in values.items() if isinstance(v, list)}
+    lists = {n: _tuples(v) for n, v in values.items() if isinstance(v, list)}
     return cls(**{**values, **lists, **nested})
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, those inside them, too: JSON knows no tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

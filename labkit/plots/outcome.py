@@ -40,9 +40,8 @@ def _label(condition: str) -> str:
 def outcome_figure(outcome: Outcome, measures: Sequence[str], step: int | None = None) -> go.Figure:
     """One pane a measure, one line a condition: each seed a dot, their mean a bar; real digits against real dotted."""
     table, conditions = outcome.at(step), outcome.conditions
-    count = table["seed"].nunique()
     plot = figure(
-        f"After {table['step'].iloc[0]:,} steps: each dot a seed of {count}, the bar their mean",
+        f"After {table['step'].iloc[0]:,} steps: each dot is a seed, the bar their mean",
         1,
         len(measures),
         110 + 34 * len(conditions),
@@ -115,7 +114,9 @@ def differences(outcome: Outcome, measure: str, step: int | None = None, against
 def describe_differences(outcome: Outcome, measure: str, step: int | None = None, against: str = "baseline") -> str:
     """The differences in words, a line each."""
     rows = differences(outcome, measure, step, against)
-    lines = [f"{_label(of)} {row.difference:+.3g} ({row.low:+.3g} to {row.high:+.3g})" for of, row in rows.iterrows()]
-    seeds = f"mean and 95 % interval of {int(rows['n'].min())} seeds"
+    lines = [
+        f"{_label(condition)} {row.difference:+.3g} ({row.low:+.3g} to {row.high:+.3g}; {int(row.n)} seeds)"
+        for condition, row in rows.iterrows()
+    ]
     other = "the baseline" if against == "baseline" else _label(against)
-    return "\n  ".join([f"{metric(measure).title}, minus {other}'s, paired by seed ({seeds}):", *lines])
+    return "\n  ".join([f"{metric(measure).title}, minus {other}'s: mean and 95 % interval, paired by seed", *lines])
