@@ -37,6 +37,13 @@ PAIRS = {
     "digits beside REPA, SiT-Nano/2": ("repa-dispersive", "repa"),
 }
 """Data and model, in words → a condition with the loss, and one without."""
+GAINS = {
+    "loss_held_out": "a lower loss on held-out images",
+    "agreement": "more samples recognised as requested",
+    "recall": "a higher recall",
+    "memorisation": "fewer samples near training images",
+} | {name: f"a smaller {metric(name).title}" for name in ("frechet", "frechet_pixels", "likelihood_divergence")}
+"""Metric → what it means that it is better."""
 BEST = "200 digits, SiT-Nano/4, each at its own best step"
 IMAGES = 80 * 1_281_167
 """Training images of the paper's 80 epochs of ImageNet."""
@@ -100,14 +107,14 @@ def conclusion(every: pd.DataFrame) -> str:
     better, worse = (every[every["side"] == name] for name in ("better", "worse"))
     kept = sure[sure["side"] == "better"]
     pays = "; ".join(
-        f"{metric(name).title} on {', '.join(_places(group))}" for name, group in kept.groupby("measure", sort=False)
+        f"{GAINS[name]}: {', '.join(_places(group))}" for name, group in kept.groupby("measure", sort=False)
     )
     hours = IMAGES / RATE / 3600
     return (
         f"Of {len(every)} comparisons {len(better)} are better with the loss, {len(worse)} worse, and "
         f"{len(every) - len(better) - len(worse)} are not told apart; after Holm's correction {len(kept)} and "
         f"{len(sure) - len(kept)}.\n\n"
-        + (f"**It pays** (after the correction) for: {pays}.\n\n" if pays else "**It is shown to pay nowhere.**\n\n")
+        + (f"**Where it pays**, after the correction: {pays}.\n\n" if pays else "**It is shown to pay nowhere.**\n\n")
         + "All of this is small: models of 0.3 to 2 million parameters, images of 8×8 and 16×16 pixels, minutes of "
         "training. The paper's claim is about ImageNet at 80 epochs and more, and nothing here contradicts it *there*. "
         f"The smallest fair test at scale would be SiT-B/2 for 80 epochs with three seeds of each: 6 runs of "

@@ -91,11 +91,7 @@ def with_recipes(
                 raise ConfigError(f"give a recipe or --{flag}, not both; leave {typed[0]!r} out")
         return reduce(or_, [*arms, Annotated[None, Suppress]])  # a union needs two
 
-    def choose(work: Annotated[Any, arg(name="", constructor_factory=subcommands)]) -> Any:
-        return work()
-
-    choose.__doc__ = command.__doc__
-    return choose
+    return _running(command, subcommands)
 
 
 def _with_preset(command: Callable[..., Any], recipe: Callable[..., Any], words: Sequence[str]) -> Callable[..., Any]:
@@ -128,11 +124,17 @@ def with_config_of_run(command: Callable[..., Any], words: Sequence[str]) -> Cal
         run = next((word for word in words if (Path(word) / "config.json").exists()), None)
         return later(command) if run is None else partial(later(command), config=labkit.Run.open(run).config)
 
-    def choose(work: Annotated[Any, arg(name="", constructor_factory=start)]) -> Any:
+    return _running(command, start)
+
+
+def _running(command: Callable[..., Any], work_of: Callable[[], Any]) -> Callable[..., Any]:
+    """A function with the command's help that runs what ``work_of`` makes of the words."""
+
+    def run(work: Annotated[Any, arg(name="", constructor_factory=work_of)]) -> Any:
         return work()
 
-    choose.__doc__ = command.__doc__
-    return choose
+    run.__doc__ = command.__doc__
+    return run
 
 
 def check_word(words: Sequence[str], kind: str, choices: Sequence[str], remedy: str) -> None:

@@ -135,7 +135,7 @@ def fork(
     """
     branch = labkit.Run.open(run).fork(at, out, **vars(config))
     if branch.parent is not None:
-        print(f"{out} is {branch.parent.describe()}.")
+        print(f"{out} is forked from {branch.parent.describe()}.")
     return _train(branch.trainer(), out)
 
 

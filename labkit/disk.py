@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import errno
 import glob
+import hashlib
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from labkit.checks import ConfigError, LabError, refuse, require
 
@@ -150,6 +152,14 @@ def remove_unfinished(folder: Path, pattern: str = "**/.*.part") -> None:
                 dead = time.time() - part.stat().st_mtime > DAY
             if dead:
                 part.unlink()
+
+
+def sha256(*parts: Any) -> str:
+    """Digest of texts, bytes and contiguous arrays, one after another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode(errors="surrogateescape") if isinstance(part, str) else part)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

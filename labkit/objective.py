@@ -113,15 +113,15 @@ class Objective(nn.Module):
         base = self.process.base(self.network, batch, draws, labels, self.taps)
         terms = dict(base.terms)
         if "dispersive" in self.weights:
-            settings = self.config.dispersive
-            banks = {block: {"bank": self.banks[str(block)]} for block in self.blocks["dispersive"] if self.banks}
+            settings, blocks = self.config.dispersive, self.blocks["dispersive"]
+            banks: dict[int, Any] = {block: (self.banks[str(block)],) if self.banks else () for block in blocks}
             terms["dispersive"] = _over_blocks(
-                self.repulsion, settings, self.blocks["dispersive"], base.features, options=banks
+                lambda block, z: self.repulsion(z, *banks[block]), settings, blocks, base.features
             )
         if "contrastive" in self.weights:
             settings, second = self.config.contrastive, self._second_view(batch, draws, labels, base.times)
             blocks, views = self.blocks["contrastive"], (base.features, second)
-            both = _over_blocks(lambda *z: torch.stack(settings.parts(*z)), settings, blocks, *views)
+            both = _over_blocks(lambda _, *z: torch.stack(settings.parts(*z)), settings, blocks, *views)
             terms["alignment"], repulsion = both
             terms["contrastive"] = settings.alignment_weight * terms["alignment"] + repulsion
         if self.teacher is not None and self.projector is not None:
@@ -144,20 +144,18 @@ class Objective(nn.Module):
         return self.network.features(x, self.process.model_time(t), labels, taps=self.blocks["contrastive"])
 
 
-def _over_blocks(
-    loss: Callable[..., Tensor],
-    settings: Dispersive,
-    blocks: Sequence[int],
-    *views: Features,
-    options: Mapping[int, dict[str, Any]] = MappingProxyType({}),
-) -> Tensor:
-    """The loss of each block and chunk of samples that repel each other: the mean over chunks, then one over blocks."""
+def _over_blocks(loss: Callable[..., Tensor], settings: Dispersive, blocks: Sequence[int], *views: Features) -> Tensor:
+    """The loss of each block and chunk of samples that repel each other: the mean over chunks, then one over blocks.
+
+    Args:
+        loss: a function of a block's number and a chunk of its features in each view.
+    """
     losses = []
     for block in blocks:
         scope = [view[block] for view in views]
         if settings.negatives == "global":
             scope = [gather(z) for z in scope]
         chunks = zip(*(z.split(settings.chunk or len(z)) for z in scope), strict=True)
-        losses.append(torch.stack([loss(*chunk, **options.get(block, {})) for chunk in chunks]).mean(dim=0))
+        losses.append(torch.stack([loss(block, *chunk) for chunk in chunks]).mean(dim=0))
     losses = torch.stack(losses)
     return losses.mean(dim=0) if settings.reduce == "mean" else losses.sum(dim=0)

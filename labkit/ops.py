@@ -22,6 +22,11 @@ def expand_like(t: Shaped[Tensor, " batch"], x: Tensor) -> Tensor:
     return t.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def raw(tensor: Tensor) -> np.ndarray:
+    """The bytes of a tensor, of any type."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Autocast off, and matrix products in true float32 (no TF32), whatever is switched on outside.

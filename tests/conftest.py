@@ -7,7 +7,7 @@ whole runs are trained it is off, since a third of their time would go into what
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import beartype.typing  # noqa: F401 (the hook names it)
@@ -69,6 +69,15 @@ def unchecked():
     """No checker: what a reader meets who hands in something of the wrong type or shape."""
     with checker(off=True):
         yield
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """As on a machine without: packages of the hub look for local files alone."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for place in ("huggingface_hub.constants.HF_HUB_OFFLINE", "datasets.config.HF_HUB_OFFLINE"):
+        with suppress(ImportError, AttributeError):  # where they are not installed
+            monkeypatch.setattr(place, True)
 
 
 @pytest.fixture

@@ -199,7 +199,12 @@ MUTATIONS = [
             "tests/test_disk.py",
         ),
         # meters, features, machine and configs
-        ("training/meters.py", "g - sum(part for pull in", "g + sum(part for pull in", "tests/training/test_meters.py"),
+        (
+            "training/meters.py",
+            "g - sum(gradient[i] for gradient in",
+            "g + sum(gradient[i] for gradient in",
+            "tests/training/test_meters.py",
+        ),
         ("training/features.py", "look.seed, Purpose.PROBE", "0, Purpose.PROBE", "tests/training/test_features.py"),
         (
             "training/folder.py",
@@ -236,7 +241,7 @@ MUTATIONS = [
         ),
         ("datasets/folder.py", "name = entry.name.lower()", "name = entry.name", DATASETS),
         ("datasets/sources.py", "classes = sorted(name for", "classes = list(name for", DATASETS),
-        ("datasets/sources.py", '_digest("\\n".join(names), labels)', "_digest(labels)", DATASETS),
+        ("datasets/sources.py", 'sha256("\\n".join(names), labels)', "sha256(labels)", DATASETS),
     )
 ]
 

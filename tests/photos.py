@@ -1,10 +1,11 @@
 """Small random images, folders of them and a VAE; stores prepared by processes that may be killed."""
 
-import importlib
+import importlib.util
 import json
 import os
 import signal
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,15 @@ def tiny_dino(folder: Path, kind: str = "dinov2") -> Path:
             parameter.normal_(std=0.2)
     model.save_pretrained(folder)
     return folder
+
+
+def script(name: str) -> ModuleType:
+    """A script of ``data/`` as a module."""
+    path = Path(__file__).parents[1] / "data" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def contents(store: Path) -> dict[str, bytes]:

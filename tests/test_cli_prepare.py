@@ -6,22 +6,15 @@ import time
 import numpy as np
 import pytest
 from forked import ForkedCommand
-from PIL import Image
+from photos import image_folder
 
 from labkit.cli import main
 from labkit.datasets import open_store
 
-CHANCE = np.random.default_rng(0)
-
 
 @pytest.fixture
 def photos(tmp_path):
-    for name in "ab":
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(5):
-            picture = Image.fromarray(CHANCE.integers(0, 256, (24, 20, 3), dtype=np.uint8))
-            picture.save(tmp_path / "photos" / name / f"{i}.png")
-    return tmp_path / "photos"
+    return image_folder(tmp_path / "photos", {"a": 5, "b": 5})
 
 
 def test_prepare_verify_train_and_again(photos, tmp_path, capsys):
@@ -55,9 +48,9 @@ def test_every_setting_can_be_typed(tmp_path):
     [
         ("photos --size 0 --out o", "size = 0"),
         ("nowhere/at/all --size 8 --out o", "source = 'nowhere/at/all' cannot be used: there is no such file"),
-        ("photos/a/0.png --size 8 --out o", "name the folder for images in files"),
+        ("photos/a/000.png --size 8 --out o", "name the folder for images in files"),
         ("photos --size 8 --out photos/o", "it lies in the folder of images"),
-        ("photos --size 8 --out photos/a/0.png", "it lies in the folder of images"),
+        ("photos --size 8 --out photos/a/000.png", "it lies in the folder of images"),
         ("photos --size 8 --held-out 9 --out o", "take at most 8"),
         (
             "photos --size 8 --out o --flips false",
@@ -83,7 +76,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(words, printed, pho
 def test_ctrl_c_says_how_to_go_on(photos, tmp_path, capsys):
     out = tmp_path / "store"
     for i in range(400):
-        (photos / "b" / f"more{i}.png").write_bytes((photos / "b" / "0.png").read_bytes())
+        (photos / "b" / f"more{i}.png").write_bytes((photos / "b" / "000.png").read_bytes())
     words = ["prepare", str(photos), "--size", "256", "--shard", "4", "--out", str(out)]
     command = ForkedCommand(*words, folder=tmp_path)
     while command.running and not list(out.glob("shard-00001.json")):

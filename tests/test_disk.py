@@ -167,6 +167,7 @@ def test_too_many_open_files_are_not_taken_for_a_broken_store(tmp_path):
     ("number", "words"),
     [
         (errno.ENOSPC, r"the disk is full \(\S+ \w+ free, 3 KiB needed\); make room"),
+        (errno.EACCES, "permission is denied.* name another place"),
         (errno.EDQUOT, "your quota is used up"),
         (errno.EROFS, "read-only; name a place elsewhere"),
         (errno.ESTALE, "network does not answer; when it is back"),

@@ -81,19 +81,6 @@ def test_squared_distances_survive_a_huge_common_offset():
     torch.testing.assert_close(paired_sq_distances(z[:5], w).double(), looped(sq_distance, z, w).diagonal(), **close)
 
 
-@pytest.mark.parametrize("function", [pairwise_sq_distances, pairwise_cosines, gram, lambda z: product(z, 2 - z)])
-def test_matrix_products_ignore_autocast(function):
-    """Gradients as well, as long as they are taken outside, where torch wants them taken."""
-    z = torch.randn(8, 64, requires_grad=True)
-    weights = torch.randn(8, 8)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (z @ z.T).dtype == torch.bfloat16  # this is what it must be protected from
-        inside = function(z)
-    outside = function(z)
-    assert inside.dtype == torch.float32 and torch.equal(inside, outside)
-    assert torch.equal(*(torch.autograd.grad((weights * value).sum(), z)[0] for value in (inside, outside)))
-
-
 @pytest.mark.parametrize(
     "function",
     [

@@ -230,15 +230,6 @@ def test_trustworthiness_is_sklearns(fitted):
         assert reference.trustworthiness(z) == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_cloud_and_a_hundredth_of_it_fill_about_the_same_room():
-    cloud = torch.randn(120, 10)
-    conditions = {"cloud": cloud, "small": 0.01 * cloud + 20}
-    flat, map_ = Pca.fit(conditions), UmapReference.fit(conditions)
-    true, shown = ((size(f(conditions["small"])) / size(f(cloud))).item() for f in (flat.transform, map_.transform))
-    assert true == pytest.approx(0.01, rel=0.3)
-    assert 0.3 < shown < 3
-
-
 def test_of_large_conditions_the_same_rows_are_fitted_and_small_ones_are_kept_whole():
     numbers = torch.arange(100.0)[:, None] + torch.zeros(1, 3)
     reference = UmapReference.fit({"a": numbers, "b": numbers + 1000, "small": numbers[:5] - 1000}, most=30)

@@ -8,13 +8,6 @@ from labkit.checks import ConfigError
 from labkit.flops import training_flops
 from labkit.scale import PAPER_STEPS, activations, cost, measured_flops, memory, models_table, paper_days, seconds
 
-PARAMETERS = {"SiT-XL/2": 675_129_632, "DiT-XL/2": 675_129_632, "SiT-B/4": 130_475_648, "SiT-S/8": 33_148_160}
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_the_parts_add_up_to_the_published_parameters(name):
-    assert sum(cost(name).parameters.values()) == PARAMETERS[name]
-
 
 def test_meanflow_has_a_time_embedder_more_and_half_a_forward_pass():
     plain, spans = cost("SiT-S/4"), cost("MeanFlow-S/4")

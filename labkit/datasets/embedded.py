@@ -15,6 +15,7 @@ No generator and no classifier of the lab trains on held-out images; samples are
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,7 +27,6 @@ from labkit.checks import choose
 from labkit.datasets.base import Images, Split
 from labkit.runtime import data_dir
 
-HELD_OUT, FEW, FEW_LETTERS = 500, 200, 520
 EMOJI_CLASSES = (
     "Activities",
     "Animals & Nature",
@@ -44,32 +44,18 @@ EMOJI_STYLES = ("google", "twitter")
 
 def digits(split: Split = "train") -> Images:
     """1,297 training or 500 held-out digits, (N, 1, 8, 8) in [-1, 1], classes 0 to 9."""
-    choose(split, Split, "split")
-    return _digits(split)
+    return _digits()[choose(split, Split, "split")]
 
 
 def few_digits(split: Split = "train") -> Images:
     """The first 200 training digits, about 20 of each class, or the held-out ones of ``digits``."""
-    images = digits(split)
-    return images if split == "held_out" else Images(images.x[:FEW], images.y[:FEW], images.num_classes)
+    return _first(digits(split), 200 if split == "train" else None)
 
 
 def unlabelled_digits(split: Split = "train") -> Images:
     """The digits as a single class, so that no label tells which digit an image shows."""
     images = digits(split)
     return Images(images.x, torch.zeros_like(images.y), num_classes=1)
-
-
-@cache
-def _digits(split: Split) -> Images:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    images, labels = load_digits(return_X_y=True)
-    rows = range(len(labels))
-    chosen = train_test_split(rows, test_size=HELD_OUT, stratify=labels, random_state=0)[split == "held_out"]
-    x = torch.from_numpy(images[chosen]).float().reshape(-1, 1, 8, 8) / 8 - 1  # 0 … 16 → −1 … 1
-    return Images(x, torch.from_numpy(labels[chosen]).long(), num_classes=10)
 
 
 @dataclass(eq=False)
@@ -86,8 +72,7 @@ def emoji(split: Split = "train") -> Emoji:
     Raises:
         FileNotFoundError: the file is missing; the message has two remedies.
     """
-    choose(split, Split, "split")
-    return _emoji()[split == "held_out"]
+    return _shipped("emoji")[choose(split, Split, "split")]
 
 
 @cache
@@ -97,38 +82,40 @@ def small_emoji(split: Split = "train") -> Emoji:
     return Emoji(avg_pool2d(images.x, 2), images.y, images.num_classes, images.style)
 
 
-@cache
-def _emoji() -> tuple[Emoji, Emoji]:
-    x, y, held_out, style = _shipped("emoji", "style")
-    train, rest = (Emoji(x[rows], y[rows], len(EMOJI_CLASSES), style[rows].long()) for rows in (~held_out, held_out))
-    return train, rest
-
-
 def letters(split: Split = "train") -> Images:
     """26,208 training or 2,912 held-out letters, (N, 1, 16, 16) in [-1, 1], classes 0 (A) to 25 (Z).
 
     Raises:
         FileNotFoundError: the file is missing; the message has two remedies.
     """
-    choose(split, Split, "split")
-    return _letters()[split == "held_out"]
+    return _shipped("letters")[choose(split, Split, "split")]
 
 
 def few_letters(split: Split = "train") -> Images:
     """The first 520 training letters, about 20 of each class, or the held-out ones of ``letters``."""
-    images = letters(split)
-    return images if split == "held_out" else Images(images.x[:FEW_LETTERS], images.y[:FEW_LETTERS], 26)
+    return _first(letters(split), 520 if split == "train" else None)
+
+
+def _first(images: Images, count: int | None) -> Images:
+    return Images(images.x[:count], images.y[:count], images.num_classes)
 
 
 @cache
-def _letters() -> tuple[Images, Images]:
-    x, y, held_out = _shipped("letters")
-    train, rest = (Images(x[rows], y[rows], 26) for rows in (~held_out, held_out))
-    return train, rest
+def _digits() -> dict[str, Images]:
+    """Digits by split."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    x = torch.from_numpy(images).float().reshape(-1, 1, 8, 8) / 8 - 1  # 0 … 16 → −1 … 1
+    y = torch.from_numpy(labels).long()
+    parts = train_test_split(range(len(labels)), test_size=500, stratify=labels, random_state=0)
+    return {split: Images(x[rows], y[rows], 10) for split, rows in zip(get_args(Split), parts, strict=True)}
 
 
-def _shipped(name: str, *others: str) -> list[Tensor]:
-    """Images in [-1, 1], labels, whether each is held out, and other arrays of a file in ``data/``."""
+@cache
+def _shipped(name: str) -> dict[str, Any]:
+    """Images of a file in ``data/``, by split."""
     path = data_dir() / f"{name}.npz"
     if not path.exists():
         raise FileNotFoundError(
@@ -136,8 +123,12 @@ def _shipped(name: str, *others: str) -> list[Tensor]:
             f"`python data/build_{name}.py`."
         )
     with np.load(path, allow_pickle=False) as file:
-        x, y, *rest = (torch.from_numpy(file[array]) for array in ("x", "y", "held_out", *others))
-    return [x.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1, y.long(), *rest]
+        arrays = {key: torch.from_numpy(file[key]) for key in ("x", "y", "held_out", "style") if key in file}
+    x = arrays["x"].permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+    y, held_out, num_classes = arrays["y"].long(), arrays["held_out"], int(arrays["y"].max()) + 1
+    kind, more = (Emoji, [arrays["style"].long()]) if "style" in arrays else (Images, [])
+    sides = {"train": ~held_out, "held_out": held_out}
+    return {split: kind(x[rows], y[rows], num_classes, *(z[rows] for z in more)) for split, rows in sides.items()}
 
 
 EMBEDDED = {

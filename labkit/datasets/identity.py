@@ -1,6 +1,5 @@
 """Identity of data: what a run was trained on, by content, so that no other images take their place unnoticed."""
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from labkit.checks import require
 from labkit.datasets.embedded import EMBEDDED
 from labkit.datasets.store import ABOUT, StoreError, complete
-from labkit.disk import user_path
+from labkit.disk import sha256, user_path
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,7 @@ def identify(name: str) -> DataIdentity:
     labels = next(table["sha256"] for table in about["tables"] if table["file"] == "labels.npy")
     content = {key: about[key] for key in ("kind", "flips", "scale", "held_out")}
     content |= {"shards": [shard["sha256"] for shard in about["shards"]], "labels": labels}
-    return DataIdentity(
-        _sha256(json.dumps(content).encode()), about["num_classes"], tuple(about["shape"]), name, str(path)
-    )
+    return DataIdentity(sha256(json.dumps(content)), about["num_classes"], tuple(about["shape"]), name, str(path))
 
 
 def present(name: str) -> DataIdentity | None:
@@ -103,11 +100,4 @@ def _embedded(name: str) -> DataIdentity:
     images = EMBEDDED[name]("train")
     # Pixels in steps of 1/256, which is the same on every machine: none of them is near the middle of two steps.
     pixels = (images.x * 256).round().short().numpy()
-    return DataIdentity(_sha256(pixels.data, images.y.numpy().data), images.num_classes, images.shape, name)
-
-
-def _sha256(*parts: bytes | memoryview) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+    return DataIdentity(sha256(pixels, images.y.numpy()), images.num_classes, images.shape, name)

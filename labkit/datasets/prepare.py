@@ -6,7 +6,6 @@ the last shard writes the tables and marks the store as complete. Started again,
 time of one of its files has changed, or if an image that was skipped can be used now.
 """
 
-import hashlib
 import json
 import os
 from collections import deque
@@ -22,14 +21,14 @@ import torch
 from jaxtyping import Int64, UInt8
 from tqdm.auto import tqdm
 
-from labkit.checks import ConfigError, refuse, require, whole
+from labkit.checks import check_whole, refuse, require, whole
 from labkit.datasets.decode import BrokenImage, Square, darkness, decode, pixel_limit
 from labkit.datasets.sources import Preparation, list_images
 from labkit.datasets.store import ABOUT, FORMAT, StoreError, npy, read_about, read_names, record_path, shard_record
 from labkit.datasets.vae import Codec
-from labkit.disk import DiskError, reason, replace_file, user_path
+from labkit.disk import reason, replace_file, sha256, user_path
 from labkit.distributed import launched, local_rank, place
-from labkit.runtime import cores, device, machine, memory_for
+from labkit.runtime import cores, machine, memory_for
 
 
 def prepare(
@@ -56,13 +55,13 @@ def prepare(
 
     Raises:
         ConfigError: a setting that does not fit the images, or a source or VAE that cannot be read.
-        StoreError: the folder holds something else, or a store of other settings; all images of a class are broken; or
-            the disk is full.
+        StoreError: the folder holds something else, or a store of other settings; or all images of a class are broken.
+        DiskError: nothing can be written there, or the disk is full.
     """
     preparation = Preparation(**settings)
     rank = place()[0] if rank is None else rank
     ranks = place()[1] if ranks is None else ranks
-    require(whole(ranks, 1), "ranks", ranks, "take a whole number of at least 1")
+    check_whole("ranks", ranks)
     require(whole(rank, 0) and rank < ranks, "rank", rank, f"take one of 0 to {ranks - 1}")
     source, out = user_path(source, "source"), user_path(out, "out")
     inside = source.is_dir() and out.resolve().is_relative_to(source.resolve())
@@ -70,11 +69,8 @@ def prepare(
         not inside, "out", str(out), "it lies in the folder of images, where it would count as images; name one outside"
     )
     remedy = f"take a smaller size (now {preparation.size}) or shard (now {preparation.shard})"
-    try:
-        with memory_for("the images of a shard", remedy):
-            Share(source.as_posix(), out, preparation, rank, ranks).make(progress)
-    except DiskError as error:
-        raise StoreError(str(error)) from error
+    with memory_for("the images of a shard", remedy), pixel_limit(preparation.max_pixels):
+        Share(source.as_posix(), out, preparation, rank, ranks).make(progress)
     return out
 
 
@@ -85,7 +81,9 @@ class Share:
         self.out, self.settings, self.rank = out, settings, rank
         self.listing = list_images(source, settings)
         held_out_rows(self.listing.labels, settings.held_out, settings.seed)  # refuses too many before any work
-        self.codec = None if settings.latents is None else Codec(settings.latents, _own_device())
+        if settings.latents is not None and torch.cuda.is_available():
+            torch.cuda.set_device(local_rank())
+        self.codec = None if settings.latents is None else Codec(settings.latents)
         side = settings.size
         self.shape = (settings.channels, side, side) if self.codec is None else self.codec.shape(side)
         self.shards = range(-(-len(self.listing.labels) // settings.shard))
@@ -149,11 +147,6 @@ class Share:
 
     def make(self, progress: bool) -> None:
         """Make this process's missing shards, then the tables if all shards are there."""
-        with pixel_limit(self.settings.max_pixels):
-            self._make_missing(progress)
-        self._finish()
-
-    def _make_missing(self, progress: bool) -> None:
         outdated = [number for number in self.own if self._outdated(number)]
         for number in outdated:
             record_path(self.out, number).unlink()
@@ -168,6 +161,7 @@ class Share:
         with bar, ThreadPoolExecutor(threads) as pool:
             for number in missing:
                 self._make_shard(number, pool, bar)
+        self._finish()
 
     def _outdated(self, number: int) -> bool:
         """Whether images of a shard were repaired or replaced since it was made."""
@@ -179,14 +173,14 @@ class Share:
 
     def _stamp(self, number: int) -> str:
         """Digest of the sizes and times of change of a shard's files."""
-        digest = hashlib.sha256()
+        stamps = []
         for path in self.listing.stored_in(self._range(number)):
             try:
                 status = os.stat(path)
-                digest.update(b"%d %d," % (status.st_size, status.st_mtime_ns))
+                stamps.append(f"{status.st_size} {status.st_mtime_ns},")
             except OSError:  # it will be skipped
-                digest.update(b"none,")
-        return digest.hexdigest()
+                stamps.append("none,")
+        return sha256(*stamps)
 
     def _range(self, number: int) -> range:
         """Numbers of a shard's images in the listing."""
@@ -255,12 +249,8 @@ class Share:
         if self.codec is None:
             return squares
         x = torch.from_numpy(squares).to(self.codec.device).float() / 127.5 - 1
-        try:
+        with memory_for("the VAE's encoder", f"take a smaller batch (now {self.settings.batch})"):
             views = [torch.stack(self.codec.encode(view), dim=1) for view in (x, x.flip(-1))[: 1 + self.settings.flips]]
-        except torch.OutOfMemoryError as error:
-            raise ConfigError(
-                f"batch = {self.settings.batch} is too large for the GPU's memory; take fewer."
-            ) from error
         latents = torch.stack(views, dim=1).half()
         if not latents.isfinite().all():
             raise StoreError(f"The VAE {self.codec.source} gives latents that are not finite; check its weights.")
@@ -268,11 +258,8 @@ class Share:
 
     def _write(self, name: str, *data: bytes | memoryview) -> dict[str, Any]:
         """Write a file; return its size and checksum."""
-        digest = hashlib.sha256()
-        for piece in data:
-            digest.update(piece)
         replace_file(self.out / name, *data)
-        return {"bytes": (self.out / name).stat().st_size, "sha256": digest.hexdigest()}
+        return {"bytes": (self.out / name).stat().st_size, "sha256": sha256(*data)}
 
     def _finish(self) -> None:
         """Write the tables and mark the store as complete, unless shards of other processes are still missing."""
@@ -319,12 +306,6 @@ class Share:
                 f"No image of class {self.listing.classes[label]!r} can be used ({self.listing.name(i)}: {why}). "
                 "Repair or replace one of them; the same command then goes on."
             )
-
-
-def _own_device() -> torch.device:
-    """The GPU that torchrun assigns to this process, the only GPU, or the CPU."""
-    usual = device()
-    return torch.device("cuda", local_rank()) if usual.type == "cuda" else usual
 
 
 def held_out_rows(labels: Int64[np.ndarray, " n"], count: int, seed: int = 0) -> Int64[np.ndarray, " count"]:

@@ -1,6 +1,5 @@
 """Settings of a preparation, and the images of its source: a folder, an .npz file or a Hugging Face data set."""
 
-import hashlib
 import io
 import re
 import textwrap
@@ -15,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from labkit.checks import ConfigError, check_seed, choose, refuse, require, whole
+from labkit.checks import ConfigError, check_seed, check_whole, choose, refuse, require, whole
 from labkit.datasets.decode import BrokenImage
 from labkit.datasets.folder import find_images, splits
+from labkit.disk import sha256
 
 IMAGES, LABELS = ("x", "images", "arr_0"), ("y", "labels", "arr_1")
 """Names of arrays in an .npz file."""
@@ -61,13 +61,13 @@ class Preparation:
 
     def __post_init__(self) -> None:
         for name, least in {"size": 1, "shard": 1, "batch": 1, "held_out": 0}.items():
-            value = getattr(self, name)
-            require(whole(value, least), name, value, f"take a whole number of at least {least}")
-        bits, most = self.bits, self.max_pixels
+            check_whole(name, getattr(self, name), least)
+        if self.max_pixels is not None:
+            check_whole("max_pixels", self.max_pixels)
+        bits = self.bits
         require(bits is None or (whole(bits, 8) and bits <= 16), "bits", bits, "take a whole number from 8 to 16")
-        require(most is None or whole(most, 1), "max_pixels", most, "take a whole number of at least 1")
         require(self.channels in (1, 3), "channels", self.channels, "take 3 for colour or 1 for grey")
-        require(isinstance(self.flips, bool), "flips", self.flips, "take True or False")
+        require(isinstance(self.flips, bool), "flips", self.flips, "say True or False")
         check_seed(self.seed)
         choose(self.layout, Layout, "layout")
         grey = self.latents is not None and self.channels == 1
@@ -130,13 +130,6 @@ def list_images(source: str, settings: Preparation) -> Listing:
     return listing
 
 
-def _digest(*parts: str | np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode(errors="surrogateescape") if isinstance(part, str) else part.data)
-    return digest.hexdigest()
-
-
 def _folder(root: Path) -> Listing:
     images = find_images(root, "source")
     source, names = str(root), sorted(images.names, key=lambda name: (name.partition("/")[0], name))
@@ -155,7 +148,7 @@ def _folder(root: Path) -> Listing:
     broken = [name for name in names if "\n" in name]
     require(not broken, "source", source, f"the name of a file has a line break in it: {broken[:1]}; rename it")
     labels, classes = np.array(labels, dtype=np.int64), classes or [root.name]
-    digest = _digest("\n".join(names), labels)
+    digest = sha256("\n".join(names), labels)
 
     def file(number: int) -> Path:
         return root / names[number]
@@ -223,7 +216,7 @@ def _npz(path: Path, layout: Layout) -> Listing:
     labels = _whole_numbers(source, np.zeros(len(images), int) if labels is None else labels.reshape(-1))
     same = len(images) == len(labels)
     require(same, "source", source, f"it holds {len(images)} images and {len(labels)} labels; give as many of each")
-    digest, grey = _digest(np.ascontiguousarray(images), labels), images.shape[3] == 1
+    digest, grey = sha256(np.ascontiguousarray(images), labels), images.shape[3] == 1
     notes = [f"not taken: arrays ({', '.join(others)})"] if others else []
     return Listing(labels, _numbered(labels), lambda i: images[i, ..., 0] if grey else images[i], digest, notes=notes)
 
@@ -268,7 +261,7 @@ def _hugging_face(source: str, settings: Preparation) -> Listing:
         return item["path"] if item["bytes"] is None else io.BytesIO(item["bytes"])
 
     tables = [entry["filename"] for entry in rows.cache_files]
-    return Listing(labels, classes, file, _digest(image, str(label), labels), stored_in=lambda _: tables)
+    return Listing(labels, classes, file, sha256(image, str(label), labels), stored_in=lambda _: tables)
 
 
 def _load(datasets: Any, source: str, settings: Preparation) -> Any:

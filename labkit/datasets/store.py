@@ -29,7 +29,7 @@ from labkit.checks import LabError
 from labkit.datasets.base import AugmentationDraws, Files, Source, Split
 from labkit.datasets.decode import BrokenImage, decode, pixel_limit
 from labkit.disk import reading, user_path
-from labkit.runtime import cores
+from labkit.runtime import cores, memory_for
 from labkit.types import Batch
 
 FORMAT = "labkit-store-1"
@@ -236,11 +236,9 @@ class Store(Source):
         """All items of the split, on a device."""
         items = (self._rows[:, None] * self.views + np.arange(self.views)).reshape(-1)
         first = torch.from_numpy(self._gather(items[:1]))
-        try:
+        size = f"{first.nbytes * len(items) / 2**30:.1f} GiB"
+        with memory_for(f"all of {self.folder} on {device}, {size}", "leave engine.resident off"):
             held = torch.empty((len(items), *first.shape[1:]), dtype=first.dtype, device=device)
-        except RuntimeError as error:  # usually out of memory
-            why = f"{first.nbytes * len(items) / 2**30:.1f} GiB: {str(error).splitlines()[0]}"
-            raise StoreError(f"{self.folder} cannot be held on {device} ({why}); leave engine.resident off.") from error
         for start in range(0, len(items), AT_ONCE):
             held[start : start + AT_ONCE] = torch.from_numpy(self._gather(items[start : start + AT_ONCE]))
         return held

@@ -4,15 +4,16 @@ Its encoder gives a normal distribution for each entry of the latent, q(z | imag
 on x = scale · z, z ~ q, with the published scale 0.18215, which brings ImageNet's latents to a deviation of about 1.
 """
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from labkit.checks import require
+from labkit.disk import sha256
 from labkit.models.pretrained import load_pretrained
+from labkit.ops import raw
 from labkit.runtime import device as usual_device
 from labkit.runtime import seeded
 
@@ -55,7 +56,8 @@ class Codec:
         self.scale: float = self.config["scaling_factor"]
         self.channels: int = self.config["latent_channels"]
         self.factor = 2 ** (len(self.config["block_out_channels"]) - 1)
-        self.digest = _digest(self.scale, self.vae)
+        weights = sorted(self.vae.state_dict().items())
+        self.digest = sha256(repr(self.scale), *(part for name, tensor in weights for part in (name, raw(tensor))))
         self.vae.to(self.device)
 
     def shape(self, size: int) -> tuple[int, int, int]:
@@ -82,12 +84,3 @@ class Codec:
         fault = "it decodes samples to values that are not finite; check its weights"
         require(all(bool(part.isfinite().all()) for part in parts), "vae", self.source, fault)
         return torch.cat([part.clamp(-1, 1).cpu() for part in parts])
-
-
-def _digest(scale: float, vae: nn.Module) -> str:
-    """Digest of the weights and of the scale of their latents."""
-    digest = hashlib.sha256(repr(scale).encode())
-    for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Exercises in which the reader writes the lab's mathematics, and checks that name the mistake.
 
     exercise("dispersive_loss")                 why, stub and folded solution, as a notebook shows them
-    check("dispersive_loss", dispersive_loss)   a verdict: ``.passed``, ``.key``, and ``.text``, one sentence
+    check("dispersive_loss", dispersive_loss)   a verdict: ``.passed``, and ``.text``, a sentence or two
     mine("dispersive_loss")                     the reader's function, once it has passed; the library's until then
 
 Arguments are given in the order of the stub, since a reader may rename them.
@@ -16,9 +16,7 @@ from labkit.checks import require
 from labkit.exercises import features, flows, losses
 from labkit.exercises.checking import Exercise, Verdict
 
-EXERCISES: dict[str, Exercise] = {
-    each.name: each for each in (*flows.EXERCISES, *losses.EXERCISES, *features.EXERCISES)
-}
+EXERCISES: dict[str, Exercise] = flows.EXERCISES | losses.EXERCISES | features.EXERCISES
 """All exercises by name."""
 
 _PASSED: dict[str, Callable[..., Any]] = {}

@@ -3,17 +3,22 @@
     SABOTAGES["C"].loss(z, tau=0.5)      in place of ``labkit.dispersive_loss(z, tau=0.5)``
     SABOTAGES["C"].options               diagnoses to choose from, the right one among them
 
-They are mistakes that others made in code that was published or nearly so. Letters, so that no name gives one away.
+Others made these mistakes in code that was published, or nearly so. They have letters, so that no name gives one away.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
-import torch
 from torch import Tensor
 
-from labkit.losses import dispersive_loss
-from labkit.ops import off_diagonal
+from labkit.exercises.losses import EXERCISES
+
+LEAN = (
+    "z.flatten(1) → z.flatten(1).float(); (z[:, None] - z).square().mean(dim=-1) → "
+    'torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square() / z.shape[1]'
+)
+"""Edit of Algorithm 1 that leaves its numbers and saves memory: no array of B × B × P."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,18 @@ class Sabotage:
     """A wrong loss, and what a reader has to find out."""
 
     letter: str
-    loss: Callable[..., Tensor]
-    """(z, tau) → one number, as ``dispersive_loss``."""
+    edit: str
+    """What is wrong, as an edit of Algorithm 1, "old → new"."""
     diagnosis: str
     decoys: tuple[str, ...]
     """Plausible diagnoses that are wrong."""
     clue: str
     """What gives it away: a curve, a law or a tap. Shown with the answer."""
+
+    @cached_property
+    def loss(self) -> Callable[..., Tensor]:
+        """(z, tau) → one number, as ``dispersive_loss``."""
+        return EXERCISES["dispersive_loss"].wrong(LEAN, self.edit)
 
     @property
     def options(self) -> list[str]:
@@ -35,58 +45,10 @@ class Sabotage:
         return sorted((self.diagnosis, *self.decoys))
 
 
-def _flat(z: Tensor) -> Tensor:
-    return z.flatten(1).float()
-
-
-def _sq_distances(z: Tensor) -> Tensor:
-    z = _flat(z)
-    return (z[:, None] - z[None]).square().sum(dim=-1) if z.numel() * len(z) < 2**22 else torch.cdist(z, z).square()
-
-
-def _log_mean_exp(x: Tensor) -> Tensor:
-    return x.flatten().logsumexp(0) - torch.tensor(float(x.numel())).log()
-
-
-def _detached(z: Tensor, tau: float = 0.5) -> Tensor:
-    return dispersive_loss(z.detach(), tau=tau)
-
-
-def _pooled(z: Tensor, tau: float = 0.5) -> Tensor:
-    return dispersive_loss(z.mean(dim=1), tau=tau)
-
-
-def _undivided(z: Tensor, tau: float = 0.5) -> Tensor:
-    return _log_mean_exp(-_sq_distances(z) / tau)
-
-
-def _unsquared(z: Tensor, tau: float = 0.5) -> Tensor:
-    # A root of 0 has an infinite slope: the distance of a sample from itself gets a little room.
-    return _log_mean_exp(-(_sq_distances(z) / _flat(z).shape[1] + 1e-12).sqrt() / tau)
-
-
-def _flipped(z: Tensor, tau: float = 0.5) -> Tensor:
-    return -dispersive_loss(z, tau=tau)
-
-
-def _masked(z: Tensor, tau: float = 0.5) -> Tensor:
-    logits = off_diagonal(-_sq_distances(z) / (_flat(z).shape[1] * tau))
-    return logits.logsumexp(0) - 2 * torch.tensor(float(len(z))).log()
-
-
-def _clamped(z: Tensor, tau: float = 0.5) -> Tensor:
-    return _log_mean_exp((-_sq_distances(z) / (_flat(z).shape[1] * tau)).clamp_min(-1.0))
-
-
-def _relative(z: Tensor, tau: float = 0.5) -> Tensor:
-    distances = _sq_distances(z)
-    return _log_mean_exp(-distances / distances.max().clamp_min(1e-12) / tau)
-
-
 _ALL = (
     Sabotage(
         "A",
-        _detached,
+        "z.flatten(1) → z.detach().flatten(1)",
         "No gradient flows: the features are detached, or come from a forward pass under no_grad.",
         (
             "λ is far too large.",
@@ -98,27 +60,27 @@ _ALL = (
     ),
     Sabotage(
         "B",
-        _undivided,
-        "The distance is not divided by P: the exponentials are all 0 but those of the self-pairs.",
+        "/ z.shape[1] →",
+        "The distance is not divided by P: the exponentials are all 0, except those of the self-pairs.",
         ("The loss has finished its work: all samples are far apart.", "τ is missing.", "The sign is flipped."),
         "The loss stands on its floor −log B from the very first step, before anything was trained, while the features "
-        "are as small as the baseline's. The law that fails: repeating all features should change nothing.",
+        "are as small as the baseline's. The law that fails: repeating every feature should change nothing.",
     ),
     Sabotage(
         "C",
-        _pooled,
+        "z.flatten(1) → z.mean(dim=1)",
         "The tokens are averaged before the distance is taken.",
         (
             "Each token is treated as a sample of its own.",
             "The features are divided by their length.",
             "The self-pairs are left out.",
         ),
-        "The mean over the tokens spreads, and what remains after the mean is taken off does not. The law that fails: "
-        "adding numbers that cancel over the tokens changes the features, and not this loss.",
+        "The mean over the tokens spreads, but what is left when you subtract that mean does not. The law that fails: "
+        "adding numbers that sum to 0 over the tokens should change the loss, and does not.",
     ),
     Sabotage(
         "D",
-        _flipped,
+        "return torch.log → return -torch.log",
         "The sign is flipped: samples are pulled together.",
         ("λ is 0.", "The learning rate is too high.", "The covariance variant runs instead of InfoNCE-L2."),
         "The total loss falls nicely, and so does the logged term, but the spread shrinks below the baseline's, and "
@@ -126,8 +88,9 @@ _ALL = (
     ),
     Sabotage(
         "E",
-        _masked,
-        "The self-pairs are taken out of the sum, which is still divided by B².",
+        "torch.log(torch.exp(-D / tau).mean()) → "
+        "(-D / tau).fill_diagonal_(-torch.inf).logsumexp((0, 1)) - 2 * torch.tensor(float(len(D))).log()",
+        "The self-pairs are left out of the sum, which is still divided by B².",
         (
             "The features are normalised first.",
             "The log stands inside the mean.",
@@ -138,32 +101,32 @@ _ALL = (
     ),
     Sabotage(
         "F",
-        _unsquared,
+        ".square() / z.shape[1] → / z.shape[1] ** 0.5",
         "The distance is not squared.",
         (
             "τ is twice as large as configured.",
             "The distance is not divided by P.",
             "The diagonal of the distance matrix is not zero.",
         ),
-        "It works, only otherwise: near pairs push as hard as far ones, so the force curve of notebook 02 starts at "
-        "its peak instead of at 0. The law that fails: with twice the features and four times τ the loss should "
-        "stay.",
+        "It works, but not in the same way: the nearest pairs push hardest, so the force curve of notebook 02 starts "
+        "at its peak instead of at 0. The law that fails: with twice the features and four times τ, the loss should "
+        "stay the same.",
     ),
     Sabotage(
         "G",
-        _clamped,
-        "The exponents are clamped: a pair that is a little apart gets no gradient any more.",
+        "-D / tau → (-D / tau).clamp_min(-1.0)",
+        "The exponents are clamped: a pair that is a little apart no longer gets a gradient.",
         (
             "λ is warmed up over the whole training.",
             "The features are computed in bfloat16.",
             "The loss has reached −log B.",
         ),
         "The loss falls quickly and then stays level, but far above −log B, and on that plateau its gradient is "
-        "exactly 0. A floor at another height than −log B is never the right one.",
+        "exactly 0. The only floor of the right loss is −log B.",
     ),
     Sabotage(
         "H",
-        _relative,
+        "/ tau → / D.max().clamp_min(1e-12) / tau",
         "The distances are divided by the largest one of the batch.",
         (
             "The cosine variant runs instead of InfoNCE-L2.",
@@ -171,7 +134,7 @@ _ALL = (
             "The features come from a block after the final norm.",
         ),
         "The loss hardly moves, whatever the features do, and their norm has no reason to grow. The law that fails: "
-        "doubling the features should bring the loss nearer to its floor, and changes nothing here.",
+        "doubling the features should bring the loss nearer to its floor, and here it changes nothing.",
     ),
 )
 SABOTAGES: dict[str, Sabotage] = {each.letter: each for each in _ALL}

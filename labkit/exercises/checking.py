@@ -1,52 +1,36 @@
-"""An exercise, and its check: the reader's function on fixed inputs, against an oracle and the known mistakes.
+"""An exercise, and its check: the reader's function on fixed inputs, against the library and the known mistakes.
 
-Where the two differ, the check looks for a known mistake that gives the reader's very numbers, and names it. Otherwise
-it says how far off the function is, and which property it breaks first. All of this runs in a thread with a time limit:
-an endless loop is interrupted and leaves the kernel alive.
+An exercise is written once, as its solution: a function (or a class) whose docstring is the task. The stub is the same
+code with the lines below each docstring left blank. A known mistake is an edit of these lines, "old → new", with the
+sentence that a reader gets whose function returns the same numbers. Two mistakes at once are recognised as well; for
+any other difference the check says where it lies: shape, sign, factor, order, or the first wrong entry.
 """
 
 import ctypes
 import html
+import inspect
+import re
+import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
+from itertools import combinations
 from textwrap import shorten
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from labkit.exercises.differences import Outcome, agree, close, difference, malformed, same_values, wrong_gradient
+from labkit.exercises.stubs import blanked, source, without_docstrings
 from labkit.runtime import one_thread
 
 Arguments = tuple[Any, ...]
 Function = Callable[..., Any]
 T = TypeVar("T")
-TOLERANCE = 1e-4  # of the largest entry: above float32's rounding in any order of the sums
-
-
-class Mistake(NamedTuple):
-    """A known wrong answer."""
-
-    key: str
-    """Short name."""
-    sentence: str
-    """What to look at, but not the answer."""
-    answer: Any
-    """The mistake as code, of the same form as the reader's."""
-
-
-class Law(NamedTuple):
-    """A property of the right answer, to point at when no known mistake fits."""
-
-    claim: str
-    """The property, as the end of a sentence."""
-    measure: Callable[[Function], tuple[Any, Any]]
-    """The reader's function → the number that it gives, and the one that it should give."""
-    tolerance: float = 1e-3
-    """Allowed relative error."""
 
 
 class Verdict(NamedTuple):
@@ -54,24 +38,25 @@ class Verdict(NamedTuple):
 
     passed: bool
     key: str
-    """``right``, the key of a mistake, or what stopped the check."""
+    """``right``, ``mistake`` (a known one, or two), ``off``, or what stopped the check, such as ``shape``."""
     text: str
-    """One or two sentences for the reader."""
+    """One or more sentences for the reader."""
 
     def __repr__(self) -> str:
         return f"{'✓' if self.passed else '✗'} {self.text}"
 
 
-def _same(answer: Any) -> Function:
-    return answer
+def about(notebook: str, title: str, minutes: int, difficulty: int) -> dict[str, Any]:
+    """Where an exercise stands and what it takes, as fields of ``Exercise``."""
+    return locals()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exercise:
     """A stub to fill in, and all that surrounds it; a notebook shows it as Markdown, with the solution folded."""
 
-    name: str
-    """Name of the exercise and of the function in its stub, if the stub is a function."""
+    answer: Any
+    """Solution, as a function or class."""
     notebook: str
     """Number of its notebook."""
     title: str
@@ -80,106 +65,161 @@ class Exercise:
     """1 to 3."""
     why: str
     """Reason to care, before the stub."""
-    stub: str
-    solution: str
     oracle: Any
-    """The right answer, of the same form as the reader's."""
-    cases: Callable[[], Sequence[Arguments]]
+    """The library's function or class, called like the solution."""
+    inputs: Callable[[], Sequence[Arguments]]
     """Function that returns the same inputs at every call, in fresh tensors."""
-    mistakes: tuple[Mistake, ...]
-    laws: tuple[Law, ...] = ()
+    mistakes: Mapping[str, str]
+    """Edit of the solution, "old → new", or several parted by "; " → sentence: what to look at, but not the answer."""
+    laws: Mapping[str, Callable[[Function], tuple[Any, Any]]] = field(default_factory=dict)
+    """Property of the right answer → the reader's function → the number that it gives, and the one that it should."""
     gradients: tuple[int, ...] = ()
     """Positions of the arguments by which the result is differentiated."""
-    adapt: Callable[[Any], Function] = field(default=_same)
-    """Answer → the function of ``cases`` that is compared, where the answer is not this function itself."""
+    returns: tuple[str, ...] = ("the result",)
+    """Name of each value that is compared."""
+    adapt: Callable[[Any], Function] = lambda answer: answer
+    """Answer → the function of ``inputs`` that is compared, where the answer is not this function itself."""
     seconds: float = 5.0
     """Time limit of the check."""
+
+    @property
+    def name(self) -> str:
+        """Name of the exercise: that of its function, or adaln_block for the class AdaLNBlock."""
+        return re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", "_", self.answer.__name__).lower()
+
+    @cached_property
+    def solution(self) -> str:
+        """Code of the solution, without its docstrings."""
+        return without_docstrings(source(self.answer))
+
+    @cached_property
+    def stub(self) -> str:
+        """The solution with the lines below each docstring left blank; their names and comments remain."""
+        return blanked(source(self.answer))
 
     def check(self, answer: Any) -> Verdict:
         """The verdict on a reader's answer."""
         kind = "class" if isinstance(self.oracle, type) else "function"
         if not callable(answer) or isinstance(answer, type) != (kind == "class"):
-            text = f"Give the {kind} itself: what you gave is of type {type(answer).__name__}."
+            text = f"Please give the {kind} itself, without calling it: this is of type {type(answer).__name__}."
             return Verdict(False, "not callable", text)
         try:
             # One thread: tensors are small, and a new Python thread would have to gather a team of its own.
             with one_thread(), torch.inference_mode(False), torch.enable_grad():
-                wants = _reference(self, self.oracle)
-                gots = _limited(lambda: self._outcomes(answer), self.seconds)
-                return gots if isinstance(gots, Verdict) else self._judge(answer, gots, wants)
+                wants = _outcomes(self)
+                gots = _limited(lambda: [self._outcome(answer, i) for i in range(len(wants))], self.seconds)
+                return self._judge(answer, gots, wants)
+        except _Stopped as stopped:
+            return stopped.verdict
         except TimeoutError:
             late = f"It was still running after {self.seconds:g} seconds, so I stopped it. Does a loop never end?"
             return Verdict(False, "endless", late)
 
-    def _outcomes(self, answer: Any) -> "list[Outcome] | Verdict":
-        """The answer's outcome in every case; a verdict where one has none, or changes its inputs."""
-        gots: list[Outcome] = []
-        for arguments, before in zip(self.cases(), self.cases(), strict=True):
-            try:
-                got = _outcome(self.adapt(answer), arguments, self.gradients)
-            except (Exception, SystemExit) as error:
-                return _stopped(answer, error)
-            if isinstance(got, Verdict):
-                return got
-            if any(isinstance(b, Tensor) and not _close(a, b, 0) for a, b in zip(arguments, before, strict=True)):
-                return Verdict(False, "in place", IN_PLACE)
-            gots.append(got)
-        return gots
+    def edited(self, *edits: str) -> str:
+        """Code of the solution with known mistakes in it.
 
-    def _judge(self, answer: Any, gots: "list[Outcome]", wants: "Sequence[Outcome]") -> Verdict:
-        if all(map(_agree, gots, wants)):
+        Raises:
+            ValueError: an edit finds nothing to change.
+        """
+        code = self.solution
+        for change in (change for edit in edits for change in edit.split("; ")):
+            old, new = (part.strip() for part in change.split("→"))
+            if old not in code:
+                raise ValueError(f"{self.answer.__name__}: nothing to edit for {change!r}")
+            code = code.replace(old, new)
+        return code
+
+    def wrong(self, *edits: str) -> Any:
+        """The solution with known mistakes in it."""
+        scope = dict(vars(sys.modules[self.answer.__module__]))
+        exec(self.edited(*edits), scope)
+        return scope[self.answer.__name__]
+
+    def _outcome(self, answer: Any, case: int) -> Outcome:
+        """The reader's outcome on one of the inputs.
+
+        Raises:
+            _Stopped: there is none, or the inputs have changed.
+        """
+        arguments, before = self.inputs()[case], self.inputs()[case]
+        try:
+            got = _outcome(self.adapt(answer), arguments, self)
+        except (Exception, SystemExit) as error:
+            raise _Stopped(*_error(answer, error, self)) from error
+        if any(isinstance(b, Tensor) and not close(a, b, 0) for a, b in zip(arguments, before, strict=True)):
+            raise _Stopped("in place", IN_PLACE)
+        return got
+
+    def _judge(self, answer: Any, gots: Sequence[Outcome], wants: Sequence[Outcome]) -> Verdict:
+        if all(map(agree, gots, wants)):
             gradient = ", gradient included" if self.gradients else ""
-            praise = f"Right: your lines give the library's numbers{gradient}. From here on the panels can run them."
+            praise = f"Right: your lines give the library's numbers{gradient}. From here on, the panels can run them."
             return Verdict(True, "right", praise)
-        # Where all values are right, only the gradient tells a mistake.
-        valid = all(map(_same_values, gots, wants))
-        for mistake in self.mistakes:
-            if all(map(_agree if valid else _same_values, gots, _reference(self, mistake.answer))):
-                return Verdict(False, mistake.key, mistake.sentence)
-        return self._described(answer, gots, wants, valid)
-
-    def _described(self, answer: Any, gots: "list[Outcome]", wants: "Sequence[Outcome]", valid: bool) -> Verdict:
-        """The verdict where no known mistake fits."""
         for got, want in zip(gots, wants, strict=True):
-            shapes, right = ([tuple(v.shape) for v in each.values] for each in (got, want))
-            if shapes != right:
-                text = f"It returns {_shapes(shapes)}, but the docstring promises {_shapes(right)}."
-                return Verdict(False, "shape", f"{text} Which mean, sum or axis is missing, or one too many?")
-            if not all(v.isfinite().all() for v in got.values):
-                return Verdict(False, "nan", NOT_FINITE)
-            if valid and got.slopes is None:
-                return Verdict(False, "no gradient", NO_GRADIENT)
-            if valid and got.slopes is not None and not all(s.isfinite().all() for s in got.slopes):
-                return Verdict(False, "nan gradient", NAN_GRADIENT)
-        if valid:
-            return Verdict(False, "gradient", WRONG_GRADIENT)
-        pairs = (
-            (g, w) for got, want in zip(gots, wants, strict=True) for g, w in zip(got.values, want.values, strict=True)
-        )
-        got, want = next((g, w) for g, w in pairs if not _close(g, w))
-        off = f"{got:.4g} instead of {want:.4g}" if got.ndim == 0 else f"off by up to {(got - want).abs().max():.2g}"
-        return Verdict(
-            False, "off", f"Not yet: on the first inputs where it differs, it is {off}.{self._broken(answer)}"
-        )
+            if problem := malformed(got, want, self.returns):
+                return Verdict(False, *problem)
+        valid = all(map(same_values, gots, wants))  # then only the gradient tells a mistake
+        for sentence, outcomes in self._known():
+            if all(map(agree if valid else same_values, gots, outcomes)):
+                return Verdict(False, "mistake", sentence)
+        function = getattr(self.answer, "forward", self.answer)
+        names = list(inspect.signature(function).parameters)[-len(self.inputs()[0]) :]
+        slopes = [names[i] for i in self.gradients]
+        for got, want in zip(gots, wants, strict=True):
+            if valid and (problem := wrong_gradient(got, want, slopes)):
+                return Verdict(False, *problem)
+        again = _limited(lambda: self._outcome(answer, 0), self.seconds)
+        if not same_values(again, gots[0]):
+            return Verdict(False, "random", RANDOM)
+        inputs = dict(zip(names, zip(*self.inputs(), strict=True), strict=True))
+        hint = self._unused(answer, gots[0], names) or self._broken(answer)
+        return Verdict(False, "off", f"Not yet: {difference(gots, wants, self.returns, inputs)}{hint}")
+
+    def _known(self) -> Iterator[tuple[str, Sequence[Outcome]]]:
+        """Sentence and outcomes of each mistake, then of each two together."""
+        for edit, sentence in self.mistakes.items():
+            yield sentence, _outcomes(self, edit)
+        for one, two in combinations(self.mistakes, 2):
+            try:
+                if self.edited(one, two) != self.edited(two, one):
+                    continue
+                outcomes = _outcomes(self, one, two)
+            except Exception:  # they exclude each other
+                continue
+            yield f"There are two things to mend. One: {self.mistakes[one]} Two: {self.mistakes[two]}", outcomes
+
+    def _unused(self, answer: Any, got: Outcome, names: Sequence[str]) -> str:
+        """The first argument that the answer does not depend on, as a sentence."""
+        for i, value in enumerate(self.inputs()[0]):
+            arguments = list(self.inputs()[0])
+            if isinstance(value, float) or (isinstance(value, Tensor) and value.is_floating_point()):
+                wave = torch.arange(value.numel()).sin().view_as(value) if isinstance(value, Tensor) else 1.0
+                arguments[i] = value - 0.1 * wave  # for some functions, a mere scale changes nothing
+                try:
+                    other = _limited(lambda new=tuple(arguments): _outcome(self.adapt(answer), new, self), self.seconds)
+                except Exception:
+                    continue
+                if same_values(other, got):
+                    return f" Where does `{names[i]}` come in? When it changes, your numbers do not."
+        return ""
 
     def _broken(self, answer: Any) -> str:
         """The first law that the answer breaks, as a sentence."""
-        for law in self.laws:
+        for claim, measure in self.laws.items():
             try:
-                measured = _limited(lambda law=law: law.measure(self.adapt(answer)), self.seconds)
+                measured = _limited(lambda measure=measure: measure(self.adapt(answer)), self.seconds)
                 got, want = (torch.as_tensor(value).detach().double() for value in measured)
             except Exception:
                 continue
-            if got.ndim == want.ndim == 0 and not _close(got, want, law.tolerance):
-                return f" A good place to start: {law.claim}; yours gives {got:.4g} instead of {want:.4g}."
+            if not close(got, want, 1e-3):
+                here = f"; yours gives {got:.4g} instead of {want:.4g}" if want.ndim == 0 else ", but not for yours"
+                return f" A good place to start: {claim}{here}."
         return ""
 
     def _repr_markdown_(self) -> str:
-        stars = "●" * self.difficulty + "○" * (3 - self.difficulty)
-        code = html.escape(self.solution.strip())
-        solution = f"<details><summary>A solution</summary><pre>{code}</pre></details>"
-        head = f"**Build it: {self.title}** · {self.minutes} min · difficulty {stars}"
-        return f"{head}\n\n{self.why}\n\n```python\n{self.stub.strip()}\n```\n\n{solution}\n"
+        head = f"**Build it: {self.title}** · {self.minutes} min · difficulty {'●' * self.difficulty:○<3}"
+        solution = f"<details><summary>A solution</summary><pre>{html.escape(self.solution)}</pre></details>"
+        return f"{head}\n\n{self.why}\n\n```python\n{self.stub}\n```\n\n{solution}\n"
 
 
 UNFILLED = (
@@ -187,88 +227,74 @@ UNFILLED = (
     "solution is one click away."
 )
 IN_PLACE = (
-    "It changes its inputs in place, and whoever calls it next works with other numbers. Make a new tensor: no `+=`, "
-    "no method that ends in an underscore, no assignment into a slice of an input."
+    "It changes its inputs in place, so whoever uses them next works with other numbers. Please make a new tensor: no "
+    "`+=`, no method whose name ends in an underscore, no assignment to a part of an input."
 )
-NOT_FINITE = (
-    "It returns NaN or infinity. Which line divides by 0, or takes a logarithm or a root of something negative?"
-)
-NO_GRADIENT = (
-    "The value is right, but no gradient reaches the input, so training would never notice this term. Is there a "
-    "`.item()`, a `detach` or a `no_grad` on the way?"
-)
-NAN_GRADIENT = (
-    "The value is right, but its gradient is NaN: a square root has an infinite slope at 0, where every sample's "
-    "distance from itself lies. Can you do without the root?"
-)
-WRONG_GRADIENT = "The value is right, but the gradient is not. Is a part of it detached that should not be?"
+RANDOM = "It gives other numbers each time it is called. Does it draw random numbers, and should it?"
 
 
-class Outcome(NamedTuple):
-    """Values that a function returns, and the gradients of the first of them; None where it has none."""
+class _Stopped(Exception):
+    """A reader's function gives nothing to compare; carries the verdict."""
 
-    values: tuple[Tensor, ...]
-    slopes: tuple[Tensor, ...] | None
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.verdict = Verdict(False, key, text)
 
 
-def _outcome(function: Function, arguments: Arguments, gradients: Sequence[int]) -> "Outcome | Verdict":
-    """Outcome of one call; a verdict where it returns nothing, or no numbers."""
-    inputs = [arguments[i].requires_grad_() for i in gradients]
+def _outcome(function: Function, arguments: Arguments, exercise: Exercise) -> Outcome:
+    """Outcome of one call.
+
+    Raises:
+        _Stopped: it returns nothing, no numbers, or numbers that cannot be compared.
+    """
+    inputs = [arguments[i].requires_grad_() for i in exercise.gradients]
     result = function(*arguments)
-    results = tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    several = isinstance(result, (Tensor, np.ndarray)) and result.ndim and len(result) == len(exercise.returns) > 1
+    results = tuple(result) if several or isinstance(result, (tuple, list)) else (result,)
     if not results or any(value is None or value is ... for value in results):
-        return Verdict(False, "empty", UNFILLED)
+        raise _Stopped("empty", UNFILLED)
     for value in results:
         if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)):
-            return Verdict(False, "type", f"It returns a {type(value).__name__} where the docstring promises numbers.")
+            raise _Stopped("type", f"It returns a {type(value).__name__} where the docstring promises numbers.")
     values = [torch.as_tensor(value) for value in results]
+    for value in values:
+        if value.device.type != "cpu":
+            raise _Stopped(
+                "device", f"Its result lies on {value.device}, and its inputs lie on the CPU. Keep it there."
+            )
+        if value.is_complex():
+            raise _Stopped("complex", "It returns complex numbers. Which part of them is meant: perhaps `.real`?")
     slopes = None
-    first = values[0]
-    if inputs and first.requires_grad and first.ndim == 0:
-        pulls = torch.autograd.grad(first, inputs, allow_unused=True, materialize_grads=True)
+    if inputs and values[0].requires_grad and values[0].ndim == 0:
+        pulls = torch.autograd.grad(values[0], inputs, allow_unused=True, materialize_grads=True)
         slopes = tuple(slope.double() for slope in pulls)
     return Outcome(tuple(value.detach().double() for value in values), slopes)
 
 
 @cache
-def _reference(exercise: Exercise, answer: Any) -> tuple[Outcome, ...]:
-    """Outcomes of the oracle or of a known mistake."""
-    outcomes = tuple(_outcome(exercise.adapt(answer), case, exercise.gradients) for case in exercise.cases())
-    assert all(isinstance(outcome, Outcome) for outcome in outcomes), f"{exercise.name}: no numbers"
-    return cast(tuple[Outcome, ...], outcomes)
+def _outcomes(exercise: Exercise, *edits: str) -> tuple[Outcome, ...]:
+    """Outcomes of the solution with known mistakes in it; without any, those of the oracle."""
+    function = exercise.adapt(exercise.wrong(*edits) if edits else exercise.oracle)
+    return tuple(_outcome(function, case, exercise) for case in exercise.inputs())
 
 
-def _same_values(a: Outcome, b: Outcome) -> bool:
-    return len(a.values) == len(b.values) and all(map(_close, a.values, b.values))
-
-
-def _agree(a: Outcome, b: Outcome) -> bool:
-    """Whether values and gradients are the same."""
-    if a.slopes is None or b.slopes is None:
-        return a.slopes is b.slopes and _same_values(a, b)
-    return _same_values(a, b) and all(map(_close, a.slopes, b.slopes))
-
-
-def _close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
-    """Whether shapes agree, and entries up to a share of the largest."""
-    if a.shape != b.shape:
-        return False
-    scale = b.detach().abs().max().item() if b.numel() else 0.0
-    return torch.allclose(a.detach(), b.detach(), rtol=0.0, atol=tolerance * scale + 0.05 * tolerance, equal_nan=True)
-
-
-def _stopped(answer: Any, error: BaseException) -> Verdict:
-    """The verdict on an answer that raised an error: type, message, and the line of the reader's code."""
+def _error(answer: Any, error: BaseException, exercise: Exercise) -> tuple[str, str]:
+    """Key and sentence for an answer that raised an error: type, message, and the line of the reader's code."""
+    if isinstance(error, _Stopped):
+        return error.verdict.key, error.verdict.text
     if "ellipsis" in str(error).lower():
-        return Verdict(False, "empty", UNFILLED)
-    if "in-place operation" in str(error):
-        return Verdict(False, "in place", IN_PLACE)
-    code = getattr(answer.__init__ if isinstance(answer, type) else answer, "__code__", None)
-    file = None if code is None else code.co_filename
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        return "empty", UNFILLED
+    if "in-place operation" in str(error) and exercise.gradients:
+        return "in place", IN_PLACE
+    functions = vars(answer).values() if isinstance(answer, type) else [answer]
+    files = {f.__code__.co_filename for f in functions if hasattr(f, "__code__")}
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     where = f" The line: `{own[-1].line}`." if own and own[-1].line else f" Line {own[-1].lineno}." if own else ""
-    message = shorten(str(error), 300)
-    return Verdict(False, "error", f"It stopped with {type(error).__name__}: {message.rstrip('.')}.{where}")
+    if isinstance(error, TypeError) and not own and "argument" in str(error):
+        solution = exercise.answer
+        where = f" The check calls it as `{solution.__name__}{inspect.signature(solution)}`."
+    message = shorten(str(error), 300).rstrip(".")
+    return "error", f"It stopped with {type(error).__name__}: {message}.{where}"
 
 
 class _Interrupted(BaseException):
@@ -305,11 +331,6 @@ def _limited(work: Callable[[], T], seconds: float) -> T:
     if errors and not isinstance(errors[0], _Interrupted):
         raise errors[0]
     raise TimeoutError
-
-
-def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
-    texts = ["one number" if shape == () else f"shape {shape}" for shape in shapes]
-    return " and ".join(texts)
 
 
 def numbers(*shape: int, seed: int = 0, scale: float = 1.0, shift: float = 0.0) -> Tensor:

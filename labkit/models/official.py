@@ -80,7 +80,8 @@ def _read(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"{path} is cut, or not a file of weights ({_short(error)}); download it again.") from error
+        why = textwrap.shorten(str(error), 200)
+        raise WeightsError(f"{path} is cut, or not a file of weights ({why}); download it again.") from error
     except pickle.UnpicklingError as error:
         other = re.search(r"GLOBAL (\S+)", str(error))
         what = f"{other[1]}, which is neither a tensor nor" if other else "something else than tensors and"
@@ -88,10 +89,6 @@ def _read(path: Path) -> Any:
         raise WeightsError(
             f"{path} is cut, or holds {what} an argparse.Namespace, and loading that could run code; {remedy}."
         ) from error
-
-
-def _short(error: Exception) -> str:
-    return textwrap.shorten(str(error), 200)
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:

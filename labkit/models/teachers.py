@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from labkit.checks import require, whole
+from labkit.checks import check_whole, require
 from labkit.models.encoder import DigitsEncoder
 from labkit.models.pretrained import load_pretrained
 from labkit.runtime import data_dir, seeded
@@ -155,7 +155,7 @@ class DinoTeacher(Teacher):
 
     def __init__(self, source: str, grid: int = 16, antialias: bool = True) -> None:
         super().__init__()
-        require(whole(grid, 1), "grid", grid, "take a whole number of tokens per side, at least 1")
+        check_whole("grid", grid)
 
         def load(transformers: Any, source: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             local = options["local_files_only"]

@@ -6,7 +6,7 @@ the new one whole. The optimizer's state lies under parameter names, so the file
 """
 
 import contextlib
-import hashlib
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from labkit import disk
 from labkit.checks import LabError
+from labkit.ops import raw
 
 FORMAT = "labkit-checkpoint-1"
 OTHER = "copy it again from where it is whole, or take another step"
@@ -46,11 +47,8 @@ class Checkpoint(NamedTuple):
 
 
 def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(" ".join(header[name] for name in HEADER if name in header).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    named = ((f"{name} {tensor.dtype} {tuple(tensor.shape)}", raw(tensor)) for name, tensor in sorted(tensors.items()))
+    return disk.sha256(" ".join(header[name] for name in HEADER if name in header), *itertools.chain(*named))
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:

@@ -15,7 +15,8 @@ from labkit.training.folder import RunError
 from labkit.training.status import running
 
 SAVING = "600"  # seconds that torchrun gives its ranks to save when it is stopped; its default is 30
-_CHILDREN: dict[int, subprocess.Popen] = {}  # processes started from here, which remain zombies until polled here
+_CHILDREN: dict[tuple[int, float], subprocess.Popen] = {}
+"""Processes started from here, which remain zombies until polled here, by number and time of start."""
 
 
 class Process(NamedTuple):
@@ -45,9 +46,9 @@ class Process(NamedTuple):
             start_new_session=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": SAVING},
         )
-        _CHILDREN[child.pid] = child
         try:
             process = cls(child.pid, psutil.Process(child.pid).create_time(), socket.gethostname(), command, processes)
+            _CHILDREN[process[:2]] = child
             ckpt.replace_file(note, json.dumps(process._asdict(), indent=2).encode())
         except BaseException:
             child.terminate()  # without its note, nobody could find it again
@@ -90,8 +91,8 @@ class Process(NamedTuple):
     @property
     def _running(self) -> bool:
         """Whether the process itself runs."""
-        if self._child is not None:
-            return self._child.poll() is None
+        if child := _CHILDREN.get(self[:2]):
+            return child.poll() is None
         process = running(self.pid)
         if process is None:
             return False
@@ -111,11 +112,6 @@ class Process(NamedTuple):
     @property
     def killed_by(self) -> str:
         """Name of the signal that ended it; empty if there was none, or if it was not started from this process."""
-        ended = None if self._child is None else self._child.poll()
+        child = _CHILDREN.get(self[:2])
+        ended = None if child is None else child.poll()
         return signal.Signals(-ended).name if ended is not None and ended < 0 else ""
-
-    @property
-    def _child(self) -> subprocess.Popen | None:
-        """Its handle, if it was started from here; another child may have had its number before."""
-        child = _CHILDREN.get(self.pid)
-        return child if child is not None and child.args == self.command else None

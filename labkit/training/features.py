@@ -6,13 +6,12 @@ the count, so two runs that are given the same look are compared on the same inp
 features/step-00001500-<key>-block01.safetensors   one block's features; the key is a digest of all that they depend on
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -23,12 +22,12 @@ from torch import Tensor
 from labkit import datasets
 from labkit.checks import check_number, check_seed, check_whole, choose
 from labkit.config import Config
-from labkit.disk import DiskError, replace_file
+from labkit.datasets import Split
+from labkit.disk import DiskError, replace_file, sha256
 from labkit.models import Transformer
 from labkit.process import process_of
 from labkit.runtime import Purpose, generator
 
-Split = Literal["train", "held_out"]
 FORMAT = "labkit-features-1"
 AT_ONCE = 256  # images in one forward pass
 MOST = 10_000  # largest number of images
@@ -113,7 +112,7 @@ class FeatureCache:
 
     def __init__(self, folder: Path, step: int, made_by: Mapping[str, object]) -> None:
         self._made_by = json.dumps([FORMAT, made_by], sort_keys=True)
-        self._start = folder / f"step-{step:08d}-{hashlib.sha256(self._made_by.encode()).hexdigest()[:16]}-block"
+        self._start = f"{folder}/step-{step:08d}-{sha256(self._made_by)[:16]}-block"
 
     def _file(self, block: int) -> Path:
         return Path(f"{self._start}{block:02d}.safetensors")

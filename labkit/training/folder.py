@@ -56,6 +56,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = user_path(path, "folder of the run")
+        self.sheets, self._metrics = self.path / "samples", self.path / "metrics.csv"
         self._lock: FileLock | None = None
         self._started = self._noted = 0.0
 
@@ -63,9 +64,9 @@ class RunFolder:
         return self.__dict__ | {"_lock": None}  # a copy in another process owns nothing
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
-        """Open a run's folder; a missing or foreign folder is refused with a RunError."""
-        folder = cls(path)
+    def open(cls, path: str | Path, **options: Any) -> Self:
+        """Open a run's folder, with options of the class; a missing or foreign folder is refused with a RunError."""
+        folder = cls(path, **options)
         if not folder.path.is_dir():
             there = located(folder.path)
             raise RunError(f"There is no run at {there}; start one with `labkit train digits --out {path}`.")
@@ -302,15 +303,6 @@ class RunFolder:
             if keep_every is None or step % keep_every:
                 file.unlink()
 
-    @property
-    def sheets(self) -> Path:
-        """Folder of the sheets of samples."""
-        return self.path / "samples"
-
-    @property
-    def _metrics(self) -> Path:
-        return self.path / "metrics.csv"
-
     def log(self, step: int, samples: int, seconds: float, values: dict[str, float]) -> None:
         """Append a row for each value to the table that ``rewind`` began."""
         text = "".join(f"{step},{samples},{seconds:.3f},{name},{value!r}\n" for name, value in values.items())
@@ -326,13 +318,8 @@ class RunFolder:
         Raises:
             RunError: another program has saved the table in another form.
         """
-        import pandas as pd
-
         whole = self._rows()[:-1]  # a run that is being written, or was killed while writing, can end in half a line
-        try:
-            return pd.read_csv(io.StringIO("\n".join([",".join(COLUMNS), *whole])), dtype=COLUMNS)
-        except ValueError as error:
-            raise altered(self._metrics, " ".join(str(error).split())) from error
+        return read_rows(self._metrics, "\n".join(whole).encode())
 
     def rewind(self, step: int) -> None:
         """Begin the table, or drop its rows after ``step``.
@@ -358,6 +345,20 @@ class RunFolder:
         for number, line in wrong[:1]:
             raise altered(self._metrics, f"line {number} is {line[:40]!r}")
         return rows
+
+
+def read_rows(table: Path, rows: bytes) -> "pd.DataFrame":
+    """Whole rows of a table of metrics, without its header.
+
+    Raises:
+        RunError: another program has saved the table in another form.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_csv(io.BytesIO(",".join(COLUMNS).encode() + b"\n" + rows), dtype=COLUMNS)
+    except ValueError as error:
+        raise altered(table, " ".join(str(error).split())) from error
 
 
 def altered(table: Path, fault: str) -> RunError:

@@ -1,17 +1,19 @@
 """The log of a run, read while it grows: each refresh reads only the bytes that are new."""
 
 import contextlib
-import io
 import os
 import threading
 from bisect import bisect_left
 from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from labkit.training.folder import COLUMNS, altered
+from labkit.training.folder import read_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RECENT = 300.0  # seconds of training over which a rate is taken
 
@@ -63,18 +65,12 @@ class History:
             self._file = stat.st_ino
             file.seek(self._read)
             text, end, _ = file.read().rpartition(b"\n")  # the rest is an incomplete line
-            self._take(text, header=0 if self._read == 0 else None)
+            rows = text if self._read else text.partition(b"\n")[2]  # without the header
+            if rows:
+                self._take(read_rows(self.table, rows))
             self._read += len(text + end)
 
-    def _take(self, text: bytes, header: int | None) -> None:
-        import pandas as pd
-
-        if not text:
-            return
-        try:
-            rows = pd.read_csv(io.BytesIO(text), names=list(COLUMNS), dtype=COLUMNS, header=header)
-        except ValueError as error:
-            raise altered(self.table, " ".join(str(error).split())) from error
+    def _take(self, rows: "pd.DataFrame") -> None:
         for name, part in rows.groupby("name", sort=False):
             steps, values = self._curves[name]
             steps += part.step.tolist()

@@ -41,13 +41,10 @@ def make_loggers(names: Sequence[Name], folder: Path, config: Config, step: int)
     Args:
         folder: of the run.  step: that it goes on from; later steps that a killed process logged are dropped.
     """
-    return [_tensorboard(folder, step) if name == "tensorboard" else _wandb(folder, config) for name in names]
-
-
-def _tensorboard(folder: Path, step: int) -> "Logger":
     from lightning_fabric.loggers import TensorBoardLogger
 
-    return TensorBoardLogger(folder, name="tensorboard", version="", purge_step=step + 1)
+    own = {"name": "tensorboard", "version": "", "purge_step": step + 1}
+    return [TensorBoardLogger(folder, **own) if name == "tensorboard" else _wandb(folder, config) for name in names]
 
 
 def _wandb(folder: Path, config: Config) -> "Logger":

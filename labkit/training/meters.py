@@ -11,8 +11,8 @@ from labkit.distributed import mean
 from labkit.metrics import by_time, geometry, gradient_conflict
 from labkit.types import Losses
 
-Pulls = dict[str, tuple[Tensor | None, ...]]
-"""Regularizer → its gradient by parameter; None where it does not reach."""
+Gradients = dict[str, dict[int, Tensor]]
+"""Regularizer → its gradient, by the number of each parameter that it reaches."""
 ROUNDING = {"float32": 1e-5, "bfloat16": 1e-2}  # relative error of a difference of gradients
 
 
@@ -26,51 +26,47 @@ def measure(losses: Losses, config: Config) -> dict[str, float]:
     return meters | _defined({f"{base}.t{part}": e for part, e in enumerate(by_time(losses.errors, losses.times))})
 
 
-def regularizer_gradients(losses: Losses, parameters: Sequence[Tensor], count: int = 1) -> Pulls:
+def regularizer_gradients(losses: Losses, parameters: Sequence[Tensor], count: int = 1) -> Gradients:
     """Each regularizer's own gradient, a ``count``-th of it; to be taken before the total's backward frees the graph.
 
     It reaches no further than the block that is read: this is the cheap part of a backward pass.
     """
-    return {
-        name: torch.autograd.grad(loss / count, parameters, retain_graph=True, allow_unused=True)
-        for name, loss in losses.weighted.items()
-        if loss.requires_grad  # one of a reader's own may lack a gradient
-    }
+    gradients = {}
+    for name, loss in losses.weighted.items():
+        if not loss.requires_grad:  # one of a reader's own may lack a gradient
+            continue
+        parts = torch.autograd.grad(loss / count, parameters, retain_graph=True, allow_unused=True)
+        gradients[name] = {i: part for i, part in enumerate(parts) if part is not None}
+    return gradients
 
 
-def add_pulls(one: Pulls, other: Pulls) -> Pulls:
-    """Sum of the pulls of two micro-batches, which reach the same parameters; ``one`` may be empty."""
+def add_gradients(one: Gradients, other: Gradients) -> Gradients:
+    """Sum of the gradients of two micro-batches, which reach the same parameters; ``one`` may be empty."""
     if not one:
         return other
-    pairs = {name: zip(one[name], pull, strict=True) for name, pull in other.items()}
-    return {n: tuple(None if a is None or b is None else a + b for a, b in pair) for n, pair in pairs.items()}
+    return {name: {i: one[name][i] + part for i, part in gradient.items()} for name, gradient in other.items()}
 
 
-def mean_pulls(pulls: Pulls) -> Pulls:
+def mean_gradients(gradients: Gradients) -> Gradients:
     """Mean over the ranks, whose regularizers reach the same parameters."""
-    averaged = {}
-    for name, pull in pulls.items():
-        means = iter(mean(*(g for g in pull if g is not None)))
-        averaged[name] = tuple(None if g is None else next(means) for g in pull)
-    return averaged
+    return {name: dict(zip(gradient, mean(*gradient.values()), strict=True)) for name, gradient in gradients.items()}
 
 
-def conflicts(pulls: Pulls, parameters: Sequence[Tensor], engine: Engine = Engine()) -> dict[str, float]:  # noqa: B008
-    """Angle and ratio between each regularizer's gradient and the base loss's, which is the total's minus all pulls.
+def conflicts(gradients: Gradients, parameters: Sequence[Tensor], engine: Engine = Engine()) -> dict[str, float]:  # noqa: B008
+    """Angle and ratio between each regularizer's gradient and the base loss's, which is the total's minus all of these.
 
     Where the base loss's gradient is nothing but rounding, as behind closed gates, there is no angle.
     """
     meters, rounding = {}, ROUNDING[engine.precision]
     if engine.compile:  # a compiled backward returns zeros for parameters that are not reached
-        pulls = {name: tuple(g if g is not None and g.any() else None for g in p) for name, p in pulls.items()}
+        gradients = {name: {i: part for i, part in parts.items() if part.any()} for name, parts in gradients.items()}
     total = [p.grad for p in parameters if p.grad is not None]  # of all: the base loss reaches every parameter
-    base = [g - sum(part for pull in pulls.values() if (part := pull[i]) is not None) for i, g in enumerate(total)]
-    for name, pull in pulls.items():
-        reached = [i for i, part in enumerate(pull) if part is not None]
-        left, whole = (get_total_norm([g[i] for i in reached]) for g in (base, total))
+    base = [g - sum(gradient[i] for gradient in gradients.values() if i in gradient) for i, g in enumerate(total)]
+    for name, gradient in gradients.items():
+        left, whole = (get_total_norm([g[i] for i in gradient]) for g in (base, total))
         if left <= rounding * whole:
             continue
-        conflict = gradient_conflict(base, pull)._asdict()
+        conflict = gradient_conflict([base[i] for i in gradient], [*gradient.values()])._asdict()
         meters |= _defined({f"{name}.gradient_{metric}": value for metric, value in conflict.items()})
     return meters
 

@@ -4,9 +4,9 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from labkit import datasets
 from labkit.checks import refuse, require, whole
@@ -37,28 +37,20 @@ class Parent:
     """Settings that differ, as 'name: the parent's → the fork's'."""
 
     def describe(self) -> str:
-        changes = "; ".join(self.changes) or "no setting changed"
-        return f"forked from {self.run} at step {self.step:,} ({changes})"
+        """Name of the parent, step and changes, as text."""
+        return f"{Path(self.run).name} at step {self.step:,}, {'; '.join(self.changes) or 'nothing changed'}"
 
 
 class Run(RunFolder):
-    """An existing run. Open it with ``Run.open(path)``."""
+    """An existing run. Open it with ``Run.open(path)``.
+
+    Args:
+        path: of the run.  shelf: folder in which ``features`` caches, by default in the run's folder.
+    """
 
     def __init__(self, path: str | Path, shelf: Path | None = None) -> None:
         super().__init__(path)
         self.shelf = shelf or self.path / "features"
-        """Folder in which ``features`` caches."""
-
-    @classmethod
-    def open(cls, path: str | Path, shelf: Path | None = None) -> Self:
-        """Open a run's folder; a missing or foreign folder is refused with a RunError.
-
-        Args:
-            path: of the run.  shelf: folder in which ``features`` caches, by default in the run's folder.
-        """
-        run = super().open(path)
-        run.shelf = shelf or run.shelf
-        return run
 
     @property
     def steps(self) -> list[int]:
@@ -169,17 +161,17 @@ class Run(RunFolder):
             source = self.fork(max(step for step in self.steps if step < at), part / "before")
             with closing(iter(source.trainer())) as reports:
                 next(report for report in reports if report.step == at)  # leaving the loop saves
-        parent = Parent(str(self.path.resolve()), at, "", tuple(self.config.breaks(config)))
+        digest = ""
         if at:
             file = source.checkpoints[at]
-            state = source.checkpoint(at, source.config)
-            parent = replace(parent, checkpoint=ckpt.digest(file))
+            state, digest = source.checkpoint(at, source.config), ckpt.digest(file)
             if not state.part("model."):
                 raise RunError(f"{self.path} is an export, without moments; fork the run that it was exported from.")
             ckpt.write(part / "checkpoints" / file.name, state._replace(config=config.to_json()))
             for name in ("machine.json", "metrics.csv"):
                 ckpt.replace_file(part / name, (source.path / name).read_bytes())
             RunFolder(part).rewind(at)
+        parent = Parent(str(self.path.resolve()), at, digest, tuple(self.config.breaks(config)))
         ckpt.replace_file(part / "parent.json", json.dumps(asdict(parent), indent=2).encode())
         if self.data is not None:
             ckpt.replace_file(part / "data.json", self.data.to_json().encode())

@@ -29,7 +29,7 @@ from labkit.training.ema import Ema
 from labkit.training.engine import check_compiler, combined, compile_in_place, fabric_of, micro_batch, negatives
 from labkit.training.folder import RunError, RunFolder
 from labkit.training.loggers import Name, check_loggers, make_loggers
-from labkit.training.meters import Pulls, add_pulls, conflicts, mean_pulls, measure, regularizer_gradients
+from labkit.training.meters import Gradients, add_gradients, conflicts, mean_gradients, measure, regularizer_gradients
 from labkit.training.sheet import write_sheet
 from labkit.training.status import one_line
 from labkit.training.stream import Stream, micro_batches
@@ -136,7 +136,7 @@ class Trainer:
             pairs=config.family == "MeanFlow",
         )
         self.step = self.saved_step = self._latest = 0
-        self.seconds = 0.0
+        self.seconds = self._began = 0.0
         self._stopping = False
         if self.folder is not None:
             self._restore(self.folder.newest(config), self.folder.path)
@@ -252,25 +252,24 @@ class Trainer:
 
     def _advance(self) -> Report:
         """One optimizer step."""
-        began = time.perf_counter()
+        self._began = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)  # first: a step that Ctrl-C cut short leaves gradients behind
         log = self._logs(self.step + 1)
-        parts, pulls, metering = self._backward(log)
+        parts, gradients = self._backward(log)
         # On a GPU the look would wait for the device, so it is rare there.
         look = log or self.fabric.device.type == "cpu"
         losses = combined(parts, look)
         if look:
             self._check(losses.total, losses.terms)
-        paused = time.perf_counter()
-        meters = self._measure(losses, pulls) if log else {}
-        metering += time.perf_counter() - paused  # the meters are not part of a regularizer's cost
+        with self._clock_stopped():  # the meters are not part of a regularizer's cost
+            meters = self._measure(losses, gradients) if log else {}
         if self.config.engine.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.engine.clip)
         with uninterrupted():
             self.optimizer.step()
             self.ema.update(self.step)
             self.step += 1
-            self.seconds += time.perf_counter() - began - metering
+            self.seconds += time.perf_counter() - self._began
             terms = {"total": losses.total.detach(), **losses.terms}
             report = Report(self.step, self.samples, self.seconds, terms, meters)
             if log and self.folder is not None and self.leads:
@@ -279,29 +278,35 @@ class Trainer:
             self.fabric.log_dict(report.values(), report.step)
         return report
 
-    def _backward(self, log: bool) -> tuple[list[Losses], Pulls, float]:
+    @contextmanager
+    def _clock_stopped(self) -> Iterator[None]:
+        """Leave some work out of a step's seconds."""
+        stopped = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - stopped
+
+    def _backward(self, log: bool) -> tuple[list[Losses], Gradients]:
         """Leave the step's gradient in the parameters; returns the losses of each micro-batch and, for a logged step,
-        the regularizers' gradients and the seconds that these took."""
+        the regularizers' gradients."""
         parts: list[Losses] = []
-        pulls, metering, count = {}, 0.0, self.config.engine.accumulate
+        gradients, count = {}, self.config.engine.accumulate
         for batch, draws in micro_batches(*self.stream.at(self.samples), count):
             last = len(parts) + 1 == count
             with self.fabric.no_backward_sync(self.objective, enabled=not last):
                 losses = self.objective(batch, draws)
                 if log:
-                    paused = time.perf_counter()
-                    pulls = add_pulls(pulls, regularizer_gradients(losses, self._shared, count))
-                    metering += time.perf_counter() - paused
+                    with self._clock_stopped():
+                        gradients = add_gradients(gradients, regularizer_gradients(losses, self._shared, count))
                 self.fabric.backward(losses.total / count)
             parts.append(losses if log else losses._replace(features={}, weighted={}))
-        return parts, pulls, metering
+        return parts, gradients
 
-    def _measure(self, losses: Losses, pulls: Pulls) -> dict[str, float]:
+    def _measure(self, losses: Losses, gradients: Gradients) -> dict[str, float]:
         """Meters of a step, measured by the first rank on the gradients of all."""
-        pulls = mean_pulls(pulls)
+        gradients = mean_gradients(gradients)
         if not self.leads:
             return {}
-        return measure(losses, self.config) | conflicts(pulls, self._shared, self.config.engine)
+        return measure(losses, self.config) | conflicts(gradients, self._shared, self.config.engine)
 
     def _agreed_to_stop(self) -> bool:
         """Whether any rank has to stop. On GPUs the ranks vote at every tenth step only, since a vote waits."""

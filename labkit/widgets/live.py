@@ -252,7 +252,13 @@ class LiveTraining(TrainingState):
         for term, points in self._curves[parent].items():
             self._curves[name][term] = [(step, value) for step, value in points if step <= at]
         self.progress[name] = replace(self.progress[parent], step=at)
-        self.parents[name] = describe_fork(trainer)
+        self._adopt(name, trainer)
+
+    def _adopt(self, name: str, trainer: Trainer) -> None:
+        """Note where a run was forked from, if it was."""
+        parent = trainer.folder and Run(trainer.folder.path).parent
+        if parent:
+            self.parents[name] = parent.describe()
 
     def resume(self) -> None:
         """Go on after a pause or a stop, or with the runs that an earlier kernel left unfinished."""
@@ -275,8 +281,7 @@ class LiveTraining(TrainingState):
             for term, part in rows[rows["step"] <= trainer.step].groupby("name"):
                 self._curves[name][term] = list(zip(part["step"], part["value"], strict=True))
             self.progress[name] = Report(trainer.step, trainer.samples, trainer.seconds, {})
-            if text := describe_fork(trainer):
-                self.parents[name] = text
+            self._adopt(name, trainer)
         return runs
 
     def wait(self) -> Comparison:
@@ -356,15 +361,6 @@ class LiveTraining(TrainingState):
     def share_done(self) -> float:
         done, total = self._steps_done() if self.progress else (0, 1)
         return done / total
-
-
-def describe_fork(trainer: Trainer) -> str:
-    """Where a run was forked from, as text; empty for a run of its own."""
-    parent = trainer.folder and Run(trainer.folder.path).parent
-    if not parent:
-        return ""
-    changes = "; ".join(parent.changes) or "nothing changed"
-    return f"{Path(parent.run).name} at step {parent.step:,}, {changes}"
 
 
 def _new_folder(out: Path) -> Path:

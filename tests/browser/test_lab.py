@@ -37,7 +37,7 @@ def test_notebook_00_sliders_move_points_and_words_and_a_prediction_opens_its_an
 
 def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
     lab.show(NOTEBOOKS / "03_train_and_compare.ipynb")
-    setup, panel, wait = (lab.find_cell(t) for t in ("predictions = Predictions()", "training_panel(", "state.wait()"))
+    setup, panel, wait = (lab.find_cell(t) for t in ("predictions = Predictions(", "training_panel(", "state.wait()"))
     lab.run_cells([setup, panel])
     lab.kernel_eval("state.steps = 20000")
     lab.click("Start", panel)
@@ -82,7 +82,7 @@ def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
 @pytest.mark.slow
 def test_a_page_that_is_loaded_again_shows_the_curves(lab):
     lab.show(NOTEBOOKS / "01_flow_matching.ipynb")
-    setup, panel, wait = (lab.find_cell(t) for t in ("predictions = Predictions()", "training_panel(", "state.wait()"))
+    setup, panel, wait = (lab.find_cell(t) for t in ("predictions = Predictions(", "training_panel(", "state.wait()"))
     lab.run_cells([setup, panel, wait])
     curve = lab.wait_plot(panel, lambda p: p["traces"][0]["x"])["traces"][0]["x"]
     lab.command("docmanager:save")

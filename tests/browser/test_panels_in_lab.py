@@ -127,3 +127,83 @@ def test_the_questions_have_their_intervals(lab, opened):
     choose(lab, "question", "Does a regularized block change the others?")
     lab.wait_plot(CELL, lambda p: sum(len(t["x"] or []) for t in p["traces"]) >= 20)
     lab.wait_for(lambda: "block-last, block 0" in sentence(lab), 60, "a line for each block")
+
+
+MINE = """
+from labkit import recipes
+from labkit.exercises import check, mine
+from labkit.widgets import LiveTraining, training_panel
+
+config = recipes.digits(model="SiT-Nano/4", steps=60, batch_size=8, log_every=5, lam=0.5)
+state = LiveTraining(
+    lambda state: {"the library's loss": config, "my loss": config},
+    own=lambda state: {"my loss": {"dispersive": mine("dispersive_loss")}},
+)
+
+
+def dispersive_loss(z, tau=0.5):
+    z = z.flatten(1)
+    D = torch.cdist(z, z).square() / POWER
+    return (-D / tau).exp().mean().log()
+
+
+print(check("dispersive_loss", dispersive_loss))
+training_panel("mine", state, (), "Whose loss?", ("velocity", "dispersive"))
+"""
+
+
+def test_my_loss_is_judged_and_then_trains_in_the_panel(lab, opened):
+    wrong, right = (f"import torch\n{MINE}".replace("POWER", divisor) for divisor in ("1.0", "z.shape[1]"))
+    opened(wrong)
+    assert "✗" in lab.output(CELL).inner_text() and "P" in lab.output(CELL).inner_text()
+    cell = lab.add_cell(right)
+    lab.run_cell(cell)
+    assert "✓ Right" in lab.output(cell).inner_text()
+    lab.click("Start", cell)
+    library, own = BRANCHES, BRANCHES + 1  # of the second pane
+    plot = lab.wait_plot(cell, lambda p: 60 in (p["traces"][own]["x"] or []), 120)
+    assert plot["traces"][own]["y"] == pytest.approx(plot["traces"][library]["y"], rel=1e-3)
+    own_code = "print(state.runs.trainers['my loss'].objective.repulsion is dispersive_loss)"
+    assert lab.kernel_eval(own_code).strip() == "True"
+
+
+FORKS = """
+from pathlib import Path
+from labkit import recipes
+from labkit.widgets import LiveTraining, training_panel
+
+
+def configs(s):
+    return {"run": recipes.digits(**s.weight(), model="SiT-Nano/4", steps=s.steps, batch_size=8, log_every=1)}
+
+
+state = LiveTraining(configs, out=Path("runs/forks"), steps=20000)
+training_panel("forks", state, ("lam", "painted", "steps"), "When does it act?", ("velocity", "lam"))
+"""
+
+
+def test_lambda_is_painted_and_a_run_is_forked_with_the_mouse(lab, opened):
+    opened(FORKS)
+    strip = lab.output(CELL).get_by_role("img", name="λ over the steps")
+    strip.scroll_into_view_if_needed()
+    box = strip.bounding_box()
+    lab.page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.97 * box["height"])
+    lab.page.mouse.down()
+    lab.page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.97 * box["height"], steps=5)
+    lab.page.mouse.up()
+    lab.wait_for(lambda: "[]" not in lab.kernel_eval("print(state.painted)"), 60, "the painting to arrive")
+    painted = eval(lab.kernel_eval("print([list(knot) for knot in state.painted])"))
+    assert min(lam for _, lam in painted) == 0.0 and painted[0][1] == 0.5
+    lab.wait_for(lambda: "λ: 0.5 at step" in lab.output(CELL).inner_text(), 60, "the painting in words")
+    lab.click("Start", CELL)
+    lab.wait_plot(CELL, lambda p: len(p["traces"][0]["x"] or []) > 3, 90)
+    lab.click("As the slider says", CELL)
+    lab.press_slider("λ (paper: 0.5)", "ArrowRight", 4, CELL)
+    lab.click("Fork", CELL)
+    plot = lab.wait_plot(CELL, lambda p: len(p["traces"][1]["x"] or []) > 3, 90)  # the fork's line, in another colour
+    assert plot["traces"][0]["y"][0] == plot["traces"][1]["y"][0], "they have their first steps in common"
+    assert plot["traces"][0]["color"] != plot["traces"][1]["color"]
+    lab.wait_for(lambda: "forked from run at step" in lab.output(CELL).inner_text(), 60, "where it comes from")
+    lab.click("Stop", CELL)
+    lab.wait_for(lambda: "Stopped at step" in lab.output(CELL).inner_text(), 60, "the stop")
+    assert lab.kernel_eval("print(state.runs.trainers['fork 1'].config.dispersive.lam)").strip() == "0.7"

@@ -1,21 +1,18 @@
 """The emoji: counts of the packages they come from, both styles in one split, no look-alike across the split."""
 
 import hashlib
-import importlib.util
-import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from photos import script
 
-from labkit import Trainer, recipes, runtime
-from labkit.checks import ConfigError
-from labkit.datasets import EMOJI_CLASSES, embedded, emoji, load
+from labkit import runtime
+from labkit.datasets import EMOJI_CLASSES, emoji
 
 COUNTS = [85, 159, 270, 131, 264, 386, 169, 224, 218]  # of Unicode 16's groups, in emoji.json of the packages
-SIDES = {"train": 3056, "held_out": 756}
+SIDES = ("train", "held_out")
 
 
 @pytest.fixture(scope="module")
@@ -26,30 +23,17 @@ def file():
 
 @pytest.fixture(scope="module")
 def builder():
-    path = Path(__file__).parent.parent.parent / "data" / "build_emoji.py"
-    spec = importlib.util.spec_from_file_location("build_emoji", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("build_emoji")
 
 
 @pytest.mark.parametrize("split", SIDES)
-def test_each_split_has_its_count_range_and_styles(split):
+def test_each_split_has_both_styles_of_each_group_on_white(split):
     images = emoji(split)
-    assert images.x.shape == (len(images), *images.shape) == (SIDES[split], 3, 32, 32)
-    assert images.x.dtype == torch.float32 and images.num_classes == 9
-    assert (images.x.min(), images.x.max()) == (-1, 1)
     for style in (0, 1):
         in_style = images.y[images.style == style].bincount(minlength=9)
         assert torch.equal(in_style, images.y.bincount() // 2)
     corners = images.x[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert (corners > 0.99).all(dim=1).double().mean() > 0.7  # drawn on white; squares and flags reach the corners
-    assert load("emoji", split) is images
-    small = load("emoji-16", split)
-    assert small.shape == (3, 16, 16) and small.num_classes == 9
-    assert torch.equal(small.y, images.y) and torch.equal(small.style, images.style)
-    four = [images.x[..., i::2, j::2].double() for i in (0, 1) for j in (0, 1)]
-    torch.testing.assert_close(small.x.double(), sum(four) / 4, rtol=0, atol=1e-6)
 
 
 def test_groups_are_unicodes_and_each_gives_its_share_to_the_held_out():
@@ -107,17 +91,3 @@ def test_the_file_and_its_licences():
     text = (folder / "README.md").read_text()
     assert all(words in text for words in ("Noto Color Emoji", "Twemoji", "Apache", "CC BY 4.0", "Changes:"))
     assert "Version 2.0, January 2004" in (folder / "licenses" / "Apache-2.0.txt").read_text()
-
-
-def test_an_unknown_split_and_a_missing_file_are_refused(unchecked, monkeypatch, tmp_path):
-    with pytest.raises(ConfigError, match="split = 'test'"):
-        emoji("test")
-    monkeypatch.setattr(embedded, "data_dir", lambda: tmp_path)
-    embedded._emoji.cache_clear()
-    with pytest.raises(FileNotFoundError, match=re.escape("python data/build_emoji.py")):
-        emoji()
-    embedded._emoji.cache_clear()
-
-
-def test_the_recipe_trains():
-    assert [report.step for report in Trainer(recipes.emoji(steps=2, batch_size=4))][-1] == 2

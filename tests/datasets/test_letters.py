@@ -2,21 +2,16 @@
 
 import csv
 import hashlib
-import importlib.util
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from matplotlib import get_data_path
+from photos import script
 from PIL import ImageFont
 
 from labkit import runtime
-from labkit.checks import ConfigError
-from labkit.datasets import embedded, letters, load
-
-SIDES = {"train": 26208, "held_out": 2912}
+from labkit.datasets import letters
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +31,14 @@ def faces(file):
 
 @pytest.fixture(scope="module")
 def builder():
-    path = Path(__file__).parent.parent.parent / "data" / "build_letters.py"
-    spec = importlib.util.spec_from_file_location("build_letters", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("build_letters")
 
 
-@pytest.mark.parametrize("split", SIDES)
+@pytest.mark.parametrize("split", ["train", "held_out"])
 def test_each_split_has_every_letter_equally_often(split):
     images = letters(split)
-    assert images.x.shape == (len(images), *images.shape) == (SIDES[split], 1, 16, 16)
-    assert images.x.dtype == torch.float32 and images.num_classes == 26
-    assert (images.x.min(), images.x.max()) == (-1, 1)
     assert (images.y.bincount() == len(images) // 26).all()
     assert (images.x[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] == -1).all()  # white on black, with a margin
-    assert load("letters", split) is images
-    few = load("letters-few", split)
-    assert len(few) == {"train": 520, "held_out": len(images)}[split]
-    assert torch.equal(few.x, images.x[: len(few)]) and few.y.bincount(minlength=26).min() > 8
 
 
 def test_no_family_or_kinship_is_parted(file, faces):
@@ -145,13 +129,3 @@ def test_a_letter_fills_its_box_in_the_middle(builder):
             assert abs(inked[0] + inked[-1] - 15) <= 1
         assert max(np.ptp(rows), np.ptp(columns)) == 13  # 14 pixels
     assert builder.letter(font, " ") is None
-
-
-def test_an_unknown_split_and_a_missing_file_are_refused(unchecked, monkeypatch, tmp_path):
-    with pytest.raises(ConfigError, match="split = 'test'"):
-        letters("test")
-    monkeypatch.setattr(embedded, "data_dir", lambda: tmp_path)
-    embedded._letters.cache_clear()
-    with pytest.raises(FileNotFoundError, match=re.escape("python data/build_letters.py")):
-        letters()
-    embedded._letters.cache_clear()

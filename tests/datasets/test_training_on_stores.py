@@ -52,16 +52,6 @@ def test_a_run_is_the_same_mapped_resident_or_resumed_and_samples(stores, kind, 
     assert (tmp_path / "run" / "samples" / "step-00000003.png").exists()
 
 
-def test_the_first_batch_uses_the_draws_of_its_position(stores):
-    trainer = Trainer(config(stores["latents"]))
-    batch, _ = trainer.stream.at(0)
-    draw = generator(0, Purpose.AUGMENTATION, 0)
-    draws = AugmentationDraws(torch.randn(4, 4, 4, 4, generator=draw), torch.rand(4, 1, generator=draw)[:, 0])
-    order = torch.randperm(11, generator=generator(0, Purpose.ORDER, 0))[:4]
-    expected = trainer.stream.images.batch(order, draws)
-    assert torch.equal(batch.x, expected.x) and torch.equal(batch.y, expected.y)
-
-
 @pytest.mark.parametrize("kind", ["pixels", "latents"])
 def test_without_flips_no_image_is_mirrored_and_nothing_else_changes(stores, kind):
     """As REPA trains: the same noise and the same draws from the posterior, of the images as they are."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from labkit.checks import ConfigError
-from labkit.models import SIZES, build_model, parse_name
+from labkit.models import SIZES, build_model
 
 COUNTS = {
     "S/4": 32_945_024,
@@ -32,12 +32,6 @@ def test_parameter_counts_are_those_of_the_published_models(family):
     assert {name: parameters(f"{family}-{name}") for name in COUNTS} == COUNTS
     assert {name: round(parameters(f"{family}-{name}") / 1e6, 2) for name in MILLIONS} == MILLIONS
     assert parameters("SiT-Nano/2") <= 500_000  # for laptops
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_a_name_is_a_family_a_size_and_a_patch(size):
-    assert parse_name(f"SiT-{size}/4") == ("SiT", SIZES[size], 4)
-    assert parse_name(f"DiT-{size}/16") == ("DiT", SIZES[size], 16)
 
 
 @pytest.mark.parametrize(

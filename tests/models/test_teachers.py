@@ -7,7 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from photos import tiny_dino
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -24,10 +26,7 @@ from labkit.training.teacher import cosine_by_place, probes
 transformers = pytest.importorskip("transformers")
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 @pytest.fixture
@@ -125,23 +124,11 @@ def test_a_teacher_stays_in_evaluation_mode_and_passes_no_gradient(kind, digits_
 
 
 def prepared(x, size):
-    """An image in [-1, 1] as DINOv2 takes it: numpy's arithmetic, and bicubic weights written out as a matrix."""
-    x = np.repeat(x.double().numpy(), 3 // x.shape[1], axis=1)
-    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    x = (x * 0.5 + 0.5 - mean[:, None, None]) / deviation[:, None, None]
-    return np.einsum("ip,bcpq,jq->bcij", bicubic(x.shape[2], size), x, bicubic(x.shape[3], size))
-
-
-def bicubic(n, size):
-    """(size, n): Keys' cubic convolution with a = −0.75 at pixel centres, edges repeated."""
-    weights = np.zeros((size, n))
-    for i in range(size):
-        centre = (i + 0.5) * n / size - 0.5
-        for tap in range(math.floor(centre) - 1, math.floor(centre) + 3):
-            d, a = abs(centre - tap), -0.75
-            near, far = (a + 2) * d**3 - (a + 3) * d**2 + 1, a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
-            weights[i, min(max(tap, 0), n - 1)] += near if d <= 1 else far
-    return weights
+    """An image in [-1, 1] as DINOv2 takes it, resized by bicubic samples at the centres of the new pixels."""
+    mean, deviation = (torch.tensor(c)[:, None, None] for c in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    colours = (x.expand(-1, 3, -1, -1) * 0.5 + 0.5 - mean) / deviation
+    centres = F.affine_grid(torch.eye(2, 3).expand(len(x), 2, 3), [len(x), 3, size, size], align_corners=False)
+    return F.grid_sample(colours, centres, mode="bicubic", padding_mode="border", align_corners=False)
 
 
 @pytest.mark.parametrize(("kind", "others"), [("dinov2", 1), ("dinov2_with_registers", 5)])
@@ -152,33 +139,21 @@ def test_tokens_are_those_of_transformers(tmp_path, kind, others, grid, shape):
     teacher = DinoTeacher(str(folder), grid, antialias=False)
     model = transformers.AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
-        all_tokens = model(pixel_values=torch.from_numpy(prepared(x, 14 * grid)).float()).last_hidden_state
+        all_tokens = model(pixel_values=prepared(x, 14 * grid)).last_hidden_state
     assert teacher(x).shape == (shape[0], grid**2, 32) == (shape[0], teacher.tokens, teacher.width)
     assert all_tokens.shape[1] == grid**2 + others
     torch.testing.assert_close(teacher(x), all_tokens[:, -(grid**2) :], rtol=1e-3, atol=1e-3)
 
 
-def cubic(x, a=-0.5):
-    """Keys' kernel; a = −0.5 where an image is resampled with antialiasing, as in PIL."""
-    x = np.abs(x)
-    near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
-
-
 @pytest.mark.parametrize(("side", "grid"), [(37, 16), (5, 2), (4, 7)])
 def test_the_position_embedding_is_resampled_with_antialiasing(side, grid):
-    """As REPA's authors do: a kernel that is as wide as a new cell, along rows and along columns, in numpy."""
+    """As REPA's authors do, and as Pillow resizes images of floating-point numbers."""
     positions = torch.randn(1, 1 + side**2, 3)
-    scale = side / grid
-    wide = max(scale, 1)
-    centres, places = (np.arange(grid) + 0.5) * scale, np.arange(side) + 0.5
-    weights = cubic((places - centres[:, None]) / wide)
-    weights /= weights.sum(axis=1, keepdims=True)
-    image = positions[0, 1:].double().numpy().reshape(side, side, 3)
-    expected = np.einsum("ih,jw,hwd->ijd", weights, weights, image).reshape(-1, 3)
     actual = teachers.resampled(positions, grid)
     assert torch.equal(actual[:, 0], positions[:, 0])  # the class token has no place
-    torch.testing.assert_close(actual[0, 1:].double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(actual[0, 1:].T.numpy(), positions[0, 1:].T.reshape(3, side, side).numpy(), strict=True):
+        image = Image.fromarray(theirs).resize((grid, grid), Image.Resampling.BICUBIC)
+        np.testing.assert_allclose(ours.reshape(grid, grid), image, rtol=1e-4, atol=1e-5)
 
 
 def test_a_teacher_runs_on_the_resampled_embedding(tiny):

@@ -169,6 +169,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CPU would be compared with itself")
 @pytest.mark.parametrize(("family", "settings"), [(f, s) for f, every in SAMPLERS.items() for s in every], ids=str)
 def test_samples_are_those_of_the_cpu(device, family, settings):
     """From the same noise, which is drawn on the CPU."""

@@ -8,7 +8,7 @@ from labkit import Run, Trainer, paths
 from labkit.checks import ConfigError
 from labkit.config import Config
 from labkit.datasets import digits
-from labkit.training import CheckpointError, Look, RunError, extract_features
+from labkit.training import Look, RunError, extract_features
 from labkit.training.features import inputs
 
 
@@ -116,12 +116,6 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(folder, tmp_path):
     assert features.features[0].shape == (4, 4, 64)
 
 
-def test_features_at_step_0_agree_in_all_blocks(run):
-    """adaLN-Zero: every block returns its input until its gate opens."""
-    features = run.features(Look(count=4), step=0)
-    assert all(torch.equal(features.features[0], z) for z in features.features.values())
-
-
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -166,11 +160,3 @@ def test_an_export_opens_but_does_not_train(run, tmp_path):
     with pytest.raises(ConfigError, match=r"^steps = \[4, 0\] .*checkpoints of steps"):
         run.export(tmp_path / "initial", [4, 0])  # the initial network has no checkpoint
     assert not (tmp_path / "initial").exists()
-
-
-def test_a_cut_checkpoint_says_so(folder, tmp_path):
-    copy = Run.open(folder).export(tmp_path / "copy", [2])
-    file = copy.checkpoints[2]
-    file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(CheckpointError, match="cut or not a checkpoint"):
-        copy.features(Look(count=2), step=2)

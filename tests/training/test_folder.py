@@ -77,12 +77,6 @@ def test_fewer_steps_than_were_trained_are_refused(run):
     assert files(run) == before
 
 
-def test_more_steps_extend_a_run(run, tmp_path):
-    list(Trainer(tiny(steps=7, save_every=3), run))
-    assert Run.open(run).config.steps == 7
-    assert outcome(run) == outcome(trained(tiny(steps=7, save_every=3), tmp_path / "straight"))
-
-
 def test_a_finished_run_changes_nothing(run):
     before = files(run)
     assert list(Trainer(tiny(steps=4, save_every=3), run)) == []

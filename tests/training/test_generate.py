@@ -63,37 +63,25 @@ def quick(method):
 
 
 @pytest.mark.parametrize(("family", "settings"), RANDOM)
-def test_a_sample_does_not_depend_on_its_company_nor_does_what_is_added_on_the_way(network, family, settings):
+def test_a_sample_depends_on_seed_number_and_label_and_not_on_its_company(network, family, settings):
     """Up to rounding, since a matrix product of another height may round otherwise."""
     net = network(family)
 
     def drawn(n, **more):
         return sample_network(net, config(family), n, **settings | more).x
 
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
     together = drawn(7)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
     for other in (drawn(7, batch_size=1), drawn(7, batch_size=3), drawn(12, batch_size=5)[:7]):
         torch.testing.assert_close(other, together, rtol=1e-4, atol=1e-4)
     few = drawn(3, y=[7, 1, NULL])
     torch.testing.assert_close(few[1], together[1], rtol=1e-4, atol=1e-4)
-    assert (few[0] - together[0]).abs().max() > 1e-2 and (few[2] - together[2]).abs().max() > 1e-2  # another label
-
-
-@pytest.mark.parametrize(("family", "settings"), RANDOM)
-def test_samples_follow_from_seed_and_number_alone(network, family, settings):
-    """Not from the global random state, which they leave as it is."""
-    net = network(family)
-
-    def drawn(seed):
-        return sample_network(net, config(family), 4, y=[5, 5, 5, 5], seed=seed, **settings).x
-
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    first = drawn(0)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(2)
-    assert torch.equal(drawn(0), first)
-    for a, b in itertools.combinations([*first, *drawn(1)], 2):
-        assert (a - b).abs().max() > 1e-2
+    others = [*zip(few[::2], together[:3:2], strict=True)]
+    others += itertools.combinations([*drawn(3, y=[5] * 3), *drawn(3, y=[5] * 3, seed=1)], 2)
+    assert all((a - b).abs().max() > 1e-2 for a, b in others)
 
 
 @pytest.mark.parametrize(("family", "settings"), RANDOM[:5])
@@ -186,12 +174,6 @@ def test_the_evaluations_that_are_stated_are_the_calls_of_the_network(network, f
     assert samples.describe() == f"{method}, {'' if method == 'dopri5' else f'{STEPS} steps '}{evaluations}"
 
 
-def test_evaluations_are_those_of_one_batch_however_many_there_are(network):
-    for batch_size in (1, 2, 5):
-        samples = sample_network(network("MeanFlow"), config("MeanFlow"), 5, batch_size=batch_size)
-        assert samples.settings["nfe"] == 1
-
-
 @pytest.mark.parametrize(("family", "own"), [("SiT", {"method": "sde_heun"}), ("DiT", {}), ("MeanFlow", {})])
 def test_the_record_leads_to_the_same_samples_again(network, family, own):
     """Every setting that it names can be handed in, and nothing that matters is missing."""
@@ -238,18 +220,6 @@ def test_guidance_leaves_the_variance_to_the_labels(network, channels):
     noise = without[:, :1] + 3 * (with_label - without)[:, :1]
     torch.testing.assert_close(output[:, :1], noise, rtol=1e-4, atol=1e-5)
     assert (with_label - without).abs().mean() > 1e-3
-
-
-@pytest.mark.parametrize("family", METHODS)
-def test_guidance_1_is_conditional_and_0_unconditional_in_every_family(network, family):
-    net, of_family = network(family), config(family)
-
-    def drawn(guidance, y):
-        return sample_network(net, of_family, 3, y=y, guidance=guidance, steps=2).x
-
-    # DiT's variance has no part in ddim, so that here guidance can reach everything
-    torch.testing.assert_close(drawn(0.0, [1, 2, 3]), drawn(1.0, [NULL] * 3), rtol=1e-3, atol=1e-3)
-    assert (drawn(2.0, [1, 2, 3]) - drawn(1.0, [1, 2, 3])).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("method", ["meanflow", "euler"])

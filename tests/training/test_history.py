@@ -3,9 +3,8 @@
 import os
 
 import pytest
-from tiny import tiny, trained
+from tiny import tiny
 
-from labkit import Run, Trainer
 from labkit.training.folder import RunFolder
 from labkit.training.history import History, duration
 
@@ -66,19 +65,6 @@ def test_a_table_that_a_resumed_run_has_rewritten_is_read_from_its_start(folder)
     log(folder, 6)
     reader.refresh()
     assert reader.curve("velocity").steps.tolist() == [1, 2, 3, 4, 5, 6]
-
-
-def test_it_holds_the_table_of_a_run_that_is_stopped_and_resumed(tmp_path):
-    reader = History(tmp_path / "metrics.csv")
-    reader.refresh()  # there is no table yet
-    next(report for report in Trainer(tiny(), tmp_path) if report.step == 7)
-    reader.refresh()
-    trained(tiny(), tmp_path)
-    reader.refresh()
-    table = Run.open(tmp_path).metrics()
-    for name, rows in table.groupby("name"):
-        assert reader.curve(name).steps.tolist() == rows.step.tolist()
-        assert reader.curve(name).values.tolist() == pytest.approx(rows.value.tolist())
 
 
 def test_the_rate_is_that_of_the_last_minutes(folder):

@@ -6,8 +6,7 @@ from safetensors.torch import load_file
 from tiny import assert_same, everything, finished, tiny, trained
 
 from labkit import Run, Trainer, build_model
-from labkit.losses import Contrastive, Repa, warm_up
-from labkit.models import Transformer
+from labkit.losses import Contrastive, Repa
 from labkit.training import NonFiniteLoss
 
 
@@ -15,32 +14,11 @@ def network_part(weights: dict) -> dict:
     return {name: tensor for name, tensor in weights.items() if "projector" not in name}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The run with everything on, never stopped."""
-    return trained(everything(), tmp_path_factory.mktemp("everything") / "run")
-
-
-def test_warm_up_goes_on_where_it_stopped(tmp_path):
-    config = tiny(lam=0.5, schedule=warm_up(7), contrastive=Contrastive(0.25, schedule=warm_up(3)))
-    reports = []
-    for _ in range(3):
-        for report in Trainer(config, tmp_path):
-            reports.append(report)
-            if report.step % 4 == 0:
-                break
-    assert [r.step for r in reports] == [*range(1, 13)]
-    for report in reports:
-        t = report.terms
-        rise = min(report.step / 7, 1) * 0.5 * t["dispersive"] + min(report.step / 3, 1) * 0.25 * t["contrastive"]
-        assert t["total"].item() == pytest.approx((t["velocity"] + rise).item(), rel=1e-6)
-
-
 # --- what is saved
 
 
-def test_the_network_is_saved_under_the_released_names_only(folder):
-    held = load_file(list(Run.open(folder).checkpoints.values())[-1])
+def test_the_network_is_saved_under_the_released_names_only(tmp_path):
+    held = load_file(list(Run.open(trained(everything(steps=2), tmp_path)).checkpoints.values())[-1])
     plain = build_model("SiT-Nano/2", 8, 1, 10, learn_sigma=False)
     projector = {f"projector.{n}.{kind}" for n in (0, 2, 4) for kind in ("weight", "bias")}
     for part in ("model.", "ema."):
@@ -54,18 +32,13 @@ def test_the_network_is_saved_under_the_released_names_only(folder):
     assert {name.split(".")[0] for name in held} == {"model", "ema", "projector", "optimizer"}
 
 
-def test_the_projector_is_trained_and_the_teacher_is_not(folder):
-    start, end = Trainer(everything()), load_file(list(Run.open(folder).checkpoints.values())[-1])
-    for name, tensor in start.projector.state_dict().items():
-        assert not torch.equal(end[f"projector.{name}"], tensor), name
-    before = {name: tensor.clone() for name, tensor in start.objective.module.teacher.state_dict().items()}
-    list(start)
-    assert_same(start.objective.module.teacher.state_dict(), before)
-    assert_same(start.projector.state_dict(), {name: end[f"projector.{name}"] for name in start.projector.state_dict()})
-
-
-def test_the_average_has_no_projector(folder):
-    assert type(Trainer(everything()).ema.network) is type(Run.open(folder).model()) is Transformer
+def test_the_projector_is_trained_and_the_teacher_is_not():
+    trainer = Trainer(everything(steps=2))
+    modules = trainer.projector, trainer.objective.module.teacher
+    projector, teacher = ({name: t.clone() for name, t in module.state_dict().items()} for module in modules)
+    list(trainer)
+    assert not any(torch.equal(t, projector[name]) for name, t in trainer.projector.state_dict().items())
+    assert_same(trainer.objective.module.teacher.state_dict(), teacher)
 
 
 # --- what follows from what

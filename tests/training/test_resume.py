@@ -127,19 +127,6 @@ def test_ctrl_c_at_any_moment_saves_a_whole_step(tmp_path, straight, monkeypatch
     assert outcome(tmp_path) == straight
 
 
-def test_ctrl_c_in_a_terminal(tmp_path):
-    """SIGINT to a process, at whatever moment it comes."""
-    config = tiny(steps=ENDLESS, save_every=1000)
-    with training_elsewhere(config, tmp_path / "run") as process:
-        wait_for(lambda: rows(tmp_path / "run") > 100)
-        os.kill(process.pid, signal.SIGINT)
-        process.join(60)
-        assert process.exitcode == 130
-    (step,) = Run.open(tmp_path / "run").checkpoints
-    assert step < 1000
-    assert_same_as_straight(tmp_path, config, step)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("save_every", [1, 20], ids=["mostly within saves", "mostly within steps"])
 def test_kill_9_at_random_moments(tmp_path, save_every):

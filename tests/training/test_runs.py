@@ -30,18 +30,6 @@ def test_model_is_what_the_file_holds(run, weights, step):
     assert model.final_layer.linear.weight.any()
 
 
-def test_averaged_and_live_weights_differ_and_so_do_steps(run):
-    models = [run.model(*which) for which in (("ema", 5), ("ema", 7), ("model", 5), ("model", 7))]
-    assert len({model.final_layer.linear.weight.numpy().tobytes() for model in models}) == 4
-
-
-def test_bad_requests_for_a_model(run, unchecked):
-    with pytest.raises(ConfigError, match=r"step = 6 cannot be used: this run's steps are 0, 5, 7"):
-        run.model(step=6)
-    with pytest.raises(ConfigError, match=r"weights = 'best' cannot be used: choose 'ema'"):
-        run.model("best")
-
-
 def test_a_run_without_a_checkpoint(tmp_path):
     Trainer(tiny(), tmp_path)
     run = Run.open(tmp_path)
@@ -87,14 +75,10 @@ def test_settings_stand_beside_the_samples(run):
     [
         ({"n": 0}, "n = 0"),
         ({"y": [0, 11]}, "y = [0, 11]"),
-        ({"y": [-1, 0]}, "y = [-1, 0]"),
         ({"y": [1, 2, 3]}, "give 2 labels between 0 and 10"),
         ({"y": []}, "y = []"),
-        ({"y": [3.5, 0]}, "y = [3.5, 0.0]"),
         ({"y": [float("nan"), 0]}, "y = [nan, 0.0]"),
-        ({"steps": 2.5}, "steps = 2.5"),
         ({"method": "rk4"}, "method = 'rk4'"),
-        ({"guidance": float("nan")}, "guidance = nan"),
         ({"seed": -1}, "seed = -1"),
         ({"batch_size": 0}, "batch_size = 0"),
     ],

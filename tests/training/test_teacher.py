@@ -95,11 +95,6 @@ def test_the_teacher_so_far_is_a_frozen_copy_with_its_cost():
     assert run.encoder.embed.weight.requires_grad
 
 
-def test_the_loss_falls():
-    losses = weights(steps=80)[1]
-    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.1
-
-
 # --- the views
 
 
@@ -113,17 +108,6 @@ def test_views_of_a_digit_differ_and_stay_near_it():
     assert away.diagonal().median() < away.median()  # nearer to its other view than to other digits
     assert (away.argmin(dim=1) == torch.arange(300)).float().mean() > 10 / 300  # far above chance, far from trivial
     assert torch.equal(distorted(x, torch.Generator().manual_seed(1)), distorted(x, torch.Generator().manual_seed(1)))
-
-
-def test_views_do_not_drift_to_one_side():
-    mark = torch.full((4000, 1, 8, 8), -1.0)
-    mark[:, :, 3:5, 3:5] = 1
-    ink = distorted(mark, torch.Generator().manual_seed(0)).add(1).mean(dim=1)
-    centre, mean = torch.arange(8.0) - 3.5, ink.mean(dim=0)
-    for axis in (0, 1):
-        assert (mean.sum(dim=axis) @ centre / mean.sum()).abs() < 0.1
-    columns = ink.clamp_min(0).sum(dim=1) @ centre / ink.clamp_min(0).sum(dim=(1, 2))
-    assert columns.abs().quantile(0.99) < 2.5  # a shift of a pixel, a bend of less than another
 
 
 # --- measuring

@@ -134,16 +134,9 @@ def test_nan_in_the_data_stops_before_it_is_saved(tmp_path):
     assert outcome(trained(tiny(), tmp_path / "run")) == outcome(trained(tiny(), tmp_path / "straight"))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_the_term_that_broke_is_named(monkeypatch, value):
-    monkeypatch.setattr("labkit.losses.dispersive.repulsion", lambda z, **_: z.sum() * 0 + value)
-    with pytest.raises(NonFiniteLoss, match=f"step 1 is not finite .dispersive = {value}.; nothing was saved yet"):
-        list(Trainer(tiny()))
-
-
 def test_a_sum_can_overflow_though_its_terms_do_not():
     """The features scatter so widely that L_disp is about −log 8, and λ times that is beyond float32."""
-    with pytest.raises(NonFiniteLoss, match=r"step 1 is not finite \(total"):
+    with pytest.raises(NonFiniteLoss, match=r"step 1 is not finite \(total\); nothing was saved yet"):
         list(Trainer(tiny(lam=3e38, tau=1e-6)))
 
 
