@@ -34,7 +34,7 @@ def test_what_was_changed_must_be_made_again(atlas, monkeypatch):
     config = build.CONDITIONS[condition]
     for changed, gone in (
         (config.replace(lam=0.7), True),
-        (config.replace(steps=3000), True),
+        (config.replace(steps=2 * config.steps), True),
         (config.replace(steps=1000), True),
         (config.replace(keep_last=7), False),
     ):
