@@ -1,0 +1,434 @@
+"""Numbers and comparisons in the texts of notebooks 03 and 06, computed again from the atlas."""
+
+import re
+import sys
+from functools import cache
+
+import pytest
+from test_notebooks import FOLDER, cells
+
+from labkit.experiments import Atlas
+from labkit.plots import describe_maps
+from labkit.plots.outcome import curves_of
+from labkit.runtime import data_dir
+
+sys.path.insert(0, str(data_dir()))
+import claims
+import pays
+
+pytestmark = pytest.mark.usefixtures("unchecked")  # conditions come from JSON, with lists for tuples
+WORDS = {3: "three", 4: "four", 5: "five", 7: "seven"}
+
+
+@cache
+def evidence():
+    atlas = Atlas.load()
+    return claims.Evidence(atlas.findings, atlas.table, atlas.stopping)
+
+
+def interval(row, digits=2):
+    return minus(f"{row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]")
+
+
+def minus(text):
+    return text.replace("-", "−")
+
+
+def span(values, digits=0):
+    """Lowest to highest."""
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+def leaves_out_0(row):
+    return row["low"] > 0 or row["high"] < 0
+
+
+def agree(condition, measure, **where):
+    """The difference, of which every seed has the same sign."""
+    row = Atlas.load().difference(condition, measure, **where)
+    better = row["difference"] * (claims.metric(measure).direction or 1) > 0
+    assert row["wins"] == (row["n"] if better else 0) and not row["ties"] and leaves_out_0(row)
+    return row
+
+
+def watched():
+    outcome = Atlas.load().outcome(["baseline", "dispersive"])
+    return lambda name, meter: curves_of(outcome, name, meter)
+
+
+def floor_at_step_20():
+    loss = watched()("dispersive", "dispersive").loc[20]
+    assert loss.round(2).eq(-4.85).all()
+    return f"*Dispersive Loss*: at its floor by step 20, in all {WORDS[len(loss)]} seeds"
+
+
+def norm_over_training():
+    curves = watched()
+    base, norm = (curves(name, "feature_norm") for name in ("baseline", "dispersive"))
+    peak, settled, end = (norm.loc[step] for step in (20, 400, 1500))
+    assert (norm.loc[20] > norm.loc[100]).all() and (norm.loc[100] > settled).all() and (end > settled).all()
+    return (
+        f"at step 20 it is {span(peak)}, which is {span(peak / base.loc[20])} times the baseline's; by step 400 it "
+        f"has come down to {span(settled, 1)}, and at step 1,500 it is at {span(end, 1)} (the baseline's: "
+        f"{span(base.loc[1500], 1)})"
+    )
+
+
+def lower_velocity_loss():
+    curves = watched()
+    base, loss = (curves(name, "velocity").loc[20:1000] for name in ("baseline", "dispersive"))
+    assert (loss > base).all(axis=None)
+    return "the baseline's is lower at every logged step from 20 to 1,000, in every seed"
+
+
+def growth_by_block():
+    band = Atlas.load().band
+    ratios = [
+        band("dispersive", "feature_norm", block=block).values / band("baseline", "feature_norm", block=block).values
+        for block in range(4)
+    ]
+    means = [round(ratio.mean()) for block, ratio in enumerate(ratios) if block != 1]
+    ranks = [Atlas.load().difference("dispersive", "effective_rank", block=block) for block in range(4)]
+    assert all(row["high"] < 0 for row in ranks[1:]) and ranks[0]["low"] > 0
+    assert ranks[1]["wins"] == 0
+    return (
+        f"the norm is {span(ratios[1], 1)} times the baseline's at block 1, and {WORDS[min(means)]} to "
+        f"{WORDS[max(means)]} times in the other blocks. The effective rank is lower at blocks 1, 2 and 3, by "
+        f"{-ranks[1]['difference']:.0f} directions at block 1, and higher at block 0, in front of the regularized one"
+    )
+
+
+def sign_in_all_seeds():
+    row = agree("dispersive", "frechet")
+    return (
+        f"All {WORDS[row['n']]} seeds agree on the sign, and the interval of the Fréchet distance's difference, "
+        f"{interval(row)}, leaves 0 out: chance does not explain it."
+    )
+
+
+def gap_over_steps():
+    rows = [
+        Atlas.load().difference("coarse-dispersive", "frechet", step=step) for step in (500, 1000, 1500, 3000, 6000)
+    ]
+    assert all(row["low"] > 0 for row in rows[:4]) and not leaves_out_0(rows[4])
+    numbers = [minus(f"{row['difference']:+.1f}") for row in rows[:4]]
+    return (
+        f"({numbers[0]} at step 500), and catches up with training: {', '.join(numbers[1:])}, and no difference shown"
+    )
+
+
+def held_out_loss_of_few():
+    rows = {step: agree("coarse-few-dispersive", "loss_held_out", step=step) for step in (1000, 1500, 3000)}
+    copies = [agree("coarse-few-dispersive", "memorisation", step=step) for step in (1000, 1500)]
+    assert all(row["high"] < 0 for row in [*rows.values(), *copies])
+    numbers = [minus(f"{row['difference']:+.3f}") for row in rows.values()]
+    return f"after 1,000, 1,500 and 3,000 steps the dispersive model's loss is lower ({', '.join(numbers)})"
+
+
+def paper_setting():
+    return interval(agree("coarse-dispersive", "frechet"))
+
+
+def heat_map():
+    rows = {name: Atlas.load().difference(f"coarse-{name}", "frechet") for name in claims.GRID}
+    low, high = (pick(rows, key=lambda name: rows[name]["difference"]) for pick in (min, max))
+    assert rows[low]["difference"] > 0
+    at = {name: f"λ = {cell['lam']:g}, τ = {cell['tau']:g}" for name, cell in claims.GRID.items()}
+    least, most = (minus(f"{rows[name]['difference']:+.2f}") for name in (low, high))
+    norms = [Atlas.load().difference(f"coarse-{name}", "feature_norm") for name in claims.GRID]
+    assert all(row["low"] > 0 for row in norms)
+    return f"every cell's mean is worse than the baseline's, least at {at[low]} ({least}), most at {at[high]} ({most})"
+
+
+def burst():
+    curves = watched()
+    base, norm = (curves(name, "feature_norm").loc[20] for name in ("baseline", "dispersive"))
+    assert curves("dispersive", "dispersive").loc[20].round(2).eq(-4.85).all()
+    return (
+        f"SiT-Nano/2 needs at most 20 steps for this: 128 samples have room in its 1,024 dimensions (SiT-Nano/4 has "
+        f"256). Its features are then {span(norm / base)} times as large as the baseline's"
+    )
+
+
+def patience():
+    rows = [Atlas.load().difference("dispersive", "frechet", step=step) for step in (500, 1000, 1500, 3000)]
+    warm = Atlas.load().difference("warmup", "frechet")
+    assert rows[0]["difference"] > rows[1]["difference"] > rows[2]["difference"] > rows[3]["difference"]
+    numbers = [minus(f"{row['difference']:+.2g}") for row in rows]
+    return (
+        f"for SiT-Nano/2 the difference after 500, 1,000, 1,500 and 3,000 steps is {', '.join(numbers[:3])} and "
+        f"{numbers[3]}. A λ that warms up over 1,000 steps leaves {interval(warm)} of it after 1,500."
+    )
+
+
+def choosing():
+    lam, tau = claims.slopes(evidence())
+    assert tau.low > 0 > lam.low
+    rows = evidence().findings.query("measure == 'frechet'")
+    instead = rows[rows["question"] == "instead"]
+    assert not ((instead["p_holm"] < 0.05) & (instead["difference"] < 0)).any()
+    blocks = rows[rows["question"] == "which-block"]
+    assert not (blocks["p_holm"] < 0.05).any()
+    tried = rows[rows["question"].isin(["lam-tau", "variants", "block", "batch", "gentle"])]
+    assert not (tried["high"] < 0).any()
+    better = instead.set_index("condition")
+    assert (better.loc[["hinge", "covariance", "warmup"], "high"] < 0).all()
+    slopes = [f"{of.mean:.2f} [{of.low:+.2f}, {of.high:+.2f}]" for of in (tau, lam)]
+    return minus(
+        f"No single choice passes Holm's correction among so many, but the table of λ × τ as a whole has a slope: "
+        f"doubling τ adds {slopes[0]} to the Fréchet distance, doubling λ adds {slopes[1]}. So use a small τ and "
+        f"preferably a small λ, warm λ up, and try hinge or covariance before L2 and cosine. After Holm's correction "
+        f"these seeds show no effect of the block, nor of whether 16 or 128 samples repel each other. No choice is "
+        f"ahead of the baseline."
+    )
+
+
+def widths():
+    names = [f"coarse-{name}" for name in ("baseline", "dispersive", "hinge", "cosine", "covariance")]
+    text = describe_maps(Atlas.load().maps, names)
+    l2, hinge, cosine, covariance = map(float, re.findall(r"×(\d+\.?\d*)", text))
+    return (
+        f"the L2 cloud is {l2:g} times as wide as the baseline's, and the hinge's {hinge:g} times, but those of "
+        f"cosine and covariance only {cosine:g} and {covariance:g} times"
+    )
+
+
+def mapped():
+    return f"holds all {WORDS[Atlas.load().maps['condition'].nunique()]} mapped conditions"
+
+
+def memorises():
+    atlas, steps = Atlas.load(), (500, 1000, 1500, 3000, 6000)
+    losses = [atlas.band("coarse-few-baseline", "loss_held_out", step=step).mean for step in steps]
+    assert losses[1:] == sorted(losses[1:])
+    copies = atlas.band("coarse-few-baseline", "memorisation", step=6000).mean
+    assert 0.85 < copies < 0.95
+    numbers = ", ".join(f"{loss:.2f}" for loss in losses)
+    return (
+        f"from 1,000 steps on its loss on held-out digits *rises* ({numbers} at the five ages), and after 6,000 steps "
+        f"nine samples in ten are nearer to a training image than 95 % of real ones are"
+    )
+
+
+def later():
+    difference = Atlas.load().difference
+    losses = [difference("coarse-few-dispersive", "loss_held_out", step=step) for step in (1000, 1500, 3000, 6000)]
+    copies = agree("coarse-few-dispersive", "memorisation")
+    assert all(row["high"] < 0 for row in losses[:3]) and not leaves_out_0(losses[3]) and copies["high"] < 0
+    left = 1 + copies["difference"] / copies["baseline"]
+    assert 0.4 < left < 0.6
+    numbers = [f"{-row['difference']:.3f}" for row in losses]
+    return (
+        f"The same happens to the dispersive model, but later: after 1,000, 1,500 and 3,000 steps its loss on "
+        f"held-out digits is lower by {numbers[0]}, {numbers[1]} and {numbers[2]}, and after 1,500 about half as many "
+        f"samples are near copies, in every seed. After 6,000 both are over-fitted, and {WORDS[losses[3]['n']]} seeds "
+        f"show no difference."
+    )
+
+
+def whole():
+    atlas = Atlas.load()
+    row, copies = (
+        atlas.difference("coarse-dispersive", "frechet", step=6000),
+        agree("coarse-dispersive", "memorisation", step=6000),
+    )
+    assert not leaves_out_0(row) and copies["high"] < 0
+    shares = copies["baseline"] + copies["difference"], copies["baseline"]
+    return (
+        f"dispersion is behind at first, and no difference is shown after 6,000 steps ({interval(row)}, "
+        f"{WORDS[row['n']]} seeds). There the baseline's distance is {row['baseline']:.2f}, and that of other real "
+        f"digits is {atlas.real('coarse-baseline', 'frechet'):.2f}, so not much is left to gain. One difference "
+        f"remains: fewer near copies, {100 * shares[0]:.1f} % against {100 * shares[1]:.1f} %, in every seed"
+    )
+
+
+def lowest():
+    stopping = Atlas.load().stopping.query("measure == 'loss_held_out'")
+    best = stopping.loc[stopping.groupby(["condition", "seed"])["value"].idxmin()].set_index("condition")
+    return best.loc["baseline"], best.loc["dispersive"]
+
+
+def in_time():
+    (base, own), row = lowest(), evidence().in_time("loss_held_out")
+    assert row["high"] < 0 and row["wins"] == row["n"]
+    steps = [" or ".join(map(str, sorted(of["step"].unique()))) for of in (base, own)]
+    return (
+        f"the baseline's loss on held-out digits is lowest after {steps[0]} steps, at {base['value'].mean():.3f}, and "
+        f"the dispersive model's after {steps[1]}, at {own['value'].mean():.3f}. It is lower in every seed, by "
+        f"{-row['difference']:.4f} [{-row['high']:.4f}, {-row['low']:.4f}]."
+    )
+
+
+def verdict():
+    (row,) = re.findall("Because it works against over-fitting.*", Atlas.load().claims)
+    return f"says *{row.split('|')[3].strip()}*"
+
+
+def variants_twice():
+    names, difference = ("dispersive", "hinge", "cosine", "covariance"), Atlas.load().difference
+    early, late = ([difference(name, "frechet", step=step) for name in names] for step in (1500, 3000))
+    norms, ranks = (
+        [difference(name, of, step=3000)["difference"] for name in names] for of in ("feature_norm", "effective_rank")
+    )
+    assert norms == sorted(norms, reverse=True)
+    assert [difference(name, "effective_rank", step=3000)["low"] > 0 for name in names] == [False, False, True, True]
+    assert [row["low"] > 0 for row in early] == [True, True, True, False]
+    assert [row["low"] > 0 for row in late] == [True, False, True, False]
+    pixels = agree("dispersive", "frechet_pixels", step=3000)
+    shares = [f"{100 * row['difference'] / row['baseline']:.0f} %" for row in (late[0], pixels)]
+    return (
+        f"after 3,000 steps L2 and hinge have grown most, and cosine and covariance have *raised* the effective rank, "
+        f"by {ranks[2]:.0f} and {ranks[3]:.0f} directions. In Fréchet distance L2, hinge and cosine are behind after "
+        f"1,500 steps, {', '.join(interval(row) for row in early[:2])} and {interval(early[2])}, and covariance shows "
+        f"no difference, {interval(early[3])}. After 3,000 steps L2 and cosine are still behind, by much less: "
+        f"{interval(late[0])} and {interval(late[2])}. For L2 that is {shares[0]} of the baseline's distance, and "
+        f"{shares[1]} by the Fréchet distance of pixels"
+    )
+
+
+def other_variants():
+    difference = Atlas.load().difference
+    hinge, cosine, covariance = (difference(f"coarse-{name}", "frechet") for name in ("hinge", "cosine", "covariance"))
+    finer = {name: difference(name, "frechet") for name in ("hinge", "cosine", "dispersive")}
+    assert hinge["low"] > 0 and finer["hinge"]["low"] > 0 and finer["cosine"]["low"] > 0
+    assert finer["cosine"]["difference"] > finer["dispersive"]["difference"]
+    assert not leaves_out_0(cosine) and not leaves_out_0(covariance)
+    return (
+        f"The hinge costs less, but it costs: {interval(hinge)}, and {interval(finer['hinge'])} with SiT-Nano/2. No "
+        f"difference is shown for covariance, {interval(covariance)}, nor for cosine, {interval(cosine)}, which "
+        f"however costs SiT-Nano/2 more than L2 does, {interval(finer['cosine'])} against "
+        f"{interval(finer['dispersive'])}"
+    )
+
+
+def side_by_side():
+    own, seed = (evidence().mean(f"coarse-{name}", "distance_from_baseline") for name in ("dispersive", "baseline"))
+    assert abs(own / seed - 1) < 0.05
+    return "they differ as much as the samples of two seeds do"
+
+
+def guided():
+    atlas, guidance = Atlas.load(), "heun with 50 steps, guidance 2"
+    for name in ("baseline", "dispersive", "coarse-baseline", "coarse-dispersive"):
+        assert atlas.band(name, "frechet", sampler=guidance).mean > atlas.band(name, "frechet").mean
+    measures = ("frechet", "recall", "frechet_pixels", "precision")
+    rows = {of: evidence().row("sampling", "dispersive", of, sampler=guidance) for of in measures}
+    assert all(row["p_holm"] < 0.05 for row in rows.values())
+    assert [claims.sign(row) for row in rows.values()] == [1, 1, -1, -1]
+    return (
+        f"both models are worse than without it. For SiT-Nano/2 the Fréchet distance then favours dispersion, "
+        f"{interval(rows['frechet'])}, and so does recall; but the Fréchet distance of pixels, "
+        f"{interval(rows['frechet_pixels'])}, and precision are worse. When metrics disagree, we cannot call a winner."
+    )
+
+
+def others():
+    sizes = [evidence().row("size", name) for name in ("larger-dispersive", "coarse-dispersive")]
+    shares = [f"{100 * row['difference'] / row['baseline']:.0f}" for row in sizes]
+    emoji = agree("emoji-dispersive", "frechet_pixels")
+    dit, rank = agree("dit-dispersive", "frechet"), agree("dit-dispersive", "effective_rank")
+    one_step, pixels = (evidence().row("meanflow", "meanflow-dispersive", of) for of in ("frechet", "frechet_pixels"))
+    assert not leaves_out_0(one_step) and pixels["low"] > 0 and rank["low"] > 0
+    repa = {of: evidence().row("both", "repa-dispersive", of) for of in ("frechet", "frechet_pixels", "loss_held_out")}
+    assert repa["frechet"]["low"] > 0 and repa["loss_held_out"]["low"] > 0 and not leaves_out_0(repa["frechet_pixels"])
+    return (
+        f"SiT-Micro/4, with six times the parameters, is behind by about the same share of its baseline's Fréchet "
+        f"distance as SiT-Nano/4: {shares[0]} and {shares[1]} %. For emoji there is no classifier; by the Fréchet "
+        f"distance of pixels they are {100 * emoji['difference'] / emoji['baseline']:.0f} % behind (question *On "
+        f"other images …*). DiT-Nano/2 loses most, {interval(dit, 1)}, and its effective rank *rises*. One-step "
+        f"samples of MeanFlow show no difference by the classifier's features, {interval(one_step)}, but they are "
+        f"worse by pixels, {interval(pixels)}. Beside REPA the term costs: the Fréchet distance, "
+        f"{interval(repa['frechet'])}, and the loss on held-out digits, {interval(repa['loss_held_out'], 3)}, are "
+        f"worse."
+    )
+
+
+def samples_in_time():
+    copies, frechet, precision, pixels = (
+        evidence().in_time(of) for of in ("memorisation", "frechet", "precision", "frechet_pixels")
+    )
+    assert precision["high"] < 0 and pixels["high"] < 0 and not leaves_out_0(copies) and not leaves_out_0(frechet)
+    return (
+        f"The *samples* of those best steps disagree: the Fréchet distance of pixels is better, {interval(pixels)}, "
+        f"and precision is worse, {interval(precision)}. No difference is shown in the share of near copies, "
+        f"{interval(copies)}, nor in the Fréchet distance of the classifier's features, {interval(frechet)}."
+    )
+
+
+def compared():
+    every = pays.rows(Atlas.load().table, Atlas.load().stopping)
+    better, worse = (every[every["side"] == side] for side in ("better", "worse"))
+    return len(every), len(better), len(worse), better["place"].str.startswith("200 digits").sum()
+
+
+def where_it_pays():
+    total, better, worse, few = compared()
+    return (
+        f"of {total} comparisons {better} are better with the loss, {worse} are worse, and {total - better - worse} "
+        f"are not told apart. Of the {better} better ones, {few} are with 200 training digits"
+    )
+
+
+def readme_pays():
+    total, better, worse, few = compared()
+    return (
+        f"Of {total} comparisons {better} are better with the loss and {worse} worse; {few} of the {better} are with "
+        f"200 training digits"
+    )
+
+
+def runs():
+    return f"{sum(Atlas.load().record['seeds_of_each'].values())} runs"
+
+
+def readme_runs():
+    return runs().replace("runs", "measured runs")
+
+
+SENTENCES = {
+    "notebooks/03_train_and_compare.ipynb": (
+        floor_at_step_20,
+        norm_over_training,
+        lower_velocity_loss,
+        growth_by_block,
+        sign_in_all_seeds,
+        variants_twice,
+        gap_over_steps,
+        held_out_loss_of_few,
+    ),
+    "notebooks/06_ablations.ipynb": (
+        runs,
+        paper_setting,
+        heat_map,
+        other_variants,
+        side_by_side,
+        burst,
+        patience,
+        choosing,
+        guided,
+        others,
+        widths,
+        mapped,
+        memorises,
+        later,
+        whole,
+        in_time,
+        samples_in_time,
+        verdict,
+        where_it_pays,
+    ),
+    "README.md": (readme_runs, readme_pays),
+}
+
+
+@pytest.mark.parametrize(("file", "sentence"), [(file, one) for file, them in SENTENCES.items() for one in them])
+def test_what_a_text_says_is_what_was_measured(file, sentence):
+    path = FOLDER.parent / file
+    text = "\n".join(cells(path, "markdown")) if path.suffix == ".ipynb" else " ".join(path.read_text().split())
+    assert sentence() in text
+
+
+def test_no_metric_of_the_whole_set_is_better_but_recall_and_copies():
+    every = pays.rows(Atlas.load().table, Atlas.load().stopping)
+    better = every[(every["side"] == "better") & ~every["place"].str.startswith("200 digits")]
+    assert set(better["measure"]) <= {"recall", "memorisation"}
