@@ -105,7 +105,8 @@ def one_step_samples_with_dispersion():
         f"With dispersion, the Fréchet distance of the one-step samples changes by {values['frechet']}, precision by "
         f"{values['precision']}, recall by {values['recall']}, and the share that is recognised as requested by "
         f"{signed('meanflow-dispersive', 'agreement', scale=100, digits=1)} points. None of these intervals leaves out "
-        f"0. The Fréchet distance of pixels does: it is larger by {pixels[0]}, and was after 1,500 steps, by {pixels[1]}."
+        f"0. The Fréchet distance of pixels does: it is larger by {pixels[0]}, and was after 1,500 steps, by "
+        f"{pixels[1]}."
     )
 
 
@@ -189,6 +190,7 @@ def headroom():
     return f"the baseline is only {excess:.2f} above the distance of real digits to real digits ({real():.2f})"
 
 
+@pytest.mark.usefixtures("unchecked")  # configs of the atlas are read from JSON, which has no tuples
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
