@@ -41,11 +41,12 @@ SEEDS, LEAST = 5, 3
 AT = (500, 1000, STEPS, 3000, 6000)
 OTHER_SAMPLERS = (Sampler("heun", 5), Sampler("heun", 50, 2.0), Sampler("euler", 10), Sampler("euler_maruyama", 250))
 JUDGE = Measures(steps=AT)
-BASELINE = coarse("baseline")
-WATCHED = tuple(
+MAPPED = tuple(
     map(coarse, ("baseline", "dispersive", "cosine", "hinge", "covariance", "l2-independent", "l2-restricted"))
 )
-"""Conditions whose features are compared with the baseline's of the same seed."""
+"""Conditions whose features are drawn in one map."""
+WATCHED = dict.fromkeys(MAPPED, coarse("baseline")) | dict.fromkeys(("baseline", "dispersive"), "baseline")
+"""Condition → the baseline with whose features of the same seed its own are compared."""
 SAMPLED = ("baseline", "dispersive", coarse("baseline"), coarse("dispersive"))
 """Conditions that are also sampled by the other samplers."""
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -144,14 +145,14 @@ def closer(runs: dict[str, tuple[str, Config]], out: Path) -> list[dict]:
     ``cka_with_baseline`` and ``distance_from_baseline`` (root mean square of pixels, between samples of the same noise)
     compare with the baseline of the same seed; the baseline's own, with that of the next seed, show what a seed does.
     """
-    seeds = sorted({config.seed for condition, config in runs.values() if condition == BASELINE})
     rows = []
     for name, (condition, config) in runs.items():
         if condition in WATCHED:
-            seed, run = config.seed, Run.open(out / name)
+            seed, run, baseline = config.seed, Run.open(out / name), WATCHED[condition]
             about = {"condition": condition, "run": name, "seed": seed, "dataset": config.dataset, "step": STEPS}
             more = [*logged(run), *by_time(run)]
-            other = run_name(BASELINE, seeds[(seeds.index(seed) + 1) % len(seeds)] if condition == BASELINE else seed)
+            seeds = sorted(config.seed for of, config in runs.values() if of == baseline)
+            other = run_name(baseline, seeds[(seeds.index(seed) + 1) % len(seeds)] if condition == baseline else seed)
             if other in runs and other != name:
                 more += moved(run, Run.open(out / other))
             rows += [{**about, **row} for row in more]
@@ -241,7 +242,7 @@ def sheets(runs: dict[str, tuple[str, Config]], out: Path, shipped: dict[str, np
 
 def maps(runs: dict[str, tuple[str, Config]], out: Path, block: int = 1) -> pd.DataFrame:
     """Places of held-out images by conditions of seed 0: axes and map are fitted on their union."""
-    names = [condition for condition in WATCHED if run_name(condition, 0) in runs]
+    names = [condition for condition in MAPPED if run_name(condition, 0) in runs]
     sets = {of: Run.open(out / run_name(of, 0)).features(Look(count=300), [block], STEPS) for of in names}
     union = {of: views.features[block] for of, views in sets.items()}
     axes, reference = Pca.fit(union), UmapReference.fit(union)
@@ -332,7 +333,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "conditions": {of: json.loads(CONDITIONS[of].to_json()) for of in conditions},
     }
     pictures = {of: x for of, x in shipped.samples.items() if of in conditions} if shipped else {}
-    whole = all(run_name(of, 0) in runs for of in WATCHED)  # the map is of all of them together
+    whole = all(run_name(of, 0) in runs for of in MAPPED)  # the map is of all of them together
     mapped = maps(runs, args.out) if whole or not kept else shipped.maps
     files = {
         "conditions.json": json.dumps(about, indent=1).encode(),
