@@ -141,9 +141,9 @@ def repa_over_training():
     assert [surely("repa", "frechet", step) for step in AGES] == [-1, 0, 0, 0]
     gains = [-row("repa", "frechet", step).difference for step in AGES]
     return (
-        "After 500 steps, where your own runs ended, REPA is ahead: its Fréchet distance is smaller than the baseline's "
-        f"by {size('repa', 'frechet', 500)}. This lead shrinks to {gains[1]:.2f} after 1,000 steps, {gains[2]:.2f} after "
-        f"1,500 and {gains[3]:.2f} after 3,000, and none of these three intervals leaves out 0."
+        "After 500 steps, where your own runs ended, REPA is ahead: its Fréchet distance is smaller than the "
+        f"baseline's by {size('repa', 'frechet', 500)}. This lead shrinks to {gains[1]:.2f} after 1,000 steps, "
+        f"{gains[2]:.2f} after 1,500 and {gains[3]:.2f} after 3,000, and none of these three intervals leaves out 0."
     )
 
 
