@@ -16,7 +16,6 @@ sys.path.insert(0, str(data_dir()))
 import claims
 import pays
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # conditions come from JSON, with lists for tuples
 WORDS = {3: "three", 4: "four", 5: "five", 7: "seven"}
 
 

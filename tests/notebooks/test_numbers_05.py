@@ -15,7 +15,6 @@ from labkit.scale import DATASHEET, cost, memory, paper_days
 from labkit.training.history import Curve
 from labkit.widgets import Answer, NotMeasured, Partners
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # the shipped configs hold lists where a schedule has tuples
 (NOTEBOOK,) = FOLDER.glob("05_*.ipynb")
 
 

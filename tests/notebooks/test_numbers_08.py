@@ -190,7 +190,6 @@ def headroom():
     return f"the baseline is only {excess:.2f} above the distance of real digits to real digits ({real():.2f})"
 
 
-@pytest.mark.usefixtures("unchecked")  # configs of the atlas are read from JSON, which has no tuples
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
