@@ -203,7 +203,7 @@ EXERCISES = {
             "pairs, or their mean?",
             "-D / tau → -D[~torch.eye(len(D), dtype=bool)] / tau": "You leave out the pairs of a sample with itself. "
             "They look useless, but they give the loss its floor, and the paper's code keeps them.",
-            "torch.exp(-D / tau) → (1 - torch.eye(len(D))) * torch.exp(-D / tau)": "You take the self-pairs out of "
+            "torch.exp(-D / tau) → ((1 - torch.eye(len(D))) * torch.exp(-D / tau))": "You take the self-pairs out of "
             "the sum but still divide by all B² pairs. In the paper's loss, the self-pairs stay in.",
             "z.flatten(1) → z.mean(dim=1)": "You average over the tokens first. Then single tokens may do as they "
             "like while their mean moves apart. Keep all the numbers of a sample, in one vector.",

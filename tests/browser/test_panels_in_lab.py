@@ -202,7 +202,7 @@ def test_lambda_is_painted_and_a_run_is_forked_with_the_mouse(lab, opened):
     lab.click("Fork", CELL)
     plot = lab.wait_plot(CELL, lambda p: len(p["traces"][1]["x"] or []) > 3, 90)  # the fork's line, in another colour
     assert plot["traces"][0]["y"][0] == plot["traces"][1]["y"][0], "they have their first steps in common"
-    assert plot["traces"][0]["color"] != plot["traces"][1]["color"]
+    assert [trace["name"] for trace in plot["traces"][:2]] == ["run", "fork 1"]
     lab.wait_for(lambda: "forked from run at step" in lab.output(CELL).inner_text(), 60, "where it comes from")
     lab.click("Stop", CELL)
     lab.wait_for(lambda: "Stopped at step" in lab.output(CELL).inner_text(), 60, "the stop")

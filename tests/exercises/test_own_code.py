@@ -61,7 +61,7 @@ def test_my_functions_belong_to_no_folder(tmp_path):
 
 
 def test_the_sampler_takes_my_steps_and_my_guidance(monkeypatch):
-    monkeypatch.setattr(Sampler, "STEPS", (1, 2, 4))
+    monkeypatch.setattr(Sampler, "STEPS", (1, 2, 8))
     network, config = build_network(tiny(), *digits().dimensions).eval(), tiny()
     torch.manual_seed(0)
     for parameter in network.parameters():
@@ -77,7 +77,7 @@ def test_the_sampler_takes_my_steps_and_my_guidance(monkeypatch):
         assert own.figure.data[3].y == pytest.approx(library.figure.data[3].y, rel=1e-3, abs=1e-5)
         assert f"guidance {guidance:g}" in own.sentence.value
         assert torch.equal(own.state.paths["euler", 2][-1], own.state.paths["euler", 2][0]), "my Euler stands still"
-    assert not torch.allclose(own.state._paths[1.0]["heun", 4], own.state._paths[3.0]["heun", 4])
+    assert not torch.allclose(own.state._paths[1.0]["heun", 8], own.state._paths[3.0]["heun", 8])
     own.close(), library.close()
 
 

@@ -49,7 +49,7 @@ def test_a_fork_that_leaves_the_loss_is_a_burst(parents, tmp_path):
         assert (weights == expected) is same
         assert [row for row in table if row[0] <= 7] == [row for row in logged if row[0] <= 7]
         assert fork.parent.changes == (f"dispersive.lam: 0.5 → {lam}",)
-        assert str(parents().path) in fork.parent.describe()
+        assert parents().path.name in fork.parent.describe() and fork.parent.run == str(parents().path)
 
 
 def test_a_fork_of_a_fork(parents, tmp_path):

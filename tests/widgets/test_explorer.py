@@ -270,7 +270,7 @@ def test_features_that_are_not_finite_are_reported_at_their_place_and_all_else_i
     assert "all views are ready" in status(panel) and "cannot be shown" not in panel.sentence.value
     before = shown(panel)
     state.step = 2
-    where = "dispersive at step 2, block 1: the features of 2 of 40 images are NaN or infinite."
+    where = "dispersive at step 2, block 1: the features of 2 of 40 images are NaN or infinite;"
     assert where in panel.sentence.value and shown(panel)["points"] == before["points"]
     for block, step in ((1, 4), (2, 2)):
         state.block, state.step = block, step
