@@ -147,7 +147,8 @@ def test_every_control_moves_the_picture_and_the_words_and_leaves_nothing_behind
     lab.wait_for(lambda: [str(picture(lab)["selected"][i]) for i in DOTS] == [sevens] * 2, 60, "the sevens alone")
     assert lab.press_slider("image (or point at one)", "ArrowRight", 4, within=CELL) == "4"
     traces = wait_moved(lab, traces, *RINGS, *IMAGES)
-    assert any(note.startswith("image 4: a ") for note in lab.plots(CELL)[0]["annotations"])
+    fourth = lambda p: any(note.startswith("image 4: a ") for note in p["annotations"])  # noqa: E731
+    traces = lab.wait_plot(CELL, fourth)["traces"]
 
     lab.click("UMAP", CELL)
     wait_text(lab, "UMAP shows which points are neighbours. It cannot show spread")
