@@ -225,7 +225,8 @@ def stopping(out: Path, seeds: int, workers: int | None, only_trained: bool, shi
     if not runs:
         return kept
     table = swept(runs, out, Measures(JUDGE.count, JUDGE.samplers), workers)
-    return pd.concat([kept, table[(table["run"] != REAL) & table["block"].isna()]], ignore_index=True)
+    new = table[(table["run"] != REAL) & table["block"].isna()].reset_index(drop=True)
+    return pd.concat([kept, new], ignore_index=True) if len(kept) else new  # an empty table has no types
 
 
 def sheets(runs: dict[str, tuple[str, Config]], out: Path, shipped: dict[str, np.ndarray]) -> bytes:

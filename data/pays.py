@@ -45,6 +45,7 @@ GAINS = {
 } | {name: f"a smaller {metric(name).title}" for name in ("frechet", "frechet_pixels", "likelihood_divergence")}
 """Metric → what it means that it is better."""
 BEST = "200 digits, SiT-Nano/4, each at its own best step"
+EMPTY = ["place", "step", "measure", "n", "p"]
 IMAGES = 80 * 1_281_167
 """Training images of the paper's 80 epochs of ImageNet."""
 RATE = 2600
@@ -62,9 +63,10 @@ def rows(table: pd.DataFrame, stopping: pd.DataFrame) -> pd.DataFrame:
     if len(stopping):
         best = _best(stopping[stopping["condition"].isin(["baseline", "dispersive"])])
         parts.append(paired_differences(best, "baseline", of="condition").assign(place=BEST, step=0))
-    every = pd.concat(parts, ignore_index=True)
-    every = every[every["n"] >= 3]
-    every["p_holm"] = every.groupby("measure")["p"].transform(holm)
+    every = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=EMPTY)
+    every = every[every["n"] >= 3].copy()
+    for _, group in every.groupby("measure"):
+        every.loc[group.index, "p_holm"] = holm(group["p"])
     return every.assign(side=[side(row) for _, row in every.iterrows()])
 
 
