@@ -302,7 +302,10 @@ def _train_and_judge(config: Config, compiled: bool, folder: RunFolder, judge: J
     with folder.writing():
         if _cached(folder.path, config, judge) is not None:  # by another process, just now
             return
-        if not trained(folder.path, config):
+        # Killed between its last checkpoint and the sheet of samples, a run still has that to draw.
+        newest, sheet = max(folder.checkpoints, default=0), folder.sheets / f"step-{config.steps:08d}.png"
+        lost = newest == config.steps and folder.sheets.exists() and not sheet.exists()
+        if not trained(folder.path, config) or lost:
             engine = replace(config.engine, compile=compiled or config.engine.compile)
             trainer = Trainer(replace(config, engine=engine), folder)
             with saving_on_signals(trainer.stop), closing(iter(trainer)) as reports:
