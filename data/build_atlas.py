@@ -151,7 +151,7 @@ def closer(runs: dict[str, tuple[str, Config]], out: Path) -> list[dict]:
             seed, run, baseline = config.seed, Run.open(out / name), WATCHED[condition]
             about = {"condition": condition, "run": name, "seed": seed, "dataset": config.dataset, "step": STEPS}
             more = [*logged(run), *by_time(run)]
-            seeds = sorted(config.seed for of, config in runs.values() if of == baseline)
+            seeds = sorted(config.seed for each, config in runs.values() if each == baseline)
             other = run_name(baseline, seeds[(seeds.index(seed) + 1) % len(seeds)] if condition == baseline else seed)
             if other in runs and other != name:
                 more += moved(run, Run.open(out / other))

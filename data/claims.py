@@ -96,11 +96,8 @@ class Evidence(NamedTuple):
         rows = self.stopping
         if not len(rows) or not {condition, "baseline"} <= {*rows["condition"]}:
             raise Missing(f"{condition} on few images, measured every 100 steps")
-        rows = rows[rows["condition"].isin([condition, "baseline"])]
-        losses = rows[rows["measure"] == "loss_held_out"].set_index(["run", "step"])["value"]
-        best = rows.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
-        own = rows.loc[best & (rows["measure"] == measure), ["condition", "seed", "measure", "value"]]
-        return paired_differences(own, "baseline", of="condition").iloc[0]
+        own = at_best_step(rows[rows["condition"].isin([condition, "baseline"])])
+        return paired_differences(own[own["measure"] == measure], "baseline", of="condition").iloc[0]
 
     def by_sampler(self, condition: str, sampler: str) -> pd.Series:
         """One sampler minus the usual one: the same networks, so paired by seed."""
@@ -123,6 +120,13 @@ class Evidence(NamedTuple):
         if not len(rows):
             raise Missing(f"{condition}, {measure}")
         return float(rows.groupby("seed")["value"].mean().mean())
+
+
+def at_best_step(stopping: pd.DataFrame) -> pd.DataFrame:
+    """condition, seed, measure, value: each run at the step of its lowest loss on held-out images."""
+    losses = stopping[stopping["measure"] == "loss_held_out"].set_index(["run", "step"])["value"]
+    best = stopping.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
+    return stopping.loc[best, ["condition", "seed", "measure", "value"]]
 
 
 def sign(row: pd.Series) -> int:

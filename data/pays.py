@@ -7,12 +7,12 @@ counts all lines of the page, within one metric.
 from collections.abc import Sequence
 
 import pandas as pd
+from claims import SURE, at_best_step
 from questions import SAMPLERS
 
 from labkit.experiments.statistics import holm, paired_differences, side
 from labkit.metrics import metric
 
-SURE = 0.05
 MEASURES = (
     "loss_held_out",
     "frechet",
@@ -61,20 +61,14 @@ def rows(table: pd.DataFrame, stopping: pd.DataFrame) -> pd.DataFrame:
         if own["condition"].nunique() == 2:
             parts.append(paired_differences(own, pair[1], of="condition").assign(place=place))
     if len(stopping):
-        best = _best(stopping[stopping["condition"].isin(["baseline", "dispersive"])])
+        best = at_best_step(stopping[stopping["condition"].isin(["baseline", "dispersive"])])
+        best = best[best["measure"].isin(MEASURES)]
         parts.append(paired_differences(best, "baseline", of="condition").assign(place=BEST, step=0))
     every = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=EMPTY)
     every = every[every["n"] >= 3].copy()
     for _, group in every.groupby("measure"):
         every.loc[group.index, "p_holm"] = holm(group["p"])
     return every.assign(side=[side(row) for _, row in every.iterrows()])
-
-
-def _best(stopping: pd.DataFrame) -> pd.DataFrame:
-    """Each run at the step of its lowest loss on held-out images."""
-    losses = stopping[stopping["measure"] == "loss_held_out"].set_index(["run", "step"])["value"]
-    at = stopping.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
-    return stopping.loc[at & stopping["measure"].isin(MEASURES), ["condition", "seed", "measure", "value"]]
 
 
 def page(every: pd.DataFrame) -> str:

@@ -303,8 +303,8 @@ def _train_and_judge(config: Config, compiled: bool, folder: RunFolder, judge: J
         if _cached(folder.path, config, judge) is not None:  # by another process, just now
             return
         # Killed between its last checkpoint and the sheet of samples, a run still has that to draw.
-        newest, sheet = max(folder.checkpoints, default=0), folder.sheets / f"step-{config.steps:08d}.png"
-        lost = newest == config.steps and folder.sheets.exists() and not sheet.exists()
+        ended = max(folder.checkpoints, default=0) == config.steps
+        lost = ended and folder.sheets.exists() and not folder.sheet(config.steps).exists()
         if not trained(folder.path, config) or lost:
             engine = replace(config.engine, compile=compiled or config.engine.compile)
             trainer = Trainer(replace(config, engine=engine), folder)

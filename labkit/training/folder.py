@@ -60,6 +60,10 @@ class RunFolder:
         self._lock: FileLock | None = None
         self._started = self._noted = 0.0
 
+    def sheet(self, step: int) -> Path:
+        """File of the sheet of samples that is drawn beside the checkpoint of a step."""
+        return self.sheets / f"step-{step:08d}.png"
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_lock": None}  # a copy in another process owns nothing
 

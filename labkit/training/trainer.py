@@ -321,7 +321,7 @@ class Trainer:
     @property
     def _sheet(self) -> Path:
         assert self.folder is not None
-        return self.folder.sheets / f"step-{self.step:08d}.png"
+        return self.folder.sheet(self.step)
 
     def _logs(self, step: int) -> bool:
         """Whether a step is logged: each ``log_every``-th, the last, and more at the start, where much changes."""

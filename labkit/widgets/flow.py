@@ -224,12 +224,16 @@ def sampler_panel(
     plot.update_yaxes(type="log", dtick=1, row=1, col=3)
     plot.update_layout(legend=dict(x=0.99, xanchor="right", y=0.98, yanchor="top", orientation="v"))
 
+    drawn: dict[str, float] = {}
+
     def draw(state: Sampler, plot: BaseFigure) -> str:
-        words = []
+        words, moved = [], state.guidance != drawn.get("guidance")  # only guidance moves the curves
+        drawn["guidance"] = state.guidance
         for i, method in enumerate(kinds):
             plot.data[i].z = tile(state.at(method), 5)
             cost, error = state.cost(method, state.steps), state.error(method, state.steps)
-            plot.data[2 + i].y = [state.error(method, n) for n in state.STEPS]
+            if moved:
+                plot.data[2 + i].y = [state.error(method, n) for n in state.STEPS]
             plot.data[4 + i].x, plot.data[4 + i].y = [cost], [error]
             words.append(f"{method.capitalize()} takes {cost} evaluations and ends {error:.3f} away")
         beyond = f" and guidance {state.guidance:g}" if guidance else ""

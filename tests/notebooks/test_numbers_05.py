@@ -188,7 +188,6 @@ def test_what_a_notebook_says_is_what_was_measured(number, sentences):
 def rank_answer():
     """The notebook's function, as a reader's run of 400 steps calls it, and what that run has logged of the rank."""
     tree = ast.parse("\n".join(cell for cell in cells(NOTEBOOK, "code") if "%pip" not in cell))
-    names = ("rank_answer", "WHEN")
     names = {"rank_answer", "WHEN"}
     named = lambda node: {getattr(node, "name", ""), *(getattr(t, "id", "") for t in getattr(node, "targets", []))}  # noqa: E731
     wanted = [node for node in tree.body if names & named(node)]
