@@ -10,7 +10,7 @@ import pandas as pd
 from conditions import GRID, NOISES, STEPS, VARIANTS, coarse
 from questions import FORMS, SAMPLERS
 
-from labkit.experiments.atlas import Band, band
+from labkit.experiments.atlas import Band, at_best_step, band
 from labkit.experiments.statistics import describe_row, paired_differences
 from labkit.metrics import metric
 
@@ -120,13 +120,6 @@ class Evidence(NamedTuple):
         if not len(rows):
             raise Missing(f"{condition}, {measure}")
         return float(rows.groupby("seed")["value"].mean().mean())
-
-
-def at_best_step(stopping: pd.DataFrame) -> pd.DataFrame:
-    """condition, seed, measure, value: each run at the step of its lowest loss on held-out images."""
-    losses = stopping[stopping["measure"] == "loss_held_out"].set_index(["run", "step"])["value"]
-    best = stopping.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
-    return stopping.loc[best, ["condition", "seed", "measure", "value"]]
 
 
 def sign(row: pd.Series) -> int:

@@ -7,9 +7,10 @@ counts all lines of the page, within one metric.
 from collections.abc import Sequence
 
 import pandas as pd
-from claims import SURE, at_best_step
+from claims import SURE
 from questions import SAMPLERS
 
+from labkit.experiments.atlas import at_best_step
 from labkit.experiments.statistics import holm, paired_differences, side
 from labkit.metrics import metric
 

@@ -343,7 +343,7 @@ class Atlas:
 
     @cached_property
     def stopping(self) -> "pd.DataFrame":
-        """Baseline and dispersive on 200 digits, measured every 100 steps, for comparisons with early stopping."""
+        """Runs on 200 digits, measured every 100 steps, for comparisons with early stopping."""
         import pandas as pd
 
         return pd.read_parquet(self.folder / "stopping.parquet")
@@ -415,6 +415,13 @@ def write_atlas(folder: Path, files: Mapping[str, bytes], record: Mapping[str, A
     text = json.dumps({"format": FORMAT, **record, "sha256": digests}, indent=1, ensure_ascii=False)
     (folder / "atlas.json").write_text(text + "\n", encoding="utf-8")
     Atlas.load.cache_clear()  # the files that were read before are gone
+
+
+def at_best_step(stopping: "pd.DataFrame") -> "pd.DataFrame":
+    """condition, seed, measure, value: each run at the step of its lowest loss on held-out images."""
+    losses = stopping[stopping["measure"] == "loss_held_out"].set_index(["run", "step"])["value"]
+    best = stopping.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
+    return stopping.loc[best, ["condition", "seed", "measure", "value"]]
 
 
 def parquet(table: "pd.DataFrame") -> bytes:

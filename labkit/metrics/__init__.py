@@ -6,6 +6,7 @@ from labkit.metrics.geometry import (
     alignment,
     anisotropy,
     cka_table,
+    distance_density,
     effective_rank,
     feature_norm,
     geometry,
@@ -30,6 +31,7 @@ from labkit.metrics.table import BASE_LOSSES, METRICS, MetricInfo, metric
 from labkit.metrics.times import by_time
 
 __all__ = [
+    "distance_density",
     "BASE_LOSSES",
     "CLASSIFIERS",
     "METRICS",

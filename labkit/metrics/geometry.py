@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Features = Float[Tensor, "batch ..."]
+DISTANCE_BINS = 256  # over eight decades
 NO_SPREAD = 1e-12  # share of the features' size: below it, deviations from the mean are rounding
 
 
@@ -51,6 +52,22 @@ def mean_pairwise_distance(z: Features) -> float:
     """mean over pairs i ≠ j of ‖z_i − z_j‖ / √P, the spread of a batch; at least 0."""
     z = _at_least_two(z)
     return (off_diagonal(pairwise_sq_distances(z)).sqrt().mean() / z.shape[1] ** 0.5).item()
+
+
+@torch.no_grad()
+def distance_density(z: Features) -> tuple[Float[Tensor, " bins"], Float[Tensor, " bins"]]:
+    """Distribution of ‖z_i − z_j‖ / √P over pairs i ≠ j, which a mean or a picture of two axes cannot show.
+
+    Returns:
+        Middles of bins that lie evenly on a log scale, from 10⁻⁴ to 10⁴, and the density per decade in each; distances
+        beyond either end count to the last bin.
+    """
+    z = _at_least_two(z)
+    decades = off_diagonal(pairwise_sq_distances(z, per=z.shape[1])).clamp(1e-8, 1e8).log10() / 2
+    per_decade = DISTANCE_BINS // 8
+    counts = torch.histc(decades, DISTANCE_BINS, -4, 4)
+    middles = 10 ** ((torch.arange(DISTANCE_BINS) + 0.5) / per_decade - 4)
+    return middles, counts / counts.sum() * per_decade
 
 
 @torch.no_grad()

@@ -6,10 +6,10 @@ One theme, one palette, for notebooks, widgets and pages.
 from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
 from labkit.plots.describe import describe
 from labkit.plots.digits import digit_trace, picture, style_digits, tile
-from labkit.plots.findings import ages_figure
+from labkit.plots.findings import ages_figure, describe_findings, draw_findings, findings_figure
 from labkit.plots.maps import describe_maps, maps_figure
 from labkit.plots.outcome import curves_of, describe_differences, differences, outcome_figure, seeds_figure
-from labkit.plots.spread import lines_figure, similarity_figure
+from labkit.plots.spread import distances_axes, draw_distances, lines_figure, similarity_figure
 from labkit.plots.theme import (
     CLASSES,
     DASHES,
@@ -36,12 +36,17 @@ __all__ = [
     "curves_of",
     "describe",
     "describe_differences",
+    "describe_findings",
     "describe_maps",
     "differences",
     "digit_trace",
+    "distances_axes",
+    "draw_distances",
+    "draw_findings",
     "draw_floor",
     "fade",
     "figure",
+    "findings_figure",
     "lines_figure",
     "maps_figure",
     "outcome_figure",

@@ -21,7 +21,7 @@ LINE = 26  # pixels
 
 def labels(rows: "pd.DataFrame") -> list[str]:
     """A name for each row: its condition, and those of ``WHERE`` that differ among the rows."""
-    varying = {name: words for name, words in WHERE.items() if rows[name].nunique(dropna=False) > 1}
+    varying = {name: words for name, words in WHERE.items() if name in rows and rows[name].nunique(dropna=False) > 1}
     return [
         ", ".join([row["condition"], *(words.format(row[name]) for name, words in varying.items())])
         for _, row in rows.iterrows()

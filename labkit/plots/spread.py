@@ -1,11 +1,14 @@
-"""Figures of ``geometry_table``, ``probe_table`` and ``similarity_table``."""
+"""Figures of spread: distances between samples, ``geometry_table``, ``probe_table`` and ``similarity_table``."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
+import torch
+from plotly.basedatatypes import BaseTraceType
+from torch import Tensor
 
 from labkit.plots.theme import colour, figure
 
@@ -14,7 +17,35 @@ if TYPE_CHECKING:
 
     from labkit.plots.static import StaticFigure
 
+Density = tuple[Tensor, Tensor]  # of ``distance_density``
 AXES = {"block": "block", "t": "time t", "step": "training step"}
+
+
+def distances_axes(plot: go.Figure, row: int, col: int) -> None:
+    """Axes of a pane for ``draw_distances``."""
+    plot.update_xaxes(type="log", exponentformat="power", nticks=4, title_text="√D", row=row, col=col)
+    plot.update_yaxes(showticklabels=False, rangemode="tozero", row=row, col=col)
+
+
+def draw_distances(
+    lines: Mapping[str, BaseTraceType], rule: BaseTraceType, densities: Mapping[str, Density], taus: Collection[float]
+) -> None:
+    """Show how distances between two samples are distributed, and √τ, which the Dispersive Loss measures them by.
+
+    Args:
+        lines: run → its trace, on a log axis.  rule: the trace of √τ, shown if ``taus`` holds one value.
+        densities: run → ``distance_density`` of its features; runs without one get no line.
+    """
+    top = 0.0
+    for run, line in lines.items():
+        middles, density = densities.get(run, (torch.empty(0), torch.empty(0)))
+        there = density.nonzero()[:, 0] if density.isfinite().all() else density[:0]  # NaN: a run that diverged
+        shown = slice(max(int(there[0]) - 1, 0), int(there[-1]) + 2) if len(there) else slice(0)
+        line.x, line.y = middles[shown].tolist(), density[shown].tolist()
+        top = max([top, *density[shown].tolist()])
+    one = len(taus) == 1 and top > 0
+    rule.x, rule.y = ([next(iter(taus)) ** 0.5] * 2, [0, top]) if one else ([], [])
+    rule.name, rule.showlegend = "√τ", one
 
 
 def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, title: str) -> "StaticFigure":

@@ -17,7 +17,7 @@ from traitlets import Any as AnyTrait
 from traitlets import Bool, Enum, HasTraits, Int
 
 from labkit.checks import require, whole
-from labkit.metrics import effective_rank, feature_norm, mean_pairwise_distance, neighbour_purity
+from labkit.metrics import distance_density, effective_rank, feature_norm, mean_pairwise_distance, neighbour_purity
 from labkit.models.sizes import features_per_sample, parse_name
 from labkit.projection import Pca, UmapReference, seed_flicker
 from labkit.runtime import one_thread
@@ -54,6 +54,8 @@ class Spread(NamedTuple):
     norms: Float[Tensor, " n"]
     numbers: dict[str, float]
     """``MEASURES`` in the whole feature space, not in the picture."""
+    density: tuple[Tensor, Tensor]
+    """``distance_density`` there."""
 
 
 class Map(NamedTuple):
@@ -282,6 +284,7 @@ class Explorer(HasTraits):
                 {axes: pca[name].explained(centred) for axes, pca in basis.items()},
                 z.norm(dim=1) / z.shape[1] ** 0.5,
                 {measure: compute(z, self.y) for measure, compute in self._measures.items()},
+                distance_density(z),
             )
         self.clouds[place] = clouds
 

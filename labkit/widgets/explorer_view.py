@@ -1,4 +1,4 @@
-"""The view of ``Explorer``: runs side by side in one basis, their numbers, and the images behind the points."""
+"""The view of ``Explorer``: runs side by side in one basis, their distances, and the images behind the points."""
 
 import copy
 import html
@@ -19,6 +19,8 @@ from labkit.plots import (
     class_marker,
     colour,
     digit_trace,
+    distances_axes,
+    draw_distances,
     figure,
     scale_axis,
     style_digits,
@@ -29,7 +31,7 @@ from labkit.widgets.explorer import Explorer
 from labkit.widgets.panel import Panel, choice, dropdown, live_text, look, row
 
 GRID, ACROSS, SIDE = 29, 24, 5  # columns: all, those of the runs (divided by 1, 2, 3, 4), those of the images
-BESIDE = ("mean_pairwise_distance", "effective_rank", "neighbour_purity")  # drawn against training
+HISTORIES = ("mean_pairwise_distance", "effective_rank")  # drawn against training, beside the distances at this step
 UMAP_SHOWS = (
     "<b>UMAP</b> shows which points are neighbours. It cannot show spread, density, or how far apart groups are: every "
     "map fills its box. Trust it only as far as its trustworthiness goes, and nothing that another seed would move."
@@ -79,7 +81,7 @@ def explorer_panel(
         _draw_points(state, plot)
         return _sentence(state)
 
-    alt = "Features of held-out digits as points, one pane a run, above curves of their spread against training."
+    alt = "Features of held-out digits as points, one pane a run, above their distances and their spread over training."
     below = row(widgets.Label("film of training"), film, status)
     panel = Panel(name, state, controls, plot, draw, alt, extra=[below, shows])
 
@@ -145,13 +147,14 @@ def _controls(state: Explorer) -> dict[str, widgets.Widget]:
 def _lay_out(state: Explorer, title: str) -> go.Figure:
     """The empty figure: points of each run and a ring; lines of all runs for each measure; the two images."""
     names = list(state.runs)
-    wide, third = ACROSS // len(names), ACROSS // len(BESIDE)
+    wide, third = ACROSS // len(names), ACROSS // (1 + len(HISTORIES))
     specs: list[list[dict[str, int] | None]] = [[None] * GRID, [None] * GRID]
-    for spec, (width, count) in zip(specs, ((wide, len(names)), (third, len(BESIDE))), strict=True):
+    for spec, (width, count) in zip(specs, ((wide, len(names)), (third, 1 + len(HISTORIES))), strict=True):
         for place in range(count):
             spec[place * width] = {"colspan": width}
         spec[ACROSS] = {"colspan": SIDE}
-    titles = [*names, "image", *(metric(measure).label for measure in BESIDE), "as the model sees it"]
+    histories = (f"{metric(measure).label}, over training" for measure in HISTORIES)
+    titles = [*names, "image", "distances of two samples", *histories, "as the model sees it"]
     side = min(340, 560 / len(names))  # of a pane, in a window of 1,280 pixels
     height = round(side + 470)
     layout = dict(row_heights=[side, 130], horizontal_spacing=0.033, vertical_spacing=90 / (side + 220))
@@ -174,15 +177,21 @@ def _lay_out(state: Explorer, title: str) -> go.Figure:
         anchor = plot.get_subplot(**at).xaxis.plotly_name.replace("axis", "")
         plot.update_xaxes(showticklabels=len(names) < 4, zeroline=True, constrain="domain", nticks=4, **at)
         plot.update_yaxes(scaleanchor=anchor, constrain="domain", nticks=4, automargin=False, **at)
-    for place, measure in enumerate(BESIDE):
+    looks = {name: dict(color=colour(name), width=2, dash=DASHES[names.index(name)]) for name in names}
+    below = dict(row=2, col=1)
+    for name, line in looks.items():
+        plot.add_scatter(name=name, mode="lines", line=line, **below)
+    rule = dict(color=PALETTE["quiet"], dash="dot", width=1.5)
+    plot.add_scatter(mode="lines", line=rule, **below)
+    distances_axes(plot, **below)
+    for place, measure in enumerate(HISTORIES, start=1):
         at = dict(row=2, col=place * third + 1)
-        for name in names:
-            line = dict(color=colour(name), width=2, dash=DASHES[names.index(name)])
-            plot.add_scatter(name=name, showlegend=place == 0, mode="lines+markers", line=line, **at)
+        for name, line in looks.items():
+            plot.add_scatter(name=name, showlegend=False, mode="lines+markers", line=line, **at)
         ticks = dict(tickvals=list(range(len(state.steps))), ticktext=[f"{step:,}" for step in state.steps])
         plot.update_xaxes(title_text="training step", range=[-0.3, len(state.steps) - 0.7], **ticks, **at)
         scale_axis(plot, measure, **at)
-        plot.add_vline(0, line=dict(color=PALETTE["quiet"], dash="dot", width=1.5), **at)
+        plot.add_vline(0, line=rule, **at)
     for line in (1, 2):
         plot.add_trace(digit_trace(tile(state.inputs[state.t].x1[:1], 1)), line, ACROSS + 1)
         style_digits(plot, line, ACROSS + 1)
@@ -201,7 +210,10 @@ def _lay_out(state: Explorer, title: str) -> go.Figure:
 
 def _draw_points(state: Explorer, plot: BaseFigure) -> None:
     points, clouds, chosen = state.points(), state.clouds[state.place], state.selected()
-    shown = state.inputs[state.t]
+    shown, first = state.inputs[state.t], 2 * len(state.runs)
+    below = dict(zip(clouds, plot.data[first:], strict=False))
+    taus = {tau for run in state.runs.values() if (tau := run.config.repelling.arguments.get("tau"))}
+    draw_distances(below, plot.data[first + len(below)], {name: of.density for name, of in clouds.items()}, taus)
     for place, (name, xy) in enumerate(points.items()):
         dots, ring, cloud = *plot.data[2 * place : 2 * place + 2], clouds[name]
         xy = xy.numpy()
@@ -227,14 +239,17 @@ def _draw_images(state: Explorer, plot: BaseFigure) -> None:
     shown = state.inputs[state.t]
     for trace, images in zip(plot.data[-2:], (shown.x1, shown.x_t), strict=True):
         trace.z = tile(images[state.image : state.image + 1], 1)
-    first, last = plot.layout.annotations[len(state.runs)], plot.layout.annotations[len(state.runs) + 1 + len(BESIDE)]
+    first, last = (
+        plot.layout.annotations[len(state.runs)],
+        plot.layout.annotations[len(state.runs) + 2 + len(HISTORIES)],
+    )
     first.text = f"image {state.image}: a {shown.y[state.image]}"
     last.text = f"as seen at t = {shown.t[state.image]:.2f}"
 
 
 def _draw_history(state: Explorer, plot: BaseFigure) -> None:
-    histories = [values for measure in BESIDE for values in state.history(measure).values()]
-    for line, values in zip(plot.data[2 * len(state.runs) : -2], histories, strict=True):
+    histories = [values for measure in HISTORIES for values in state.history(measure).values()]
+    for line, values in zip(plot.data[3 * len(state.runs) + 1 : -2], histories, strict=True):
         line.x = [state.steps.index(step) for step in values]
         line.y = [None if value != value else value for value in values.values()]  # NaN is no JSON
     for rule in plot.layout.shapes:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from plotly.basedatatypes import BaseFigure
-from traitlets import HasTraits, Unicode, observe
+from traitlets import HasTraits, Int, Unicode, observe
 
 from labkit.experiments.atlas import Atlas
 from labkit.metrics import metric
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 
 class Questions(HasTraits):
-    """A question and a metric in, the differences that answer it out."""
+    """A question, a metric and a training step in, the differences that answer it out."""
 
     question, measure = Unicode(), Unicode("frechet")
+    step = Int(0)
+    """0 stands for all steps that the question compares."""
 
-    def __init__(self, atlas: Atlas | None = None, **traits: str) -> None:
+    def __init__(self, atlas: Atlas | None = None, **traits: str | int) -> None:
         self.atlas = atlas or Atlas.load()
         answered = set(self.atlas.findings["question"])
         self.texts = {name: text for name, text in self.atlas.questions.items() if name in answered}
@@ -37,9 +39,10 @@ class Questions(HasTraits):
             self.measure = self.measures()[0]
 
     def rows(self) -> "pd.DataFrame":
-        """The differences, a row each; none where the metric does not answer this question."""
+        """The differences, a row each; none where the metric or the step does not answer this question."""
         rows = self.atlas.findings
-        return rows[(rows["question"] == self.question) & (rows["measure"] == self.measure)]
+        rows = rows[(rows["question"] == self.question) & (rows["measure"] == self.measure)]
+        return rows[rows["step"] == self.step] if self.step else rows
 
 
 def questions_panel(state: Questions | None = None, name: str = "questions") -> Panel:
@@ -47,16 +50,19 @@ def questions_panel(state: Questions | None = None, name: str = "questions") -> 
     state = state or Questions()
     plot = findings_figure("")
     measures = [(metric(name).label, name) for name in dict.fromkeys(state.atlas.findings["measure"])]
+    steps = sorted({*state.atlas.findings["step"].dropna()})
     controls = {
         "question": dropdown("question", [(text, name) for name, text in state.texts.items()], "620px"),
         "measure": dropdown("show", measures, "450px"),
+        "step": dropdown("after", [("all steps", 0), *((f"{step:,} steps", step) for step in steps)], "200px"),
     }
 
     def draw(state: Questions, plot: BaseFigure) -> str:
         rows = state.rows()
         plot.layout.title.text = state.texts[state.question]
         if not len(rows):
-            return f"{metric(state.measure).label} was not compared for this question: choose another metric."
+            wanted = f"{metric(state.measure).label}{f' after {state.step:,} steps' if state.step else ''}"
+            return f"{wanted} was not compared for this question: choose another metric, or all steps."
         draw_findings(plot, rows, metric(state.measure).label)
         return describe_findings(rows)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import get_args
 
 import ipywidgets as widgets
-import numpy as np
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure, BaseTraceType
 from torch import Tensor
@@ -16,13 +15,11 @@ from torch import Tensor
 from labkit import datasets
 from labkit.checks import LabError
 from labkit.config import Config
-from labkit.distances import pairwise_sq_distances
 from labkit.losses import dispersive_floor
 from labkit.losses.dispersive import KNOBS
-from labkit.metrics import BASE_LOSSES, metric
+from labkit.metrics import BASE_LOSSES, distance_density, mean_pairwise_distance, metric
 from labkit.objective import metered_floor, regularized_blocks
-from labkit.ops import off_diagonal
-from labkit.plots import PALETTE, colour, figure, scale_axis
+from labkit.plots import PALETTE, colour, distances_axes, draw_distances, figure, scale_axis
 from labkit.process import base_term
 from labkit.projection import Pca
 from labkit.time_sampling import Noise
@@ -160,8 +157,7 @@ def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figur
             across = plot.get_subplot(**place).xaxis.plotly_name.replace("axis", "")
             plot.update_yaxes(showticklabels=False, scaleanchor=across, **place)
         elif name == "distances":
-            plot.update_xaxes(type="log", exponentformat="power", nticks=4, **place)
-            plot.update_yaxes(showticklabels=False, rangemode="tozero", **place)
+            distances_axes(plot, **place)
         else:
             scale_axis(plot, name, **place)
     return plot.update_traces(showlegend=False).update_layout(showlegend=True, legend=dict(y=1.04))
@@ -209,7 +205,6 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
             titles.append(_draw_cloud(state, used))
         elif name == "distances":
             titles.append(_draw_distances(state, used, rule, words))
-            axis.title.text = "√D"
         else:
             titles.append(_draw_curves(state, name, used, rule, words))
             axis.title.text = "samples seen" if state.over == "samples" else "step"
@@ -278,33 +273,18 @@ def _places(clouds: tuple[Tensor, ...]) -> list[list[list[float]]]:
     return [axes.transform(z).tolist() for z in clouds] if axes else []
 
 
-@lru_cache(maxsize=2 * BRANCHES)
-def _root_distances(cloud: Tensor) -> np.ndarray:
-    """√D of any two samples."""
-    z = cloud.flatten(1)
-    return off_diagonal(pairwise_sq_distances(z, per=z.shape[1])).sqrt().clamp(min=1e-6).numpy()
+_density = lru_cache(maxsize=2 * BRANCHES)(distance_density)
 
 
 def _draw_distances(
     state: TrainingState, lines: Mapping[str, BaseTraceType], rule: BaseTraceType, words: dict[str, list[str]]
 ) -> str:
-    """How the distances between two samples are distributed, on a log axis; √τ stands as a line."""
-    roots = {}
-    for run in lines:
-        if run in state.clouds:
-            roots[run] = _root_distances(state.clouds[run][1])
-            words[run].append(f"mean distance of two samples {roots[run].mean():.3g}")
-    ends = np.log10([d for values in roots.values() for d in (values.min(), values.max())] or [1.0])
-    edges = np.linspace(ends.min() - 0.1, ends.max() + 0.1, 80)
-    middles, top = (10 ** ((edges[1:] + edges[:-1]) / 2)).tolist(), 0.0
-    for run, line in lines.items():
-        density = np.histogram(np.log10(roots[run]), edges, density=True)[0].tolist() if run in roots else []
-        line.x, line.y = middles if density else [], density
-        top = max([top, *density])
+    """The distribution of distances between two samples, and √τ."""
+    clouds = {run: state.clouds[run][1] for run in lines if run in state.clouds}
+    for run, cloud in clouds.items():
+        words[run].append(f"mean distance of two samples {mean_pairwise_distance(cloud):.3g}")
     taus = {tau for config in state.configs.values() if (tau := config.repelling.arguments.get("tau"))}
-    one = len(taus) == 1 and top > 0
-    rule.x, rule.y = ([taus.pop() ** 0.5] * 2, [0, top]) if one else ([], [])
-    rule.name, rule.showlegend = "√τ", one
+    draw_distances(lines, rule, {run: _density(cloud) for run, cloud in clouds.items()}, taus)
     return INSIDE["distances"]
 
 

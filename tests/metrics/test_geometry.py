@@ -1,5 +1,6 @@
 """Metrics of the geometry of features, and of two representations of the same samples: plain loops, and corners."""
 
+import itertools
 import math
 import sys
 
@@ -13,6 +14,7 @@ from labkit.metrics import (
     alignment,
     anisotropy,
     cka_table,
+    distance_density,
     effective_rank,
     feature_norm,
     geometry,
@@ -115,6 +117,17 @@ def test_unrelated_features_have_the_cka_that_the_docstring_states(batch, p, q):
 
 
 # --- corners
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 50.0])
+def test_the_density_of_distances_counts_every_pair_once(size):
+    z = size * torch.randn(40, 3, 5, generator=torch.Generator().manual_seed(1))
+    middles, density = distance_density(z)
+    apart = [math.dist(p, q) / math.sqrt(15) for p, q in itertools.permutations(z.flatten(1).tolist(), 2)]
+    decades = np.histogram(np.log10(apart), len(middles), (-4, 4), density=True)[0]
+    assert density.numpy() == pytest.approx(decades, abs=1e-4)
+    assert math.log10(middles[0]) == pytest.approx(-4, abs=0.03) and (middles * density).sum() > 0
+    assert distance_density(torch.full_like(z, math.nan))[1].isnan().all(), "a run that diverged"
 
 
 def test_identical_samples_have_rank_0_and_rows_of_zeros_no_direction():

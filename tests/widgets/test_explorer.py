@@ -349,12 +349,12 @@ def film(panel):
 
 
 def shown(panel):
-    """Parts of the page as plain text. Traces are points and a ring of each run, the curves, and the two images; the
-    last annotation is the key to the classes.
+    """Parts of the page as plain text. Traces are points and a ring of each run, the distances, the curves, and the two
+    images; the last annotation is the key to the classes.
     """
     data, count = panel.figure.data, len(panel.state.runs)
-    dots, rings, lines = data[: 2 * count : 2], data[1 : 2 * count : 2], data[2 * count : 5 * count]
-    image, noised = data[5 * count : 5 * count + 2]
+    dots, rings, distances = data[: 2 * count : 2], data[1 : 2 * count : 2], data[2 * count : 3 * count + 1]
+    lines, (image, noised) = data[3 * count + 1 : 5 * count + 1], data[5 * count + 1 :]
     layout = panel.figure.layout
     notes = [note.text for note in layout.annotations]
     panes = [layout[letter + "axis" + dot[letter + "axis"][1:]] for dot in dots for letter in "xy"]
@@ -363,6 +363,7 @@ def shown(panel):
         "colours": [list(dot.marker.color) for dot in dots],
         "selected": [dot.selectedpoints for dot in dots],
         "rings": [(list(ring.x), list(ring.y)) for ring in rings],
+        "distances": [(line.x, line.y) for line in distances],
         "curves": [(line.x, line.y) for line in lines],
         "image": (image.z.tolist(), notes[count]),
         "as seen": noised.z.tolist(),
@@ -396,7 +397,7 @@ def on_page(panel, event, pane, *images):
     }
 
 
-ELSEWHERE = {"points", "rings", "words"}
+ELSEWHERE = {"points", "rings", "distances", "words"}
 CONTROLS = [
     ("step", 2, ELSEWHERE | {"rules"}),
     ("block", 3, ELSEWHERE | {"curves", "ends"}),
@@ -436,13 +437,15 @@ def test_the_figure_and_the_words_hold_what_the_state_holds(panel):
         assert layout.annotations[place].text == caption
         words = f"<b>{name}</b> norm {cloud.numbers['feature_norm']:.2g}, spread {spread:.2g}, effective rank "
         assert words in panel.sentence.value
-        assert data[6 + place].name == name and data[6 + place].y[2] == spread and data[6 + place].x == (0, 1, 2, 3)
-        assert data[9 + place].y[1] == state.history("effective_rank")[name][2]
-        assert data[12 + place].y[0] == state.history("neighbour_purity")[name][0]
+        middles, density = cloud.density
+        assert data[6 + place].name == name and set(data[6 + place].x) <= set(middles.tolist())
+        assert sum(data[6 + place].y) == pytest.approx(density.sum().item()), "every distance is drawn"
+        assert data[10 + place].name == name and data[10 + place].y[2] == spread and data[10 + place].x == (0, 1, 2, 3)
+        assert data[13 + place].y[1] == state.history("effective_rank")[name][2]
     assert "PCA at step 4, block 1, t = 0.3, with the class: <b>baseline</b>" in panel.sentence.value
-    assert [rule.x0 for rule in layout.shapes] == [2, 2, 2], "step 4 is the third"
+    assert [rule.x0 for rule in layout.shapes] == [2, 2], "step 4 is the third"
     assert layout.coloraxis.colorbar.title.text == "norm ‖z‖/√P"
-    x1, x_t = (images.z for images in data[15:17])
+    x1, x_t = (images.z for images in data[16:18])
     assert torch.equal(torch.tensor(x1), state.inputs[0.3].x1[11, 0])
     assert torch.equal(torch.tensor(x_t), state.inputs[0.3].x_t[11, 0].clamp(-1, 1))
     assert layout.annotations[3].text == f"image 11: a {state.y[11]}"
@@ -583,7 +586,7 @@ def test_the_panel_shows_the_map_its_trust_and_what_it_cannot_show(mapped):
     for (name, trust), caption in zip(mapped.map.trustworthiness.items(), captions, strict=True):
         assert caption.startswith(f"<b>{name}</b><br>spread ") and caption.endswith(f"trustworthiness {trust:.2f}")
     assert not panel.figure.layout.xaxis.showticklabels and not panel.figure.layout.yaxis2.showticklabels
-    assert changed(panel, lambda: setattr(mapped, "step", 0)) == {"points", "rings", "rules", "words"}
+    assert changed(panel, lambda: setattr(mapped, "step", 0)) == {"points", "rings", "distances", "rules", "words"}
     back = changed(panel, lambda: setattr(mapped, "projection", "PCA"))
     assert back == {"points", "rings", "ends", "words", "what it shows"}
     assert panel.figure.layout.xaxis.showticklabels
