@@ -194,20 +194,20 @@ def moons_panel(state: Moons | None = None, name: str = "moons") -> Panel:
     """Straight lines between noise and data, the field that is learned from them, and its loss."""
     state = state or Moons()
     panes = ["straight lines to random partners", "along the learned field", "velocity loss"]
-    widths = dict(column_widths=[0.38, 0.38, 0.24], horizontal_spacing=0.06)
-    plot = figure("Where does each point of noise go?", 1, 3, 400, subplot_titles=panes, **widths)
+    widths = dict(column_widths=[0.4, 0.4, 0.2], horizontal_spacing=0.05)
+    plot = figure("Where does each point of noise go?", 1, 3, 350, subplot_titles=panes, **widths)
     quiet, ink = dict(color=fade(PALETTE["quiet"], 0.35), size=3), dict(color=fade(PALETTE["ink"], 0.25), width=1)
     x, y = state.data[::4].T.tolist()
-    marker = dict(size=8, color=[INKS[m] for m in state.moon], symbol=[SYMBOLS[m] for m in state.moon])
+    marker = dict(size=7, color=[INKS[m] for m in state.moon], symbol=[SYMBOLS[m] for m in state.moon])
     for col in (1, 2):
         plot.add_scatter(x=x, y=y, mode="markers", marker=quiet, hoverinfo="skip", row=1, col=col)
         plot.add_scatter(mode="lines", line=ink, hoverinfo="skip", row=1, col=col)
         plot.add_scatter(mode="markers", marker=marker, hoverinfo="skip", row=1, col=col)
-        plot.update_xaxes(range=[-3.2, 3.2], row=1, col=col, title_text="coordinate 1")
-        plot.update_yaxes(range=[-2.8, 2.8], row=1, col=col, scaleanchor="x" if col == 1 else "x2")
-    across, up = torch.meshgrid(torch.linspace(-2.8, 2.8, 11), torch.linspace(-2.4, 2.4, 9), indexing="ij")
+        plot.update_xaxes(range=[-2.9, 2.9], row=1, col=col, title_text="coordinate 1")
+        plot.update_yaxes(range=[-2.3, 2.3], row=1, col=col, scaleanchor="x" if col == 1 else "x2")
+    across, up = torch.meshgrid(torch.linspace(-2.6, 2.6, 11), torch.linspace(-2, 2, 9), indexing="ij")
     grid = torch.stack([across.flatten(), up.flatten()], dim=1)
-    arrow = dict(symbol="arrow", angleref="previous", color=PALETTE["contrastive"], size=[0, 7, 0] * len(grid))
+    arrow = dict(symbol="arrow", angleref="previous", color=PALETTE["contrastive"], size=[0, 9, 0] * len(grid))
     plot.add_scatter(
         mode="lines+markers", marker=arrow, line=dict(color=PALETTE["contrastive"], width=1.2), row=1, col=2
     )
@@ -231,18 +231,18 @@ def moons_panel(state: Moons | None = None, name: str = "moons") -> Panel:
         curves.x, curves.y = torch.cat([state.path, gaps]).transpose(0, 1).reshape(-1, 2).T.numpy()
         (dots.x, dots.y), (moving.x, moving.y) = straight.T.tolist(), learned.T.tolist()
         velocity = state.velocity(grid, torch.full((len(grid),), state.t))
-        arrows.x, arrows.y = lines_between(grid, grid + 0.12 * velocity)
+        arrows.x, arrows.y = lines_between(grid, grid + 0.16 * velocity)
         others = [points for lam, points in state.curves.items() if lam != state.trained]
         for trace, points in ((other, others[-1] if others else []), (loss, state.curves[state.trained])):
             trace.x, trace.y = [step for step, _ in points], [value for _, value in points]
         ends, step = state.ends(), state.curves[state.trained][-1][0]
         return (
-            f"After {step:,} steps with λ = {state.trained:g}: on average, the partners of the {SHOWN} points lie "
-            f"{ends['start to partner']:.2f} from where these start, and the learned field takes them "
-            f"{ends['start to end']:.2f} far. They end {ends['end to data']:.2f} from the moons' nearest point, but "
-            f"{ends['end to partner']:.2f} from their partners. The learned velocity differs by {state.error:.2f} "
-            f"(RMS) from the exact average, whose loss is {state.least:.2f}. Hidden features: norm "
-            f"{feature_norm(state.features):.2f}, effective rank {effective_rank(state.features):.1f} of {WIDTH}."
+            f"After {step:,} steps with λ = {state.trained:g}: along the learned field the {SHOWN} points move "
+            f"{ends['start to end']:.2f} on average, and end {ends['end to data']:.2f} from the nearest point of the "
+            f"moons and {ends['end to partner']:.2f} from their partners, which were {ends['start to partner']:.2f} "
+            f"away at the start. The learned velocity differs by {state.error:.2f} (RMS) from the exact average, "
+            f"whose loss is {state.least:.2f}. Hidden features: norm {feature_norm(state.features):.2f}, effective "
+            f"rank {effective_rank(state.features):.1f} of {WIDTH}."
         )
 
     controls = {"t": slider("time t", 0, 1, 1 / FINE), "lam": slider("λ, for the next training", 0, 1, 0.1, live=False)}
