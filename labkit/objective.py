@@ -28,10 +28,10 @@ from labkit.process import MeanFlowProcess, process_of
 from labkit.types import Batch, Draws, Losses
 
 Features = dict[int, Tensor]
-Own = Mapping[str, Callable[..., Tensor]]
+OwnFunctions = Mapping[str, Callable[..., Tensor]]
 """Functions in place of the library's: ``dispersive``, from the features of a block to its loss, and ``target``, with
 the arguments of ``average_velocity_target``."""
-LIBRARY: Own = MappingProxyType({})
+NO_OWN: OwnFunctions = MappingProxyType({})
 
 
 def blocks_of(settings: Dispersive | Repa, model: str) -> tuple[int, ...]:
@@ -69,7 +69,7 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, network: Transformer, config: Config, teacher: Teacher | None = None, own: Own = LIBRARY
+        self, network: Transformer, config: Config, teacher: Teacher | None = None, own: OwnFunctions = NO_OWN
     ) -> None:
         super().__init__()
         self.network, self.config, self.process = network, config, process_of(config)

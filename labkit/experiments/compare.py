@@ -10,7 +10,7 @@ from labkit.checks import refuse, require
 from labkit.config import Config
 from labkit.disk import user_path
 from labkit.evaluation import REAL, Evaluation, EvaluationConfig, Real, block_geometry, evaluate
-from labkit.objective import LIBRARY, Own, regularized_blocks
+from labkit.objective import NO_OWN, OwnFunctions, regularized_blocks
 from labkit.training import Report, Run, Trainer
 
 if TYPE_CHECKING:
@@ -107,12 +107,15 @@ class Comparison:
     """
 
     def __init__(
-        self, configs: Mapping[str, Config], out: str | Path | None = None, own: Mapping[str, Own] | None = None
+        self,
+        configs: Mapping[str, Config],
+        out: str | Path | None = None,
+        own: Mapping[str, OwnFunctions] | None = None,
     ) -> None:
         require(len(configs) > 0, "configs", dict(configs), "name at least one")
         self.out = None if out is None else user_path(out, "out")
         self.trainers = {
-            name: Trainer(config, None if self.out is None else self.out / name, own=(own or {}).get(name, LIBRARY))
+            name: Trainer(config, None if self.out is None else self.out / name, own=(own or {}).get(name, NO_OWN))
             for name, config in configs.items()
         }
 

@@ -8,7 +8,14 @@ from labkit.plots.describe import describe
 from labkit.plots.digits import digit_trace, picture, style_digits, tile
 from labkit.plots.findings import ages_figure, describe_findings, draw_findings, findings_figure
 from labkit.plots.maps import describe_maps, maps_figure
-from labkit.plots.outcome import curves_of, describe_differences, differences, outcome_figure, seeds_figure
+from labkit.plots.outcome import (
+    condition_title,
+    curves_of,
+    describe_differences,
+    differences,
+    outcome_figure,
+    seeds_figure,
+)
 from labkit.plots.spread import distances_axes, draw_distances, lines_figure, similarity_figure
 from labkit.plots.theme import (
     CLASSES,
@@ -31,6 +38,7 @@ __all__ = [
     "class_key",
     "class_marker",
     "colour",
+    "condition_title",
     "cost_figure",
     "curves_figure",
     "curves_of",

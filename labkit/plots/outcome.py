@@ -30,10 +30,11 @@ LABELS = {
     "meanflow-baseline": "MeanFlow",
     "meanflow-dispersive": "MeanFlow + dispersive",
 }
-"""Condition → its name in a figure; any other has its own."""
+"""Condition → its name for people; any other has its own."""
 
 
-def _label(condition: str) -> str:
+def condition_title(condition: str) -> str:
+    """Name of a condition in figures and sentences."""
     return LABELS.get(condition, condition)
 
 
@@ -52,7 +53,7 @@ def outcome_figure(outcome: Outcome, measures: Sequence[str], step: int | None =
     for col, measure in enumerate(measures, 1):
         values = table[table["measure"] == measure].set_index("condition")["value"]
         for condition in conditions:
-            own, label, ink = values.loc[[condition]], [_label(condition)], colour(condition)
+            own, label, ink = values.loc[[condition]], [condition_title(condition)], colour(condition)
             dots, bar = (
                 dict(color=fade(ink, 0.55), size=9),
                 dict(size=17, symbol="line-ns", line_color=ink, line_width=3),
@@ -84,7 +85,7 @@ def seeds_figure(outcome: Outcome, meters: Sequence[str], title: str) -> "Static
             seeds, ink = curves_of(outcome, condition, meter), colour(condition)
             if len(seeds):
                 axes.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=ink, alpha=0.18, linewidth=0)
-                axes.plot(seeds.index, seeds.mean(axis=1), color=ink, label=_label(condition))
+                axes.plot(seeds.index, seeds.mean(axis=1), color=ink, label=condition_title(condition))
         show_metric(axes, meter, "step")
     draw_legend(plot)
     return plot
@@ -115,8 +116,8 @@ def describe_differences(outcome: Outcome, measure: str, step: int | None = None
     """The differences in words, a line each."""
     rows = differences(outcome, measure, step, against)
     lines = [
-        f"{_label(condition)} {row.difference:+.3g} ({row.low:+.3g} to {row.high:+.3g}; {int(row.n)} seeds)"
+        f"{condition_title(condition)} {row.difference:+.3g} ({row.low:+.3g} to {row.high:+.3g}; {int(row.n)} seeds)"
         for condition, row in rows.iterrows()
     ]
-    other = "the baseline" if against == "baseline" else _label(against)
+    other = "the baseline" if against == "baseline" else condition_title(against)
     return "\n  ".join([f"{metric(measure).title}, minus {other}'s: mean and 95 % interval, paired by seed", *lines])

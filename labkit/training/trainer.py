@@ -20,7 +20,7 @@ from labkit.checks import LabError, require
 from labkit.config import Config
 from labkit.distributed import any_rank
 from labkit.models import Transformer, build_model
-from labkit.objective import LIBRARY, Objective, Own
+from labkit.objective import NO_OWN, Objective, OwnFunctions
 from labkit.runtime import Purpose, generator, memory_for, seeded
 from labkit.sampling import SampleError, few_steps, sample_network
 from labkit.signals import uninterrupted
@@ -99,7 +99,7 @@ class Trainer:
         config: Config,
         run_dir: str | Path | RunFolder | None = None,
         loggers: Sequence[Name] = (),
-        own: Own = LIBRARY,
+        own: OwnFunctions = NO_OWN,
     ) -> None:
         self.config = config
         check_compiler(config)

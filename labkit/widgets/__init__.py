@@ -9,6 +9,7 @@ from labkit.widgets.forces import Cloud, PairForce, cloud_panel, force_panel
 from labkit.widgets.honesty import Shrunk, shrunk_panel
 from labkit.widgets.hunt import Hunt, hunt_panel
 from labkit.widgets.live import LiveTraining
+from labkit.widgets.moons import Moons, moons_panel
 from labkit.widgets.panel import Panel
 from labkit.widgets.prediction import Answer, NotMeasured, Predictions
 from labkit.widgets.questions import Questions, questions_panel
@@ -30,6 +31,7 @@ __all__ = [
     "Hunt",
     "Interpolant",
     "LiveTraining",
+    "Moons",
     "NotMeasured",
     "PairForce",
     "Panel",
@@ -50,6 +52,7 @@ __all__ = [
     "force_panel",
     "hunt_panel",
     "interpolant_panel",
+    "moons_panel",
     "partners_panel",
     "questions_panel",
     "sampler_panel",

@@ -139,7 +139,7 @@ def _controls(state: Explorer) -> dict[str, widgets.Widget]:
         "highlight": dropdown("highlight", [("all", "all"), *classes, ("what I drew around", "drawn")]),
         "image": widgets.IntSlider(min=0, max=len(state.y) - 1, description="image (or point at one)", **look()),
         "labelled": widgets.Checkbox(
-            description="the model is told the class", indent=False, layout=dict(width="330px")
+            description="the class is an input of the model", indent=False, layout=dict(width="330px")
         ),
     }
 

@@ -23,7 +23,7 @@ from labkit.config import REGULARIZERS, Config
 from labkit.experiments import Comparison
 from labkit.losses.dispersive import KNOBS, Knobs, Variant, own_knobs
 from labkit.losses.weight import Schedule, paint, value_at
-from labkit.objective import Own, regularized_blocks
+from labkit.objective import OwnFunctions, regularized_blocks
 from labkit.plots import picture
 from labkit.process import base_term
 from labkit.sampling import SampleError, Sampler
@@ -42,7 +42,7 @@ CLOUD = Look(count=100)  # images whose features are drawn
 BLOCK_METRICS = ("dispersive", "feature_norm", "effective_rank")  # logged for each block; gradients, for a regularizer
 
 Configs = Callable[["LiveTraining"], Mapping[str, Config]]
-Owns = Callable[["LiveTraining"], Mapping[str, Own]]
+OwnOfRuns = Callable[["LiveTraining"], Mapping[str, OwnFunctions]]
 
 
 class LossSettings(Knobs):
@@ -140,7 +140,7 @@ class LiveTraining(TrainingState):
     """Step at which Fork splits it; 0 is the one that it has reached."""
 
     def __init__(
-        self, configs: Configs, out: Path | None = None, own: Owns = lambda state: {}, **traits: float | str
+        self, configs: Configs, out: Path | None = None, own: OwnOfRuns = lambda state: {}, **traits: float | str
     ) -> None:
         super().__init__(**traits)
         self._configs, self.out, self._own = configs, out, own

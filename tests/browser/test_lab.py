@@ -35,6 +35,21 @@ def test_notebook_00_sliders_move_points_and_words_and_a_prediction_opens_its_an
     assert not lab.cell_errors() and not lab.faults
 
 
+def test_a_linked_word_opens_the_glossary_at_its_entry(lab):
+    lab.show(NOTEBOOKS / "02_dispersive_loss.ipynb")
+    lab.page.locator(".jp-Notebook a", has_text="effective rank").first.click()
+    glossary = lab.page.locator(".jp-MarkdownViewer")
+    entry = glossary.locator('[data-jupyter-id="effective-rank"]')
+    entry.wait_for(state="attached", timeout=60_000)
+
+    def at_the_top() -> bool:
+        return abs(entry.bounding_box()["y"] - glossary.bounding_box()["y"]) < 20
+
+    lab.wait_for(at_the_top, 60, "the entry is scrolled to")
+    lab.command("application:close")
+    assert not lab.faults
+
+
 def test_notebook_03_start_stop_resume_pause_interrupt_and_one_thread(lab):
     lab.show(NOTEBOOKS / "03_train_and_compare.ipynb")
     setup, panel, wait = (lab.find_cell(t) for t in ("predictions = Predictions(", "training_panel(", "state.wait()"))

@@ -60,6 +60,7 @@ def after(lab, act, *traces):
         ("views_panel()", "time t of the first view", (0, 3, 4)),
         ("partners_panel()", "λ", (0, 2, 4)),
         ("secant_panel()", "from t", (14, 15)),
+        ("moons_panel(Moons(steps=50))", "time t", (2, 5, 6)),
         ("interpolant_panel('paths', Interpolant(path='vp'), ('t', 'path'))", "time t", (0, 1, -1)),
         ("scale_panel(Scale(1e11))", "TFLOP/s of your own", (3,)),
     ],
