@@ -101,6 +101,7 @@ CONDITIONS = {
     "coarse-few-baseline": watched(LONG, **FEW, **COARSE),
     "coarse-few-dispersive": watched(LONG, **FEW, **COARSE, **ON),
     **{coarse(name): watched(TWICE, **COARSE, **changes) for name, changes in CAUSES.items()},
+    "coarse-bank": digits(negatives="bank", **ON, **COARSE),
     "larger-baseline": digits(**LARGER),
     "larger-dispersive": digits(**LARGER, **ON),
     "larger-few-baseline": digits(**FEW, **LARGER),

@@ -139,7 +139,12 @@ QUESTIONS = {
     "teacher": Question("Is REPA ahead of the Dispersive Loss?", against("dispersive", "repa")),
     "batch": Question(
         "How many samples repel each other?",
-        [*against("baseline", "dispersive", "chunk32", "chunk16"), ("batch32-dispersive", "batch32-baseline")],
+        [
+            *against("baseline", "dispersive", "chunk32", "chunk16"),
+            ("batch32-dispersive", "batch32-baseline"),
+            *coarsely("dispersive", "bank"),
+            ("coarse-bank", "coarse-dispersive"),
+        ],
     ),
     "gentle": Question(
         "A gentler way: warm-up, small λ?", against("baseline", "warmup", "cosine-weak", "lam0.1-tau0.5")
