@@ -1,7 +1,7 @@
 """Build the book: python docs/build.py notebooks/*.ipynb --out book
 
-Each notebook named is run by a kernel of its own, at the LAB_TIER of the caller; its panels are kept as they stand at its
-end. Sphinx then makes one site of the notebooks, the documents of the repository and the docstrings. The book trains
+Each notebook named is run by a kernel of its own, at the LAB_TIER of the caller; its panels are kept as they stand at
+its end. Sphinx then makes one site of the notebooks, the documents of the repository and the docstrings. The book trains
 into a folder of its own, and leaves the reader's runs alone. Exit status 1 when a cell failed or Sphinx warned.
 """
 
@@ -32,6 +32,11 @@ FILES = ["CITATION.cff", *(str(path.relative_to(REPO)) for path in (REPO / "data
 """What they link to or show."""
 STATIC_PAGES: dict[str, str] = {}
 """Title → an HTML file of the repository that stands on its own; one that is there is copied and linked."""
+STATIC_PAGE = """# {title}
+
+<p><a href="{name}">Open it alone</a></p>
+<iframe src="{name}" title="{title}" style="width: 100%; height: 85vh; border: 0"></iframe>
+"""
 WITHOUT_PAGE = {"__main__", "arguments", "cli", "launch"}
 """Modules that are not in the reference: the command line describes itself (``labkit --help``)."""
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
@@ -41,9 +46,13 @@ PERSONAL = re.compile(r"^predictions\.(review|score|page)\(\)$", re.MULTILINE)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebooks", type=Path, nargs="+", help="notebooks to run; the others become pages without outputs")
+    parser.add_argument(
+        "notebooks", type=Path, nargs="+", help="notebooks to run; the others become pages without outputs"
+    )
     parser.add_argument("--out", type=Path, default=REPO / "book", help="folder of the site (default: book)")
-    parser.add_argument("--keep", action="store_true", help="do not run again what an earlier build into this folder ran")
+    parser.add_argument(
+        "--keep", action="store_true", help="do not run again what an earlier build into this folder ran"
+    )
     args = parser.parse_args()
     work = args.out.resolve() / ".work"
     sources = work / "sources"
@@ -63,32 +72,31 @@ def main() -> int:
 def write_notebooks(to_run: set[Path], folder: Path) -> None:
     """Write all notebooks into a folder, and beside them the page on their minutes and memory."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, origins = [], {}
     for path in NOTEBOOKS:
         target = folder / path.name
         notebook = nbformat.read(target if target.exists() else path, as_version=4)
         if path in to_run and "book" not in notebook.metadata:
             print(f"{path.name} …", flush=True)
             run(notebook, path.parent)
-        elif "book" not in notebook.metadata:
-            notebook = nbformat.read(path, as_version=4)
-        cost = notebook.metadata.get("book")
-        shown = f"{cost['seconds'] / 60:.1f} | {cost['bytes'] / 1e9:.1f}" if cost else "not run | –"
-        rows.append(f"| [{title_of(path)}](notebooks/{path.name}) | {shown} |")
         nbformat.write(notebook, target)
-    facts = machine()
+        shown = "not run | –"
+        if "book" in notebook.metadata:
+            cost = notebook.metadata["book"]
+            shown = f"{cost['seconds'] / 60:.1f} | {cost['bytes'] / 1e9:.1f}"
+            origins[cost["origin"]] = None
+        rows.append(f"| [{title_of(path)}](notebooks/{path.name}) | {shown} |")
     lines = [
         "# Minutes and memory",
         "",
-        "What each notebook took when it was run from top to bottom for these pages: the minutes include the start of its",
-        "kernel, and the memory is the peak of the largest of its processes. Reading, and the exercises, come on top.",
+        "What each notebook took when it was run from top to bottom for these pages. The minutes include the start of",
+        "its kernel, and the memory is the peak of the largest of its processes. Reading and exercises come on top.",
         "",
         "| notebook | minutes | GB |",
         "|---|---:|---:|",
         *rows,
         "",
-        f"Tier {tier()} ({facts['processor']}; GPU: {facts['gpu']}; torch {facts['torch']}, Python {facts['python']}, "
-        f"{facts['system']}; commit {facts['commit']}).",
+        *origins,
     ]
     (folder.parent / "minutes.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -107,17 +115,23 @@ def run(notebook: NotebookNode, folder: Path) -> None:
         source = f"from labkit.widgets.still import report\nprint(report({shown}, predictions))"
         notebook.cells.append(nbformat.v4.new_code_cell(source))
         client.execute_cell(notebook.cells[-1], len(notebook.cells) - 1)
-        told = json.loads("".join(output.text for output in notebook.cells.pop().outputs if output.name == "stdout"))
+        kept = json.loads("".join(output.text for output in notebook.cells.pop().outputs if output.name == "stdout"))
     notebook.metadata.pop("widgets", None)
-    notebook.metadata["book"] = {"seconds": told["seconds"], "bytes": told["bytes"]}
+    facts = machine()
+    origin = (
+        f"Tier {tier()} ({facts['processor']}; GPU: {facts['gpu']}; torch {facts['torch']}, Python {facts['python']}, "
+        f"{facts['system']}; commit {facts['commit']})."
+    )
+    notebook.metadata["book"] = {"seconds": kept["seconds"], "bytes": kept["bytes"], "origin": origin}
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            make_static(cell, told["stills"])
+            make_static(cell, kept["stills"])
     note = (
-        f":::{{note}}\nThese outputs come from a run of {told['seconds'] / 60:.1f} [minutes](../minutes.md). Panels stand as "
-        "they were at its end, and hovering over a figure shows its values; controls and buttons work in `make lab`.\n:::"
+        f"These outputs come from a run of {kept['seconds'] / 60:.1f} [minutes](../minutes.md). Panels stand as they were "
+        "at its end, and pointing at a figure shows its values; controls and buttons work in `make lab`."
     )
-    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note))
+    contents = "```{contents}\n:local:\n:depth: 1\n:backlinks: none\n```"
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(f":::{{note}}\n{note}\n:::\n\n{contents}"))
 
 
 def title_of(path: Path) -> str:
@@ -164,15 +178,19 @@ def write_documents(sources: Path, out: Path) -> None:
         "Results": ["data/atlas/CLAIMS", "data/atlas/PAYS", "minutes"],
         "Library": ["reference/index", "CONTRIBUTING", "data/README", "CHANGELOG"],
     }
-    static = {title: REPO / name for title, name in STATIC_PAGES.items() if (REPO / name).exists()}
-    links = "".join(f'\n<p><a href="{path.name}">{title}</a></p>\n' for title, path in static.items())
+    for title, name in STATIC_PAGES.items():
+        path = REPO / name
+        if path.exists():
+            shutil.copyfile(path, out / path.name)
+            (sources / f"{path.stem}-page.md").write_text(
+                STATIC_PAGE.format(title=title, name=path.name), encoding="utf-8"
+            )
+            contents.setdefault("Without Python", []).append(f"{path.stem}-page")
     trees = [
         f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```"
         for caption, pages in contents.items()
     ]
-    (sources / "index.md").write_text("\n\n".join([readme + links, *trees]) + "\n", encoding="utf-8")
-    for path in static.values():
-        shutil.copyfile(path, out / path.name)
+    (sources / "index.md").write_text("\n\n".join([readme, *trees]) + "\n", encoding="utf-8")
 
 
 def write_reference(folder: Path) -> None:

@@ -1,19 +1,16 @@
 """Sphinx's settings for the book; docs/build.py makes its sources and calls it."""
 
 import importlib.util
-import os
 import re
-import sys
 from pathlib import Path
 
 import plotly
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
 from build import escape
 
 import labkit
 from labkit.runtime import tier
+
+HERE = Path(__file__).parent
 
 project = "labkit"
 author = "The labkit authors"
@@ -40,10 +37,16 @@ napoleon_use_rtype = False
 
 html_theme = "sphinx_book_theme"
 html_title = "labkit: a lab for Dispersive Loss"
-html_theme_options = {"use_download_button": False, "home_page_in_toc": True, "navbar_persistent": []}
+html_theme_options = {
+    "use_download_button": False,
+    "home_page_in_toc": True,
+    "navbar_persistent": [],
+    "secondary_sidebar_items": {"notebooks/*": [], "[!n]*": ["page-toc"]},  # figures get its room
+}
 if tier() == "smoke":
     html_theme_options["announcement"] = "Built in tier smoke: every training took seconds, so its numbers say nothing."
 html_context = {"default_mode": "light"}
+html_show_search_summary = False  # it would fetch pages, which a browser refuses to a site of files
 html_copy_source = False
 html_show_sourcelink = False
 # Scripts that pages would otherwise fetch: the site needs no network.
@@ -56,7 +59,7 @@ mathjax3_config = {"options": {"enableMenu": False}}
 
 
 def plain_docstring(app, what, name, obj, options, lines):
-    """Make a docstring reStructuredText: indented formulas literal, arguments that share a line apart, no other markup."""
+    """Make a docstring reStructuredText: formulas literal, arguments that share a line apart, no other markup."""
     whole = re.sub(r"``[^`]+``", lambda code: " ".join(code[0].split()), "\n".join(lines))  # code in one line
     text, literal, arguments, blank = [], False, False, True
     for line in whole.split("\n"):
@@ -85,9 +88,10 @@ def plain_attribute(app, what, name, obj, options, lines):
 
 
 def add_plotly(app, pagename, templatename, context, doctree):
-    """Load plotly's script on pages that have a figure of its."""
+    """Load plotly's script on pages that have a figure of its; figures take their width when the page is laid out."""
     if "plotly-graph-div" in context.get("body", ""):
         app.add_js_file(_plotly.name)
+        app.add_js_file(None, body='addEventListener("load", () => dispatchEvent(new Event("resize")));')
 
 
 def setup(app):

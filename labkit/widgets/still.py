@@ -18,6 +18,7 @@ from plotly.basedatatypes import BaseFigure
 from labkit.widgets.prediction import NotMeasured, Predictions, Question
 
 CONFIG = {"displayModeBar": False, "responsive": True}
+SETTING = '<span class="labkit-setting">{} <b>{}</b></span>'
 FIGURE = '<div class="labkit-figure" role="img" aria-label="{}">{}</div>'
 QUESTION = (
     '<div class="labkit-question"><p><b>Predict.</b> {}</p><ul>{}</ul>'
@@ -27,15 +28,16 @@ QUESTION = (
 
 def describe_plot(plot: BaseFigure) -> str:
     """Alternative text of a plotly figure: its title, and the names of panes, axes and traces."""
-    axes = [axis.title.text for axis in (*plot.select_xaxes(), *plot.select_yaxes())]
-    parts = {
-        "": [plot.layout.title.text],
-        "panes: ": [note.text for note in plot.layout.annotations],
-        "axes: ": axes,
-        "shown: ": [trace.name for trace in plot.data],
+    names = {
+        "panes": [note.text for note in plot.layout.annotations],
+        "axes": [axis.title.text for axis in (*plot.select_xaxes(), *plot.select_yaxes())],
+        "shown": [trace.name for trace in plot.data],
     }
-    named = {what: dict.fromkeys(_plain(name) for name in names if name) for what, names in parts.items()}
-    return ". ".join(what + ", ".join(names) for what, names in named.items() if names)
+    texts = {
+        what: ", ".join(dict.fromkeys(_plain(text) for text in all_texts if text)) for what, all_texts in names.items()
+    }
+    details = "; ".join(f"{what}: {text}" for what, text in texts.items() if text)
+    return f"{_plain(plot.layout.title.text or '')} ({details})"
 
 
 def _plain(text: str) -> str:
@@ -80,7 +82,7 @@ def still(widget: widgets.Widget, questions: Mapping[str, Question] | None = Non
     if isinstance(widget, widgets.HTML | widgets.HTMLMath):
         return f"<div>{widget.value}</div>" if widget.value else ""
     if isinstance(widget, widgets.ValueWidget) and getattr(widget, "description", ""):
-        return f'<span class="labkit-setting">{html.escape(widget.description)} <b>{html.escape(_shown(widget))}</b></span>'
+        return SETTING.format(html.escape(widget.description), html.escape(_shown(widget)))
     return ""
 
 
