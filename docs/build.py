@@ -1,8 +1,8 @@
 """Build the book: python docs/build.py notebooks/*.ipynb --out book
 
 Each notebook named is run by a kernel of its own, at the LAB_TIER of the caller; its panels are kept as they stand at
-its end. Sphinx then makes one site of the notebooks, the documents of the repository and the docstrings. The book trains
-into a folder of its own, and leaves the reader's runs alone. Exit status 1 when a cell failed or Sphinx warned.
+its end. Sphinx then makes one site of the notebooks, the documents of the repository and the docstrings. The book
+trains into a folder of its own, and leaves the reader's runs alone. Exit status 1 when a cell failed or Sphinx warned.
 """
 
 import argparse
@@ -127,8 +127,8 @@ def run(notebook: NotebookNode, folder: Path) -> None:
         if cell.cell_type == "code":
             make_static(cell, kept["stills"])
     note = (
-        f"These outputs come from a run of {kept['seconds'] / 60:.1f} [minutes](../minutes.md). Panels stand as they were "
-        "at its end, and pointing at a figure shows its values; controls and buttons work in `make lab`."
+        f"These outputs come from a run of {kept['seconds'] / 60:.1f} [minutes](../minutes.md). Panels stand as they "
+        "were at its end, and pointing at a figure shows its values; controls and buttons work in `make lab`."
     )
     contents = "```{contents}\n:local:\n:depth: 1\n:backlinks: none\n```"
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(f":::{{note}}\n{note}\n:::\n\n{contents}"))
