@@ -176,7 +176,7 @@ def write_documents(sources: Path, out: Path) -> None:
     contents = {
         "Notebooks": [f"{title_of(path)} <notebooks/{path.stem}>" for path in NOTEBOOKS],
         "Results": ["data/atlas/CLAIMS", "data/atlas/PAYS", "minutes"],
-        "Library": ["reference/index", "CONTRIBUTING", "data/README", "CHANGELOG"],
+        "Library": ["reference/index", "CONTRIBUTING", "Data and licences <data/README>", "CHANGELOG"],
     }
     for title, name in STATIC_PAGES.items():
         path = REPO / name
@@ -218,9 +218,15 @@ def write_reference(folder: Path) -> None:
 
 def escape(text: str) -> str:
     """Text in which nothing but ``code`` is markup, for reStructuredText."""
-    parts = re.split(r"(``.+?``)", text)
-    parts = [part if part.startswith("``") else re.sub(r"([*|`\\]|_\b)", r"\\\1", part) for part in parts]
-    return re.sub(r"(``.+?``)(?=\w)", r"\1\\ ", "".join(parts))  # an end of code, even within a word
+    plain, *rest = re.split(r"(``.+?``)", text)
+    escaped = _backslashes(plain)
+    for code, after in zip(rest[::2], rest[1::2], strict=True):
+        escaped += code + ("\\ " if re.match(r"\w", after) else "") + _backslashes(after)  # code may end within a word
+    return escaped
+
+
+def _backslashes(text: str) -> str:
+    return re.sub(r"([*|`\\]|_\b)", r"\\\1", text)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ html_theme_options = {
     "use_download_button": False,
     "home_page_in_toc": True,
     "navbar_persistent": [],
-    "secondary_sidebar_items": {"notebooks/*": [], "[!n]*": ["page-toc"]},  # figures get its room
+    "secondary_sidebar_items": {"notebooks/*": [], "[!n]**": ["page-toc"]},  # figures get its room
 }
 if tier() == "smoke":
     html_theme_options["announcement"] = "Built in tier smoke: every training took seconds, so its numbers say nothing."
@@ -64,9 +64,10 @@ def plain_docstring(app, what, name, obj, options, lines):
     text, literal, arguments, blank = [], False, False, True
     for line in whole.split("\n"):
         bare, indent = line.strip(), len(line) - len(line.lstrip())
-        if bare and indent == 0:
+        if bare and indent == 0 and (blank or not literal):
             literal, arguments = False, bare in ("Args:", "Raises:", "Returns:")
-        if blank and bare and indent and not arguments and not literal:
+        column = re.search(r"\S {3,}\S", bare)  # of a table
+        if blank and bare and (indent or column) and not arguments and not literal:
             text += [".. code-block:: none", ""]
             literal = True
         blank = not bare
