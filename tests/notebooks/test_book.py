@@ -45,7 +45,7 @@ def test_the_book_is_built(tmp_path):
     assert "dispers" in (book / "searchindex.js").read_text(encoding="utf-8")
     for page, text in pages.items():
         fetched = [one or other for one, other in FETCHED.findall(text)]
-        fetched = [url.split("?")[0] for url in fetched if not url.startswith("data:")]
+        fetched = [url.split("?")[0] for url in fetched if not url.startswith(("data:", "#"))]
         assert not [url for url in fetched if not (book / page).parent.joinpath(url).exists()], "on this disk"
         assert all(re.search(r'alt="[^"]+"', image) for image in IMAGE.findall(text)), page
     if why_not() is None:
