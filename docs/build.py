@@ -13,7 +13,9 @@ import shutil
 import tomllib
 from collections.abc import Iterable
 from importlib import import_module
+from inspect import isclass
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import plotly.io
@@ -200,20 +202,38 @@ def write_reference(folder: Path) -> None:
     floors = [*floors[-2::-1], floors[-1]]  # the ground floor, which serves all others, comes last
     names = [name for floor in floors for name in floor if name not in WITHOUT_PAGE]
     folder.mkdir(exist_ok=True)
-    index = ["labkit, module by module", "=" * 24, "", ".. automodule:: labkit", ""]
+    index = [*heading("labkit, module by module", "="), ".. automodule:: labkit", ""]
     for name in names:
         module = import_module(f"labkit.{name}")
         summary = (module.__doc__ or "").strip().split("\n")[0]
         index.append(f"- :doc:`labkit.{name} <{name}>`: {escape(summary)}")
-        title = f"labkit.{name}"
-        page = [title, "=" * len(title), "", f".. automodule:: {title}", "   :members:"]
-        if hasattr(module, "__all__"):  # a package: of its parts, these names, without those of other packages
-            homes = {name: getattr(getattr(module, name), "__module__", title) for name in module.__all__}
-            others = [name for name, home in homes.items() if not home.startswith(title)]
-            page += ["   :imported-members:", f"   :exclude-members: {', '.join(others)}" if others else ""]
+        page = [*heading(module.__name__, "="), f".. automodule:: {module.__name__}"]
+        page += package_members(module) if hasattr(module, "__all__") else ["   :members:"]
         (folder / f"{name}.rst").write_text("\n".join(page) + "\n", encoding="utf-8")
     index += ["", ".. toctree::", "   :hidden:", "", *(f"   {name}" for name in names)]
     (folder / "index.rst").write_text("\n".join(index) + "\n", encoding="utf-8")
+
+
+def package_members(package: ModuleType) -> list[str]:
+    """The functions and classes that a package offers of its own, below the text of the module that defines them."""
+    homes: dict[str, list[str]] = {package.__name__: []}
+    for name in package.__all__:
+        member = getattr(package, name)
+        home = getattr(member, "__module__", "")
+        if callable(member) and home.startswith(package.__name__):
+            kind = "autofunction" if not isclass(member) else "autoclass"
+            members = ["   :members:"] if isclass(member) else []
+            homes.setdefault(home, []).extend([f".. {kind}:: {package.__name__}.{name}", *members, ""])
+    lines = ["", *homes.pop(package.__name__)]
+    for home, members in sorted(homes.items()):
+        title = home.removeprefix(f"{package.__name__}.")
+        lines += [*heading(title, "-"), f".. automodule:: {home}", "   :no-index:", "", *members]
+    return lines
+
+
+def heading(title: str, rule: str) -> list[str]:
+    """A heading in reStructuredText."""
+    return [title, rule * len(title), ""]
 
 
 def escape(text: str) -> str:
