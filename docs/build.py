@@ -66,7 +66,13 @@ def main() -> int:
     write_documents(sources, args.out)
     write_reference(sources / "reference")
     options = ["--fresh-env", "--write-all", "--fail-on-warning", "--quiet", "--doctree-dir", str(work / "doctrees")]
-    status = build_main([*options, "--conf-dir", str(REPO / "docs"), str(sources), str(args.out)])
+    site = work / "site"  # MyST-NB writes beside it, too
+    status = build_main([*options, "--conf-dir", str(REPO / "docs"), str(sources), str(site)])
+    for part in site.iterdir():
+        target = args.out / part.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        part.replace(target)
     print(f"The book is in {args.out}: open {args.out / 'index.html'}")
     return status
 
