@@ -31,7 +31,7 @@ def test_the_book_is_built(tmp_path):
     assert chapter.count("Plotly.newPlot(") == len(figures) == 1
     folds = chapter.count("<details><summary>What came out</summary>")
     assert folds == chapter.count('<div class="labkit-question">') == 2
-    assert "Traceback" not in chapter and "**Goal:**" not in chapter and "VBox(" not in chapter
+    assert "Traceback" not in chapter and "**Goal:**" not in chapter and "VBox(children" not in chapter
     assert "prediction was recorded" not in chapter, "the reader's own predictions are no part of the book"
     assert re.search(r"00 · Start here.*?<p>\d+\.\d</p>.*?<p>\d+\.\d</p>", pages["minutes.html"], re.DOTALL)
     for page, text in {
