@@ -44,7 +44,9 @@ html_theme_options = {
     "secondary_sidebar_items": {"notebooks/*": [], "[!n]**": ["page-toc"]},  # figures get its room
 }
 if tier() == "smoke":
-    html_theme_options["announcement"] = "Built in tier smoke: every training took seconds, so its numbers say nothing."
+    html_theme_options["announcement"] = (
+        "Built in tier smoke: trainings took seconds, so what they show means nothing. Shipped results stand."
+    )
 html_context = {"default_mode": "light"}
 html_show_search_summary = False  # it would fetch pages, which a browser refuses to a site of files
 html_copy_source = False
