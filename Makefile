@@ -57,13 +57,13 @@ gpu:  ## all that a GPU can tell, in nine minutes: ARGS="--out FOLDER"; anywhere
 atlas: .venv/lab-ready  ## train and judge every condition of data/atlas with every seed: hours; ARGS=--missing: what it lacks
 	OMP_NUM_THREADS=1 $(PY) data/build_atlas.py $(ARGS)
 
-book: .venv/lab-ready  ## run all notebooks and write them as HTML into book/
-	$(PY) -m nbconvert --execute --to html --output-dir $(BOOK) $(CHAPTERS)
+book: .venv/book-ready  ## run all notebooks; make one site of them, the documents and the reference: book/index.html
+	$(PY) docs/build.py $(CHAPTERS) --out $(BOOK) $(ARGS)
 
-constraints: .venv/test-ready  ## write the versions installed in .venv into constraints.txt
+constraints: .venv/test-ready .venv/book-ready  ## write the versions installed in .venv into constraints.txt
 	grep '^#' constraints.txt > .venv/pins
 	$(PY) -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' >> .venv/pins
-	mv .venv/pins constraints.txt && touch .venv/lab-ready .venv/test-ready
+	mv .venv/pins constraints.txt && touch .venv/lab-ready .venv/test-ready .venv/book-ready
 
 # A stamp file says that an install is done; it is made again when a range or a pin changes. The pin of torch also
 # accepts a CPU build that pip knows of (torch==2.13.0+cpu); on Linux the index's own build carries CUDA.
@@ -74,6 +74,10 @@ constraints: .venv/test-ready  ## write the versions installed in .venv into con
 
 .venv/test-ready: .venv/lab-ready
 	$(PIP) --quiet -e ".[test]"
+	@touch $@
+
+.venv/book-ready: .venv/lab-ready
+	$(PIP) --quiet -e ".[book]"
 	@touch $@
 
 .venv/bin/pip:

@@ -49,7 +49,7 @@ def test_conda_ranges_equal_pyprojects(project, environment):
 def test_every_pin_lies_in_its_range(project, pins):
     pins = {canonicalize_name(name): version for name, version in pins.items()}
     extras = project["optional-dependencies"]
-    optional = [r for name in ("lab", "full", "test") for r in extras[name] if not r.startswith("labkit[")]
+    optional = [r for name in ("lab", "full", "book", "test") for r in extras[name] if not r.startswith("labkit[")]
     wanted = ranges(project["dependencies"] + optional)
     assert not wanted.keys() - pins.keys()
     assert not [f"{n}=={pins[n]} is not {s}" for n, s in wanted.items() if not s.contains(pins[n])]
@@ -63,7 +63,7 @@ def test_ipykernels_with_concurrent_callbacks_are_excluded(project):
     assert [version for version in versions if ipykernel.contains(version)] == ["6.31.0", "7.4.0"]
 
 
-LAB = ("jupyterlab", "ipywidgets", "anywidget", "plotly", "matplotlib", "umap", "nbconvert", "ipykernel", "IPython")
+LAB = ("jupyterlab", "ipywidgets", "anywidget", "plotly", "matplotlib", "umap", "ipykernel", "IPython")
 BLOCKED = """
 import sys
 for name in {names}:
