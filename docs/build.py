@@ -28,7 +28,14 @@ from labkit.widgets.still import still_figure
 
 REPO = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
-PAGES = ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "data/atlas/CLAIMS.md", "data/atlas/PAYS.md"]
+PAGES = [
+    "notebooks/glossary.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "data/README.md",
+    "data/atlas/CLAIMS.md",
+    "data/atlas/PAYS.md",
+]
 """Documents that become pages, under their own paths, so that the links between them hold."""
 FILES = ["CITATION.cff", *(str(path.relative_to(REPO)) for path in (REPO / "data" / "pictures").iterdir())]
 """What they link to or show."""
@@ -182,7 +189,7 @@ def write_documents(sources: Path, out: Path) -> None:
         shutil.copyfile(REPO / name, sources / name)
     readme = (REPO / "README.md").read_text(encoding="utf-8").replace("](labkit)", "](reference/index.rst)")
     contents = {
-        "Notebooks": [f"{title_of(path)} <notebooks/{path.stem}>" for path in NOTEBOOKS],
+        "Notebooks": [*(f"{title_of(path)} <notebooks/{path.stem}>" for path in NOTEBOOKS), "notebooks/glossary"],
         "Results": ["data/atlas/CLAIMS", "data/atlas/PAYS", "minutes"],
         "Library": ["reference/index", "CONTRIBUTING", "Data and licences <data/README>", "CHANGELOG"],
     }

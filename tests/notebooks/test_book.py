@@ -37,6 +37,7 @@ def test_the_book_is_built(tmp_path):
     for page, text in {
         "index.html": "Two commands",
         "CONTRIBUTING.html": "How to add to labkit",
+        "notebooks/glossary.html": 'id="dispersive-loss"',
         "data/atlas/CLAIMS.html": "The paper’s claims",
         "data/atlas/PAYS.html": "Where does it pay?",
         "reference/losses.html": 'id="labkit.losses.dispersive_loss"',
