@@ -20,6 +20,7 @@ from labkit.distances import pairwise_sq_distances
 from labkit.evaluation import losses
 from labkit.experiments.atlas import SHEET
 from labkit.experiments.playground import NUMBERS, write_playground
+from labkit.experiments.sweep import trained as complete
 from labkit.losses import dispersive_floor, dispersive_loss
 from labkit.metrics import effective_rank, feature_norm, mean_pairwise_distance
 from labkit.metrics.extractors import to_bytes
@@ -29,7 +30,7 @@ from labkit.projection import Pca
 from labkit.training import Look, Run, Trainer, sample_network
 
 AGES = (0, 12, 50, 150, 500, 1000, STEPS)
-"""Steps. By the twelfth the loss is at its floor; from 500 on the atlas has been measured, too."""
+"""Steps: dense at the start, where the loss acts; from 500 on the atlas was measured, too."""
 LOOK, SHOWN, BINS = Look(), 100, 48
 """500 held-out images at t = 0.5, as in the atlas; the first of them are drawn."""
 SMALLEST = 0.1  # λ; the grid of the atlas begins at 0.25
@@ -73,6 +74,12 @@ def measured(run: Run, step: int, z: torch.Tensor, baseline: torch.Tensor) -> di
     }
 
 
+def equal_say(z: torch.Tensor) -> torch.Tensor:
+    """Features around their mean, of the same size for every condition: else the widest alone would choose the axes."""
+    z = rows(z) - rows(z).mean(dim=0)
+    return z / z.norm()
+
+
 def distances(z: torch.Tensor) -> np.ndarray:
     """‖z_i − z_j‖/√P of all pairs i < j."""
     flat = rows(z)
@@ -90,21 +97,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/playground"), help="of the runs (default: %(default)s)")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "playground.npz", help="the file to write")
-    parser.add_argument("--only-train", action="store_true", help="measure nothing yet")
+    parser.add_argument("--trained", action="store_true", help="train nothing: take what is there")
     args = parser.parse_args()
+    conditions = CONDITIONS
+    if args.trained:
+        conditions = {of: config for of, config in CONDITIONS.items() if complete(args.out / of, config)}
     runs = {}
-    for name, config in CONDITIONS.items():
+    for name, config in conditions.items():
         runs[name] = trained(args.out / name, config)
-        print(f"{len(runs)} of {len(CONDITIONS)}: {name}", flush=True)
-    if args.only_train:
-        return
+        print(f"{len(runs)} of {len(conditions)}: {name}", flush=True)
     block = blocks_of(next(iter(CONDITIONS.values())).repelling, COARSE["model"])[0]
     views = {(of, age): run.features(LOOK, [block], age) for of, run in runs.items() for age in AGES}
     features = {at: view.features[block] for at, view in views.items()}
-    axes = Pca.fit({at: z[:SHOWN] for at, z in features.items()})
+    axes = Pca.fit({at: equal_say(z) for at, z in features.items()})
     apart = {at: distances(z) for at, z in features.items()}
-    positive = np.concatenate([d[d > 0] for d in apart.values()])
-    edges = np.geomspace(positive.min(), positive.max() * 1.0001, BINS + 1)
+    ends = np.quantile(np.concatenate([*apart.values()]), (0.0002, 0.9998))  # what lies beyond counts at the ends
+    edges = np.geomspace(*ends, BINS + 1)
 
     def gathered(one: Any) -> np.ndarray:
         """An array of condition × age × what ``one`` gives of them."""
@@ -120,7 +128,7 @@ def main() -> None:
         "places": (places / unit).round().astype(np.int16),
         "shares": gathered(lambda of, age: axes.explained(features[of, age])).astype(np.float32),
         "classes": next(iter(views.values())).y[:SHOWN].numpy().astype(np.uint8),
-        "counts": gathered(lambda of, age: np.histogram(apart[of, age], edges)[0]).astype(np.uint32),
+        "counts": gathered(lambda of, age: np.histogram(apart[of, age].clip(*ends), edges)[0]).astype(np.uint32),
         "edges": edges.astype(np.float32),
         "numbers": gathered(numbers).astype(np.float32),
         "samples": gathered(lambda of, age: _bytes(runs[of], age)),
@@ -138,7 +146,7 @@ def main() -> None:
         "unit": unit,
         "weights": "averaged",
         "runs": {of: origin(run) for of, run in runs.items()},
-        "conditions": {of: json.loads(config.to_json()) for of, config in CONDITIONS.items()},
+        "conditions": {of: json.loads(config.to_json()) for of, config in conditions.items()},
     }
     write_playground(args.to, record, arrays)
     print(f"{args.to}: {args.to.stat().st_size / 1024:.0f} kB")
