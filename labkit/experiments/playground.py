@@ -18,14 +18,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labkit.checks import LabError
 from labkit.config import Config
-from labkit.experiments.atlas import point
+from labkit.experiments.atlas import describe_point, point
+from labkit.metrics.table import METRICS, metric
 from labkit.runtime import data_dir
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = "labkit-playground-1"
 ARRAYS = ("places", "shares", "classes", "counts", "edges", "numbers", "samples")
@@ -38,7 +42,7 @@ NUMBERS = (
     "floor",
     "loss_held_out",
 )
-"""``dispersive`` is by the condition's own variant and τ; ``baseline_dispersive`` is the same of the baseline's features."""
+"""``dispersive`` is by the condition's own variant and τ; ``baseline_dispersive``, of the baseline's features."""
 
 
 class PlaygroundError(LabError):
@@ -86,6 +90,14 @@ class Playground:
         """One of ``NUMBERS`` of a condition after a number of steps."""
         at = list(self.conditions).index(condition), self.ages.index(step), NUMBERS.index(name)
         return float(self.arrays["numbers"][at])
+
+    def table(self, step: int) -> "pd.DataFrame":
+        """Condition, by its name for people, × the title of each of ``NUMBERS`` that a metric has, after some steps."""
+        import pandas as pd
+
+        shown = {metric(name).title: NUMBERS.index(name) for name in NUMBERS if name in METRICS}
+        values = self.arrays["numbers"][:, self.ages.index(step), list(shown.values())].astype(float)
+        return pd.DataFrame(values, [describe_point(at) for at in self.points.values()], list(shown))
 
     def describe(self) -> str:
         """Conditions, steps, seed, commits and machines, as text."""

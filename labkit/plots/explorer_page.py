@@ -10,13 +10,14 @@ first part, the playground.
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labkit.disk import replace_file
+from labkit.evaluation import REAL
 from labkit.evaluation.settings import whole_set
 from labkit.experiments.atlas import UNLIKE, VARIANTS, ZERO, Atlas, describe_point
 from labkit.experiments.playground import NUMBERS, Playground
@@ -103,7 +104,7 @@ def _atlas(atlas: Atlas) -> dict[str, Any]:
         "questions": {name: text for name, text in atlas.questions.items() if name in set(findings["question"])},
         "findings": _findings(findings),
         "values": {name: _values(rows) for name, rows in shown.groupby("condition", sort=False)},
-        "real": {name: _real(atlas, name, names) for name in atlas.conditions},
+        "real": _real(atlas.table),
         "samples": {
             name: {"shape": images.shape[1:], "bytes": _base64(images)} for name, images in atlas.samples.items()
         },
@@ -113,12 +114,14 @@ def _atlas(atlas: Atlas) -> dict[str, Any]:
 
 def _condition(atlas: Atlas, name: str) -> dict[str, Any]:
     rows = atlas.table[atlas.table["condition"] == name]
+    images = whole_set(atlas.conditions[name].dataset)
     return {
         "label": describe_point(atlas.points[name]),
         "at": {key: atlas.points[name][key] for key in COORDINATES},
         "baseline": atlas.baseline(name),
         "block": atlas.block(name),
-        "step": atlas.compared_at[whole_set(atlas.conditions[name].dataset)],
+        "images": images,
+        "step": atlas.compared_at[images],
         "seeds": atlas.record["seeds_of_each"][name],
         "commits": sorted(rows["commit"].dropna().unique()),
         "machines": sorted(rows["machine"].dropna().unique()),
@@ -151,9 +154,13 @@ def _values(rows: "pd.DataFrame") -> dict[str, list[list[Any]]]:
     return values
 
 
-def _real(atlas: Atlas, condition: str, measures: Sequence[str]) -> dict[str, float | None]:
-    found = {name: atlas.real(condition, name) for name in measures}
-    return {name: _short(value) for name, value in found.items() if value is not None}
+def _real(table: "pd.DataFrame") -> dict[str, dict[str, float | None]]:
+    """Data set → metrics of its real images, as ``Atlas.real`` gives them."""
+    rows = table[(table["run"] == REAL) & table["measure"].isin(METRICS)].drop_duplicates(["dataset", "measure"])
+    return {
+        dataset: {name: _short(value) for name, value in zip(own["measure"], own["value"], strict=True)}
+        for dataset, own in rows.groupby("dataset")
+    }
 
 
 def _map(table: "pd.DataFrame") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from labkit.widgets.honesty import Shrunk, shrunk_panel
 from labkit.widgets.hunt import Hunt, hunt_panel
 from labkit.widgets.live import LiveTraining
 from labkit.widgets.panel import Panel
+from labkit.widgets.playground import PlaygroundFrame, playground
 from labkit.widgets.prediction import Answer, NotMeasured, Predictions
 from labkit.widgets.questions import Questions, questions_panel
 from labkit.widgets.runner import Runner
@@ -34,6 +35,7 @@ __all__ = [
     "PairForce",
     "Panel",
     "Partners",
+    "PlaygroundFrame",
     "Predictions",
     "Questions",
     "Runner",
@@ -51,6 +53,7 @@ __all__ = [
     "hunt_panel",
     "interpolant_panel",
     "partners_panel",
+    "playground",
     "questions_panel",
     "sampler_panel",
     "scale_panel",

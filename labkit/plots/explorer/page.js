@@ -635,7 +635,7 @@ function drawAges() {
     words.push(`${label(name)}: ${own.map((entry) => `step ${count(entry[0])} ${shown(mean(Object.values(entry[3])), metric)} (${Object.keys(entry[3]).length} seeds)`).join(", ") || "not measured"}.`);
   }
   const steps = unique(curves.flatMap((curve) => curve.points.map(([step]) => step))).sort((a, b) => a - b);
-  const real = A.real[condition][measure], all = curves.flatMap((curve) => curve.points.map((point) => point[1])).filter((value) => value !== null);
+  const real = A.real[A.conditions[condition].images]?.[measure], all = curves.flatMap((curve) => curve.points.map((point) => point[1])).filter((value) => value !== null);
   if (real !== undefined) all.push(real);
   const [low, high] = [Math.min(...all), Math.max(...all)], pad = 0.1 * (high - low) || 0.1 * Math.abs(high) || 1;
   const level = real === undefined ? null : { value: real, name: "real images" };
