@@ -85,7 +85,7 @@ def made(tmp_path_factory):
     names = ("coarse-baseline", "coarse-hinge")
     short = {name: build.CONDITIONS[name].replace(steps=6, save_every=6) for name in names}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "AGES", (0, 2, 6))
+        patch.setattr(build, "AGES", (2, 6))
         patch.setattr(build, "CONDITIONS", short)
         patch.setattr(build, "LOOK", Look(count=130))
         patch.setattr(sys, "argv", ["build", "--out", str(folder / "runs"), "--to", str(folder / "small.npz")])
@@ -97,9 +97,9 @@ def made(tmp_path_factory):
 
 def test_its_numbers_are_those_of_the_runs(made):
     playground, folder = made
-    assert list(playground.conditions) == ["coarse-baseline", "coarse-hinge"] and playground.ages == (0, 2, 6)
+    assert list(playground.conditions) == ["coarse-baseline", "coarse-hinge"] and playground.ages == (2, 6)
     run = Run.open(folder / "coarse-hinge")
-    assert set(run.steps) == {0, 2, 6}
+    assert set(run.steps) == {0, 2, 6}, "a checkpoint of each age"
     z = run.features(Look(count=130), [1], 6).features[1]
     number = lambda name: playground.number("coarse-hinge", 6, name)  # noqa: E731
     assert number("effective_rank") == pytest.approx(effective_rank(z), rel=1e-5)
@@ -117,6 +117,6 @@ def test_places_keep_lengths(made):
     playground, folder = made
     z = Run.open(folder / "coarse-hinge").features(Look(count=130), [1], 6).features[1].flatten(1).double()
     total = z.var(dim=0, unbiased=False).sum().item() / z.shape[1]
-    places = playground.arrays["places"][1, 2] * playground.record["unit"]
-    share = playground.arrays["shares"][1, 2]
+    places = playground.arrays["places"][1, 1] * playground.record["unit"]
+    share = playground.arrays["shares"][1, 1]
     assert places.var(axis=0).sum() / total == pytest.approx(share, rel=0.15)  # of 100 of the 130 images

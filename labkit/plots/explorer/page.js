@@ -105,8 +105,8 @@ function menu(parent, id, label, options, onMove, inline = false) {
 
 // ---- drawing ---------------------------------------------------------------------------------------------------
 
-const CLASSES = ["--base", "--run", "--good", "#B8589A", "--gold", "#3E97C9", "--ink", "#8C6D1F", "--quiet", "#7D7600"];
-const classColour = (label) => (CLASSES[label].startsWith("--") ? css(CLASSES[label]) : CLASSES[label]);
+// Points are drawn as their digits, so colour only helps.
+const CLASSES = ["--base", "--run", "--good", "#B8589A", "#B58900", "#3E97C9", "--ink", "#B0653A", "--quiet", "#8C6BC8"];
 
 /** A canvas in device pixels, empty; all measures below are in CSS pixels. */
 function paper(canvas, height) {
@@ -184,7 +184,7 @@ function readTheme() {
     const hex = css(name).slice(1), long = hex.length === 3 ? [...hex].map((c) => c + c).join("") : hex;
     return [0, 2, 4].map((i) => parseInt(long.slice(i, i + 2), 16));
   };
-  classColours = CLASSES.map((_, label) => classColour(label));
+  classColours = CLASSES.map((colour) => (colour.startsWith("--") ? css(colour) : colour));
   inks = ["--ink", "--card", "--line"].map(rgb);
 }
 
