@@ -69,7 +69,8 @@ const idle = (at, key) => (at.lam === 0 && (key === "tau" || key === "alpha")) |
 function slider(parent, id, label, hint, values, word, onMove) {
   const input = element("input", { type: "range", id, min: 0, max: values.length - 1, step: 1 });
   const output = element("output", { htmlFor: id });
-  const box = element("label", { className: "control" }, element("span", {}, label, output), input, element("small", {}, hint));
+  // The label names its control, else it would be that of the output, which comes first.
+  const box = element("label", { className: "control", htmlFor: id }, element("span", {}, label, output), input, element("small", {}, hint));
   parent.append(box);
   let list = values;
   const show = () => {
