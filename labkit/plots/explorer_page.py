@@ -2,7 +2,7 @@
 
     explorer/page.html   headings, controls and figures, and what they show, in words
     explorer/page.css    the look, in light and dark
-    explorer/page.js     what happens when a control moves
+    explorer/*.js        controls and drawing, and the two parts that use them
 
 The page looks numbers up and draws them, as they ship; it measures nothing and fetches nothing. Notebooks show its
 first part, the playground.
@@ -19,7 +19,7 @@ import numpy as np
 from labkit.disk import replace_file
 from labkit.evaluation import REAL
 from labkit.evaluation.settings import whole_set
-from labkit.experiments.atlas import UNLIKE, VARIANTS, ZERO, Atlas, describe_point
+from labkit.experiments.atlas import DATASETS, UNLIKE, VARIANTS, ZERO, Atlas, describe_point
 from labkit.experiments.playground import NUMBERS, Playground
 from labkit.experiments.statistics import describe_row, side
 from labkit.metrics.table import METRICS, MetricInfo, metric
@@ -49,7 +49,8 @@ def explorer_page(atlas: Atlas | None, playground: Playground) -> str:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
     page = (PARTS / "page.html").read_text(encoding="utf-8")
     style = (PARTS / "page.css").read_text(encoding="utf-8").replace("FONT", FONT)
-    script = (PARTS / "page.js").read_text(encoding="utf-8")
+    scripts = ("draw.js", "playground.js") if atlas is None else ("draw.js", "playground.js", "atlas.js")
+    script = "\n".join((PARTS / name).read_text(encoding="utf-8") for name in scripts)
     for name, part in {"STYLE": style, "DATA": text, "SCRIPT": script}.items():
         page = page.replace(f"<!-- {name} -->", part, 1)
     return page
@@ -100,6 +101,7 @@ def _atlas(atlas: Atlas) -> dict[str, Any]:
         "conditions": {name: _condition(atlas, name) for name in atlas.conditions},
         "choices": {name: atlas.choices(name) for name in COORDINATES},
         "variants": {name: VARIANTS.get(name, name) for name in atlas.choices("variant")},
+        "datasets": DATASETS,
         "metrics": {name: _metric(metric(name)) for name in names},
         "questions": {name: text for name, text in atlas.questions.items() if name in set(findings["question"])},
         "findings": _findings(findings),
