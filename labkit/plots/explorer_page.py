@@ -94,7 +94,9 @@ def _reach(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
 def _atlas(atlas: Atlas) -> dict[str, Any]:
     shown = atlas.table[atlas.table["measure"].isin(METRICS) & atlas.table["condition"].isin(atlas.conditions)]
     findings = atlas.findings[atlas.findings["measure"].isin(METRICS)]
-    names = [name for name in METRICS if name in set(shown["measure"])]
+    order = list(METRICS)
+    order = order[order.index("frechet") :] + order[: order.index("frechet")]  # samples and losses, then features
+    names = [name for name in order if name in set(shown["measure"])]
     return {
         "made": f"{atlas.record['made']}, by {atlas.record['command']}",
         "about": atlas.describe(),

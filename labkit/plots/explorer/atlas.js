@@ -114,7 +114,7 @@ function show(name, note) {
   atlas.condition = name;
   for (const key of Object.keys(NAMES)) controls[key].value = A.conditions[name].at[key];
   if (!(controls.measure.value in own)) {
-    note += ` ${A.metrics[controls.measure.value].title} was not measured of it.`;
+    note += ` ${sentence(A.metrics[controls.measure.value].title)} was not measured of it.`;
     controls.measure.value = Object.keys(A.metrics).find((key) => key in own);
   }
   $("#a-moved").textContent = note;
@@ -189,8 +189,8 @@ function drawAtlas() {
     "no difference shown": "not told apart from its baseline by these seeds",
   };
   $("#a-headline").textContent = !values
-    ? `${metric.label} was not measured for this run: choose another metric.`
-    : `${metric.label}: ${shown(mean(Object.values(values)), metric)} over ${Object.keys(values).length} seeds` +
+    ? `${sentence(metric.label)} was not measured for this run: choose another metric.`
+    : `${sentence(metric.label)}: ${shown(mean(Object.values(values)), metric)} over ${Object.keys(values).length} seeds` +
       (condition === info.baseline
         ? ". This is a baseline: choose a λ above 0."
         : (others ? `, its baseline ${shown(mean(Object.values(others)), metric)}` : "") +
@@ -294,8 +294,8 @@ function drawFindings() {
   const way =
     metric.direction < 0 ? "left is better" : metric.direction > 0 ? "right is better" : "neither side is better";
   $("figcaption", figure).textContent = rows.length
-    ? `${metric.label}: each run minus ${against.length > 1 ? "its baseline, or what it is set against" : label(against[0])}, mean and 95 % interval over seeds; ${way}. ${steps.length === 1 ? `After ${count(steps[0])} steps` : "At the steps named"}${rows[0].block === null ? "" : `, at block ${unique(rows.map((row) => row.block)).join(", ")}`}${samplers.length === 1 && samplers[0] ? `; samples by ${samplers[0]}` : ""}. ${origins(rows.flatMap((row) => [row.condition, row.against]))}`
-    : `${metric.label} was not compared for this question: choose another metric.`;
+    ? `${sentence(metric.label)}: each run minus ${against.length > 1 ? "its baseline, or what it is set against" : label(against[0])}, mean and 95 % interval over seeds; ${way}. ${steps.length === 1 ? `After ${count(steps[0])} steps` : "At the steps named"}${rows[0].block === null ? "" : `, at block ${unique(rows.map((row) => row.block)).join(", ")}`}${samplers.length === 1 && samplers[0] ? `; samples by ${samplers[0]}` : ""}. ${origins(rows.flatMap((row) => [row.condition, row.against]))}`
+    : `${sentence(metric.label)} was not compared for this question: choose another metric.`;
   const kinds = Object.keys(SIGNS)
     .map((kind) => [rows.filter((row) => row.side === kind).length, kind])
     .filter(([n]) => n);
@@ -359,7 +359,7 @@ function drawAges() {
       percent: metric.percent,
     });
   else $(".plot", figure).textContent = "Not measured for this run.";
-  $("h2", figure).textContent = `${metric.title}, seed by seed`;
+  $("h2", figure).textContent = `${sentence(metric.title)}, seed by seed`;
   $("figcaption", figure).innerHTML =
     `<span class="base">Dashed: the baseline</span>; <span class="run">solid: this run</span>. Thick lines are means, thin ones seeds; steps stand evenly spaced.`;
   say(figure, words.join(" ") + (real === undefined ? "" : ` Real images: ${shown(real, metric)}.`));

@@ -33,6 +33,8 @@ const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.
 const unique = (values) => [...new Set(values)];
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+const sentence = (words) => words[0].toUpperCase() + words.slice(1);
+
 function bytes(text, Type) {
   return new Type(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
 }
