@@ -96,7 +96,8 @@ function buildAtlas() {
   show("coarse-dispersive" in A.conditions ? "coarse-dispersive" : Object.keys(A.conditions)[0], "");
   fitPlace();
   $("#a-origin").textContent =
-    `Where these numbers come from: ${A.about} Written on ${A.made}. Intervals: Student's t of differences by seed, 95 %, not corrected for the number of comparisons.`;
+    `Where these numbers come from: ${A.about} Written on ${A.made}. ` +
+    "Intervals: Student's t of differences by seed, 95 %, not corrected for the number of comparisons.";
   drawAtlas();
   drawMaps();
 }
@@ -190,7 +191,7 @@ function drawAtlas() {
   };
   $("#a-headline").textContent = !values
     ? `${sentence(metric.label)} was not measured for this run: choose another metric.`
-    : `${sentence(metric.label)}: ${shown(mean(Object.values(values)), metric)} over ${Object.keys(values).length} seeds` +
+    : `${sentence(metric.label)}: ${over(values, metric)}` +
       (condition === info.baseline
         ? ". This is a baseline: choose a λ above 0."
         : (others ? `, its baseline ${shown(mean(Object.values(others)), metric)}` : "") +
@@ -211,6 +212,10 @@ function drawAtlas() {
   $("figcaption", figure).textContent =
     `Seed 0 after ${count(info.step)} steps, the same noise and labels for both. ${origins([condition, info.baseline])}`;
 }
+
+/** The mean of values by seed, in words. */
+const over = (values, metric) =>
+  `${shown(mean(Object.values(values)), metric)} over ${Object.keys(values).length} seeds`;
 
 /** Seeds, commits and machines of some conditions. */
 function origins(conditions) {
@@ -291,10 +296,17 @@ function drawFindings() {
     element("div", { className: "row", style: "cursor:default" }, element("span", {}), axis, element("span", {})),
   );
   if (held) $(`[data-condition="${held}"]`, list)?.focus();
+  const other = against.length > 1 ? "its baseline, or what it is set against" : label(against[0] ?? "");
+  const layers = unique(rows.map((row) => row.block)).filter((block) => block !== null);
+  const where =
+    (steps.length === 1 ? `After ${count(steps[0])} steps` : "At the steps named") +
+    (layers.length ? `, at block ${layers.join(", ")}` : "") +
+    (samplers.length === 1 && samplers[0] ? `; samples by ${samplers[0]}` : "");
   const way =
     metric.direction < 0 ? "left is better" : metric.direction > 0 ? "right is better" : "neither side is better";
   $("figcaption", figure).textContent = rows.length
-    ? `${sentence(metric.label)}: each run minus ${against.length > 1 ? "its baseline, or what it is set against" : label(against[0])}, mean and 95 % interval over seeds; ${way}. ${steps.length === 1 ? `After ${count(steps[0])} steps` : "At the steps named"}${rows[0].block === null ? "" : `, at block ${unique(rows.map((row) => row.block)).join(", ")}`}${samplers.length === 1 && samplers[0] ? `; samples by ${samplers[0]}` : ""}. ${origins(rows.flatMap((row) => [row.condition, row.against]))}`
+    ? `${sentence(metric.label)}: each run minus ${other}, mean and 95 % interval over seeds; ${way}. ` +
+      `${where}. ${origins(rows.flatMap((row) => [row.condition, row.against]))}`
     : `${sentence(metric.label)} was not compared for this question: choose another metric.`;
   const kinds = Object.keys(SIGNS)
     .map((kind) => [rows.filter((row) => row.side === kind).length, kind])
@@ -338,7 +350,7 @@ function drawAges() {
       dashed: colour === "--base",
     });
     words.push(
-      `${label(name)}: ${own.map((entry) => `step ${count(entry[0])} ${shown(mean(Object.values(entry[3])), metric)} (${Object.keys(entry[3]).length} seeds)`).join(", ") || "not measured"}.`,
+      `${label(name)}: ${own.map(([step, , , by]) => `step ${count(step)} ${over(by, metric)}`).join(", ") || "not measured"}.`,
     );
   }
   const steps = unique(curves.flatMap((curve) => curve.points.map(([step]) => step))).sort((a, b) => a - b);
@@ -361,7 +373,8 @@ function drawAges() {
   else $(".plot", figure).textContent = "Not measured for this run.";
   $("h2", figure).textContent = `${sentence(metric.title)}, seed by seed`;
   $("figcaption", figure).innerHTML =
-    `<span class="base">Dashed: the baseline</span>; <span class="run">solid: this run</span>. Thick lines are means, thin ones seeds; steps stand evenly spaced.`;
+    '<span class="base">Dashed: the baseline</span>; <span class="run">solid: this run</span>. ' +
+    "Thick lines are means, thin ones seeds; steps stand evenly spaced.";
   say(figure, words.join(" ") + (real === undefined ? "" : ` Real images: ${shown(real, metric)}.`));
 }
 
@@ -388,7 +401,9 @@ function drawMaps() {
   $("figcaption", figure).textContent =
     (kind === "pca"
       ? "Principal axes fitted on all of these runs together; the bar is a length in ‖z‖/√P, so clouds can be compared by it."
-      : "UMAP, fitted on all of these runs together, shows who is whose neighbour and nothing else. It cannot show spread: a cloud a hundred times smaller fills the same room, and another seed draws another map. Trustworthiness is the degree to which neighbours here are neighbours in feature space (1: all).") +
+      : "UMAP, fitted on all of these runs together, shows who is whose neighbour and nothing else. It cannot show spread: " +
+        "a cloud a hundred times smaller fills the same room, and another seed draws another map. Trustworthiness is " +
+        "the degree to which neighbours here are neighbours in feature space (1: all).") +
     ` Held-out images at block ${A.map.block}, seed 0. ${origins(Object.keys(A.map.panes))}`;
   say(
     figure,

@@ -228,7 +228,8 @@ function headline(alone, age, own, base) {
   const held = own("loss_held_out"),
     other = base("loss_held_out");
   const worse = Math.abs(held / other - 1) < 0.003 ? "about the same as" : held > other ? "worse than" : "better than";
-  return `The features of two images lie ${apart}; ${floor}. On held-out images the model predicts ${worse} the baseline (loss ${short(held)} against ${short(other)}).`;
+  const judged = `On held-out images the model predicts ${worse} the baseline (loss ${short(held)} against ${short(other)}).`;
+  return `The features of two images lie ${apart}; ${floor}. ${judged}`;
 }
 
 function drawClouds(condition, age, alone) {
@@ -243,7 +244,11 @@ function drawClouds(condition, age, alone) {
   $("h3.run", figure).textContent = alone ? "the same" : run.label;
   const share = (name) => `${short(100 * P.conditions[name].shares[age])} %`;
   $("figcaption", figure).textContent =
-    `Each digit is a held-out image at t = ${P.t}, seen by its features at block ${P.block}, around their mean; the bar is a length in ‖z‖/√P, ${same ? "the same in both panes" : "another in each pane"}. The two axes are the same for all runs and steps. They hold ${share(baseline)} of the baseline's variance and ${share(condition)} of this run's, so read spread from the distances.`;
+    `Each digit is a held-out image at t = ${P.t}, seen by its features at block ${P.block}, around their mean; ` +
+    `the bar is a length in ‖z‖/√P, ${same ? "the same in both panes" : "another in each pane"}. ` +
+    "The two axes are the same for all runs and steps. " +
+    `They hold ${share(baseline)} of the baseline's variance and ${share(condition)} of this run's, ` +
+    "so read spread from the distances.";
   say(
     figure,
     `The baseline's cloud reaches ${short(clouds[0].reach)} from its mean along an axis, that of ${alone ? "this run is the same" : `${run.label} ${short(clouds[1].reach)}`}.`,
@@ -345,7 +350,8 @@ function drawGauges(condition, age, alone) {
     );
   }
   $("#p-gauges figcaption").textContent =
-    "Along training steps, which stand evenly spaced. Dashed blue: the baseline; orange: this run. L_disp of both is by this run's variant and τ, on 128 held-out images. The scales of size and loss are logarithmic.";
+    "Along training steps, which stand evenly spaced. Dashed blue: the baseline; orange: this run. " +
+    "L_disp of both is by this run's variant and τ, on 128 held-out images. The scales of size and loss are logarithmic.";
   say($("#p-gauges"), words.join(" "));
 }
 
