@@ -60,8 +60,20 @@ def repulsion(z: torch.Tensor, config: Config) -> tuple[float, float]:
     return dispersive_loss(batch, **arguments).item(), floor
 
 
-def measured(run: Run, step: int, z: torch.Tensor, baseline: torch.Tensor) -> dict[str, float]:
-    """``NUMBERS`` of a run at a step, from its features and those of the baseline."""
+def judged(run: Run, age: int) -> tuple[float, np.ndarray]:
+    """Held-out loss and samples at an age, kept in the run's folder; noise and labels are those of the atlas."""
+    kept = run.path / f"playground-{age:05d}.npz"
+    if not kept.exists():
+        network = run.model(step=age)
+        loss = losses(network, run.config, LOOK.count)["loss_held_out"]
+        samples = to_bytes(sample_network(network, run.config, SHEET, seed=0).x)[:, 0].numpy()
+        np.savez(kept, loss=loss, samples=samples)
+    with np.load(kept) as file:
+        return file["loss"].item(), file["samples"]
+
+
+def measured(run: Run, age: int, z: torch.Tensor, baseline: torch.Tensor) -> dict[str, float]:
+    """``NUMBERS`` of a run at an age, from its features and those of the baseline."""
     own, floor = repulsion(z, run.config)
     return {
         "feature_norm": feature_norm(z),
@@ -70,7 +82,7 @@ def measured(run: Run, step: int, z: torch.Tensor, baseline: torch.Tensor) -> di
         "dispersive": own,
         "baseline_dispersive": repulsion(baseline, run.config)[0],
         "floor": floor,
-        "loss_held_out": losses(run.model(step=step), run.config, LOOK.count)["loss_held_out"],
+        "loss_held_out": judged(run, age)[0],
     }
 
 
@@ -97,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/playground"), help="of the runs (default: %(default)s)")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "playground.npz", help="the file to write")
-    parser.add_argument("--trained", action="store_true", help="train nothing: take what is there")
+    parser.add_argument("--trained", action="store_true", help="train nothing: take the runs that are there")
     args = parser.parse_args()
     conditions = CONDITIONS
     if args.trained:
@@ -131,7 +143,7 @@ def main() -> None:
         "counts": gathered(lambda of, age: np.histogram(apart[of, age].clip(*ends), edges)[0]).astype(np.uint32),
         "edges": edges.astype(np.float32),
         "numbers": gathered(numbers).astype(np.float32),
-        "samples": gathered(lambda of, age: _bytes(runs[of], age)),
+        "samples": gathered(lambda of, age: judged(runs[of], age)[1]),
     }
     record = {
         "command": "python data/build_playground.py",
@@ -146,15 +158,11 @@ def main() -> None:
         "unit": unit,
         "weights": "averaged",
         "runs": {of: origin(run) for of, run in runs.items()},
+        "missing": [of for of in CONDITIONS if of not in conditions],
         "conditions": {of: json.loads(config.to_json()) for of, config in conditions.items()},
     }
     write_playground(args.to, record, arrays)
     print(f"{args.to}: {args.to.stat().st_size / 1024:.0f} kB")
-
-
-def _bytes(run: Run, age: int) -> np.ndarray:
-    """Samples at an age, from the noise and labels of the atlas's sheets."""
-    return to_bytes(sample_network(run.model(step=age), run.config, SHEET, seed=0).x)[:, 0].numpy()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The dispersion playground: small trainings at several ages, which ship in ``data/playground.npz``.
 
-    record     JSON: command, date, commits and machines of the runs, how they were measured
+    record     JSON: command, date, commits and machines of the runs, how they were measured, which are missing
     places     condition × age × image × 2: coordinates on two axes, as whole numbers; times ``unit`` they are lengths
     shares     condition × age: share of the features' variance that lies along these axes
     classes    image: its digit
