@@ -159,14 +159,21 @@ const CLASSES = [
 
 /** A canvas in device pixels, empty; all measures below are in CSS pixels. */
 function paper(canvas, height) {
-  const width = canvas.clientWidth || 300,
+  const width = widthOf(canvas),
     ratio = window.devicePixelRatio || 1;
   [canvas.width, canvas.height] = [width * ratio, height * ratio];
-  canvas.style.height = `${height}px`;
+  if (canvas.style.height !== `${height}px`) canvas.style.height = `${height}px`;
   const pen = canvas.getContext("2d");
   pen.scale(ratio, ratio);
   return [pen, width];
 }
+
+/** The width of a canvas or box, kept until the window's changes: asking the page makes it lay itself out. */
+function widthOf(box) {
+  if (!widths.has(box)) widths.set(box, box.clientWidth || 300);
+  return widths.get(box);
+}
+const widths = new Map();
 
 const round125 = (most) => {
   const power = 10 ** Math.floor(Math.log10(most));
@@ -175,7 +182,7 @@ const round125 = (most) => {
 
 /** Images as their digits, around their mean; `reach` is half the width in feature units. A bar shows the scale. */
 function drawCloud(canvas, points, labels, reach, bar = true) {
-  const width = canvas.clientWidth || 300,
+  const width = widthOf(canvas),
     size = Math.max(9, Math.min(14, width / 24));
   const [pen] = paper(canvas, width);
   const scale = (width / 2 - size) / reach;
@@ -188,7 +195,7 @@ function drawCloud(canvas, points, labels, reach, bar = true) {
   });
   if (!bar) return;
   const length = round125(reach * 0.6);
-  pen.strokeStyle = pen.fillStyle = css("--quiet");
+  pen.strokeStyle = pen.fillStyle = quiet;
   pen.lineWidth = 2;
   pen.beginPath();
   pen.moveTo(8, width - 8);
@@ -235,7 +242,8 @@ function drawSheet(canvas, pixels, channels, size, label) {
 }
 
 let classColours = [],
-  inks = [];
+  inks = [],
+  quiet = "";
 function readTheme() {
   const rgb = (name) => {
     const hex = css(name).slice(1),
@@ -243,16 +251,15 @@ function readTheme() {
     return [0, 2, 4].map((i) => parseInt(long.slice(i, i + 2), 16));
   };
   classColours = CLASSES.map((colour) => (colour.startsWith("--") ? css(colour) : colour));
+  quiet = css("--quiet");
   inks = ["--ink", "--card", "--line"].map(rgb);
 }
 
 /** An SVG of a box's width, from its inner text: strings are several times faster than nodes one by one. */
 function svg(box, height, inside) {
-  const width = widths.get(box) ?? box.clientWidth ?? 300;
-  widths.set(box, width);
+  const width = widthOf(box);
   box.innerHTML = `<svg role="img" viewBox="0 0 ${width} ${height}" height="${height}">${inside(width)}</svg>`;
 }
-const widths = new Map();
 
 const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 const text = (x, y, words, more = "") => `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" ${more}>${words}</text>`;
