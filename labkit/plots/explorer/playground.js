@@ -12,6 +12,8 @@ const GAUGES = [
   ["loss_held_out", "Loss on held-out images", "lower is better", true],
 ];
 
+/** A run by what differs: all are of one model. */
+const brief = (label) => label.replace(/^[^,]*, /, "");
 const number = (name, age, key) => P.conditions[name].numbers[age][P.names.indexOf(key)];
 
 function cloud(name, age) {
@@ -202,7 +204,7 @@ function drawPlayground() {
     [left, right] = figure.querySelectorAll("canvas");
   drawSheet(left, sheet(baseline, age), 1, 8, `20 samples of the baseline after ${count(step)} steps`);
   drawSheet(right, sheet(condition, age), 1, 8, `20 samples of ${run.label} after ${count(step)} steps`);
-  $("h3.run", figure).textContent = alone ? "the same" : run.label;
+  $("h3.run", figure).textContent = alone ? "the same" : brief(run.label);
   $("figcaption", figure).textContent =
     "Twenty samples each, from the same noise and for the digits 0 to 9 in turn: what differs is what training made of the push.";
 }
@@ -241,7 +243,7 @@ function drawClouds(condition, age, alone) {
   figure.querySelectorAll("canvas").forEach((canvas, i) => {
     drawCloud(canvas, clouds[i].points, P.classes, 1.05 * (same ? reach : clouds[i].reach));
   });
-  $("h3.run", figure).textContent = alone ? "the same" : run.label;
+  $("h3.run", figure).textContent = alone ? "the same" : brief(run.label);
   const share = (name) => `${short(100 * P.conditions[name].shares[age])} %`;
   $("figcaption", figure).textContent =
     `Each digit is a held-out image at t = ${P.t}, seen by its features at block ${P.block}, around their mean; ` +
