@@ -208,7 +208,7 @@ def test_it_fits_and_can_be_read(chromium, file, size, scheme):
     page = context.new_page()
     page.goto(file.as_uri())
     wide = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert page.evaluate(wide) == 0, "nothing stands out at the side"
+    assert page.evaluate(wide) <= 0, "nothing stands out at the side"
     contrast = page.evaluate("""() => {
         const light = (name) => {
             const rgb = css(name).slice(1), long = rgb.length === 3 ? [...rgb].map((c) => c + c).join("") : rgb;
