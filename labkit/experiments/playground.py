@@ -113,6 +113,7 @@ def write_playground(path: Path, record: Mapping[str, Any], arrays: Mapping[str,
     """Write a playground's record and arrays as one file."""
     text = json.dumps({"format": FORMAT, **record}, ensure_ascii=False)
     file = io.BytesIO()
-    np.savez_compressed(file, **{name: arrays[name] for name in ARRAYS}, record=np.array(text))
+    named: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
+    np.savez_compressed(file, record=np.array(text), **named)
     path.write_bytes(file.getvalue())
     Playground.load.cache_clear()
