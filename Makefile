@@ -46,10 +46,11 @@ lint: .venv/test-ready  ## check style and types, and that imports only go down
 	.venv/bin/pyrefly check --min-severity error
 	.venv/bin/lint-imports
 
-bench: .venv/test-ready  ## measure a training step against a bare loop, each loss against torch.pdist, the explorer
+bench: .venv/test-ready  ## measure a training step against a bare loop, each loss against torch.pdist, the explorers
 	$(PY) benchmarks/digits_step.py
 	$(PY) benchmarks/losses.py $(ARGS)
 	$(PY) benchmarks/explorer.py
+	$(PY) benchmarks/page.py
 
 gpu:  ## all that a GPU can tell, in nine minutes: ARGS="--out FOLDER"; anywhere, in miniature: ARGS=--rehearse
 	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) benchmarks/gpu.py $(ARGS)

@@ -8,6 +8,7 @@
     labkit evaluate runs/x
     labkit export runs/x --out weights.safetensors
     labkit compare digits
+    labkit explorer
     labkit sweep digits --grid dispersive.lam=None,0.1,0.5 --grid seed=0..4
 
 On several GPUs: torchrun --nproc-per-node 8 -m labkit train imagenet256
@@ -18,7 +19,8 @@ labkit COMMAND --help explains a command; labkit --version prints the version.
 from __future__ import annotations  # tyro evaluates the annotations of the command that is typed, and no others
 
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -227,11 +229,8 @@ def compare(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("ru
     Args:
         out: Folder of both runs and the page. Training goes on there if the folder holds this very experiment.
     """
-    try:
+    with _drawing("compare"):
         from labkit.plots.page import write_page
-    except ModuleNotFoundError as missing:
-        lacks = f'compare draws its page with {missing.name}, which is not installed: `pip install "labkit[lab]"`; '
-        raise LabError(f"{lacks}labkit train and labkit evaluate do without.") from None
 
     _check_measurable(config.dataset)
     comparison = labkit.experiments.Comparison.with_and_without(config, out)
@@ -245,6 +244,30 @@ def compare(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("ru
     page = write_page(out / "compare.html", result, logs)
     print(f"Curves, samples, spread and cost: {page}")
     return 0
+
+
+def explorer(out: Path = Path("runs/explorer.html")) -> int:
+    """Write the explorer of the atlas as one HTML page, which opens from a file and needs no Python.
+
+    Args:
+        out: File to write.
+    """
+    with _drawing("explorer"):
+        from labkit.plots.explorer_page import write_explorer
+
+    page = write_explorer(new_file(out, "out", ".html"))
+    print(f"{page}: {page.stat().st_size / 1e6:.1f} MB. Open it in a browser; it needs no network.")
+    return 0
+
+
+@contextmanager
+def _drawing(command: str) -> Iterator[None]:
+    """Say what is missing where the packages of figures are not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        lacks = f'{command} draws its page with {missing.name}, which is not installed: `pip install "labkit[lab]"`; '
+        raise LabError(f"{lacks}labkit train and labkit evaluate do without.") from None
 
 
 @dataclass(frozen=True)
@@ -349,6 +372,7 @@ def _parsed(words: Sequence[str]) -> Callable[[], int]:
         "evaluate": evaluate,
         "export": export,
         "compare": with_recipes(compare, words[1:], lam=0.5, steps=1500),
+        "explorer": explorer,
         "sweep": with_recipes(sweep, words[1:], {"list": sweep_list}),
     }
     app = SubcommandApp()

@@ -58,6 +58,16 @@ FILES = (
     "PAYS.md",
 )
 ZERO = 0.02  # stands for λ = 0 and τ = 0 where ratios are compared
+UNLIKE = {"dataset": 400, "model": 200, "also": 100, "noise": 30, "variant": 30, "block": 30}
+"""Coordinate → how far apart two conditions are that differ in it; λ, τ and α count by their values."""
+VARIANTS = {
+    "infonce_l2": "InfoNCE-L2",
+    "infonce_cosine": "InfoNCE-cosine",
+    "hinge": "hinge",
+    "covariance": "covariance",
+}
+"""Variant → its name for people."""
+DATASETS = {"digits-few": "200 digits", "digits-unlabelled": "digits without labels", "emoji-16": "emoji"}
 
 
 class AtlasError(LabError):
@@ -158,6 +168,19 @@ def point(config: Config) -> dict[str, Any]:
         "noise": on.noise if isinstance(on, Contrastive) else "one view",
         "also": ", ".join(name for name, there in also.items() if there) or "nothing else",
     }
+
+
+def describe_point(at: Mapping[str, Any]) -> str:
+    """Coordinates as a name for people: 'SiT-Nano/4, λ 0.5, τ 0.5'; what is as usual goes without saying."""
+    words = [at["model"], DATASETS.get(at["dataset"], "" if at["dataset"] == "digits" else at["dataset"])]
+    if at["lam"]:
+        words += ["" if at["variant"] == "infonce_l2" else VARIANTS.get(at["variant"], at["variant"])]
+        words += [f"λ {at['lam']:g}", f"τ {at['tau']:g}" if at["tau"] else ""]
+        words += [f"α {at['alpha']:g}, {at['noise']} noise" if at["noise"] != "one view" else ""]
+        words += ["" if at["block"] == "1" else "all blocks" if at["block"] == "all" else f"block {at['block']}"]
+    elif at["also"] != "REPA":
+        words += ["baseline"]
+    return ", ".join(word for word in [*words, "" if at["also"] == "nothing else" else at["also"]] if word)
 
 
 @dataclass(frozen=True, eq=False)
@@ -399,8 +422,7 @@ def _without(config: Config) -> str:
 
 
 def _distance(at: Mapping[str, Any], wanted: Mapping[str, Any]) -> float:
-    weights = {"dataset": 400, "model": 200, "also": 100, "noise": 30, "variant": 30, "block": 30}
-    names = sum(weight for name, weight in weights.items() if at[name] != wanted[name])
+    names = sum(weight for name, weight in UNLIKE.items() if at[name] != wanted[name])
     ratios = sum(abs(math.log2(max(at[name], ZERO) / max(wanted[name], ZERO))) for name in ("lam", "tau"))
     return names + ratios + 4 * abs(at["alpha"] - wanted["alpha"])
 

@@ -11,6 +11,7 @@ from labkit.widgets.hunt import Hunt, hunt_panel
 from labkit.widgets.live import LiveTraining
 from labkit.widgets.moons import Moons, moons_panel
 from labkit.widgets.panel import Panel
+from labkit.widgets.playground import PlaygroundFrame, playground
 from labkit.widgets.prediction import Answer, NotMeasured, Predictions
 from labkit.widgets.questions import Questions, questions_panel
 from labkit.widgets.runner import Runner
@@ -36,6 +37,7 @@ __all__ = [
     "PairForce",
     "Panel",
     "Partners",
+    "PlaygroundFrame",
     "Predictions",
     "Questions",
     "Runner",
@@ -54,6 +56,7 @@ __all__ = [
     "interpolant_panel",
     "moons_panel",
     "partners_panel",
+    "playground",
     "questions_panel",
     "sampler_panel",
     "scale_panel",

@@ -1,0 +1,33 @@
+"""The dispersion playground in a notebook: the first part of the explorer's page, in a frame of its own."""
+
+import html
+from typing import Any
+
+from labkit.experiments.playground import Playground
+from labkit.plots.explorer_page import explorer_page
+
+FRAME = (
+    '<iframe title="Dispersion playground" sandbox="allow-scripts" srcdoc="{page}" '
+    'style="width: 100%; height: {height}px; border: 0; color-scheme: auto"></iframe>'
+)
+
+
+class PlaygroundFrame:
+    """What ``playground`` returns; a front end without a browser shows ``describe()``."""
+
+    def __init__(self, contents: Playground, height: int) -> None:
+        self.contents, self.height = contents, height
+
+    def describe(self) -> str:
+        """Origin, and all trainings after their last step as a table."""
+        last = self.contents.ages[-1]
+        return f"{self.contents.describe()} After {last:,} steps:\n{self.contents.table(last).round(3).to_string()}"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        page = html.escape(explorer_page(None, self.contents))
+        return {"text/html": FRAME.format(page=page, height=self.height), "text/plain": self.describe()}
+
+
+def playground(contents: Playground | None = None, height: int = 1250) -> PlaygroundFrame:
+    """λ, τ, α, variant and training step move pictures of trained features; all is looked up, without the kernel."""
+    return PlaygroundFrame(contents or Playground.load(), height)
