@@ -23,6 +23,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from sphinx.cmd.build import build_main
 
+from labkit.plots.explorer_page import write_explorer
 from labkit.runtime import machine, tier
 from labkit.widgets.still import still_figure
 
@@ -39,12 +40,12 @@ PAGES = [
 """Documents that become pages, under their own paths, so that the links between them hold."""
 FILES = ["CITATION.cff", *(str(path.relative_to(REPO)) for path in (REPO / "data" / "pictures").iterdir())]
 """What they link to or show."""
-STATIC_PAGES: dict[str, str] = {}
-"""Title → an HTML file of the repository that stands on its own; one that is there is copied and linked."""
-STATIC_PAGE = """# {title}
+EXPLORER = """# Explorer without Python
 
-<p><a href="{name}">Open it alone</a></p>
-<iframe src="{name}" title="{title}" style="width: 100%; height: 85vh; border: 0"></iframe>
+λ, τ, α, variant, block and training step move pictures, intervals, curves and maps. It is one file, which also
+<a href="explorer.html">opens alone</a>, and which `labkit explorer --out FILE.html` writes.
+
+<iframe src="explorer.html" title="Explorer without Python" style="width: 100%; height: 85vh; border: 0"></iframe>
 """
 WITHOUT_PAGE = {"__main__", "arguments", "cli", "launch"}
 """Modules that are not in the reference: the command line describes itself (``labkit --help``)."""
@@ -190,17 +191,11 @@ def write_documents(sources: Path, out: Path) -> None:
     readme = (REPO / "README.md").read_text(encoding="utf-8").replace("](labkit)", "](reference/index.rst)")
     contents = {
         "Notebooks": [*(f"{title_of(path)} <notebooks/{path.stem}>" for path in NOTEBOOKS), "notebooks/glossary"],
-        "Results": ["data/atlas/CLAIMS", "data/atlas/PAYS", "minutes"],
+        "Results": ["explorer-page", "data/atlas/CLAIMS", "data/atlas/PAYS", "minutes"],
         "Library": ["reference/index", "CONTRIBUTING", "Data and licences <data/README>", "CHANGELOG"],
     }
-    for title, name in STATIC_PAGES.items():
-        path = REPO / name
-        if path.exists():
-            shutil.copyfile(path, out / path.name)
-            (sources / f"{path.stem}-page.md").write_text(
-                STATIC_PAGE.format(title=title, name=path.name), encoding="utf-8"
-            )
-            contents.setdefault("Without Python", []).append(f"{path.stem}-page")
+    write_explorer(out / "explorer.html")
+    (sources / "explorer-page.md").write_text(EXPLORER, encoding="utf-8")
     trees = [
         f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```"
         for caption, pages in contents.items()

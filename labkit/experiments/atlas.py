@@ -149,6 +149,7 @@ def point(config: Config) -> dict[str, Any]:
     also = {
         "REPA": config.repa.lam is not None,
         f"chunks of {on.chunk}": on.chunk is not None,
+        f"a bank of {on.bank}": on.negatives == "bank",
         describe_schedule(on.schedule): on.schedule != (),
         f"batches of {config.batch_size}": config.batch_size != 128,
         f"learning rate {optimizer.lr:g}": optimizer.lr != (1e-3 if "Micro" in config.model else 2e-3),
@@ -327,6 +328,11 @@ class Atlas:
             for seed, value in one.values.items()
         ]
         return paired_differences(pd.DataFrame(rows), other).iloc[0]
+
+    def title(self, condition: str) -> str:
+        """Name of a condition for people; ``name@500`` in findings is a condition at an earlier step."""
+        name, _, step = condition.partition("@")
+        return describe_point(self.points[name]) + (f", after {int(step):,} steps" if step else "")
 
     def sheet(self, condition: str) -> Float[Tensor, "n c h w"]:
         """Samples of the run of seed 0 in [-1, 1], from the same noise and labels for all conditions."""

@@ -63,8 +63,9 @@ def questions_panel(state: Questions | None = None, name: str = "questions") -> 
         if not len(rows):
             wanted = f"{metric(state.measure).label}{f' after {state.step:,} steps' if state.step else ''}"
             return f"{wanted} was not compared for this question: choose another metric, or all steps."
-        draw_findings(plot, rows, metric(state.measure).label)
-        return describe_findings(rows)
+        named = rows.assign(**{of: rows[of].map(state.atlas.title) for of in ("condition", "against")})
+        draw_findings(plot, named, metric(state.measure).label)
+        return describe_findings(named)
 
     alt = "One line a condition: the mean difference from its baseline and its 95 % interval, around a line at 0."
     return Panel(name, state, controls, plot, draw, alt)

@@ -40,6 +40,8 @@ def test_the_book_is_built(tmp_path):
         "notebooks/glossary.html": 'id="dispersive-loss"',
         "data/atlas/CLAIMS.html": "The paper’s claims",
         "data/atlas/PAYS.html": "Where does it pay?",
+        "explorer-page.html": 'src="explorer.html"',
+        "explorer.html": 'id="p-controls"',
         "reference/losses.html": 'id="labkit.losses.dispersive_loss"',
         "reference/training.html": 'id="labkit.training.Run.features"',
     }.items():

@@ -114,6 +114,17 @@ def gain_on_few():
     )
 
 
+def readme_causes():
+    slow, few = causes(500, burst="burst12"), {key: at_best(of) for key, of in BURST.items()}
+    return (
+        f"Both are made at the start: with the loss on for the first 12 steps alone, {share(slow, 'burst')} of the slow "
+        f"start are there, and {share(few, 'burst')} of the gain on 200 digits (notebook 12)."
+    )
+
+
+BURST = {"always": "dispersive", "burst": "burst12"}
+
+
 def magnitude(row, digits=2):
     """A difference below 0 as a positive number, with its interval."""
     assert row["high"] < 0
@@ -250,3 +261,7 @@ def field_in_the_plane():
 def test_what_a_notebook_says_is_what_was_measured(number, sentence):
     (path,) = FOLDER.glob(f"{number}_*.ipynb")
     assert sentence() in "\n".join(cells(path, "markdown"))
+
+
+def test_what_the_readme_says_of_causes_is_what_was_measured():
+    assert readme_causes() in " ".join((FOLDER.parent / "README.md").read_text(encoding="utf-8").split())

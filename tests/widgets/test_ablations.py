@@ -158,11 +158,22 @@ def test_every_question_is_answered_in_every_measure_that_it_has(atlas, question
         for measure in measures if question == "works" else measures[:2]:
             state.measure = measure
             rows = state.rows()
+            named = rows.assign(**{of: rows[of].map(atlas.title) for of in ("condition", "against")})
             assert len(rows) and questions.figure.layout.title.text == atlas.questions[question]
-            assert describe_findings(rows) in questions.sentence.value and len({*labels(rows)}) == len(rows)
+            assert describe_findings(named) in questions.sentence.value and len({*labels(named)}) == len(rows)
             for trace in questions.figure.data:
                 own = [row["difference"] for _, row in rows.iterrows() if side(row) == trace.name]
                 assert list(trace.x) == pytest.approx(own), "colours say on which side of 0 an interval lies"
+
+
+def test_a_step_narrows_a_question_and_one_that_it_lacks_is_said(questions):
+    state = questions.state
+    state.question = "age"
+    every = state.rows()
+    state.step = 3000
+    assert 0 < len(state.rows()) < len(every) and set(state.rows()["step"]) == {3000}
+    state.question = "works"
+    assert not len(state.rows()) and "after 3,000 steps was not compared" in questions.sentence.value
 
 
 def test_a_measure_that_a_question_lacks_falls_back(questions):
