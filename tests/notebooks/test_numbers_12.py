@@ -80,8 +80,8 @@ def later():
     assert not leaves_out_0(rows["large"]) and not leaves_out_0(rows["larger"])
     return (
         f"the loss at every step is still behind by {interval(rows['always'], 4)}, and twelve steps of it by "
-        f"{interval(rows['burst'], 4)}. Of large embeddings no difference is left, {interval(rows['large'], 4)} for "
-        f"× 8 and {interval(rows['larger'], 4)} for × 4. The loss that came only at step 2,000 is behind by "
+        f"{interval(rows['burst'], 4)}. Of large embeddings no difference is shown any more, "
+        f"{interval(rows['large'], 4)} for × 8 and {interval(rows['larger'], 4)} for × 4. The loss that came only at step 2,000 is behind by "
         f"{interval(rows['late'], 4)}"
     )
 
@@ -117,8 +117,8 @@ def gain_on_few():
 def readme_causes():
     slow, few = causes(500, burst="burst12"), {key: at_best(of) for key, of in BURST.items()}
     return (
-        f"Both are made at the start: with the loss on for the first 12 steps alone, {share(slow, 'burst')} of the slow "
-        f"start are there, and {share(few, 'burst')} of the gain on 200 digits (notebook 12)."
+        f"Both are made at the start: with the loss on for the first 12 steps alone, {share(slow, 'burst')} of the "
+        f"slow start are there, and {share(few, 'burst')} of the gain on 200 digits (notebook 12)."
     )
 
 
