@@ -81,7 +81,8 @@ def later():
     return (
         f"the loss at every step is still behind by {interval(rows['always'], 4)}, and twelve steps of it by "
         f"{interval(rows['burst'], 4)}. Of large embeddings no difference is shown any more, "
-        f"{interval(rows['large'], 4)} for × 8 and {interval(rows['larger'], 4)} for × 4. The loss that came only at step 2,000 is behind by "
+        f"{interval(rows['large'], 4)} for × 8 and {interval(rows['larger'], 4)} for × 4. "
+        f"The loss that came only at step 2,000 is behind by "
         f"{interval(rows['late'], 4)}"
     )
 
