@@ -115,6 +115,15 @@ def gain_on_few():
     )
 
 
+def bank():
+    row = evidence().row("batch", "coarse-bank", against="coarse-dispersive")
+    assert not leaves_out_0(row)
+    return (
+        f"over {WORDS[row['n']]} seeds its Fréchet distance is not told apart from that of the batch alone, "
+        f"{interval(row)}"
+    )
+
+
 def readme_causes():
     slow, few = causes(500, burst="burst12"), {key: at_best(of) for key, of in BURST.items()}
     return (
@@ -252,6 +261,7 @@ def field_in_the_plane():
         ("12", growth),
         ("12", samplers),
         ("12", patience),
+        ("10", bank),
         ("12", slow_start),
         ("12", overshoot),
         ("12", no_momentum),
