@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from labkit.plots.static import StaticFigure
 
 SIDES = {"better": "contrastive", "worse": "dispersive", "different": "ink", "no difference shown": "quiet"}  # → colour
-WHERE = {"against": "against {}", "step": "step {}", "block": "block {}", "sampler": "{}"}
+WHERE = {"against": "against {}", "step": "step {}", "block": "measured at block {}", "sampler": "{}"}
 LINE = 26  # pixels
 
 

@@ -236,7 +236,9 @@ def moons_panel(state: Moons | None = None, name: str = "moons") -> Panel:
         for trace, points in ((other, others[-1] if others else []), (loss, state.curves[state.trained])):
             trace.x, trace.y = [step for step, _ in points], [value for _, value in points]
         ends, step = state.ends(), state.curves[state.trained][-1][0]
+        near = torch.cdist(learned, state.data).amin(dim=1).mean()
         return (
+            f"At t = {state.t:.2f} the points along the learned field lie {near:.2f} from the moons' nearest point. "
             f"After {step:,} steps with λ = {state.trained:g}: along the learned field the {SHOWN} points move "
             f"{ends['start to end']:.2f} on average, and end {ends['end to data']:.2f} from the nearest point of the "
             f"moons and {ends['end to partner']:.2f} from their partners, which were {ends['start to partner']:.2f} "

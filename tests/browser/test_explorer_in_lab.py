@@ -18,7 +18,7 @@ runs = {name: Run.open(f"runs/{name}") for name in ("baseline", "dispersive")}
 """
 PANEL = 'state = Explorer(runs, count=40, times=(0.3, 0.8, "mixed"))\nexplorer_panel(state)'
 RUNS_CELL, CELL = 0, 1
-COUNT, DOTS, RINGS, CURVES, IMAGES = 40, (0, 2), (1, 3), range(4, 10), (10, 11)
+COUNT, DOTS, RINGS, DISTANCES, CURVES, IMAGES = 40, (0, 2), (1, 3), (4, 5), range(7, 11), (11, 12)
 PICTURE = """div => ({
     selected: div._fullData.map((trace) => trace.selectedpoints ?? null),
     bar: div._fullLayout.coloraxis?.showscale ?? false,
@@ -114,12 +114,12 @@ def test_every_control_moves_the_picture_and_the_words_and_leaves_nothing_behind
     assert before[:2] == (1, 0) and before[-1] == 1, "one figure, drawn without WebGL, and one thread"
     traces = lab.plots(CELL)[0]["traces"]
     wait_text(lab, "PCA at step 6, block 1, t = 0.3, with the class", "PCA keeps lengths")
-    assert [len(traces[i]["x"]) for i in DOTS] == [COUNT] * 2 and picture(lab)["rules"] == [3, 3, 3]
+    assert [len(traces[i]["x"]) for i in DOTS] == [COUNT] * 2 and picture(lab)["rules"] == [3, 3]
 
     assert lab.press_slider("training step", "ArrowLeft", 2, within=CELL) == "2"
-    traces = wait_moved(lab, traces, *DOTS, *RINGS)
+    traces = wait_moved(lab, traces, *DOTS, *RINGS, *DISTANCES)
     wait_text(lab, "PCA at step 2, block 1")
-    assert picture(lab)["rules"] == [1, 1, 1]
+    assert picture(lab)["rules"] == [1, 1]
     assert lab.press_slider("block", "ArrowRight", 2, within=CELL) == "3"
     traces = wait_moved(lab, traces, *DOTS, *RINGS, *CURVES)
     wait_text(lab, "PCA at step 2, block 3, t = 0.3")

@@ -127,7 +127,7 @@ def test_the_questions_have_their_intervals(lab, opened):
     assert "Does the Dispersive Loss improve samples" in lab.wait_plot(CELL)["title"]
     choose(lab, "question", "Does a regularized block change the others?")
     lab.wait_plot(CELL, lambda p: sum(len(t["x"] or []) for t in p["traces"]) >= 20)
-    lab.wait_for(lambda: "block-last, block 0" in sentence(lab), 60, "a line for each block")
+    lab.wait_for(lambda: "block 3, measured at block 0" in sentence(lab), 60, "a line for each block")
 
 
 MINE = """
