@@ -37,6 +37,8 @@ def findings_figure(title: str) -> go.Figure:
         plot.add_trace(go.Scatter(mode="markers", name=name, marker=dots, error_x=bar, hoverinfo="x+y"))
     plot.add_vline(0, line=dict(color=PALETTE["ink"], width=1.2))
     plot.update_yaxes(autorange="reversed", automargin=True)
+    # The names take as much room as they need, so title and key begin at the figure's edge.
+    plot.update_layout(title=dict(xref="container", x=0.01), legend=dict(xref="container", x=0.01, xanchor="left"))
     return plot
 
 
@@ -55,7 +57,7 @@ def draw_findings(plot: BaseFigure, rows: "pd.DataFrame", name: str) -> None:
         trace.error_x.array = (part["high"] - part["difference"]).fillna(0).tolist()
         trace.error_x.arrayminus = (part["difference"] - part["low"]).fillna(0).tolist()
     plot.update_yaxes(categoryorder="array", categoryarray=names)
-    plot.update_xaxes(title_text=f"{name}: condition minus baseline, mean and 95 % interval over seeds")
+    plot.update_xaxes(title_text=f"{name}: difference, and 95 % interval")
     plot.update_layout(height=150 + LINE * len(names))
 
 

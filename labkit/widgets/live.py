@@ -85,6 +85,8 @@ class TrainingState(HasTraits):
         """Whether the panel has a pane for them; else they are not computed."""
         self.parents: dict[str, str] = {}
         """Fork → where it comes from, in words."""
+        self.splits: dict[str, tuple[str, int]] = {}
+        """Fork → its parent, and the step at which it split."""
 
     def curve(self, run: str, metric: str) -> Curve:
         """Values of a metric: of the metered block, or of the run's first regularizer; empty where it has none."""
@@ -102,14 +104,21 @@ class TrainingState(HasTraits):
         return int(steps[-1]) if len(steps) else 0
 
     def lam_at(self, run: str) -> Curve:
-        """λ of a run's first regularizer over its steps; empty without one."""
+        """λ of a run's first regularizer over its steps, of a fork first its parent's; empty without one."""
         config = self.configs[run]
         if not config.regularizers:
             return Curve(np.zeros(0, int), np.zeros(0))
         own = getattr(config, config.regularizers[0])
         knots = {step for step, _ in own.schedule if step < config.steps}
-        steps = np.array(sorted({0, config.steps - 1} | knots))
-        return Curve(steps, own.lam * np.array([value_at(own.schedule, step) for step in steps]))
+        parent, split = self.splits.get(run, ("", 0))
+        steps = np.array([step for step in sorted({split, config.steps - 1} | knots) if step >= split])
+        values = own.lam * np.array([value_at(own.schedule, step) for step in steps])
+        if parent in self.configs and split:
+            before = self.lam_at(parent)
+            until = np.array(sorted({0, split - 1, *before.steps[before.steps < split].tolist()}))
+            own_before = np.interp(until, before.steps, before.values) if len(before.steps) else np.zeros(len(until))
+            steps, values = np.append(until, steps), np.append(own_before, values)
+        return Curve(steps, values)
 
 
 class LiveTraining(TrainingState):
@@ -152,7 +161,7 @@ class LiveTraining(TrainingState):
     def _clear(self) -> None:
         self._curves: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
         self._recent: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        self.sheets, self.clouds, self.parents = {}, {}, {}
+        self.sheets, self.clouds, self.parents, self.splits = {}, {}, {}, {}
         self.progress: dict[str, Report] = {}
         self._redrawn = 0.0
 
@@ -258,7 +267,7 @@ class LiveTraining(TrainingState):
         """Note where a run was forked from, if it was."""
         parent = trainer.folder and Run(trainer.folder.path).parent
         if parent:
-            self.parents[name] = parent.describe()
+            self.parents[name], self.splits[name] = parent.describe(), (Path(parent.run).name, parent.step)
 
     def resume(self) -> None:
         """Go on after a pause or a stop, or with the runs that an earlier kernel left unfinished."""

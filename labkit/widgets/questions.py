@@ -44,6 +44,14 @@ class Questions(HasTraits):
         rows = rows[(rows["question"] == self.question) & (rows["measure"] == self.measure)]
         return rows[rows["step"] == self.step] if self.step else rows
 
+    def named(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+        """Rows with conditions named for people, without the first words that all of these names have in common."""
+        columns = "condition", "against"
+        titles = {of: self.atlas.title(of).split(", ") for column in columns for of in rows[column]}
+        first = {title[0] for title in titles.values()}
+        short = {of: ", ".join(title[1:] if len(first) == 1 else title) for of, title in titles.items()}
+        return rows.assign(**{column: rows[column].map(short) for column in columns})
+
 
 def questions_panel(state: Questions | None = None, name: str = "questions") -> Panel:
     """Intervals of one question's differences; colours say on which side of 0 they lie."""
@@ -63,7 +71,7 @@ def questions_panel(state: Questions | None = None, name: str = "questions") -> 
         if not len(rows):
             wanted = f"{metric(state.measure).label}{f' after {state.step:,} steps' if state.step else ''}"
             return f"{wanted} was not compared for this question: choose another metric, or all steps."
-        named = rows.assign(**{of: rows[of].map(state.atlas.title) for of in ("condition", "against")})
+        named = state.named(rows)
         draw_findings(plot, named, metric(state.measure).label)
         return describe_findings(named)
 

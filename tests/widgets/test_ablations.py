@@ -158,7 +158,7 @@ def test_every_question_is_answered_in_every_measure_that_it_has(atlas, question
         for measure in measures if question == "works" else measures[:2]:
             state.measure = measure
             rows = state.rows()
-            named = rows.assign(**{of: rows[of].map(atlas.title) for of in ("condition", "against")})
+            named = state.named(rows)
             assert len(rows) and questions.figure.layout.title.text == atlas.questions[question]
             assert describe_findings(named) in questions.sentence.value and len({*labels(named)}) == len(rows)
             for trace in questions.figure.data:

@@ -213,7 +213,8 @@ def test_forks_go_on_beside_their_parents_and_come_back_after_the_kernel_is_gone
     assert "forked from baseline at step 6" in sheets(panel) and "forked from fork 1 at step 8" in sheets(panel)
     inks = [line.line.color for line in panel.figure.data[:4]]
     assert len(set(inks)) == 4, "every run has a colour of its own"
-    assert live.lam_at("fork 2").values.tolist() == [0.0, 0.0, 1.0, 1.0]
+    lam = live.lam_at("fork 2")  # the baseline's to step 5, that of fork 1 to step 7, its own
+    assert list(zip(lam.steps, lam.values, strict=True)) == [(0, 0), (5, 0), (6, 1), (7, 1), (8, 0), (9, 1), (11, 1)]
     cloud, layout = panel.figure.data[2 * BRANCHES], panel.figure.layout
     assert (layout.yaxis3.scaleanchor, layout.yaxis.scaleanchor, layout.yaxis.showticklabels) == ("x3", None, None)
     assert cloud.mode == "markers" and len(cloud.x) == 100 and "mean distance of two samples" in panel.sentence.value
@@ -229,7 +230,7 @@ def test_forks_go_on_beside_their_parents_and_come_back_after_the_kernel_is_gone
     newer.wait()
     assert newer.status == "finished" and {t.step for t in newer.runs.trainers.values()} == {12}
     assert {name: newer.logged(name, "velocity").steps.tolist() for name in newer.configs} == curves
-    assert newer.parents == live.parents
+    assert newer.parents == live.parents and newer.splits == live.splits
 
 
 def test_lam_is_painted_and_the_slider_takes_it_back(live):
