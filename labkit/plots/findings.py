@@ -37,8 +37,9 @@ def findings_figure(title: str) -> go.Figure:
         plot.add_trace(go.Scatter(mode="markers", name=name, marker=dots, error_x=bar, hoverinfo="x+y"))
     plot.add_vline(0, line=dict(color=PALETTE["ink"], width=1.2))
     plot.update_yaxes(autorange="reversed", automargin=True)
-    # The names take as much room as they need, so title and key begin at the figure's edge.
-    plot.update_layout(title=dict(xref="container", x=0.01), legend=dict(xref="container", x=0.01, xanchor="left"))
+    # Names take as much room as they need: the title begins at the figure's edge, and the key stands at its foot.
+    key = dict(orientation="h", x=1, xanchor="right", y=0, yref="container", yanchor="bottom")
+    plot.update_layout(title=dict(xref="container", x=0.01), legend=key, margin=dict(b=90))
     return plot
 
 
@@ -58,7 +59,7 @@ def draw_findings(plot: BaseFigure, rows: "pd.DataFrame", name: str) -> None:
         trace.error_x.arrayminus = (part["difference"] - part["low"]).fillna(0).tolist()
     plot.update_yaxes(categoryorder="array", categoryarray=names)
     plot.update_xaxes(title_text=f"{name}: difference, and 95 % interval")
-    plot.update_layout(height=150 + LINE * len(names))
+    plot.update_layout(height=190 + LINE * len(names))
 
 
 def describe_findings(rows: "pd.DataFrame") -> str:
