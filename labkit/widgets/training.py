@@ -144,7 +144,7 @@ def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figur
     """The empty figure: in each pane lines for the runs and for forks to come, and what is drawn beside them."""
     rows = -(-len(panes) // ACROSS)
     columns, spacing = min(len(panes), ACROSS), dict(horizontal_spacing=0.07, vertical_spacing=0.32 / rows)
-    plot = figure(title, rows, columns, 90 + 215 * rows, subplot_titles=[" "] * len(panes), **spacing)
+    plot = figure(title, rows, columns, 125 + 215 * rows, subplot_titles=[" "] * len(panes), **spacing)
     for number, name in enumerate(panes):
         place = dict(row=number // columns + 1, col=number % columns + 1)
         for run in range(BRANCHES):
@@ -160,7 +160,8 @@ def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figur
             distances_axes(plot, **place)
         else:
             scale_axis(plot, name, **place)
-    return plot.update_traces(showlegend=False).update_layout(showlegend=True, legend=dict(y=1.04))
+    key = dict(orientation="h", x=0, xanchor="left", y=0, yref="container", yanchor="bottom")  # six runs are wide
+    return plot.update_traces(showlegend=False).update_layout(showlegend=True, legend=key, margin=dict(b=95))
 
 
 def _inks(state: TrainingState) -> dict[str, str]:
