@@ -86,7 +86,7 @@ def measured(run: Run, age: int, z: torch.Tensor, baseline: torch.Tensor) -> dic
     }
 
 
-def equal_say(z: torch.Tensor) -> torch.Tensor:
+def equally_wide(z: torch.Tensor) -> torch.Tensor:
     """Features around their mean, of the same size for every condition: else the widest alone would choose the axes."""
     z = rows(z) - rows(z).mean(dim=0)
     return z / z.norm()
@@ -121,7 +121,7 @@ def main() -> None:
     block = blocks_of(next(iter(CONDITIONS.values())).repelling, COARSE["model"])[0]
     views = {(of, age): run.features(LOOK, [block], age) for of, run in runs.items() for age in AGES}
     features = {at: view.features[block] for at, view in views.items()}
-    axes = Pca.fit({at: equal_say(z) for at, z in features.items()})
+    axes = Pca.fit({at: equally_wide(z) for at, z in features.items()})
     apart = {at: distances(z) for at, z in features.items()}
     ends = np.quantile(np.concatenate([*apart.values()]), (0.0002, 0.9998))  # what lies beyond counts at the ends
     edges = np.geomspace(*ends, BINS + 1)

@@ -39,7 +39,7 @@ PAGES = [
 ]
 """Documents that become pages, under their own paths, so that the links between them hold."""
 FILES = ["CITATION.cff", *(str(path.relative_to(REPO)) for path in (REPO / "data" / "pictures").iterdir())]
-"""What they link to or show."""
+"""Files that they link to or show."""
 EXPLORER = """# Explorer without Python
 
 λ, τ, α, variant, block and training step move pictures, intervals, curves and maps. It is one file, which also

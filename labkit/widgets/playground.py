@@ -13,7 +13,7 @@ FRAME = (
 
 
 class PlaygroundFrame:
-    """What ``playground`` returns; a front end without a browser shows ``describe()``."""
+    """Result of ``playground``; a front end without a browser shows ``describe()``."""
 
     def __init__(self, contents: Playground, height: int) -> None:
         self.contents, self.height = contents, height

@@ -97,7 +97,7 @@ def _shown(control: widgets.ValueWidget) -> str:
 
 
 def report(shown: Iterable[str], predictions: Predictions) -> str:
-    """What the book keeps of a notebook that has just run, as JSON.
+    """Record of a notebook that has just run, as JSON, for the book.
 
     Args:
         shown: model ids of the widgets that its cells show.  predictions: the notebook's.

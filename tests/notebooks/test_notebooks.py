@@ -29,6 +29,12 @@ def cells(path: Path, kind: str) -> list[str]:
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
 
 
+def markdown_of(number: str) -> str:
+    """All text of the notebook with this number."""
+    (path,) = FOLDER.glob(f"{number}_*.ipynb")
+    return "\n".join(cells(path, "markdown"))
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
 def test_it_is_committed_clean(path):
     import nbformat  # its validator takes seconds to import

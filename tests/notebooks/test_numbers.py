@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from test_notebooks import FOLDER, cells
+from test_notebooks import markdown_of
 
 from labkit.experiments import Atlas, geometry_table, shipped_run
 from labkit.scale import cost
@@ -111,5 +111,4 @@ def growth_of_a_model():
     ],
 )
 def test_what_a_notebook_says_is_what_was_measured(number, sentence):
-    (path,) = FOLDER.glob(f"{number}_*.ipynb")
-    assert sentence() in "\n".join(cells(path, "markdown"))
+    assert sentence() in markdown_of(number)

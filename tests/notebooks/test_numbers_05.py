@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from test_notebooks import FOLDER, cells
+from test_notebooks import FOLDER, cells, markdown_of
 
 from labkit import recipes
 from labkit.experiments import Atlas
@@ -178,8 +178,7 @@ def price_of_the_recipe():
     ],
 )
 def test_what_a_notebook_says_is_what_was_measured(number, sentences):
-    (path,) = FOLDER.glob(f"{number}_*.ipynb")
-    text = "\n".join(cells(path, "markdown"))
+    text = markdown_of(number)
     for sentence in sentences():
         assert sentence in text
 

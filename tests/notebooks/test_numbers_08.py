@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 from safetensors import safe_open
-from test_notebooks import FOLDER, cells
+from test_notebooks import markdown_of
 
 from labkit.evaluation import EvaluationConfig, evaluate
 from labkit.experiments import Atlas, paired_differences, shipped_run
@@ -210,5 +210,4 @@ def headroom():
     ],
 )
 def test_what_a_notebook_says_is_what_was_measured(number, sentence):
-    (path,) = FOLDER.glob(f"{number}_*.ipynb")
-    assert sentence() in "\n".join(cells(path, "markdown"))
+    assert sentence() in markdown_of(number)

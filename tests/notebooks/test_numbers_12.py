@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from test_notebooks import FOLDER, cells
+from test_notebooks import FOLDER, markdown_of
 from test_numbers_03 import WORDS, claims, evidence, interval, leaves_out_0, minus, span
 
 from labkit import recipes
@@ -270,8 +270,7 @@ def field_in_the_plane():
     ],
 )
 def test_what_a_notebook_says_is_what_was_measured(number, sentence):
-    (path,) = FOLDER.glob(f"{number}_*.ipynb")
-    assert sentence() in "\n".join(cells(path, "markdown"))
+    assert sentence() in markdown_of(number)
 
 
 def test_what_the_readme_says_of_causes_is_what_was_measured():
