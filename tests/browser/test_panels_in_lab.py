@@ -200,6 +200,8 @@ def test_lambda_is_painted_and_a_run_is_forked_with_the_mouse(lab, opened):
     lab.wait_plot(CELL, lambda p: len(p["traces"][0]["x"] or []) > 3, 90)
     lab.click("As the slider says", CELL)
     lab.press_slider("λ (paper: 0.5)", "ArrowRight", 4, CELL)
+    # Jupyter holds a slider's values back while the kernel is busy with the last one; a click is sent at once.
+    lab.wait_for(lambda: lab.kernel_eval("print(state.lam)").strip() == "0.7", 60, "the slider's value to arrive")
     lab.click("Fork", CELL)
     plot = lab.wait_plot(CELL, lambda p: len(p["traces"][1]["x"] or []) > 3, 90)  # the fork's line, in another colour
     assert plot["traces"][0]["y"][0] == plot["traces"][1]["y"][0], "they have their first steps in common"
