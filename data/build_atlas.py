@@ -19,12 +19,13 @@ import pandas as pd
 import pays
 import torch
 from claims import RULES, claims
-from conditions import CONDITIONS, FOLLOWED, STEPS, STOPPING, coarse
+from conditions import COMPARED_AT, CONDITIONS, FOLLOWED, STEPS, STOPPING, coarse
 from questions import QUESTIONS, SAMPLERS
 
 from labkit import Run
 from labkit.config import Config
 from labkit.evaluation import REAL
+from labkit.evaluation.settings import whole_set
 from labkit.experiments import Measures, geometry_table, paired_differences, sweep
 from labkit.experiments.atlas import SHEET, Atlas, baselines, parquet, write_atlas
 from labkit.experiments.statistics import PLACE, holm
@@ -38,7 +39,8 @@ from labkit.training import Look, sample_network
 
 SEEDS, LEAST = 5, 3
 """Seeds of each condition. One with fewer than the least is left out, since no finding may rest on one seed."""
-AT = (500, 1000, STEPS, 3000, 6000)
+AT = (500, 1000, STEPS, 3000, 6000, 10_000, COMPARED_AT["letters"])
+"""Steps at which runs are measured, as far as they train and save there."""
 OTHER_SAMPLERS = (Sampler("heun", 5), Sampler("heun", 50, 2.0), Sampler("euler", 10), Sampler("euler_maruyama", 250))
 JUDGE = Measures(steps=AT)
 MAPPED = tuple(
@@ -103,7 +105,7 @@ def kept_runs(shipped: Atlas) -> set[str]:
 def described(judge: Measures) -> str:
     """How runs are measured, in words that stay when the judge's settings get new names."""
     samplers = ", ".join(sampler.describe("SiT") for sampler in judge.samplers)
-    return f"{judge.count} samples by the usual sampler (of a SiT: {samplers}), after {judge.steps} steps"
+    return f"{judge.count} samples by the usual sampler (of a SiT: {samplers})"
 
 
 def due(config: Config) -> set[int]:
@@ -203,9 +205,13 @@ def moved(run: Run, other: Run) -> list[dict]:
     return [*rows, {"measure": "distance_from_baseline", "value": (own - others).square().mean().sqrt().item()}]
 
 
+def compared_at(config: Config) -> int:
+    return COMPARED_AT[whole_set(config.dataset)]
+
+
 def images(run: Run, n: int = 100) -> torch.Tensor:
     """Samples at the step of comparison, of the same noise and labels whatever the run's seed."""
-    return sample_network(run.model(step=STEPS), run.config, n, seed=0).x
+    return sample_network(run.model(step=compared_at(run.config)), run.config, n, seed=0).x
 
 
 def stopping(out: Path, seeds: int, workers: int | None, only_trained: bool, shipped: Atlas | None) -> pd.DataFrame:
@@ -275,8 +281,9 @@ def enough(table: pd.DataFrame) -> set[str]:
 def at_step(rows: pd.DataFrame, condition: str, steps: Sequence[int]) -> pd.DataFrame:
     """Rows of a condition at some steps, by default that of comparison; ``name@500`` has those of step 500."""
     name, _, early = condition.partition("@")
-    own = rows[(rows["condition"] == name) & rows["step"].isin([int(early)] if early else steps or [STEPS])]
-    return own.assign(condition=condition, step=STEPS) if early else own
+    usual = compared_at(CONDITIONS[name])
+    own = rows[(rows["condition"] == name) & rows["step"].isin([int(early)] if early else steps or [usual])]
+    return own.assign(condition=condition, step=usual) if early else own
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -329,7 +336,7 @@ def main(words: Sequence[str] | None = None) -> None:
     verdicts, conditions = claims(findings, table, in_time), [of for of in CONDITIONS if of in set(table["condition"])]
     record = recorded(table, conditions, shipped.record["torch"] if kept else ())
     about = {
-        "compared_at": {"digits": STEPS, "emoji-16": STEPS},
+        "compared_at": COMPARED_AT,
         "questions": {name: question.text for name, question in QUESTIONS.items()},
         "conditions": {of: json.loads(CONDITIONS[of].to_json()) for of in conditions},
     }

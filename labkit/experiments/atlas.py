@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from labkit import recipes
 from labkit.checks import LabError, require
 from labkit.config import Config
 from labkit.evaluation import REAL
@@ -145,14 +146,15 @@ def point(config: Config) -> dict[str, Any]:
     """Coordinates of a config: those that the explorer has controls for. A variant without τ has τ = 0."""
     on = config.contrastive if config.contrastive.lam is not None else config.dispersive
     depth, blocks = len(blocks_of(type(on)(blocks="all"), config.model)), blocks_of(on, config.model)
-    optimizer = config.optimizer
+    optimizer, usual = config.optimizer, recipes.letters() if config.dataset == "letters" else recipes.digits()
+    rate = 1e-3 if "Micro" in config.model else usual.optimizer.lr
     also = {
         "REPA": config.repa.lam is not None,
         f"chunks of {on.chunk}": on.chunk is not None,
         f"a bank of {on.bank}": on.negatives == "bank",
         describe_schedule(on.schedule): on.schedule != (),
-        f"batches of {config.batch_size}": config.batch_size != 128,
-        f"learning rate {optimizer.lr:g}": optimizer.lr != (1e-3 if "Micro" in config.model else 2e-3),
+        f"batches of {config.batch_size}": config.batch_size != usual.batch_size,
+        f"learning rate {optimizer.lr:g}": optimizer.lr != rate,
         "no momentum": optimizer.betas[0] == 0,
         f"weight decay {optimizer.weight_decay:g}": optimizer.weight_decay > 0,
         f"embeddings × {config.embedding_scale:g}": config.embedding_scale != 1,

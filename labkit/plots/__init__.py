@@ -3,7 +3,7 @@
 One theme, one palette, for notebooks, widgets and pages.
 """
 
-from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
+from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, sheets_figure, spread_figure
 from labkit.plots.describe import describe
 from labkit.plots.digits import digit_trace, picture, style_digits, tile
 from labkit.plots.findings import ages_figure, describe_findings, draw_findings, findings_figure
@@ -62,6 +62,7 @@ __all__ = [
     "samples_figure",
     "scale_axis",
     "seeds_figure",
+    "sheets_figure",
     "similarity_figure",
     "spread_figure",
     "style_digits",

@@ -131,6 +131,8 @@ class LiveTraining(TrainingState):
         traits: initial values of the sliders.
     """
 
+    images = Enum(("digits", "letters"), "digits")
+    """Data set to train on, which is also the name of its recipe."""
     lam = Float(0.5, min=0.0)
     painted = List()
     """Pairs of a step and λ there, with straight lines between them: λ as it was painted. Empty: that of the slider."""

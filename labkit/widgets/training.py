@@ -52,6 +52,7 @@ BUTTONS = {
 def _control(trait: str, state: TrainingState) -> widgets.Widget:
     """The control of a trait; sliders do not redraw while they are dragged, since only Start reads them."""
     make = {
+        "images": lambda: dropdown("images", list(state.traits()["images"].values), "180px"),
         "lam": lambda: slider("λ (paper: 0.5)", 0, 2, 0.05, live=False),
         "tau": lambda: log_slider("τ (paper: 0.5)", -1.3, 1.0, live=False),
         "variant": lambda: dropdown("variant", list(KNOBS)),
