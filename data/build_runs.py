@@ -28,9 +28,7 @@ def shipped() -> dict[str, tuple[Config, tuple[int, ...]]]:
         f"digits/{name}": (CONDITIONS[name].replace(save_every=100, keep_every=100), ages)
         for name, ages in DIGITS_AGES.items()
     }
-    return digits | {
-        f"letters/{name}": (CONDITIONS[f"letters-{name}"], ages) for name, ages in LETTERS_AGES.items()
-    }
+    return digits | {f"letters/{name}": (CONDITIONS[f"letters-{name}"], ages) for name, ages in LETTERS_AGES.items()}
 
 
 def main() -> None:
