@@ -1,6 +1,6 @@
 """A figure of plotly as a widget that a slow or busy browser does not lose.
 
-plotly's own ``FigureWidget`` carries the library, 5 MB of script, in every figure, and the browser compiles it for each.
+plotly's own ``FigureWidget`` carries the library, 5 MB of script, in every figure, and a browser compiles it each time.
 If that takes longer than 2 s, anywidget gives the figure up: it draws the frame, but hears nothing from the kernel any
 more, not even the data. Here all figures of a page share one copy of the library, and what the kernel says while it
 loads waits for it (``figure.js``).
