@@ -19,6 +19,7 @@ from plotly.basedatatypes import BaseFigure
 from traitlets import HasTraits, link
 
 from labkit.checks import LabError
+from labkit.widgets.figure import Figure
 
 Draw = Callable[[Any, BaseFigure], str]
 
@@ -152,9 +153,8 @@ class Panel:
         self.name, self.state, self.controls, self._draw, self.finding = name, state, dict(controls), draw, finding
         if finding and name in Panel._revealed:
             plot.layout.title.text = finding
-        # Drawn before it becomes a widget: updates that a FigureWidget gets before it is on the page can be lost.
         self.sentence = widgets.HTML(live_text(draw(state, plot)))
-        self.figure = go.FigureWidget(plot)
+        self.figure = Figure(plot)
         self.figure._config = {"displayModeBar": False, "responsive": True}
         self._lock, self._stale, self.closed = threading.Lock(), False, False
         self.on_close: Callable[[], None] = lambda: None

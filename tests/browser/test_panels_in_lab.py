@@ -130,6 +130,21 @@ def test_the_questions_have_their_intervals(lab, opened):
     lab.wait_for(lambda: "block 3, measured at block 0" in sentence(lab), 60, "a line for each block")
 
 
+def test_what_the_kernel_says_while_the_plot_library_loads_is_not_lost(lab, opened):
+    opened("from labkit.widgets import variants_panel\nvariants_panel()")
+    lab.page.evaluate(
+        "() => { late = labkitPlotly; labkitPlotly = new Promise((go) => setTimeout(() => go(late), 4000)) }"
+    )
+    cell = lab.add_cell("panel = variants_panel('late')\npanel")
+    lab.run_cell(cell)
+    lab.kernel_eval("panel.state.stretch = 0.9; panel.state.stretch = 0.7")
+    assert "Loading the plot library" in lab.output(cell).inner_text() and not lab.plots(cell)
+    x = eval(lab.kernel_eval("print([list(trace.x) for trace in panel.figure.data])"))
+    lab.wait_plot(cell, lambda plot: [trace["x"] for trace in plot["traces"]] == x, 60)
+    lab.press_slider("stretch", "ArrowRight", 3, cell)
+    lab.wait_plot(cell, lambda plot: [trace["x"] for trace in plot["traces"]] != x, 60)
+
+
 MINE = """
 from labkit import recipes
 from labkit.exercises import check, mine
