@@ -13,7 +13,7 @@ def test_a_notebook_runs_and_its_panel_follows(lab_server, chromium):
         assert page.cell_errors() == []
         cell = page.find_cell("springs_panel(")
         before = page.wait_plot(cell, lambda plot: plot["width"] > 300)["traces"]
-        page.press_slider("τ", "ArrowRight", 5, within=cell)
+        page.drag_slider("λ", 0.8, within=cell)
         page.wait_plot(cell, lambda plot: plot["traces"] != before)
         hidden = page.page.locator(".jp-Cell.jp-CodeCell .jp-Placeholder")
         assert hidden.count(), "the answers of predictions are hidden here, too"
