@@ -60,7 +60,8 @@ def draw_findings(plot: BaseFigure, rows: "pd.DataFrame", name: str) -> None:
         trace.error_x.arrayminus = (part["difference"] - part["low"]).fillna(0).tolist()
     plot.update_yaxes(categoryorder="array", categoryarray=names)
     # Not the title of the axis, which would be centred on a pane that long names have left narrow.
-    plot.update_layout(title_subtitle_text=f"{name}: difference, and 95 % interval", height=170 + LINE * len(names))
+    subtitle = dict(text=f"{name}: difference, and 95 % interval", font_size=13)
+    plot.update_layout(title_subtitle=subtitle, height=170 + LINE * len(names))
 
 
 def count_findings(rows: "pd.DataFrame") -> str:
