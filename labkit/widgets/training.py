@@ -226,7 +226,8 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
         else:
             titles.append(_draw_curves(state, name, used, rule, words))
             if metric(name).log:
-                _limit(plot.layout["yaxis" + lines[0].yaxis[1:]], [y for line in lines for y in line.y or ()])
+                values = [value for run in configs for value in state.curve(run, name).values]  # not yet in the lines
+                _limit(plot.layout["yaxis" + lines[0].yaxis[1:]], values)
             axis.title.text = "samples seen" if state.over == "samples" else "step"
         if name in BASE_LOSSES:
             plot.layout["yaxis" + lines[0].yaxis[1:]].type = "log" if state.log else "linear"
