@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import combinations
-from textwrap import shorten
+from textwrap import fill, shorten
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,6 +31,7 @@ from labkit.runtime import one_thread
 Arguments = tuple[Any, ...]
 Function = Callable[..., Any]
 T = TypeVar("T")
+LETTERS = 96  # of a line, for a page of 1,280 pixels; a notebook breaks longer ones within words
 
 
 class Verdict(NamedTuple):
@@ -43,7 +44,8 @@ class Verdict(NamedTuple):
     """One or more sentences for the reader."""
 
     def __repr__(self) -> str:
-        return f"{'✓' if self.passed else '✗'} {self.text}"
+        sign = "✓" if self.passed else "○" if self.key == "empty" else "✗"
+        return fill(f"{sign} {self.text}", LETTERS, subsequent_indent="  ", break_long_words=False)
 
 
 def about(notebook: str, title: str, minutes: int, difficulty: int) -> dict[str, Any]:
@@ -223,8 +225,8 @@ class Exercise:
 
 
 UNFILLED = (
-    "It returns nothing yet: fill in each `...`, and return what the docstring promises. There is no hurry, and the "
-    "solution is one click away."
+    "Still to be written: it returns nothing yet. Replace each `...`, and return what the docstring promises. Nothing "
+    "below waits for it, and a solution is one click away."
 )
 IN_PLACE = (
     "It changes its inputs in place, so whoever uses them next works with other numbers. Please make a new tensor: no "

@@ -37,6 +37,7 @@ from labkit.evaluation.settings import whole_set
 from labkit.experiments.statistics import LEVEL, paired_differences
 from labkit.losses import Contrastive
 from labkit.losses.weight import describe_schedule
+from labkit.metrics.table import three_digits
 from labkit.objective import blocks_of
 from labkit.runtime import data_dir
 
@@ -135,10 +136,16 @@ class Outcome(NamedTuple):
         return self.table[(self.table["step"] == step) | (self.table["condition"] == REAL)]
 
     def ranges(self, measures: Sequence[str], step: int | None = None) -> "pd.DataFrame":
-        """measure × condition: 'mean (lowest … highest)' over the seeds, at one step."""
+        """Measure × condition: 'mean (lowest … highest)' over the seeds, at one step; three digits."""
         groups = self.at(step).groupby(["measure", "condition"], sort=False)["value"]
-        cells = groups.agg(lambda v: f"{v.mean():.3g}" + (f"  ({v.min():.3g} … {v.max():.3g})" if len(v) > 1 else ""))
-        return cells.unstack("condition").reindex(measures).fillna("–").rename_axis(None)
+        cells = groups.agg(
+            lambda v: (
+                three_digits(v.mean())
+                + (f"  ({three_digits(v.min())} … {three_digits(v.max())})" if len(v) > 1 else "")
+            )
+        )
+        table = cells.unstack("condition").reindex(measures).fillna("–")
+        return table.rename_axis(index=None, columns=None)
 
 
 def point(config: Config) -> dict[str, Any]:
@@ -230,14 +237,17 @@ class Atlas:
         """Seeds, commits, machines and steps of some conditions, by default of all, as text."""
         names = list(self.conditions) if conditions is None else list(conditions)
         seeds = [self.record["seeds_of_each"][name] for name in names]
+        fewest, most = min(seeds), max(seeds)
+        each = f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' if most > 1 else ''}"
         rows = self.table[self.table["condition"].isin(names)]
         compared = {whole_set(self._config(name).dataset) for name in names}
         steps = ", ".join(f"{step:,} steps on {name}" for name, step in self.compared_at.items() if name in compared)
         hours = round(rows.groupby("run")["seconds"].max().sum() / 3600, 1)
+        commits, machines = (sorted(rows[name].dropna().unique()) for name in ("commit", "machine"))
         return (
-            f"{len(names)} conditions, {min(seeds)} to {max(seeds)} seeds of each: {sum(seeds)} runs, {hours:g} core "
-            f"hours of training, commits {', '.join(sorted(rows['commit'].dropna().unique()))}, "
-            f"{', '.join(sorted(rows['machine'].dropna().unique()))}. Compared after {steps}."
+            f"{len(names)} conditions, {each} of each: {sum(seeds)} runs, {hours:g} core hours of training. Compared\n"
+            f"after {steps}. Commit{'s' if len(commits) > 1 else ''} {', '.join(commits)};\n"
+            f"{'; '.join(machines)}."
         )
 
     def step(self, condition: str) -> int:

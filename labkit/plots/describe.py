@@ -1,5 +1,6 @@
 """Static figures in words: their alternative text, and what logs hold of them. Panels write their own sentence."""
 
+import html
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, SupportsFloat
 
@@ -20,10 +21,15 @@ def describe(figure: "Figure") -> str:
     return "\n".join([figure.get_suptitle(), *(line for axes in figure.axes for line in _pane(axes))])
 
 
+def fold(words: str) -> str:
+    """Lines of words as HTML that a reader opens with a click."""
+    return f"<details><summary>in words</summary><pre>{html.escape(words)}</pre></details>"
+
+
 def _pane(axes: "Axes") -> list[str]:
     lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
     shared = len({tuple(line.get_xdata()) for line in lines}) == 1  # x is given once, with the title
-    title = axes.get_title() or axes.get_xlabel()
+    title = " ".join((axes.get_title() or axes.get_xlabel()).split())  # a long title has several lines
     if shared:
         title += f", along {axes.get_xlabel()} {_values(lines[0].get_xdata())}"
     at = ["" if shared else f"(at {_values(line.get_xdata())}) " for line in lines]

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from labkit.metrics import metric
-from labkit.plots.describe import describe
+from labkit.plots.describe import describe, fold
 from labkit.plots.theme import FONT, PALETTE
 
 WIDTH = 960  # pixels
@@ -59,10 +59,11 @@ class StaticFigure(Figure):
         return re.sub(r'width="\S+" height="\S+" ', lambda _: size, text[text.index("<svg") :], count=1)
 
     def _repr_html_(self) -> str:
-        """An ``img``, because nbconvert makes one without alternative text of an SVG."""
+        """The figure, and the same in words, folded. An ``img``: of an SVG, nbconvert makes one without its words."""
         source = base64.b64encode(self.svg().encode()).decode()
         size = f"width: 100%; max-width: {WIDTH}px"
-        return f'<img alt="{self._alt()}" style="{size}" src="data:image/svg+xml;base64,{source}">'
+        image = f'<img alt="{self._alt()}" style="{size}" src="data:image/svg+xml;base64,{source}">'
+        return image + fold(describe(self))
 
     def _alt(self) -> str:
         return html.escape(describe(self))

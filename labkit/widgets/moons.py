@@ -205,6 +205,7 @@ def moons_panel(state: Moons | None = None, name: str = "moons") -> Panel:
         plot.add_scatter(mode="markers", marker=marker, hoverinfo="skip", row=1, col=col)
         plot.update_xaxes(range=[-2.9, 2.9], row=1, col=col, title_text="coordinate 1")
         plot.update_yaxes(range=[-2.3, 2.3], row=1, col=col, scaleanchor="x" if col == 1 else "x2")
+    plot.update_yaxes(title_text="coordinate 2", row=1, col=1)
     across, up = torch.meshgrid(torch.linspace(-2.6, 2.6, 11), torch.linspace(-2, 2, 9), indexing="ij")
     grid = torch.stack([across.flatten(), up.flatten()], dim=1)
     arrow = dict(symbol="arrow", angleref="previous", color=PALETTE["contrastive"], size=[0, 9, 0] * len(grid))

@@ -76,7 +76,7 @@ class Question:
         self._radio.observe(lambda change: setattr(self._record, "disabled", change.new is None), "value")
         self._record.on_click(lambda _: self.record(self._radio.value))
         self._skip.on_click(lambda _: self.show())
-        heading = widgets.HTML(f"{CSS}<b>Predict.</b> {text}")
+        heading = widgets.HTML(f'{CSS}<div class="labkit-text"><b>Predict.</b> {text}</div>')
         buttons = widgets.HBox([self._record, self._skip])
         self.widget = widgets.VBox([heading, self._radio, self._because, buttons, self._reply])
         self.widget.add_class("labkit-panel")
@@ -198,7 +198,8 @@ class Predictions:
             if notebook != self.notebook and entry.option not in (None, entry.picked)
         ]
         if not missed:
-            return widgets.HTML(live_text("No prediction of another notebook is waiting to be made again."))
+            text = "Nothing to repeat: none of your predictions in other notebooks came out differently."
+            return widgets.HTML(live_text(text))
         questions = [
             Question(
                 f"(from notebook {notebook}) {text}",

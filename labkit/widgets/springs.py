@@ -175,7 +175,7 @@ def _draw(state: Springs, plot: BaseFigure) -> str:
     bars.y = [rest.spring, rest.dispersive]
     before = mean_pairwise_distance(state.start)
     return (
-        f"λ = {state.lam:.2f}, τ = {state.tau:.2g}: two points lie {rest.distance / before:.2f} times as far apart "
-        f"as at the start; the springs' term is {rest.spring:.3f}, L_disp is {rest.dispersive:.2f} (its floor: "
-        f"{dispersive_floor(POINTS):.2f}), the sum {rest.spring + state.lam * rest.dispersive:.3f}."
+        f"λ = {state.lam:.2f}, τ = {state.tau:.2g}: on average, two points lie {rest.distance / before:.2f} times as "
+        f"far apart as at the start; the springs' term is {rest.spring:.3f}, L_disp is {rest.dispersive:.2f} (its "
+        f"floor: {dispersive_floor(POINTS):.2f}), the sum {rest.spring + state.lam * rest.dispersive:.3f}."
     )

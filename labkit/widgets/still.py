@@ -37,7 +37,8 @@ def describe_plot(plot: BaseFigure) -> str:
         what: ", ".join(dict.fromkeys(_plain(text) for text in all_texts if text)) for what, all_texts in names.items()
     }
     details = "; ".join(f"{what}: {text}" for what, text in texts.items() if text)
-    return f"{_plain(plot.layout.title.text or '')} ({details})"
+    title = " ".join(text for text in (plot.layout.title.text, plot.layout.title.subtitle.text) if text)
+    return f"{_plain(title)} ({details})"
 
 
 def _plain(text: str) -> str:

@@ -31,11 +31,7 @@ from labkit.widgets.watch import Watch
 
 REPELS = {"dispersive", "contrastive"}
 USUAL = ("dispersive", "feature_norm", "effective_rank", "gradient_cosine", "gradient_ratio")
-INSIDE = {
-    "lam": "λ over the steps",
-    "cloud": "features of held-out images, on two common axes",
-    "distances": "distances between them, √D",
-}
+INSIDE = {"lam": "λ over the steps", "cloud": "features on two common axes", "distances": "distances of two samples"}
 """Panes that show something else than a logged metric."""
 POINTS = 2000  # drawn of a curve, at most
 ACROSS = 3  # panes in a row, at most
@@ -63,7 +59,7 @@ def _control(trait: str, state: TrainingState) -> widgets.Widget:
         "steps": lambda: widgets.IntSlider(
             min=min(50, state.steps), max=4 * state.steps, step=50, description="steps", **look()
         ),
-        "seed": lambda: widgets.BoundedIntText(min=0, max=9999, description="seed", **look("150px")),
+        "seed": lambda: widgets.BoundedIntText(min=0, max=9999, description="seed", **look()),
         "branch": lambda: dropdown("fork", list(state.configs), "220px"),
         "at": lambda: widgets.BoundedIntText(min=0, max=10**7, description="at step (0: now)", **look("190px")),
         "over": lambda: dropdown("against", ["steps", "samples"], "180px"),
@@ -172,6 +168,8 @@ def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figur
             distances_axes(plot, **place)
         else:
             scale_axis(plot, name, **place)
+        if name == "lam":
+            plot.update_yaxes(rangemode="tozero", **place)
     key = dict(orientation="h", x=0, xanchor="left", y=0, yref="container", yanchor="bottom")  # six runs are wide
     return plot.update_traces(showlegend=False).update_layout(showlegend=True, legend=key, margin=dict(b=95))
 
@@ -182,12 +180,15 @@ def _across(panes: Sequence[str]) -> int:
 
 
 def _inks(state: TrainingState) -> dict[str, str]:
-    """Run → its colour: its own, or for a fork one that is still free."""
+    """Run → its colour: its own, or one that is still free for a fork, and for a name that has no colour."""
     runs = state.configs
     own = {run: colour(run) for run in runs if run not in state.parents}
     if len(own) == 1:
         own = {run: colour(next(iter(runs[run].regularizers), "baseline")) for run in own}
     free = (ink for ink in FORK_INKS if ink not in own.values())
+    for place, (run, ink) in enumerate(own.items()):
+        if ink in list(own.values())[:place]:
+            own[run] = next(free)
     return own | {run: next(free) for run in runs if run in state.parents}
 
 
@@ -214,6 +215,7 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
         for line, (run, ink) in zip(lines, inks.items(), strict=False):
             line.name, line.showlegend = run, number == 0 and len(configs) > 1
             line.line.color = line.marker.color = ink
+            line.line.dash = "solid" if ink == colour(run) or run in (*state.parents, next(iter(inks))) else "dash"
         for line in lines[len(configs) :]:  # of runs that another Start had
             line.x, line.y, line.showlegend = [], [], False
         used = dict(zip(configs, lines, strict=False))

@@ -116,7 +116,7 @@ def partners_panel(name: str = "partners", state: Partners | None = None) -> Pan
     state, inks = state or Partners(), {"first view z": PALETTE["dispersive"], "second view z⁺": PALETTE["contrastive"]}
     title = "The loss pushes all first views apart; α draws each to its partner"
     panes = ["where the views come to rest", "the terms at rest"]
-    plot = figure(title, 1, 2, 460, column_widths=[0.64, 0.36], horizontal_spacing=0.12, subplot_titles=panes)
+    plot = figure(title, 1, 2, 480, column_widths=[0.64, 0.36], horizontal_spacing=0.12, subplot_titles=panes)
     spring, bond = dict(color=fade(PALETTE["quiet"], 0.4), width=1.2), dict(color=PALETTE["ink"], width=1.5)
     left, right = dict(row=1, col=1), dict(row=1, col=2)
     plot.add_scatter(mode="lines", name="spring, from its start", line=spring, hoverinfo="skip", **left)
@@ -131,7 +131,8 @@ def partners_panel(name: str = "partners", state: Partners | None = None) -> Pan
     plot.update_xaxes(range=[-2.7, 2.7], row=1, col=1, title_text="coordinate 1")
     plot.update_yaxes(range=[-2.2, 2.2], row=1, col=1, title_text="coordinate 2", scaleanchor="x")
     plot.update_yaxes(title_text="value, before λ", row=1, col=2)
-    plot.update_layout(legend=dict(x=0, xanchor="left", y=-0.16, yanchor="top"))
+    key = dict(x=0, xanchor="left", y=0, yref="container", yanchor="bottom")
+    plot.update_layout(legend=key, margin=dict(b=84))
     controls = {
         "alpha": slider("α, weight of the alignment", 0, 1, 0.02),
         "lam": slider("λ, weight of the loss", 0, 1, 0.02),
@@ -165,6 +166,6 @@ def _draw_partners(state: Partners, plot: BaseFigure) -> str:
     return (
         f"α = {state.alpha:.2f}, λ = {state.lam:.2f}, {knob}: the two views of a sample lie {partners:.2f} apart, "
         f"{partners / near:.2f} times as far as at the start; views of two samples {others:.2f}, {others / far:.2f} "
-        f"times as far. Partner to others: {partners / others:.2f}, at the start {near / far:.2f}. The repulsion is "
-        f"{rest.repulsion:.2f}, its floor {floor:.2f}."
+        f"times as far. The first over the second is {partners / others:.2f}, at the start {near / far:.2f}. The "
+        f"repulsion is {rest.repulsion:.2f}, its floor {floor:.2f}."
     )

@@ -168,6 +168,14 @@ def test_every_question_is_answered_in_every_measure_that_it_has(atlas, question
                 assert list(trace.x) == pytest.approx(own), "colours say on which side of 0 an interval lies"
 
 
+def test_labels_say_only_what_differs(atlas):
+    age, batch = (Questions(atlas, question=question) for question in ("age", "batch"))
+    assert {*age.named(age.rows())["against"]} == {"its baseline"}
+    assert labels(age.named(age.rows()))[:2] == [f"SiT-Nano/4, λ 0.5, τ 0.5, step {step}" for step in ("500", "1,000")]
+    bank = batch.named(batch.rows()).query("condition.str.contains('bank')")["against"]
+    assert [*bank] == ["its baseline", "SiT-Nano/4, λ 0.5, τ 0.5"]
+
+
 def test_a_step_narrows_a_question_and_one_that_it_lacks_is_said(questions):
     state = questions.state
     state.question = "age"

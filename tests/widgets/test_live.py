@@ -254,13 +254,21 @@ def test_forks_go_on_beside_their_parents_and_come_back_after_the_kernel_is_gone
     assert newer.parents == live.parents and newer.splits == live.splits
 
 
+def test_runs_without_a_colour_of_their_own_can_be_told_apart(show):
+    small = recipes.digits(steps=2, log_every=1, lam=0.5, **SMALL)
+    panel = show(LiveTraining(lambda s: {"the library's loss": small, "your loss": small}), ())
+    panel.state.wait()
+    library, own = (line.line for line in panel.figure.data[:2])
+    assert library.color != own.color and (library.dash, own.dash) == ("solid", "dash"), "one may lie on the other"
+
+
 def test_lam_is_painted_and_the_slider_takes_it_back(live):
     assert live.weight() == {"lam": 0.5, "schedule": ()}
     live.paint(0, 12, 2.0)
     assert live.weight() == {"lam": 2.0, "schedule": ((11, 1.0), (12, 0.25))}
     live.paint(20, 30, 0.0)
     assert live.weight()["schedule"] == ((11, 1.0), (12, 0.25), (19, 0.25), (20, 0.0), (29, 0.0), (30, 0.25))
-    strip, numbers = painter(live).children
+    _, strip, numbers = painter(live).children
     strip.stroke = [0, 12, 1.0]
     assert strip.knots[0] == [11, 1.0] and "1 at step 11" in numbers.children[-1].value
     first, last, value, press = numbers.children[:4]

@@ -47,10 +47,10 @@ def test_pair_force_matches_the_closed_form():
 
 def test_cloud_without_the_division_is_dead_where_the_right_one_is_alive():
     state = Cloud(features=1024, scale=0.5)
-    loss, pull = state.at(0.5)
-    wrong, no_pull = state.at(0.5, divide=False)
-    assert pull > 1e-3 and loss > dispersive_floor(Cloud.BATCH) / 2
-    assert no_pull == 0 and wrong == pytest.approx(dispersive_floor(Cloud.BATCH))
+    loss, push = state.at(0.5)
+    wrong, no_push = state.at(0.5, divide=False)
+    assert push > 1e-3 and loss > dispersive_floor(Cloud.BATCH) / 2
+    assert no_push == 0 and wrong == pytest.approx(dispersive_floor(Cloud.BATCH))
 
 
 def test_interpolant_ends_are_noise_and_data():
@@ -64,7 +64,7 @@ def test_interpolant_ends_are_noise_and_data():
 def test_the_interpolant_s_panel_follows_time_and_path():
     state = Interpolant(path="gvp")
     panel = interpolant_panel("paths", state, ("t", "path"))
-    assert [trace.name for trace in panel.figure.data[2:5]] == ["linear", "gvp", "vp"]
+    assert [trace.name for trace in panel.figure.data[2:5]] == ["linear", "GVP", "VP"]
     for path in ("linear", "gvp", "vp"):
         for t in (0.0, 0.5, 1.0):
             state.path, state.t = path, t
