@@ -32,6 +32,7 @@ SHARED = {  # conditions that share a colour, never shown in one figure
     "hinge": "gold",
     "covariance": "accent",
     "repa": "accent",
+    "REPA": "accent",
     "repa-dispersive": "gold",
     "both": "gold",
     "dispersive + repa": "gold",

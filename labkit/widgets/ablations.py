@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from traitlets import Enum, HasTraits, Int, Unicode, observe
 from traitlets import Float as FloatTrait
 
-from labkit.experiments.atlas import Atlas, Band
+from labkit.experiments.atlas import DATASETS, VARIANTS, Atlas, Band
 from labkit.experiments.rerun import Rerun
 from labkit.experiments.statistics import describe_row, side
 from labkit.metrics import metric
@@ -73,7 +73,7 @@ class Ablations(HasTraits):
         wanted = {name: getattr(self, name) for name in COORDINATES}
         self.condition = self.atlas.snap(wanted, change.name)
         at = self.atlas.points[self.condition]
-        others = [f"{NAMES[name]} = {_word(at[name])}" for name in COORDINATES if at[name] != wanted[name]]
+        others = [f"{NAMES[name]} = {word(at[name])}" for name in COORDINATES if at[name] != wanted[name]]
         self._move(", ".join(others))
 
     def go_to(self, condition: str) -> None:
@@ -109,9 +109,9 @@ class Ablations(HasTraits):
         """Mean, interval and seeds of the metric here, and its difference from the baseline, in words."""
         name, atlas = metric(self.measure).label, self.atlas
         if not self.measured:
-            return f"{name} has no meaning for {self.condition}."
-        about = ", ".join(f"{NAMES[c]} = {_word(getattr(self, c))}" for c in COORDINATES)
-        text = f"<b>{html.escape(self.condition)}</b> ({about}). {name}: {_describe_band(self.band(self.condition))}"
+            return f"{name} has no meaning for {html.escape(atlas.title(self.condition))}."
+        title = f"<b>{html.escape(atlas.title(self.condition))}</b> ({html.escape(self.condition)} in the atlas)"
+        text = f"{title}. {name}: {_describe_band(self.band(self.condition))}"
         real = atlas.real(self.condition, self.measure)
         text += f"; real images {real:.3g}. " if real is not None else ". "
         if self.condition == self.baseline:
@@ -152,12 +152,13 @@ class Ablations(HasTraits):
             return f"Failed: {self.runner.error}"
         if self.mine is None:
             return f"about a minute on two cores: {self.atlas.step(self.condition):,} steps and 500 samples"
-        text = f"{self.mine.condition}: {self.mine.describe()}"
+        text = f"{self.atlas.title(self.mine.condition)}: {self.mine.describe()}"
         return text if self.runner.status != "stopped" or self.mine.rows else f"{text} Stopped and saved."
 
 
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def word(value: Any) -> str:
+    """Value of a coordinate for people."""
+    return f"{value:g}" if isinstance(value, float) else (VARIANTS | DATASETS).get(value, str(value))
 
 
 def _describe_band(band: Band) -> str:

@@ -10,7 +10,7 @@ from plotly.basedatatypes import BaseFigure
 from labkit.experiments.atlas import Atlas
 from labkit.metrics import metric
 from labkit.plots import PALETTE, fade, figure, picture, style_digits
-from labkit.widgets.ablations import MEASURES, NAMES, Ablations, grid
+from labkit.widgets.ablations import MEASURES, NAMES, Ablations, grid, word
 from labkit.widgets.panel import Buttons, Panel, choice, dropdown, look, row
 
 MINE = "your run"
@@ -47,7 +47,7 @@ def _controls(atlas: Atlas) -> dict[str, widgets.Widget]:
         return [(f"{value:g}", value) for value in atlas.choices(name)]
 
     def menu(name: str, width: str = "250px") -> widgets.Dropdown:
-        return dropdown(NAMES[name], atlas.choices(name), width)
+        return dropdown(NAMES[name], [(word(value), value) for value in atlas.choices(name)], width)
 
     return {
         "measure": dropdown("show", [(metric(name).label, name) for name in MEASURES], "480px"),
@@ -75,7 +75,8 @@ def _lay_out(state: Ablations) -> go.Figure:
     plot.add_scatter(marker=dict(color=PALETTE["dispersive"], size=9), **dots, **seeds)
     star = dict(color=PALETTE["ink"], size=14, symbol="star")
     plot.add_scatter(marker=star, mode="markers", hoverinfo="x", **seeds)
-    plot.add_scatter(mode="lines", line=dict(color=PALETTE["quiet"], dash="dot"), **seeds)
+    dotted = dict(line=dict(color=PALETTE["quiet"], dash="dot"), marker=dict(size=12, opacity=0))  # off the pane's edge
+    plot.add_scatter(mode="lines+markers", **dotted, **seeds)
     plot.add_heatmap(showscale=False, zmid=0, texttemplate="%{text}", hoverinfo="skip", xgap=2, ygap=2, **cells)
     ring = dict(symbol="square-open", size=56, color=PALETTE["ink"], line=dict(width=3))
     plot.add_scatter(mode="markers", marker=ring, showlegend=False, hoverinfo="skip", **cells)
@@ -83,7 +84,7 @@ def _lay_out(state: Ablations) -> go.Figure:
         plot.add_trace(go.Image(source=_sheet(state.atlas, state.condition), hoverinfo="skip"), 2, col)
         style_digits(plot, 2, col)
     ticks = dict(tickvals=[0, 1, 2], ticktext=["this condition", "baseline", MINE])
-    return plot.update_yaxes(range=[-0.7, 2.6], **ticks, row=1, col=1)
+    return plot.update_yaxes(range=[-0.7, 2.6], **ticks, row=1, col=1).update_layout(margin_b=10)
 
 
 def _draw(state: Ablations, plot: BaseFigure) -> str:
@@ -118,7 +119,7 @@ def _sheet(atlas: Atlas, condition: str) -> str:
 def _draw_grid(state: Ablations, heat: Any, ring: Any) -> None:
     cells = grid(state.atlas, state.measure, state.model)
     marks = cells["sure"].map({True: "*", False: ""}).astype(str)
-    words = cells["difference"].map("{:+.2g}".format) + marks + "<br>n = " + cells["n"].astype(str)
+    words = cells["difference"].map(_two_digits) + marks + "<br>n = " + cells["n"].astype(str)
     values = cells.pivot(index="lam", columns="tau", values="difference").astype(object)
     text = cells.assign(text=words).pivot(index="lam", columns="tau", values="text").fillna("")
     good, bad, neither = PALETTE["sky"], PALETTE["gold"], PALETTE["quiet"]
@@ -129,3 +130,8 @@ def _draw_grid(state: Ablations, heat: Any, ring: Any) -> None:
     at = state.atlas.points[state.condition]
     inside = state.condition in set(cells["condition"])
     ring.x, ring.y = ([f"τ = {at['tau']:g}"], [f"λ = {at['lam']:g}"]) if inside else ([], [])
+
+
+def _two_digits(value: float) -> str:
+    """Two digits with a sign: +0.70, −17."""
+    return f"{value:+#.2g}".rstrip(".").replace("-", "−")

@@ -269,7 +269,8 @@ class LiveTraining(TrainingState):
         """Note where a run was forked from, if it was."""
         parent = trainer.folder and Run(trainer.folder.path).parent
         if parent:
-            self.parents[name], self.splits[name] = parent.describe(), (Path(parent.run).name, parent.step)
+            words = parent.describe().replace("dispersive.lam:", "λ").replace("dispersive.tau:", "τ")
+            self.parents[name], self.splits[name] = words, (Path(parent.run).name, parent.step)
 
     def resume(self) -> None:
         """Go on after a pause or a stop, or with the runs that an earlier kernel left unfinished."""

@@ -59,7 +59,7 @@ def dropdown(label: str, options: Sequence[Any], width: str = "330px") -> widget
 
 def row(*parts: widgets.Widget) -> widgets.HBox:
     """Widgets side by side, in several lines where the page is narrow."""
-    return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items="center"))
+    return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items="center", grid_gap="0 8px"))
 
 
 def live_text(text: str) -> str:

@@ -28,6 +28,6 @@ class PlaygroundFrame:
         return {"text/html": FRAME.format(page=page, height=self.height), "text/plain": self.describe()}
 
 
-def playground(contents: Playground | None = None, height: int = 1250) -> PlaygroundFrame:
+def playground(contents: Playground | None = None, height: int = 1600) -> PlaygroundFrame:
     """λ, τ, α, variant and training step move pictures of trained features; all is looked up, without the kernel."""
     return PlaygroundFrame(contents or Playground.load(), height)

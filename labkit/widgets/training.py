@@ -9,7 +9,7 @@ from typing import get_args
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
-from plotly.basedatatypes import BaseFigure, BaseTraceType
+from plotly.basedatatypes import BaseFigure, BasePlotlyType, BaseTraceType
 from torch import Tensor
 
 from labkit import datasets
@@ -34,7 +34,7 @@ USUAL = ("dispersive", "feature_norm", "effective_rank", "gradient_cosine", "gra
 INSIDE = {"lam": "λ over the steps", "cloud": "features on two common axes", "distances": "distances of two samples"}
 """Panes that show something else than a logged metric."""
 POINTS = 2000  # drawn of a curve, at most
-ACROSS = 3  # panes in a row
+ACROSS = 3  # panes in a row, at most
 FORK_INKS = [PALETTE[name] for name in ("contrastive", "accent", "gold", "sky", "ink", "quiet")]
 BUTTONS = {
     "start": dict(description="Start", icon="play", button_style="primary"),
@@ -71,7 +71,12 @@ def _control(trait: str, state: TrainingState) -> widgets.Widget:
 
 
 def training_panel(
-    name: str, state: TrainingState, sliders: Sequence[str], title: str, panes: Sequence[str] | None = None
+    name: str,
+    state: TrainingState,
+    sliders: Sequence[str],
+    title: str,
+    panes: Sequence[str] | None = None,
+    marks: Mapping[str, tuple[float, str]] | None = None,
 ) -> Panel:
     """Buttons and a live figure: for one run its loss and samples, for several all metrics, samples below.
 
@@ -79,10 +84,16 @@ def training_panel(
         name: name of the panel; making it again stops the training of the earlier one.
         state: what trains.  sliders: the traits of ``state`` that get a control.
         title: what the figure asks or shows.  panes: names of metrics, the base loss and the usual ones by default.
+        marks: pane → height of a dotted line across it, and the line's name.
     """
     base = base_term(next(iter(state.configs.values())))
     panes = panes or ((base,) if len(state.configs) == 1 else (base, *USUAL))
     plot = _lay_out(state, panes, title)
+    for pane, (height, text) in (marks or {}).items():
+        row_before, column_before = divmod(list(panes).index(pane), _across(panes))
+        label = dict(text=text, textposition="end", font_color=PALETTE["quiet"])
+        line = dict(color=PALETTE["quiet"], width=1.5, dash="dot")
+        plot.add_hline(height, line=line, label=label, row=row_before + 1, col=column_before + 1)
     state.shows_features = not {"cloud", "distances"}.isdisjoint(panes)
     forks: tuple[str, ...] = ()
     if isinstance(state, LiveTraining) and state.out is not None:
@@ -139,8 +150,9 @@ def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: s
 
 def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figure:
     """The empty figure: in each pane lines for the runs and for forks to come, and what is drawn beside them."""
-    rows = -(-len(panes) // ACROSS)
-    columns, spacing = min(len(panes), ACROSS), dict(horizontal_spacing=0.07, vertical_spacing=0.32 / rows)
+    columns = _across(panes)
+    rows = -(-len(panes) // columns)
+    spacing = dict(horizontal_spacing=0.07, vertical_spacing=0.32 / rows)
     plot = figure(title, rows, columns, 125 + 215 * rows, subplot_titles=[" "] * len(panes), **spacing)
     for number, name in enumerate(panes):
         place = dict(row=number // columns + 1, col=number % columns + 1)
@@ -161,6 +173,11 @@ def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figur
             plot.update_yaxes(rangemode="tozero", **place)
     key = dict(orientation="h", x=0, xanchor="left", y=0, yref="container", yanchor="bottom")  # six runs are wide
     return plot.update_traces(showlegend=False).update_layout(showlegend=True, legend=key, margin=dict(b=95))
+
+
+def _across(panes: Sequence[str]) -> int:
+    """Number of panes in a row: of four, none stands alone."""
+    return 2 if len(panes) == 4 else min(len(panes), ACROSS)
 
 
 def _inks(state: TrainingState) -> dict[str, str]:
@@ -211,6 +228,9 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
             titles.append(_draw_distances(state, used, rule, words))
         else:
             titles.append(_draw_curves(state, name, used, rule, words))
+            if metric(name).log:
+                values = [value for run in configs for value in state.curve(run, name).values]  # not yet in the lines
+                _limit(plot.layout["yaxis" + lines[0].yaxis[1:]], values)
             axis.title.text = "samples seen" if state.over == "samples" else "step"
         if name in BASE_LOSSES:
             plot.layout["yaxis" + lines[0].yaxis[1:]].type = "log" if state.log else "linear"
@@ -257,6 +277,15 @@ def _draw_curves(
         rule.x, rule.y = ([0, end], [floor] * 2) if shown else ([], [])
         rule.name, rule.showlegend = floor_name, shown
     return title
+
+
+def _limit(axis: BasePlotlyType, values: Sequence[float]) -> None:
+    """Let a log axis end four powers of ten under the highest value: lower ones would press all others together."""
+    above = [value for value in values if value > 0]
+    if above and min(above) < 1e-4 * max(above):
+        axis.range = [math.log10(1e-4 * max(above)), math.log10(1.5 * max(above))]
+    else:
+        axis.autorange = True
 
 
 def _draw_cloud(state: TrainingState, lines: Mapping[str, BaseTraceType]) -> str:

@@ -79,11 +79,13 @@ def test_the_figure_shows_the_seeds(state, panel, atlas):
     at = [row for row in heat.y].index("λ = 0.1"), [*heat.x].index("τ = 0.5")
     expected = atlas.difference("coarse-lam0.1-tau0.5", "frechet")["difference"]
     assert heat.z[at[0]][at[1]] == pytest.approx(expected)
-    assert heat.text[at[0]][at[1]].startswith(f"{expected:+.2g}")
+    assert heat.text[at[0]][at[1]].startswith(f"{expected:+#.2g}")
+    assert ("InfoNCE-L2", "infonce_l2") in panel.controls["variant"].options
 
 
 def test_the_words_say_what_the_atlas_says(state, panel, atlas):
     row, words = atlas.difference(FIRST, "frechet"), panel.sentence.value
+    assert f"{atlas.title(FIRST)}</b> ({FIRST} in the atlas)" in words
     assert f"Difference by seed {row['difference']:+.3g}" in words and f"n = {row['n']}" in words
     sure = not row["low"] <= 0 <= row["high"]
     assert ("no difference shown" in words) != sure and ("than seeds alone" in words) == sure

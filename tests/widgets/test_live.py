@@ -90,6 +90,26 @@ def test_a_run_of_any_kind_shows_its_own_loss_and_samples(show, settings, title,
     assert state.sheets["it"][1] in sheets(panel) and "samples drawn at step 3" in panel.sentence.value
 
 
+def test_marks_cross_their_pane_and_four_panes_stand_in_two_rows():
+    panes = ("velocity", "dispersive", "feature_norm", "effective_rank")
+    state = LiveTraining(configs, steps=4)
+    panel = training_panel("marked", state, (), "?", panes, marks={"feature_norm": (0.7, "as it was")})
+    layout, (line,) = panel.figure.layout, panel.figure.layout.shapes
+    assert (line.y0, line.y1, line.yref, line.label.text) == (0.7, 0.7, "y3", "as it was")
+    assert layout.xaxis3.domain == layout.xaxis.domain and layout.yaxis3.domain[1] < layout.yaxis.domain[0]
+    panel.close()
+
+
+def test_values_near_0_do_not_stretch_a_log_axis(show):
+    state = LiveTraining(configs, steps=4)
+    panel = show(state, (), ("velocity", "gradient_ratio"))
+    axis = panel.figure.layout.yaxis2
+    for values, lowest in (([0.5, 0.02], None), ([0.5, 1e-20, 0.0], 5e-5), ([0.5, 0.02], None)):
+        state._curves["dispersive"]["dispersive.gradient_ratio"] = list(enumerate(values))
+        panel.redraw()
+        assert axis.range[0] == pytest.approx(math.log10(lowest)) if lowest else axis.autorange is True
+
+
 def test_waiting_trains_what_nobody_started(live, show):
     panel = show(live)
     runs = live.wait()
@@ -210,7 +230,8 @@ def test_forks_go_on_beside_their_parents_and_come_back_after_the_kernel_is_gone
     forked(live, panel)
     again = live.configs["fork 2"].dispersive
     assert (again.lam, again.schedule) == (1.0, ((8, 0.0), (9, 1.0)))
-    assert "forked from baseline at step 6" in sheets(panel) and "forked from fork 1 at step 8" in sheets(panel)
+    origins = "forked from baseline at step 6, λ None → 1.0", "forked from fork 1 at step 8"
+    assert all(origin in sheets(panel) for origin in origins)
     inks = [line.line.color for line in panel.figure.data[:4]]
     assert len(set(inks)) == 4, "every run has a colour of its own"
     lam = live.lam_at("fork 2")  # the baseline's to step 5, that of fork 1 to step 7, its own

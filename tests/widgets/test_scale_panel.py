@@ -49,7 +49,7 @@ def test_the_bars_are_the_parts_and_their_sum(panel):
         assert list(bar.x) == [sum(values.values()), *values.values()] and bar.y[0] == "all"
     assert state.bytes() == memory(cost("SiT-B/2"), 32, "bfloat16")
     assert list(days.x) == list(state.days().values())
-    assert [y.removesuffix(", datasheet") for y in days.y] == list(state.rates())
+    assert [name.partition(",")[0] for name in state.rates()] == list(days.y)
     assert f"{sum(state.cost.parameters.values()):,} parameters" in panel.sentence.value
 
 
