@@ -1,9 +1,10 @@
 """Small random images, folders of them and a VAE; stores prepared by processes that may be killed."""
 
-import importlib.util
+import importlib
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,11 +66,8 @@ def tiny_dino(folder: Path, kind: str = "dinov2") -> Path:
 
 def script(name: str) -> ModuleType:
     """A script of ``data/`` as a module."""
-    path = Path(__file__).parents[1] / "data" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # scripts import each other
+    return importlib.import_module(name)
 
 
 def contents(store: Path) -> dict[str, bytes]:

@@ -5,13 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from labkit.checks import require, whole
-from labkit.experiments.atlas import SHEET, Atlas, Band
-from labkit.experiments.measures import Measures, Row
+from labkit.experiments.atlas import Atlas, Band
+from labkit.experiments.measures import Measures
+from labkit.experiments.sweep import Row
 from labkit.metrics import metric
-from labkit.training import Report, Run, Trainer, sample_network
+from labkit.training import Report, Run, Trainer
 
 SHOWN = (
     "frechet",
@@ -66,11 +65,6 @@ class Rerun:
         block = self.atlas.block(self.condition)
         own = [row["value"] for row in self.rows if row["measure"] == measure and row.get("block", block) == block]
         return own[0] if own else None
-
-    def sheet(self) -> torch.Tensor:
-        """Samples from the noise and labels of the atlas's sheet of this condition."""
-        run = self.run
-        return sample_network(run.model(), run.config, SHEET, seed=0).x
 
     def verdicts(self) -> list[dict[str, Any]]:
         """Rows of measure, value, the band's n, mean, first and last, and whether the value lies inside."""

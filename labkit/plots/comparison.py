@@ -28,24 +28,22 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: fl
         histories: name → tidy metrics (columns step, name, value), as ``Run.metrics`` gives them.
         block: the metered block.  floor: least value of its Dispersive Loss; −inf for none.
     """
-    from labkit.plots.static import draw_legend, show_metric, static_figure
+    from labkit.plots.static import metric_figure
 
     logged = {name for history in histories.values() for name in history["name"].unique()}
     base = next((term for term in BASE_LOSSES if term in logged), "velocity")
     terms = [base, *(f"block{block}.{meter}" for meter in ("dispersive", "feature_norm", "effective_rank"))]
-    plot, panes = static_figure("What training did: losses above, features below", 2, 2, 560)
-    for term, axes in zip(terms, panes, strict=True):
+    plot, panes = metric_figure("What training did: losses above, features below", terms, "step", 560, rows=2)
+    for term, axes in panes:
         for name, history in histories.items():
             rows = history[history["name"] == term]
             axes.plot(rows["step"], rows["value"], label=name, color=colour(name))
-        show_metric(axes, term, "step")
     dispersive = plot.axes[1]
     dispersive.set_title(f"{dispersive.get_title()} at block {block}, trained on or not")
     if math.isfinite(floor):
         dispersive.axhline(floor, color=PALETTE["quiet"], linestyle=":")
         at = dict(xy=(1, floor), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points")
         dispersive.annotate(f"floor {floor:.2f}".replace("-", "−"), **at, ha="right")
-    draw_legend(plot)
     return plot
 
 

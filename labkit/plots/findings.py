@@ -87,15 +87,13 @@ def ages_figure(
         table: columns condition, seed, step, measure, value; one value for each of the first four.
         conditions: condition → name, which also gives the colour.  measures: a pane each.  title: of the figure.
     """
-    from labkit.plots.static import draw_legend, show_metric, static_figure
+    from labkit.plots.static import metric_figure
 
-    plot, panes = static_figure(title, 1, len(measures), 350)
-    for measure, axes in zip(measures, panes, strict=True):
+    plot, panes = metric_figure(title, measures, "step")
+    for measure, axes in panes:
         for condition, name in conditions.items():
             own = table[(table["condition"] == condition) & (table["measure"] == measure)]
             seeds, ink = own.pivot(index="step", columns="seed", values="value"), colour(name)
             axes.plot(seeds.index, seeds, color=ink, alpha=0.35, linewidth=0.75)
             axes.plot(seeds.index, seeds.mean(axis=1), "o-", color=ink, linewidth=2, label=name)
-        show_metric(axes, measure, "step")
-    draw_legend(plot)
     return plot

@@ -77,17 +77,15 @@ def seeds_figure(outcome: Outcome, meters: Sequence[str], title: str) -> "Static
             ``gradient_ratio`` those of the condition's first regularizer; a full name such as ``repa.gradient_cosine``
             means just that.
     """
-    from labkit.plots.static import draw_legend, show_metric, static_figure
+    from labkit.plots.static import metric_figure
 
-    plot, panes = static_figure(title, 1, len(meters), 350)
-    for meter, axes in zip(meters, panes, strict=True):
+    plot, panes = metric_figure(title, meters, "step")
+    for meter, axes in panes:
         for condition in outcome.conditions:
             seeds, ink = curves_of(outcome, condition, meter), colour(condition)
             if len(seeds):
                 axes.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=ink, alpha=0.18, linewidth=0)
                 axes.plot(seeds.index, seeds.mean(axis=1), color=ink, label=condition_title(condition))
-        show_metric(axes, meter, "step")
-    draw_legend(plot)
     return plot
 
 

@@ -9,7 +9,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import matplotlib as mpl
 from matplotlib.artist import Artist
@@ -76,6 +76,21 @@ def static_figure(title: str, rows: int, columns: int, height: int) -> tuple[Sta
         plot.get_layout_engine().set(w_pad=0.12, h_pad=0.06)
         plot.suptitle(title, x=0.005, ha="left")
         return plot, iter(plot.subplots(rows, columns, squeeze=False).flat)
+
+
+def metric_figure(
+    title: str, metrics: Sequence[str], along: str, height: int = 350, rows: int = 1
+) -> tuple[StaticFigure, Iterator[tuple[str, Axes]]]:
+    """A figure with a pane for each metric, and the panes: each is labelled once it has been drawn, the key at last."""
+    plot, panes = static_figure(title, rows, len(metrics) // rows, height)
+
+    def drawn() -> Iterator[tuple[str, Axes]]:
+        for name, axes in zip(metrics, panes, strict=True):
+            yield name, axes
+            show_metric(axes, name, along)
+        draw_legend(plot)
+
+    return plot, drawn()
 
 
 def show_metric(axes: Axes, name: str, along: str) -> None:
