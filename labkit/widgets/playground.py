@@ -7,16 +7,16 @@ from labkit.experiments.playground import Playground
 from labkit.plots.explorer_page import explorer_page
 
 FRAME = (
-    '<iframe title="Dispersion playground" sandbox="allow-scripts" srcdoc="{page}" '
-    'style="width: 100%; height: {height}px; border: 0; color-scheme: auto"></iframe>'
+    '<iframe title="Dispersion playground" sandbox="allow-scripts" srcdoc="{}" '
+    'style="width: 100%; height: 1600px; border: 0; color-scheme: auto"></iframe>'
 )
 
 
 class PlaygroundFrame:
     """Result of ``playground``; a front end without a browser shows ``describe()``."""
 
-    def __init__(self, contents: Playground, height: int) -> None:
-        self.contents, self.height = contents, height
+    def __init__(self) -> None:
+        self.contents = Playground.load()
 
     def describe(self) -> str:
         """Origin, and all trainings after their last step as a table."""
@@ -25,9 +25,9 @@ class PlaygroundFrame:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         page = html.escape(explorer_page(None, self.contents))
-        return {"text/html": FRAME.format(page=page, height=self.height), "text/plain": self.describe()}
+        return {"text/html": FRAME.format(page), "text/plain": self.describe()}
 
 
-def playground(contents: Playground | None = None, height: int = 1600) -> PlaygroundFrame:
+def playground() -> PlaygroundFrame:
     """λ, τ, α, variant and training step move pictures of trained features; all is looked up, without the kernel."""
-    return PlaygroundFrame(contents or Playground.load(), height)
+    return PlaygroundFrame()
