@@ -1,6 +1,6 @@
 """Make data/atlas/: train and measure every condition with every seed.
 
-    python data/build_atlas.py              everything; about 17 hours on two cores, less with more of them
+    python data/build_atlas.py              everything; about 21 hours on two cores, less with more of them
     python data/build_atlas.py --missing    only what the atlas that ships lacks; the rest keeps its rows
 
 Runs lie in ``--out`` and go on where they were stopped. ``conditions.py`` defines the conditions, ``questions.py`` the

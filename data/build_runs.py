@@ -19,7 +19,7 @@ OTHERS = ("cosine", "hinge", "covariance", "l2-restricted", "repa", "meanflow-ba
 DIGITS_AGES = dict.fromkeys(FILM, (100, 400, 1500, TWICE)) | dict.fromkeys(OTHERS, (TWICE,))
 """Condition on digits → steps whose weights ship."""
 LAST = COMPARED_AT["letters"]
-LETTERS_AGES = {"baseline": (3000, LAST), "dispersive": (3000, LAST), "burst12": (LAST,)}
+LETTERS = ("baseline", "dispersive", "burst12")
 
 
 def shipped() -> dict[str, tuple[Config, tuple[int, ...]]]:
@@ -28,7 +28,7 @@ def shipped() -> dict[str, tuple[Config, tuple[int, ...]]]:
         f"digits/{name}": (CONDITIONS[name].replace(save_every=100, keep_every=100), ages)
         for name, ages in DIGITS_AGES.items()
     }
-    return digits | {f"letters/{name}": (CONDITIONS[f"letters-{name}"], ages) for name, ages in LETTERS_AGES.items()}
+    return digits | {f"letters/{name}": (CONDITIONS[f"letters-{name}"], (3000, LAST)) for name in LETTERS}
 
 
 def main() -> None:
