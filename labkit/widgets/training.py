@@ -216,7 +216,8 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
         for line, (run, ink) in zip(lines, inks.items(), strict=False):
             line.name, line.showlegend = run, number == 0 and len(configs) > 1
             line.line.color = line.marker.color = ink
-            line.line.dash = "solid" if ink == colour(run) or run in (*state.parents, next(iter(inks))) else "dash"
+            known = ink == colour(run) != PALETTE["ink"]  # other runs may lie on one of those
+            line.line.dash = "solid" if known or run in (*state.parents, next(iter(inks))) else "dash"
         for line in lines[len(configs) :]:  # of runs that another Start had
             line.x, line.y, line.showlegend = [], [], False
         used = dict(zip(configs, lines, strict=False))
