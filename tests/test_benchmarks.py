@@ -35,8 +35,8 @@ def run(script: str, *words: str) -> str:
 def test_a_step_at_full_size(tmp_path):
     told = run("step.py", "--smoke", "--out", str(tmp_path / "step.json"))
     rows = json.loads((tmp_path / "step.json").read_text())["rows"]
-    assert {"plain float32", "fused", "resident", "dispersive", "contrastive"} <= {row["row"] for row in rows}
-    assert all(row["images/s"] > 0 and row["utilisation"] > 0 for row in rows)
+    assert {"float32 loop", "fused", "recipe", "dispersive, whole", "contrastive"} <= {row["row"] for row in rows}
+    assert all(row["images/s"] > 0 and row["share of the matmul"] > 0 for row in rows)
     with torch.device("meta"):
         network = build_model("SiT-Nano/8", learn_sigma=False)
         with FlopCounterMode(display=False) as counter:
