@@ -19,6 +19,11 @@ LOSSES |= {f"contrastive {v}": partial(contrastive_loss, variant=v) for v in VAR
 LOSSES |= {f"original {v}": partial(contrastive_loss, variant=v, form="original") for v in VARIANTS if v != "hinge"}
 
 
+def two_views(*shape, dtype=torch.float64):
+    a = 0.5 * torch.randn(shape, dtype=dtype)
+    return a, a + 0.5 * torch.randn(shape, dtype=dtype)
+
+
 def value_and_gradients(loss, *views):
     """The loss, and its gradient with respect to each view: 0 for one that it does not use."""
     views = [z.detach().clone().requires_grad_() for z in views]

@@ -57,14 +57,17 @@ def objective(network: nn.Module, teacher: nn.Module | None = None, **config) ->
     return Objective(network, Config(batch_size=SIZE, **config), teacher)
 
 
-def whole_objective(config: Config) -> Objective:
-    """As a trainer makes it, with every weight random: at the start of training most gradients are 0."""
-    network = build_model(config.model, 8, 1, 10, learn_sigma=config.family == "DiT")
-    module = Objective(network, config)
+def randomised(module: nn.Module, std: float = 0.1) -> nn.Module:
+    """Add noise to every weight: at the start of training most outputs and gradients are 0."""
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        for weight in (p for p in module.parameters() if p.requires_grad):
+            weight.add_(torch.randn_like(weight), alpha=std)
     return module
+
+
+def whole_objective(config: Config) -> Objective:
+    """As a trainer makes it, with every weight of the network random."""
+    return Objective(randomised(build_model(config.model, 8, 1, 10, learn_sigma=config.family == "DiT")), config)
 
 
 def gradients(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:

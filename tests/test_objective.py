@@ -13,6 +13,7 @@ from small import (
     floor_of,
     gradients,
     objective,
+    randomised,
     some_batch,
     some_draws,
 )
@@ -30,8 +31,8 @@ ALL = {
 
 
 @pytest.fixture
-def network(open_gates):
-    return open_gates(build_model("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10))
+def network():
+    return randomised(build_model("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10))
 
 
 @pytest.fixture

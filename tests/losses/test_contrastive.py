@@ -4,18 +4,13 @@ import math
 
 import pytest
 import torch
-from every_loss import VARIANTS, value_and_gradients
+from every_loss import VARIANTS, two_views, value_and_gradients
 
 from labkit.checks import ConfigError
 from labkit.losses import contrastive_loss, contrastive_parts, dispersive_loss
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 both_forms = pytest.mark.parametrize("form", ["additive", "original"])
-
-
-def two_views(*shape, dtype=torch.float64):
-    first = 0.7 * torch.randn(shape, dtype=dtype)
-    return first, first + 0.5 * torch.randn(shape, dtype=dtype)
 
 
 @every_variant

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from published import SHAPES
+from small import randomised
 from torch import nn
 
 from labkit.checks import ConfigError
@@ -17,8 +18,8 @@ def fresh():
 
 
 @pytest.fixture
-def network(fresh, open_gates):
-    return open_gates(fresh)
+def network(fresh):
+    return randomised(fresh)
 
 
 @pytest.fixture

@@ -42,23 +42,6 @@ def test_it_is_the_straight_line_through_both_velocities(network, point, scale, 
     assert scale != 1 or torch.equal(velocity, with_label)
 
 
-def test_the_released_samplers_guide_three_of_four_latent_channels(network, point):
-    everywhere, three = (guided(network, LABELS, NULL, 4.0, channels)(*point) for channels in ("all", "first_three"))
-    assert torch.equal(three[:, :3], everywhere[:, :3])
-    torch.testing.assert_close(three[:, 3], network(*point, LABELS)[:, 3])
-    assert not torch.allclose(three[:, 3], everywhere[:, 3])
-
-
-def test_outside_its_times_it_is_the_conditional_velocity_at_half_the_cost(network, point):
-    x, _ = point
-    velocity = guided(network, LABELS, NULL, 4.0, acts=lambda t: t[0].item() <= 0.5)
-    for now, cost in ((0.25, 10), (0.75, 5)):
-        t, network.samples = torch.full((5,), now), 0
-        expected = guided(network, LABELS, NULL, 4.0 if now < 0.5 else 1.0)(x, t)
-        network.samples = 0
-        assert torch.equal(velocity(x, t), expected) and network.samples == cost
-
-
 @pytest.mark.parametrize(
     ("model", "settings", "times"),
     [

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small import randomised
 from tiny import tiny
 
 from labkit import ConfigError, build_model
@@ -38,12 +39,12 @@ CALLS = {  # of the network, in so many steps
 
 
 @pytest.fixture
-def network(open_gates):
-    """By family: a network that all its inputs matter to, unlike one at the start of training."""
+def network():
+    """By family: one whose inputs all matter to it, unlike one at the start of training."""
 
     def of(family):
         torch.manual_seed(0)
-        built = open_gates(build_model(f"{family}-Nano/4", 8, 1, NULL, learn_sigma=family == "DiT")).eval()
+        built = randomised(build_model(f"{family}-Nano/4", 8, 1, NULL, learn_sigma=family == "DiT")).eval()
         built.blocks = built.blocks[:1]
         return built
 

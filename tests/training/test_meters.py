@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from small import randomised
 from tiny import assert_same, everything, finished, tiny, trained
 
 from labkit import Run, Trainer, dispersive_loss
@@ -34,10 +35,10 @@ def gradient(loss, network) -> list[np.ndarray | None]:
     return [None if g is None else g.numpy().ravel() for g in gradients]
 
 
-def test_conflicts_are_those_of_two_separate_gradients(open_gates):
+def test_conflicts_are_those_of_two_separate_gradients():
     """One backward of the base loss alone and one of each regularizer alone, in float64, on what both reach."""
     trainer = Trainer(everything(steps=3))
-    open_gates(trainer.network)
+    randomised(trainer.network)
     for _ in range(3):
         module, batch, draws = in_float64(trainer)
         base = gradient(Objective(module.network, Config(batch_size=8))(batch, draws).total, module.network)
@@ -63,9 +64,9 @@ def test_behind_closed_gates_there_is_no_conflict(config):
     assert [name for name in second if "gradient" in name]
 
 
-def test_a_gradient_of_zero_has_no_direction(open_gates):
+def test_a_gradient_of_zero_has_no_direction():
     trainer = Trainer(tiny(lam=0.0))
-    open_gates(trainer.network)
+    randomised(trainer.network)
     meters = next(iter(trainer)).meters
     assert meters["dispersive.gradient_ratio"] == 0 and "dispersive.gradient_cosine" not in meters
 
