@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import kept_bytes
 
 from labkit import build_model
 from labkit.checks import ConfigError
@@ -32,22 +33,10 @@ def test_the_table_is_what_the_costs_say():
 
 
 def kept(name, batch, bf16=False):
-    """Bytes that a forward pass on the CPU keeps for the backward one, parameters left out."""
-    network, kept = build_model(name), {}
-    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
+    network = build_model(name)
     inputs = torch.randn(batch, 4, 32, 32), torch.rand(batch), torch.zeros(batch, dtype=torch.long)
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        output = network(*inputs).output.square().mean()
-    assert output.requires_grad
-    return sum(storage.nbytes() for storage in kept.values())
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return kept_bytes(network, lambda: network(*inputs).output.square().mean())
 
 
 @pytest.mark.parametrize(
