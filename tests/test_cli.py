@@ -6,13 +6,12 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
 import pytest
-from forked import ForkedCommand
+from forked import interrupted
 
 import labkit
 from labkit import Run, cli, recipes
@@ -269,17 +268,15 @@ def test_doctor_reports_that_all_is_well(capsys):
     assert "torch" in capsys.readouterr().out
 
 
-def lines(path):
-    return path.read_text().count("\n") if path.exists() else 0
+def logged(run):
+    """Whether it has trained a step."""
+    return (run / "metrics.csv").exists() and (run / "metrics.csv").read_text().count("\n") > 1
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "x"
     words = ["train", "digits", "--batch-size", "8", "--log-every", "1", "--out", str(out)]
-    command = ForkedCommand(*words, folder=tmp_path)
-    while command.running and lines(out / "metrics.csv") < 2:
-        time.sleep(0.02)  # polling, until it has trained a step
-    status, printed, errors = command.interrupt()
+    status, printed, errors = interrupted(*words, folder=tmp_path, when=lambda: logged(out))
     assert status == 130 and "Traceback" not in errors
     assert f"labkit train --resume {out}" in printed
     (saved,) = Run.open(out).checkpoints

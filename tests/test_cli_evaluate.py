@@ -1,12 +1,12 @@
 """`labkit evaluate` and `labkit sample --vae` as a person types them, on the way to ImageNet in miniature."""
 
+import functools
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
-from forked import ForkedCommand
+from forked import interrupted
 from photos import image_folder, tiny_vae
 from PIL import Image
 
@@ -72,17 +72,15 @@ def test_a_run_without_a_checkpoint_and_no_run(tmp_path, capsys):
 
 def test_ctrl_c_keeps_what_is_drawn_and_the_same_command_goes_on(run, tmp_path):
     words = ["evaluate", str(run), "--count", "40", "--steps", "20", "--shard", "2"]
-    command = ForkedCommand(*words, folder=tmp_path)
-    while command.running and len(list(run.glob("evaluations/*/samples-*.npy"))) < 2:
-        time.sleep(0.01)
-    status, out, err = command.interrupt()
+    drawn = functools.partial(run.glob, "evaluations/*/samples-*.npy")
+    status, out, err = interrupted(*words, folder=tmp_path, when=lambda: len(list(drawn())) > 1)
     assert status == 130, err
     assert "Go on with the same command:  labkit evaluate" in out and "Traceback" not in err
-    kept = {path: path.stat().st_mtime_ns for path in run.glob("evaluations/*/samples-*.npy")}
+    kept = {path: path.stat().st_mtime_ns for path in drawn()}
     assert 2 <= len(kept) < 20
     assert main(words) == 0
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
-    assert len(list(run.glob("evaluations/*/samples-*.npy"))) == 20
+    assert len(list(drawn())) == 20
 
 
 def test_from_a_folder_of_images_to_figures(tmp_path, capsys):

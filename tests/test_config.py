@@ -194,6 +194,8 @@ SENSELESS = [  # group, its settings, the field that is named
     ("dispersive", {"chunk": 5}, "chunk"),  # it has to divide the batch
     ("dispersive", {"chunk": 256}, "chunk"),
     ("dispersive", {"variant": "covariance", "chunk": 2}, "chunk"),
+    ("dispersive", {"negatives": "bank", "chunk": 4}, "chunk"),
+    ("dispersive", {"variant": "covariance", "negatives": "bank"}, "negatives"),
     ("contrastive", {"variant": "hinge", "tau": 0.5}, "tau"),
     ("contrastive", {"chunk": 5}, "chunk"),
     ("contrastive", {"form": "original", "variant": "hinge"}, "form"),

@@ -99,15 +99,6 @@ def test_a_store_in_words(source, tmp_path):
     assert "\nNot taken: .heic files (1: x.heic)." in describe(prepared(source / "a", tmp_path / "plain", held_out=0))
 
 
-def test_grey_images_and_arrays(tmp_path):
-    images, labels = noise(6, 9, 9), np.array([0, 1, 2, 0, 1, 2])
-    np.savez(tmp_path / "a.npz", x=images, y=labels)
-    store = prepared(tmp_path / "a.npz", tmp_path / "store", size=9, channels=1)
-    assert np.array_equal(rows_of(store)[:, 0], images)
-    assert np.load(store / "labels.npy").tolist() == labels.tolist()
-    assert about(store)["root"] is None and not (store / "files.txt").exists()
-
-
 @pytest.mark.parametrize("flips", [True, False])
 def test_latents_are_the_posterior_of_each_image_and_of_its_mirror_image(source, tmp_path, vae, flips):
     store = prepared(source, tmp_path / "store", latents=vae, flips=flips, batch=3)

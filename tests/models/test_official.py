@@ -129,6 +129,7 @@ def without(weights, *names):
         (lambda w: {"opt": {}, "steps": torch.tensor(3)}, "no state dict.*ema, model"),
         (lambda w: {}, "no state dict"),
         (lambda w: w | {"blocks.2.mlp.fc1.bias": torch.full((256,), torch.nan)}, "NaN .*blocks.2.mlp.fc1.bias"),
+        (lambda w: w | {"blocks.2.mlp.fc1.bias": torch.full((256,), torch.inf)}, "infinit.*blocks.2.mlp.fc1.bias"),
         (lambda w: torch.zeros(3), "no state dict"),
     ],
 )

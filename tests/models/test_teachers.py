@@ -242,10 +242,7 @@ def test_without_transformers_the_remedy_is_named(monkeypatch):
 # --- the projector
 
 
-def test_the_projector_is_repas():
+def test_the_projector_starts_as_repas():
     projector = Projector(48, 2048, 768)
-    assert [type(layer) for layer in projector] == [nn.Linear, nn.SiLU, nn.Linear, nn.SiLU, nn.Linear]
-    assert [tuple(projector[n].weight.shape) for n in (0, 2, 4)] == [(2048, 48), (2048, 2048), (768, 2048)]
     assert not any(layer.bias.any() for layer in projector if isinstance(layer, nn.Linear))
     assert projector[2].weight.abs().max() <= math.sqrt(6 / 4096)
-    assert projector(torch.randn(2, 16, 48)).shape == (2, 16, 768)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from every_loss import VARIANTS
 from forked import elsewhere
 from small import WHOLE, gradients, some_batch, some_draws, whole_objective
 from tiny import tiny
@@ -126,7 +127,6 @@ def a_run(count: int, backend: str = "aot_eager") -> None:
             assert not far or (step == 0 and "gradient" in name), (step, name, a[name], b[name])
 
 
-VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
 CHECKS = {
     **{f"{name}, float32": functools.partial(an_objective, name, "float32") for name in WHOLE},
     **{f"{name}, bfloat16": functools.partial(an_objective, name, "bfloat16") for name in ("SiT", "MeanFlow guided")},

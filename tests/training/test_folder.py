@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tiny import leftovers, outcome, tiny, trained
+from tiny import files, leftovers, outcome, tiny, trained
 
 from labkit import ConfigError, Run, Trainer
 from labkit.checks import LabError
@@ -26,10 +26,6 @@ from labkit.training.history import History
 def run(tmp_path) -> Path:
     """A finished run with checkpoints at steps 3 and 4."""
     return trained(tiny(steps=4, save_every=3), tmp_path / "run")
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_what_lies_where(run):

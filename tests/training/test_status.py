@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny import outcome, tiny, trained, training_elsewhere, wait_for
+from tiny import files, outcome, tiny, trained, training_elsewhere, wait_for
 
 from labkit import Run, Trainer
 from labkit.training import NonFiniteLoss, folder
@@ -75,13 +75,13 @@ def test_a_second_trainer_is_refused_by_name_while_the_first_one_trains(tmp_path
     waiting = Trainer(tiny(), path)
     with closing(iter(Trainer(tiny(), path))) as loop:
         next(loop)
-        before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+        before = files(path)
         words = re.escape(f"{path} is being trained by process {os.getpid()} on ") + ".*choose another folder"
         for second in (lambda: Trainer(tiny(), path), lambda: next(iter(waiting))):
             with pytest.raises(BusyError, match=words):
                 second()
         assert RunFolder(path).busy
-        assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+        assert files(path) == before
         assert Run.open(path).config == tiny() and len(Run.open(path).metrics()) > 0, "reading is free"
     assert not RunFolder(path).busy
     assert len(list(islice(Trainer(tiny(), path), 3))) == 3

@@ -74,6 +74,11 @@ def outcome(folder: Path) -> tuple[int, dict[str, bytes], list[Any]]:
     return step, tensors, run.metrics().drop(columns="seconds").to_numpy().tolist()
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    """What every file below a folder holds, by its path from there."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 def leftovers(folder: Path) -> list[Path]:
     return list(folder.rglob("*.part"))
 
