@@ -36,9 +36,6 @@ def test_the_shape_checker_is_at_work():
         pairwise_sq_distances(torch.randn(3, 4, 5))
 
 
-# --- values
-
-
 def test_pairs_equal_a_double_loop():
     z, w = 3 * torch.randn(7, 5, dtype=torch.float64) + 10, 3 * torch.randn(4, 5, dtype=torch.float64) + 10
     torch.testing.assert_close(gram(z), torch.einsum("ip,jp->ij", z, z))
@@ -57,9 +54,6 @@ def test_standardized_features_have_mean_zero_and_the_deviation_one_of_the_batch
     z = torch.randn(9, 4, dtype=torch.float64) * torch.tensor([1e-6, 1.0, 50.0, 1e12]) + 3
     expected = (z - z.mean(dim=0)) / z.std(dim=0, correction=0)
     torch.testing.assert_close(standardized(z), expected, rtol=1e-6, atol=1e-9)
-
-
-# --- exactness
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e6, 1e12])
@@ -99,9 +93,6 @@ def test_distances_lifted_to_zero_keep_their_gradient(function):
     (gradient,) = torch.autograd.grad(function(z).sum(), z)
     expected = 2 * (z[:6] - z[6:]).detach()
     torch.testing.assert_close(gradient, torch.cat([expected, -expected]), rtol=0.2, atol=2e-6)
-
-
-# --- the ends of the number range
 
 
 @pytest.mark.parametrize("size", [0, 1e-30])

@@ -387,9 +387,6 @@ def test_names_that_are_no_valid_text(source, tmp_path, capsys):
     assert rows == [path for path in kept(source) if path.name != os.fsdecode(b"\xff.png")]
 
 
-# --- held out
-
-
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(0, 2**40), st.data())
 def test_held_out_rows_are_a_fair_share_of_each_class(labels, seed, data):
     labels = np.unique(np.array(labels), return_inverse=True)[1].astype(np.int64)

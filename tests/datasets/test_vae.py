@@ -82,9 +82,6 @@ def test_published_weights_have_older_names(folder):
     assert Codec(str(folder)).digest == newer
 
 
-# --- refusals
-
-
 def refused(source, *words):
     with pytest.raises(ConfigError) as error:
         Codec(str(source))

@@ -62,9 +62,6 @@ def test_the_original_infonce_is_ntxent_of_pytorch_metric_learning():
         torch.testing.assert_close(contrastive_loss(a, b, variant, tau=tau, form="original"), theirs)
 
 
-# --- bad input
-
-
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("name", "value", "others", "remedy"),

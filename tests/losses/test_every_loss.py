@@ -21,9 +21,6 @@ CASES = LOSSES | {
 every_loss = pytest.mark.parametrize("name", CASES)
 
 
-# --- symmetries
-
-
 def draw(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -53,9 +50,6 @@ def test_each_variant_sees_what_it_should_and_nothing_else(name, move, seed, bat
     b = a + 0.3 * draw(seed + 1, *a.shape)
     before, after = (LOSSES[name](*views).item() for views in ((a, b), (act(a, seed + 2), act(b, seed + 2))))
     assert math.isclose(before, after, rel_tol=1e-9, abs_tol=1e-12) == (name.split()[1] in blind)
-
-
-# --- precision, and other ways to call
 
 
 @every_loss
@@ -92,9 +86,6 @@ def test_vmap_of_value_and_gradients_equals_a_loop(name):
 def test_on_meta_tensors_it_is_a_scalar(name):
     loss = CASES[name](*torch.empty(2, 4, 8, 6, device="meta").requires_grad_())
     assert (loss.shape, loss.device.type, loss.dtype) == ((), "meta", torch.float32)
-
-
-# --- memory
 
 
 def peak(act) -> int:

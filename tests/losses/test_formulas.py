@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from every_loss import dispersive, two_views, value_and_gradients
+from every_loss import ARGUMENTS, dispersive, two_views, value_and_gradients
 
 from labkit.losses import contrastive_loss, repa_loss, velocity_loss
 
@@ -67,12 +67,6 @@ FORMULAS = {
     "repa": (lambda a, b: repa_loss(tokens(a), tokens(b)), cosine),
     "velocity": (velocity_loss, lambda a, b: (a - b).square().mean()),
 }
-ARGUMENTS = [
-    *({"variant": v} for v in ("infonce_l2", "infonce_cosine", "hinge", "covariance")),  # by default
-    {"variant": "infonce_l2", "tau": 2.0, "include_self": False},
-    {"variant": "infonce_cosine", "tau": 0.2, "include_self": False},
-    {"variant": "hinge", "margin": 3.0, "include_self": False},
-]
 CASES = [
     *(("dispersive", arguments) for arguments in ARGUMENTS),
     *(("contrastive", arguments) for arguments in ARGUMENTS),

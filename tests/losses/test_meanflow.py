@@ -39,9 +39,6 @@ def direction():
     return torch.randn(B, 1, 8, 8, dtype=torch.float64), torch.ones_like(TIMES), -torch.ones_like(SPANS)
 
 
-# --- the derivative
-
-
 def test_it_is_torch_s_own_in_forward_and_in_reverse_mode(average, point, direction):
     slope = tangent(average, point, direction)
     assert slope.abs().mean() > 0.1
@@ -109,9 +106,6 @@ def test_it_leaves_no_graph_and_no_trace(network, average, point, direction):
     assert after.requires_grad
     assert torch.equal(after, before)
     assert all(p.grad is None for p in network.parameters())
-
-
-# --- the target
 
 
 def test_the_true_average_velocity_is_its_own_target():

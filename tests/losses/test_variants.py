@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from every_loss import VARIANTS
+from every_loss import ARGUMENTS, VARIANTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,17 +12,7 @@ from labkit.checks import ConfigError
 from labkit.losses import dispersive_floor, dispersive_loss
 from labkit.metrics import uniformity
 
-CASES = {
-    "L2 by default": {},
-    "L2 without self-pairs": {"variant": "infonce_l2", "tau": 2.0, "include_self": False},
-    "cosine by default": {"variant": "infonce_cosine"},
-    "cosine without self-pairs": {"variant": "infonce_cosine", "tau": 0.2, "include_self": False},
-    "hinge by default": {"variant": "hinge"},
-    "hinge without self-pairs": {"variant": "hinge", "margin": 3.0, "include_self": False},
-    "covariance": {"variant": "covariance"},
-}
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
-every_case = pytest.mark.parametrize("case", CASES)
 
 
 def gradient(loss, z, **arguments):
@@ -48,9 +38,6 @@ def test_wide_gaussian_features_have_the_value_of_the_law_of_large_numbers(scale
 
 def draw(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-# --- bounds
 
 
 def ceiling(variant="infonce_l2", tau=0.5, margin=1.0, include_self=None):
@@ -106,16 +93,14 @@ def test_the_floor_of_the_covariance_is_reached_by_features_that_fill_the_batch_
     assert dispersive_floor(9, "covariance", features=8) == 0  # up to B − 1 features can all be uncorrelated
 
 
-# --- corners
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@every_case
-def test_identical_samples_give_the_ceiling_and_nothing_worse(case, dtype):
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+def test_identical_samples_give_the_ceiling_and_nothing_worse(arguments, dtype):
     same = torch.randn(1, 3, 4, dtype=dtype).expand(6, 3, 4)
-    expected = 0.0 if case == "covariance" else ceiling(**CASES[case])  # constant features correlate with nothing
-    assert dispersive_loss(same, **CASES[case]).item() == pytest.approx(expected, abs=3e-6)
-    assert gradient(dispersive_loss, same, **CASES[case]).abs().max() < 1e-5
+    still = arguments["variant"] == "covariance"  # constant features correlate with nothing
+    expected = 0.0 if still else ceiling(**arguments)
+    assert dispersive_loss(same, **arguments).item() == pytest.approx(expected, abs=3e-6)
+    assert gradient(dispersive_loss, same, **arguments).abs().max() < 1e-5
 
 
 @every_variant
@@ -131,9 +116,6 @@ def test_on_the_sphere_both_infonce_variants_are_the_uniformity_of_wang_and_isol
     assert dispersive_loss(z, tau=1 / (t * 12), include_self=False).item() == pytest.approx(uniformity(z))
     cosine = dispersive_loss(5 * z, "infonce_cosine", tau=1 / (2 * t), include_self=False).item()
     assert cosine == pytest.approx(uniformity(z) + 2 * t)
-
-
-# --- bad input
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -237,9 +237,6 @@ def test_different_samples_are_refused_by_name():
             alignment(torch.randn(6, 3), torch.randn(shape))
 
 
-# --- the table of CKA
-
-
 @pytest.mark.parametrize("labels", [[3, 0, "pixels"], [("baseline", 0), ("dispersive", 0), ("dispersive", 1)]])
 def test_the_table_holds_all_pairs_under_their_labels(labels):
     features = torch.randn(9, 4, 2), torch.randn(9, 5), torch.randn(9, 1, 3, 3).double()

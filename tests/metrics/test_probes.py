@@ -29,9 +29,6 @@ def task(seed=0, train=60, judged=40, width=6, classes=3, gap=1.0):
     return train_z, train_y, z, y
 
 
-# --- nearest neighbours
-
-
 def voted(train_z, train_y, one, k):
     """The class that the rule gives one sample, in plain Python."""
     cosines = [p @ one / math.sqrt((p @ p) * (one @ one)) for p in train_z]
@@ -79,9 +76,6 @@ def test_a_number_of_neighbours_that_there_are_not_is_refused(k):
         knn_accuracy(*task(), k=k)
 
 
-# --- logistic regression
-
-
 def test_the_linear_probe_is_scikit_learns_on_features_standardised_by_the_training_samples():
     train_z, train_y, z, y = task(judged=300, gap=0.7)
     train_z, z = (part * torch.logspace(-3, 3, 6) + 5 for part in (train_z, z))
@@ -110,9 +104,6 @@ def test_the_regression_runs_on_one_thread_and_the_others_come_back(monkeypatch)
         linear_probe_accuracy(*task())
         assert threads() == before
     assert set(limited) == {1}
-
-
-# --- both
 
 
 @BOTH
@@ -151,9 +142,6 @@ def test_any_shape_and_precision_is_read_without_gradient(probe, dtype):
 def test_sets_that_cannot_be_probed_are_refused(probe, change, fault):
     with pytest.raises(ValueError, match=f"^{fault}"):
         probe(*change(*task()))
-
-
-# --- neighbour purity
 
 
 def test_purity_is_the_share_of_near_others_of_the_same_class_counted_one_by_one():

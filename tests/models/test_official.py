@@ -54,19 +54,11 @@ LAYOUTS = {  # as trainers leave them
     "train.py": by_train_py,
     "train.py of REPA": lambda weights: by_train_py(weights, steps=50_000),
     "plain": lambda weights: weights,
-    "averaged": lambda weights: {
-        "ema": weights,
-        "model": {name: torch.zeros_like(tensor) for name, tensor in weights.items()},
-        "opt": {},
-        "args": None,
-    },
     "state_dict": lambda weights: {"state_dict": weights},
     "compiled, then DDP": prefixed("module._orig_mod."),
     "DDP, then compiled": prefixed("_orig_mod.module."),
     "sharded twice": prefixed("module._fsdp_wrapped_module.module."),
-    "a module that holds the network": lambda weights: {
-        "state_dict": {f"net.module.{name}": tensor for name, tensor in weights.items()}
-    },
+    "a module that holds the network": prefixed("net.module."),
     "blocks compiled one by one": lambda weights: {
         name.replace("blocks.1.", "blocks.1._orig_mod."): tensor for name, tensor in weights.items()
     },

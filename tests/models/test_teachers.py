@@ -39,12 +39,6 @@ def tiny(tmp_path):
     return tiny_dino(tmp_path / "tiny")
 
 
-@pytest.fixture(scope="module")
-def record():
-    with safe_open(teachers.data_dir() / teachers.FILE, framework="pt") as file:
-        return json.loads(file.metadata()["record"])
-
-
 # --- the digits teacher
 
 
@@ -71,7 +65,9 @@ def test_images_that_are_no_digits_are_refused(digits_teacher, shape):
         digits_teacher(torch.zeros(shape))
 
 
-def test_its_cost_and_probes_are_those_of_its_record(digits_teacher, record):
+def test_its_cost_and_probes_are_those_of_its_record(digits_teacher):
+    with safe_open(teachers.data_dir() / teachers.FILE, framework="pt") as file:
+        record = json.loads(file.metadata()["record"])
     cost = digits_teacher.cost
     assert cost == TeacherCost(**record["cost"])
     assert cost.parameters == sum(w.numel() for w in load_file(teachers.data_dir() / teachers.FILE).values())
@@ -104,9 +100,6 @@ def test_a_missing_file_is_named_with_two_remedies(tmp_path, monkeypatch):
     monkeypatch.setattr(teachers, "data_dir", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match=r"digits_teacher.* is missing.*git.*build_teacher"):
         load_teacher("digits")
-
-
-# --- frozen
 
 
 @pytest.mark.parametrize("kind", ["digits", "dino"])
@@ -237,9 +230,6 @@ def test_without_transformers_the_remedy_is_named(monkeypatch):
     with pytest.raises(ConfigError, match="pip install transformers"):
         load_teacher("facebook/dinov2-base")
     assert isinstance(load_teacher("digits"), DigitsTeacher)  # which needs no such package
-
-
-# --- the projector
 
 
 def test_the_projector_starts_as_repas():

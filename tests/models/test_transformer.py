@@ -54,9 +54,6 @@ def test_initial_weights_and_norms_are_as_published(fresh):
     assert [(norm.eps, norm.elementwise_affine) for norm in norms] == [(1e-6, False)] * 9
 
 
-# --- features
-
-
 @pytest.mark.parametrize(("taps", "runs"), [((), 0), ((0,), 1), ((2, 0), 3), (range(4), 4)])
 def test_features_are_the_outputs_of_blocks_and_alone_need_nothing_after_the_last(network, inputs, taps, runs):
     outputs = {}

@@ -22,9 +22,6 @@ PAIRS = [(family, method) for family in METHODS for method in METHODS[family]]
 STEPS = {"euler": 50, "heun": 50, "dopri5": None, "euler_maruyama": 250, "sde_heun": 250, "ancestral": 250, "ddim": 50}
 
 
-# --- defaults
-
-
 def test_the_tables_hold_every_family_method_and_setting():
     assert METHODS.keys() == set(get_args(Family))
     assert {m for methods in METHODS.values() for m in methods} == SOLVERS.keys() == set(get_args(Method))
@@ -47,9 +44,6 @@ def test_each_method_has_its_default_steps_and_keeps_other_settings(family, meth
     filled = settings.filled(family)
     assert filled == settings
     assert Sampler(**filled.record()).filled(family) == filled  # a record makes the same sampler
-
-
-# --- refusals
 
 
 @pytest.mark.parametrize("family", METHODS)
@@ -107,9 +101,6 @@ def test_a_bad_value_is_refused_by_name_at_once(name, values, allowed):
 def test_a_setting_that_another_makes_idle_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         Sampler(**settings).filled("SiT")
-
-
-# --- words and records
 
 
 @pytest.mark.parametrize(

@@ -267,9 +267,6 @@ def test_seconds_go_on_from_where_they_were(run):
     assert all(report.seconds > began for report in trainer)
 
 
-# --- a disk that fills up
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 @pytest.mark.parametrize("name", ["metrics.csv", "checkpoints/step-00000010.safetensors", "samples/step-00000010.png"])
 def test_a_disk_that_fills_up(tmp_path, name):

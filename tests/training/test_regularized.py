@@ -9,8 +9,6 @@ from labkit import Run, Trainer, build_model
 from labkit.losses import Repa
 from labkit.training import NonFiniteLoss
 
-# --- what is saved
-
 
 def test_the_network_is_saved_under_the_released_names_only(tmp_path):
     held = load_file(list(Run.open(trained(everything(steps=2), tmp_path)).checkpoints.values())[-1])
@@ -27,9 +25,6 @@ def test_the_network_is_saved_under_the_released_names_only(tmp_path):
     assert {name.split(".")[0] for name in held} == {"model", "ema", "projector", "optimizer"}
 
 
-# --- what follows from what
-
-
 def test_the_network_starts_the_same_whatever_regularizes_it():
     starts = [Trainer(tiny(model="SiT-Nano/2", lam=None, **on)) for on in ({}, {"repa": Repa(0.5, hidden=16)})]
     assert_same(*(trainer.network.state_dict() for trainer in starts))
@@ -43,9 +38,6 @@ def test_the_projector_follows_from_the_seed_alone():
     torch.manual_seed(6)
     assert_same(Trainer(everything(lam=None)).projector.state_dict(), one)
     assert not torch.equal(other["0.weight"], one["0.weight"])
-
-
-# --- what goes wrong
 
 
 def test_a_loss_that_breaks_names_every_weight_that_may_be_too_large():

@@ -155,10 +155,9 @@ def test_kill_9_before_the_first_save_starts_over(tmp_path):
 
 @pytest.mark.parametrize("moment", ["half written", "before fsync", "before replace", "after replace"])
 def test_kill_9_within_a_save(tmp_path, straight, moment):
-    with training_elsewhere(tiny(), tmp_path, hang=moment) as process:
-        wait_for((tmp_path / "hanging").exists)
-        process.kill()
-    (tmp_path / "hanging").unlink()
+    with training_elsewhere(tiny(), tmp_path, dies=moment) as process:
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
     whole = {5: "step-00000005.safetensors"} | ({10: "step-00000010.safetensors"} if "after" in moment else {})
     checkpoints = Run.open(tmp_path).checkpoints
     assert {step: file.name for step, file in checkpoints.items()} == whole
