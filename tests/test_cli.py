@@ -156,8 +156,6 @@ def test_compare_writes_one_page_that_needs_nothing_else(tmp_path, capsys, monke
         ("train --resume nowhere", "There is no run at nowhere"),
         ("sample nowhere", "There is no run at nowhere"),
         ("train digits --model SiT-Q/2 --out o", "model = 'SiT-Q/2'"),
-        ("train digits --model SiT-Nano/3 --out o", "patches of 3"),
-        ("train digits --dispersive.lam 1 --dispersive.blocks 9 --out o", "numbered 0 to 3"),
         ("train digits --dispersive.variant hinge --dispersive.tau 0.5", "dispersive.tau = 0.5 cannot be used"),
         ("train imagenet256 --preset best", "preset = 'best' cannot be used: choose one of baseline, paper"),
         ("compare digits --dispersive.lam None", "lam = None cannot be used: set the λ of a regularizer"),

@@ -36,10 +36,6 @@ def test_wide_gaussian_features_have_the_value_of_the_law_of_large_numbers(scale
         assert gradient(dispersive_loss, z, variant=variant, **arguments).count_nonzero() == z.numel()
 
 
-def draw(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def ceiling(variant="infonce_l2", tau=0.5, margin=1.0, include_self=None):
     return {"infonce_l2": 0.0, "infonce_cosine": 1 / tau, "hinge": margin**2, "covariance": 1.0}[variant]
 
@@ -58,7 +54,8 @@ def test_the_loss_lies_between_its_floor_and_its_ceiling(variant, batch, feature
     arguments = {"variant": variant}
     if variant != "covariance":
         arguments |= {"margin" if variant == "hinge" else "tau": knob, "include_self": include_self}
-    loss = dispersive_loss(scale * draw(seed, batch, features), **arguments).item()
+    z = scale * torch.randn(batch, features, generator=torch.Generator().manual_seed(seed))
+    loss = dispersive_loss(z, **arguments).item()
     rounding = 1e-5 * (1 + abs(ceiling(**arguments)))
     assert dispersive_floor(batch, features=features, **arguments) - rounding <= loss
     assert loss <= ceiling(**arguments) + rounding
