@@ -60,11 +60,6 @@ def test_mistakes_are_told_in_one_line(run, capsys, words, printed):
     assert line.startswith("labkit: ") and printed in line
 
 
-def test_a_run_without_a_checkpoint_and_no_run(tmp_path, capsys):
-    assert main(["evaluate", str(tmp_path)]) == 2
-    assert str(tmp_path) in capsys.readouterr().err
-
-
 def test_ctrl_c_keeps_what_is_drawn_and_the_same_command_goes_on(run, tmp_path):
     words = ["evaluate", str(run), "--count", "40", "--steps", "20", "--shard", "2"]
     drawn = functools.partial(run.glob, "evaluations/*/samples-*.npy")
