@@ -47,10 +47,7 @@ def test_every_setting_can_be_typed(tmp_path):
     [
         ("photos --size 0 --out o", "size = 0"),
         ("photos --size 8 --out photos/a/000.png", "it lies in the folder of images"),
-        (
-            "photos --size 8 --out o --flips false",
-            "flips = 'false' cannot be used: write --flips for yes, --no-flips for no",
-        ),
+        ("photos --size 8 --out o --flips false", "'false' cannot be used: write --flips for yes, --no-flips for no"),
         ("photos --size 8 --out o --flips=No", "flips = 'No' cannot be used"),
         ("--verify photos", "photos is not a store"),
         ("--verify=nowhere", "nowhere is not a store"),

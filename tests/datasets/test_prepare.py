@@ -85,13 +85,9 @@ def test_every_row_is_its_image_and_the_record_is_true(source, tmp_path):
 
 def test_a_store_in_words(source, tmp_path):
     text = describe(prepared(source, tmp_path / "store", size=24))
-    for words in (
-        "9 images of 3×24×24, in 2 classes (a, b), 2 of them held out",
-        "9 images had to be enlarged",
-        "2 images could",
-    ):
+    assert "9 images of 3×24×24, in 2 classes (a, b), 2 of them held out" in text
+    for words in ("9 images had to be enlarged", "2 images could", "a/003.png: cannot identify"):
         assert words in text
-    assert "a/003.png: cannot identify" in text
     (source / "a" / "003.png").unlink()
     text = describe(prepared(source / "a", tmp_path / "plain", held_out=0))
     assert text == f"{tmp_path / 'plain'} holds 5 images of 3×16×16, in 1 class (a)."
@@ -196,9 +192,8 @@ def test_images_that_use_few_of_their_16_bits_are_refused_until_the_number_is_kn
         with refused(message):
             prepared(tmp_path / "p", out, bits=bits, **settings)
     narrow = prepared(tmp_path / "p", tmp_path / "narrow", bits=10, **settings)
-    assert [entry["why"] for entry in about(narrow)["skipped"]] == [
-        "its brightest value is 4095, and 10 bits hold up to 1023"
-    ]
+    [skipped] = about(narrow)["skipped"]
+    assert skipped["why"] == "its brightest value is 4095, and 10 bits hold up to 1023"
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

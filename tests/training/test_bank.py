@@ -81,10 +81,8 @@ def test_resumed_equals_straight_and_a_lost_bank_does_not(tmp_path):
     trainer.banks["1"].filled.zero_()
     trainer.config = config()
     list(trainer)
-    assert (
-        weights(trainer)["model.blocks.0.attn.qkv.weight"].numpy().tobytes()
-        != straight[1]["model.blocks.0.attn.qkv.weight"]
-    )
+    name = "model.blocks.0.attn.qkv.weight"
+    assert weights(trainer)[name].numpy().tobytes() != straight[1][name]
 
 
 def test_a_weight_of_0_leaves_no_trace_and_a_fork_begins_with_an_empty_bank(tmp_path):

@@ -69,13 +69,7 @@ def test_a_run_refuses_data_that_replaced_its_own(project, other):
     for use in USES.values():
         with pytest.raises(RunError) as refusal:
             use()
-        for words in (
-            "run was trained on",
-            mine.describe(),
-            theirs.describe(),
-            str(project / "data"),
-            "put the former",
-        ):
+        for words in (mine.describe(), theirs.describe(), str(project / "data"), "was trained on", "put the former"):
             assert words in str(refusal.value)
     assert files(Path("run")) == before and not Path("fork").exists()
 

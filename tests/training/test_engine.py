@@ -134,15 +134,9 @@ def test_variables_that_a_batch_system_leaves_make_no_ranks(left, monkeypatch):
 @pytest.mark.parametrize(
     ("lack", "words"),
     [
-        (
-            lambda patch: patch.setenv("CXX", "/nowhere/g++ -O3"),
-            r".*no /nowhere/g\+\+ -O3 \(\$CXX is .*; install g\+\+",
-        ),
+        (lambda patch: patch.setenv("CXX", "/nowhere/g++ -O3"), r".*no /nowhere/g\+\+ -O3 .*install g\+\+"),
         (lambda patch: patch.setenv("PATH", "/nowhere"), r"there is no g\+\+; install g\+\+"),
-        (
-            lambda patch: patch.setattr(sysconfig, "get_path", lambda name: "/nowhere"),
-            "Python's headers are missing; install python3",
-        ),
+        (lambda patch: patch.setattr(sysconfig, "get_path", lambda name: "/nowhere"), "Python's .*install python3"),
     ],
     ids=["CXX", "PATH", "Python.h"],
 )

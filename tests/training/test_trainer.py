@@ -28,9 +28,8 @@ def test_equals_a_loop_written_by_hand(lam):
     data = datasets.digits("train")
     torch.manual_seed(3)
     net = build_model("SiT-Nano/4", 8, 1, 10, learn_sigma=False)
-    optimizer = torch.optim.AdamW(
-        [p for p in net.parameters() if p.requires_grad], lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-    )
+    learnt = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     totals = []
     for step in range(5):
         (x1, y, _), (x0, uniforms, number, second, ends) = Stream(data, 8, 3, torch.device("cpu")).at(8 * step)
