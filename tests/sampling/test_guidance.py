@@ -42,6 +42,19 @@ def test_it_is_the_straight_line_through_both_velocities(network, point, scale, 
     assert scale != 1 or torch.equal(velocity, with_label)
 
 
+@pytest.mark.parametrize("channels", ["all", "first_three"])
+def test_outputs_beyond_the_channels_of_x_are_those_with_the_label(network, point, channels):
+    """As DiT's variance, however few channels there are."""
+
+    def both(x, t, y):
+        return torch.cat([network(x, t, y), network(-2 * x, t, y)], dim=1)
+
+    x, t = point[0][:, :1], point[1]
+    with_label, without = both(x, t, LABELS), both(x, t, torch.full((5,), NULL))
+    expected = torch.cat([(3 * with_label - 2 * without)[:, :1], with_label[:, 1:]], dim=1)
+    torch.testing.assert_close(guided(both, LABELS, NULL, 3.0, channels)(x, t), expected)
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "times"),
     [

@@ -106,7 +106,6 @@ def test_a_setting_that_another_makes_idle_is_refused(settings, message):
 @pytest.mark.parametrize(
     ("family", "settings", "text"),
     [
-        ("SiT", {}, "heun with 50 steps, guidance 1"),
         ("SiT", {"method": "dopri5", "guidance": 1.5}, "dopri5, guidance 1.5"),
         ("DiT", {"steps": 2, "guidance": 4.0}, "ddim with 2 steps, guidance 4"),
         ("MeanFlow", {}, "meanflow with 1 step, guidance 1"),

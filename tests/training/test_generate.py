@@ -11,7 +11,7 @@ from tiny import tiny
 
 from labkit import ConfigError, build_model
 from labkit.paths import Flow
-from labkit.sampling import METHODS, Sampler, guided
+from labkit.sampling import METHODS, Sampler
 from labkit.training import film_network, sample_network, starting_noise
 
 NULL = 10
@@ -205,22 +205,6 @@ def test_an_unknown_setting_is_refused_with_the_names_of_all(network, generate):
 
 
 # --- the network's inputs
-
-
-@pytest.mark.parametrize("channels", ["all", "first_three"])
-def test_guidance_leaves_the_variance_to_the_labels(network, channels):
-    """Of DiT's two halves only the noise is guided, however few channels it has."""
-    net, labels = network("DiT"), torch.tensor([3, 1, 4])
-    x, t = torch.randn(3, 1, 8, 8), torch.tensor([10.0, 500.0, 999.0])
-    with torch.no_grad():
-        field = guided(lambda x, t, y: net(x, t, y).output, labels, NULL, 3.0, channels)
-        with_label, without = (net(x, t, y).output for y in (labels, torch.full_like(labels, NULL)))
-        output = field(x, t)
-    assert output.shape == (3, 2, 8, 8)
-    torch.testing.assert_close(output[:, 1:], with_label[:, 1:], rtol=1e-5, atol=1e-5)
-    noise = without[:, :1] + 3 * (with_label - without)[:, :1]
-    torch.testing.assert_close(output[:, :1], noise, rtol=1e-4, atol=1e-5)
-    assert (with_label - without).abs().mean() > 1e-3
 
 
 @pytest.mark.parametrize("method", ["meanflow", "euler"])
