@@ -46,7 +46,7 @@ def test_so_are_no_label_and_a_guided_target(network):
 
 @pytest.mark.parametrize("draw", [sample_network, film_network])
 def test_samples_that_are_not_finite_are_refused(network, draw):
-    network = randomised(copy.deepcopy(network))  # so that labels matter
+    network = randomised(copy.deepcopy(network), 1.0)  # so that labels matter
     with pytest.raises(SampleError, match=r"^Sample 0 is not finite: lower guidance = 1e\+38"):
         list(draw(network, Config(model="SiT-Nano/4"), 2, steps=2, guidance=1e38))
     network.final_layer.linear.bias.data.fill_(torch.nan)
