@@ -49,6 +49,12 @@ def output_on_ranks(ranks: int, work: Callable[[], int], folder: Path) -> list[s
     return _results([(_captured_output, (work, env)) for env in _torchrun_environments(ranks)], folder)
 
 
+def rows(run: Path) -> int:
+    """Lines of a run's table of metrics, its head included; 0 if there is none."""
+    table = run / "metrics.csv"
+    return table.read_text().count("\n") if table.exists() else 0
+
+
 def interrupted(*words: str, folder: Path, when: Callable[[], Any]) -> tuple[int | None, str, str]:
     """Ctrl-C in a ``labkit`` command as in a terminal, once ``when()`` holds: its exit status, stdout and stderr."""
     files = [folder / "stdout", folder / "stderr"]

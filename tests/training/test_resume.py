@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import rows
 from tiny import everything, leftovers, outcome, tiny, trained, training_elsewhere, wait_for
 
 from labkit import Run, Trainer
@@ -190,11 +191,6 @@ def test_a_trainer_that_another_one_overtook_goes_on_from_there(tmp_path, straig
     next(r for r in Trainer(tiny(), tmp_path) if r.step == 7)
     assert next(iter(early)).step == 8
     assert outcome(trained(tiny(), tmp_path)) == straight
-
-
-def rows(folder: Path) -> int:
-    table = folder / "metrics.csv"
-    return table.read_text().count("\n") if table.exists() else 0
 
 
 def newest(folder: Path) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from forked import rows
 from tiny import files, outcome, tiny, trained, training_elsewhere, wait_for
 
 from labkit import Run, Trainer
@@ -88,7 +89,7 @@ def test_a_second_trainer_is_refused_by_name_while_the_first_one_trains(tmp_path
 def test_an_owner_that_was_killed_is_followed_at_once(tmp_path):
     path = tmp_path / "run"
     with training_elsewhere(tiny(**ENDLESS), path) as process:
-        wait_for(lambda: (path / "metrics.csv").exists() and len(Run.open(path).metrics()) > 0)
+        wait_for(lambda: rows(path) > 1)
         with pytest.raises(BusyError, match=f"being trained by process {process.pid} on "):
             Trainer(tiny(**ENDLESS), path)
         assert status(path).alive
