@@ -84,7 +84,6 @@ def test_time_is_operations_over_the_share_of_the_rate():
     assert 1e8 < measured_flops("cpu", budget=0.05) < 1e15
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "name"),
     [
@@ -98,6 +97,6 @@ def test_time_is_operations_over_the_share_of_the_rate():
         (lambda: paper_days(cost("SiT-S/8"), 1.0, 2.0), "utilisation"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(call, name):
+def test_what_cannot_be_is_refused_by_name(call, name, unchecked):
     with pytest.raises(ConfigError, match=rf"^{name} = "):
         call()

@@ -52,8 +52,7 @@ def test_fewer_steps_are_the_same_diffusion(count):
     assert ((few.betas > 0) & (few.betas < 1)).all()
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("count", [1, 1001, 2.5])
-def test_impossible_numbers_of_steps_are_refused(count):
+def test_impossible_numbers_of_steps_are_refused(count, unchecked):
     with pytest.raises(ConfigError, match=f"^steps = {count} "):
         SCHEDULE.respaced(count)

@@ -289,8 +289,7 @@ def test_another_vae_is_refused(source, tmp_path, vae):
         ({"size": 20, "latents": "vae"}, "^size = 20 .*by 8"),
     ],
 )
-@pytest.mark.usefixtures("unchecked")
-def test_bad_settings_leave_nothing_behind(source, tmp_path, settings, message, request):
+def test_bad_settings_leave_nothing_behind(source, tmp_path, settings, message, request, unchecked):
     if settings.get("latents") == "vae":
         settings = settings | {"latents": request.getfixturevalue("vae")}
     with refused(message, ConfigError):

@@ -24,7 +24,6 @@ def test_a_token_without_direction_has_cosine_zero_and_gradient_zero(side, size)
     assert [token.abs().max() < 1e-9 for token in grad.flatten(0, 1)] == [True, *[False] * 5]
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("projected", "target", "message"),
     [
@@ -35,12 +34,11 @@ def test_a_token_without_direction_has_cosine_zero_and_gradient_zero(side, size)
         ((2, 0, 8), (2, 0, 8), r"\(2, 0, 8\).*at least one entry"),
     ],
 )
-def test_shapes_that_do_not_match_are_refused_with_both(projected, target, message):
+def test_shapes_that_do_not_match_are_refused_with_both(projected, target, message, unchecked):
     with pytest.raises(ValueError, match=message):
         repa_loss(torch.randn(projected), torch.randn(target))
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_tokens_that_are_not_floating_point_numbers_are_refused():
+def test_tokens_that_are_not_floating_point_numbers_are_refused(unchecked):
     with pytest.raises(TypeError, match=r"^target has dtype torch.int64"):
         repa_loss(torch.randn(2, 3, 4), torch.ones(2, 3, 4).long())

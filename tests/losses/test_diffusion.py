@@ -82,7 +82,6 @@ def test_half_precision_is_raised(ends, dtype):
     assert all(x.dtype == torch.float32 and x.isfinite().all() for x in both)
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_an_output_without_variance_is_refused(ends):
+def test_an_output_without_variance_is_refused(ends, unchecked):
     with pytest.raises(ValueError, match=r"output has shape \(4, 2, 3, 3\) .*twice the channels"):
         errors(ends[1], ends, torch.tensor([1, 2, 3, 4]))

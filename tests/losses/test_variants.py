@@ -113,7 +113,6 @@ def test_on_the_sphere_both_infonce_variants_are_the_uniformity_of_wang_and_isol
     assert cosine == pytest.approx(uniformity(z) + 2 * t)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("variant", "name", "value", "remedy"),
     [
@@ -129,7 +128,7 @@ def test_on_the_sphere_both_infonce_variants_are_the_uniformity_of_wang_and_isol
         (None, "variant", None, ", ".join(VARIANTS)),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_by_loss_and_floor(variant, name, value, remedy):
+def test_a_setting_that_cannot_work_is_refused_by_loss_and_floor(variant, name, value, remedy, unchecked):
     arguments = {"variant": variant, name: value}
     with pytest.raises(ConfigError, match=rf"^{name} = {value!r} .*{remedy}"):
         dispersive_loss(torch.randn(4, 3), **arguments)
@@ -157,9 +156,8 @@ def test_the_floor_of_the_covariance_needs_the_number_of_features():
         dispersive_floor(8, "covariance")
 
 
-@pytest.mark.usefixtures("unchecked")
 @every_variant
 @pytest.mark.parametrize(("shape", "dtype", "error"), [((4, 0), None, ValueError), ((4, 3), torch.bool, TypeError)])
-def test_features_that_are_none_are_refused(variant, shape, dtype, error):
+def test_features_that_are_none_are_refused(variant, shape, dtype, error, unchecked):
     with pytest.raises(error, match=r"^z has (shape \(4, 0\)|dtype torch.bool)"):
         dispersive_loss(torch.ones(shape, dtype=dtype), variant)

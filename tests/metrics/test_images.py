@@ -50,9 +50,8 @@ def test_a_small_distance_beside_a_large_mean_keeps_its_digits():
     assert frechet_distance(z, z + 0.01) == pytest.approx(4e-4, rel=1e-2)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("a", "b"), [((5, 4), (5, 3)), ((5, 4), (5,)), ((1, 4), (5, 4)), ((5, 4), (0, 4))])
-def test_sets_that_cannot_be_compared_are_refused(a, b):
+def test_sets_that_cannot_be_compared_are_refused(a, b, unchecked):
     with pytest.raises(ConfigError, match=r"^features = \(.*(same number of columns|at least 2 rows)"):
         frechet_distance(torch.randn(a), torch.randn(b))
 

@@ -70,8 +70,7 @@ def test_autocast_does_not_reach_the_neighbours():
 
 
 @pytest.mark.parametrize("k", [0, 61, 2.5, True])
-@pytest.mark.usefixtures("unchecked")
-def test_a_number_of_neighbours_that_there_are_not_is_refused(k):
+def test_a_number_of_neighbours_that_there_are_not_is_refused(k, unchecked):
     with pytest.raises(ConfigError, match=rf"^k = {k} cannot be used: .*1 to 60"):
         knn_accuracy(*task(), k=k)
 
@@ -126,7 +125,6 @@ def test_any_shape_and_precision_is_read_without_gradient(probe, dtype):
 
 
 @BOTH
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -139,7 +137,7 @@ def test_any_shape_and_precision_is_read_without_gradient(probe, dtype):
         (lambda a, b, z, y: (a, 0 * b + 4, z, y), "train_y has one class, 4; give samples of two"),
     ],
 )
-def test_sets_that_cannot_be_probed_are_refused(probe, change, fault):
+def test_sets_that_cannot_be_probed_are_refused(probe, change, fault, unchecked):
     with pytest.raises(ValueError, match=f"^{fault}"):
         probe(*change(*task()))
 

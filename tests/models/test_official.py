@@ -154,7 +154,6 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path, weights, save, capsys):
     assert "must not run" not in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_an_unknown_family_is_refused(tmp_path):
+def test_an_unknown_family_is_refused(tmp_path, unchecked):
     with pytest.raises(ConfigError, match=r"family = 'UiT' .*SiT, DiT"):
         load_official(tmp_path / "x.pt", "UiT")

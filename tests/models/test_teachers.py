@@ -168,8 +168,7 @@ def test_defaults_are_repas_grid_and_the_published_cost(tiny):
         assert fact in cost.describe()
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_impossible_grids_and_latents_are_refused(tiny):
+def test_impossible_grids_and_latents_are_refused(tiny, unchecked):
     for grid in (0, 16.0):
         with pytest.raises(ConfigError, match=rf"^grid = {grid} .*whole number"):
             DinoTeacher(str(tiny), grid=grid)

@@ -74,8 +74,7 @@ def test_a_sampler_guides_within_its_interval_alone(model, settings, times):
     assert {count for count, _ in calls} == {3, 6}
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_bad_settings_are_refused_by_name(network):
+def test_bad_settings_are_refused_by_name(network, unchecked):
     for scale in (-0.1, math.nan, "2"):
         with pytest.raises(ConfigError, match=rf"^guidance = {scale!r} .*at least 0"):
             guided(network, LABELS, NULL, scale)

@@ -67,7 +67,6 @@ def test_a_method_that_chooses_its_own_steps_takes_none():
         Sampler("dopri5", 50).filled("SiT")
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("name", "values", "allowed"),
     [
@@ -84,7 +83,7 @@ def test_a_method_that_chooses_its_own_steps_takes_none():
         ("last", (0.0005, 1.0), "from 0.001 to below 1"),
     ],
 )
-def test_a_bad_value_is_refused_by_name_at_once(name, values, allowed):
+def test_a_bad_value_is_refused_by_name_at_once(name, values, allowed, unchecked):
     for value in values:
         with pytest.raises(ConfigError, match=rf"^{name} = .*{allowed}") as error:
             Sampler(**{name: value})

@@ -58,7 +58,6 @@ def test_states_come_one_by_one_and_a_reader_may_stop(noise):
     assert len(calls) == 3
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -70,7 +69,7 @@ def test_states_come_one_by_one_and_a_reader_may_stop(noise):
         ),
     ],
 )
-def test_bad_settings_are_refused_at_the_call_not_at_the_first_step(noise, settings, message):
+def test_bad_settings_are_refused_at_the_call_not_at_the_first_step(noise, settings, message, unchecked):
     with pytest.raises(ConfigError, match=rf"^{message}"):
         states(velocity, noise, **{"steps": 4, **settings})
 

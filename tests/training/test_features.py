@@ -111,7 +111,6 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(folder, tmp_path):
     assert features.features[0].shape == (4, 4, 64)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -122,17 +121,16 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(folder, tmp_path):
         (dict(weights="best"), "weights = 'best'"),
     ],
 )
-def test_bad_requests_are_refused_by_name(run, settings, message):
+def test_bad_requests_are_refused_by_name(run, settings, message, unchecked):
     with pytest.raises(ConfigError, match=message):
         run.features(Look(count=2), **settings)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("field", "value"),
     [*(("t", value) for value in (1.1, -0.1, float("nan"), "half")), ("count", 0), ("split", "test"), ("seed", -1)],
 )
-def test_a_bad_look_is_refused(field, value):
+def test_a_bad_look_is_refused(field, value, unchecked):
     with pytest.raises(ConfigError, match=f"^{field} = "):
         Look(**{field: value})
 

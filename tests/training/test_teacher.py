@@ -69,9 +69,8 @@ def test_all_digits_have_their_turn():
     assert len(torch.cat([epoch, *(run._pick() for _ in range(60))]).unique()) == 1297
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"steps": 1}, {"steps": True}])
-def test_impossible_settings_are_refused_by_name(wrong):
+def test_impossible_settings_are_refused_by_name(wrong, unchecked):
     with pytest.raises(ConfigError, match=f"^{next(iter(wrong))} = "):
         TeacherTraining(**wrong)
 
