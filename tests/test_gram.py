@@ -109,6 +109,13 @@ def test_rows_of_zeros_have_no_direction(size):
     assert all(g.isfinite().all() for g in torch.autograd.grad(total, (z, w)))
 
 
+@pytest.mark.parametrize("size", [1e-12, 1e-13, 1e-14, 1e-16])
+def test_rows_that_have_hardly_a_direction_have_a_finite_gradient(size):
+    z, w = (size * torch.randn(2, 8, 3)).requires_grad_()
+    total = pairwise_cosines(z).sum() + cross_cosines(z, w).sum() + paired_cosines(z, w).sum()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(total, (z, w)))
+
+
 @pytest.mark.parametrize("value", [0.0, 1 / 3, 1e4 + 0.1, 16777217.0, -3e12, 1e-12, 1e-30])
 @pytest.mark.parametrize("batch", [3, 48, 1000])
 def test_a_feature_of_one_value_becomes_zero_whatever_its_mean_rounds_to(batch, value):

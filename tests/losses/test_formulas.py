@@ -72,8 +72,8 @@ CASES = [
     *(("contrastive", arguments) for arguments in ARGUMENTS),
     *(("original", {"variant": v, "tau": 0.3}) for v in ("infonce_l2", "infonce_cosine")),
     ("original", {"variant": "covariance"}),
-    ("repa", {}),
     ("velocity", {}),
+    ("repa", {}),
 ]
 every_case = pytest.mark.parametrize(("family", "arguments"), CASES, ids=str)
 
@@ -103,17 +103,18 @@ def test_the_gradient_in_both_views_is_that_of_the_formula(family, arguments, sh
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-13)
 
 
-@every_case
+@pytest.mark.parametrize(("family", "arguments"), CASES[:-1], ids=str)  # REPA's target is detached
 def test_the_second_derivative_passes_gradgradcheck(family, arguments):
     loss, _ = pair(family, arguments)
-    views = tuple(z.requires_grad_() for z in two_views(4, 3))
+    views = tuple(z.requires_grad_() for z in two_views(4, 4))
     assert torch.autograd.gradgradcheck(lambda a, b: loss(a, b) + 0 * b.sum(), views)
 
 
 @every_case
 @pytest.mark.parametrize("exponent", [-12, -9, -6, -3, 3, 6, 9])
 def test_at_any_norm_value_and_gradients_are_those_of_the_formula_and_never_nan(family, arguments, exponent):
-    views = (torch.rand(2, 6, 8, dtype=torch.float64) * 2 - 1).mul(10.0**exponent).float()
+    signs = torch.randn(2, 6, 8, dtype=torch.float64).sign()  # and no entry near 0: the shortest rows have no direction
+    views = (signs * (0.5 + torch.rand(2, 6, 8)) * 10.0**exponent).float()
     loss, formula = pair(family, arguments)
     value, *actual = value_and_gradients(loss, *views)
     assert value.isfinite() and all(gradient.isfinite().all() for gradient in actual)

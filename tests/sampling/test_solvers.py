@@ -79,7 +79,7 @@ def test_dopri5_stays_within_its_tolerance_on_every_path(noise, name):
     field, exact, ends = partial(velocity, path=PATHS[name]), flow(noise, 0.98, PATHS[name]), (0.0, 0.98)
     rough, few = adaptive(field, noise, ends)
     fine, many = adaptive(field, noise, ends, rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(rough, exact, rtol=0, atol=0.02)
+    torch.testing.assert_close(rough, exact, rtol=0, atol=0.05)
     torch.testing.assert_close(fine, exact, rtol=0, atol=1e-6)
     assert 6 < few < many < 2000
     assert adaptive(field, noise.float(), ends)[0].dtype == torch.float32
