@@ -254,7 +254,7 @@ class LiveTraining(TrainingState):
             )
             self._inherit(parent, name, trainer)
         finally:
-            if was != "stopped":
+            if was not in ("paused", "stopped"):
                 self.runner.start()
 
     def _inherit(self, parent: str, name: str, trainer: Trainer) -> None:

@@ -158,8 +158,8 @@ def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
     bars = dict(x=["spring<br>mean (p − start)²", "L_disp"], marker_color=[PALETTE["baseline"], warm])
     plot.add_bar(**bars, texttemplate="%{y:.3f}", textposition="outside", showlegend=False, row=1, col=2)
     draw_floor(plot, POINTS, row=1, col=2, label="top left")
-    plot.update_xaxes(range=[-3.2, 3.2], row=1, col=1, title_text="coordinate 1")
-    plot.update_yaxes(range=[-2.6, 2.6], row=1, col=1, title_text="coordinate 2", scaleanchor="x")
+    plot.update_xaxes(range=[-4, 4], row=1, col=1, title_text="coordinate 1")
+    plot.update_yaxes(range=[-3.3, 3.3], row=1, col=1, title_text="coordinate 2", scaleanchor="x")
     plot.update_yaxes(range=[-4.3, 1.4], row=1, col=2)
     plot.update_layout(legend=dict(x=0, xanchor="left", y=-0.16, yanchor="top"))
     controls = {"lam": slider("λ, weight of the push", 0, 2, 0.02), "tau": log_slider("τ, temperature", -1.3, 1.0)}
@@ -177,5 +177,6 @@ def _draw(state: Springs, plot: BaseFigure) -> str:
     return (
         f"λ = {state.lam:.2f}, τ = {state.tau:.2g}: on average, two points lie {rest.distance / before:.2f} times as "
         f"far apart as at the start; the springs' term is {rest.spring:.3f}, L_disp is {rest.dispersive:.2f} (its "
-        f"floor: {dispersive_floor(POINTS):.2f}), the sum {rest.spring + state.lam * rest.dispersive:.3f}."
+        f"floor: {dispersive_floor(POINTS):.2f}), and the springs' term + λ·L_disp is "
+        f"{rest.spring + state.lam * rest.dispersive:.3f}."
     )
