@@ -40,7 +40,7 @@ def findings_figure(title: str) -> go.Figure:
     # Names take as much room as they need: titles begin at the figure's edge, and so does the key at its foot.
     key = dict(orientation="h", x=0.01, xref="container", xanchor="left", y=0, yref="container", yanchor="bottom")
     edge = dict(xref="container", x=0.01, yref="container", y=1, yanchor="top", pad=dict(t=12))
-    plot.update_layout(title=edge, legend=key, margin=dict(t=70, b=60))
+    plot.update_layout(title=edge, legend=key, showlegend=True, margin=dict(t=70, b=60))  # if all are on one side, too
     return plot
 
 

@@ -18,7 +18,7 @@ from labkit.widgets.panel import Panel, choice, dropdown, log_slider, slider
 
 MINE, OWN = "this machine, measured", "a rate of your own"
 PATCHES, BATCHES = (2, 4, 8), (1, 2, 4, 8, 16, 32, 64, 128, 256)
-ROOM = 1.4  # width of a pane in units of its longest bar, for the words beside it
+ROOM = 1.6  # width of a pane in units of its longest bar, for the words beside it
 SLOWEST, FASTEST = 1e-3, 1e4  # TFLOP/s
 PARTS = {  # part → colour; the same thing has the same colour in every pane
     "all": "ink",

@@ -283,10 +283,10 @@ def _draw_curves(
 def _limit(axis: BasePlotlyType, values: Sequence[float]) -> None:
     """Let a log axis end four powers of ten under the highest value: lower ones would press all others together."""
     above = [value for value in values if value > 0]
-    if above and min(above) < 1e-4 * max(above):
+    limited = bool(above) and min(above) < 1e-4 * max(above)
+    axis.autorange = not limited
+    if limited:
         axis.range = [math.log10(1e-4 * max(above)), math.log10(1.5 * max(above))]
-    else:
-        axis.autorange = True
 
 
 def _draw_cloud(state: TrainingState, lines: Mapping[str, BaseTraceType]) -> str:

@@ -5,7 +5,7 @@ from traitlets import TraitError
 
 from labkit.checks import ConfigError
 from labkit.scale import cost, memory
-from labkit.widgets.scale import MINE, OWN, Scale, amount, scale_panel, span
+from labkit.widgets.scale import MINE, OWN, ROOM, Scale, amount, scale_panel, span
 
 ALL = {"parameters", "macs", "bytes", "days"}
 
@@ -69,7 +69,7 @@ def test_the_chosen_machine_stands_out_and_its_memory_is_drawn_and_judged(panel,
     chosen = inks.pop(machine)
     assert len({*inks.values()}) == 1 and chosen not in inks.values()
     line, held = panel.figure.layout.shapes[0], sum(state.bytes().values())
-    assert line.visible == (room is not None and room * 1e9 <= 1.4 * held)
+    assert line.visible == (room is not None and room * 1e9 <= ROOM * held)
     words, titles = panel.sentence.value, " ".join(note.text for note in panel.figure.layout.annotations)
     assert span(state.days()[machine]) in words and origin in words and "2 such shares" in words
     if room is None:
