@@ -111,6 +111,7 @@ class Playground:
 def write_playground(path: Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write a playground's record and arrays as one file."""
     text = json.dumps({"format": FORMAT, **record}, ensure_ascii=False)
+    named: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
     with open(path, "wb") as file:
-        np.savez_compressed(file, record=np.array(text), **{name: arrays[name] for name in ARRAYS})
+        np.savez_compressed(file, record=np.array(text), **named)
     Playground.load.cache_clear()
