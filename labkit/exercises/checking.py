@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from labkit.exercises.differences import Outcome, Stopped, check_form, check_gradient, close, difference
-from labkit.exercises.stubs import blanked, source, without_docstrings
+from labkit.exercises.stubs import blanked, filled, source, without_docstrings
 from labkit.runtime import one_thread
 
 Arguments = tuple[Any, ...]
@@ -82,6 +82,8 @@ class Exercise:
     """Answer → the function of ``inputs`` that is compared, where the answer is not this function itself."""
     seconds: float = 5.0
     """Time limit of the check."""
+    used: bool = True
+    """Whether a later cell of its notebook runs the reader's answer."""
 
     @cached_property
     def solution(self) -> str:
@@ -140,7 +142,9 @@ class Exercise:
         arguments, before = self.inputs()[case], self.inputs()[case]
         try:
             got = _outcome(self.adapt(answer), arguments, self)
-        except Stopped:
+        except Stopped as stopped:
+            if stopped.key == "empty" and filled(getattr(answer, "forward", answer)):
+                raise Stopped("no return", NO_RETURN) from None
             raise
         except (Exception, SystemExit) as error:
             raise Stopped(*_error(answer, error, self)) from error
@@ -151,14 +155,14 @@ class Exercise:
     def _judge(self, answer: Any, gots: Sequence[Outcome], wants: Sequence[Outcome]) -> Verdict:
         if all(map(Outcome.agrees, gots, wants)):
             gradient = ", gradient included" if self.gradients else ""
-            praise = f"Right: your lines give the library's numbers{gradient}. From here on, the panels can run them."
-            return Verdict(True, "right", praise)
-        for got, want in zip(gots, wants, strict=True):
-            check_form(got, want, self.returns)
+            later = " The cells below run them from now on." if self.used else ""
+            return Verdict(True, "right", f"Right: your lines give the library's numbers{gradient}.{later}")
         valid = all(map(Outcome.same_values, gots, wants))  # then only the gradient tells a mistake
         for sentence, outcomes in self._known():
             if all(map(Outcome.agrees if valid else Outcome.same_values, gots, outcomes)):
                 return Verdict(False, "mistake", sentence)
+        for got, want in zip(gots, wants, strict=True):
+            check_form(got, want, self.returns)
         function = getattr(self.answer, "forward", self.answer)
         names = list(inspect.signature(function).parameters)[-len(self.inputs()[0]) :]
         slopes = [names[i] for i in self.gradients]
@@ -221,6 +225,9 @@ class Exercise:
 UNFILLED = (
     "Still to be written: it returns nothing yet. Replace each `...`, and return what the docstring promises. Nothing "
     "below waits for it, and a solution is one click away."
+)
+NO_RETURN = (
+    "It returns nothing, although no `...` is left in it. Is there a `return`, followed by what the docstring promises?"
 )
 IN_PLACE = (
     "It changes its inputs in place, so whoever uses them next works with other numbers. Please make a new tensor: no "
@@ -287,7 +294,8 @@ def _error(answer: Any, error: BaseException, exercise: Exercise) -> tuple[str, 
         solution = exercise.answer
         where = f" The check calls it as `{solution.__name__}{inspect.signature(solution)}`."
     message = shorten(str(error), 300).rstrip(".")
-    return "error", f"It stopped with {type(error).__name__}: {message}.{where}"
+    notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+    return "error", f"It stopped with {type(error).__name__}: {message}.{where}{notes}"
 
 
 class _Interrupted(BaseException):

@@ -12,6 +12,7 @@ from labkit import recipes
 from labkit.config import Config, Optimizer
 from labkit.datasets import load
 from labkit.exercises.checking import Exercise, Function, about, filled_in, numbers
+from labkit.exercises.differences import Stopped
 from labkit.losses import average_velocity_target
 from labkit.models.layers import Block
 from labkit.objective import Objective
@@ -173,9 +174,9 @@ def _times(count: int) -> Tensor:
     return torch.linspace(0.15, 0.85, count)
 
 
-def _square_pairs() -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
-    """Inputs whose batch is as large as their last axis, so that a time on the wrong axis raises no error."""
-    return tuple((numbers(n, 1, n, n, seed=n), numbers(n, 1, n, n, seed=n + 1), _times(n)) for n in (4, 3))
+def _square_pairs(times: Callable[[int], Tensor] = _times) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+    """Inputs whose axes are all as large as their batch, so that a time on the wrong axis raises no error."""
+    return tuple((numbers(n, n, n, n, seed=n), numbers(n, n, n, n, seed=n + 1), times(n)) for n in (4, 3))
 
 
 class _Zero(Block):
@@ -238,9 +239,17 @@ def _on_digits(answer: Function) -> Function:
         average = filled_in(answer(network, optimizer, loss, config.steps, config.ema_decay))
         if not isinstance(average, nn.Module):
             raise TypeError(f"the function should return a network with averaged weights, not {type(average).__name__}")
+        if any(mean is weight for mean in average.parameters() for weight in network.parameters()):
+            raise Stopped("mistake", SAME_WEIGHTS)
         return trained_weights(network) - start, trained_weights(average) - start
 
     return run
+
+
+SAME_WEIGHTS = (
+    "What you return shares its weights with the network, so whatever you do to the one happens to the other. `average "
+    "= network` only gives the network a second name. The average must be a copy, with weights of its own."
+)
 
 
 def trained_weights(network: nn.Module) -> Tensor:
@@ -318,7 +327,7 @@ EXERCISES = {
         **about("01", "a point on the path, and its velocity", minutes=3, difficulty=1),
         why="All that the network ever sees, and all that it is asked for, comes from these few lines.",
         oracle=lambda x1, x0, t: linear(x1, x0, t),
-        inputs=_square_pairs,
+        inputs=lambda: _square_pairs(lambda count: torch.linspace(0, 1, count)),  # a division by t or 1 − t would show
         returns=("x_t", "v"),
         mistakes={
             "t = t[ → x0, x1, t = x1, x0, t[": "Your time runs from data to noise, as in the papers on MeanFlow and "
@@ -329,8 +338,18 @@ EXERCISES = {
             "data. What should x_t be at t = 0?",
             "v = x1 - x0 → v = x1 - x_t": "Your v is the way that is left, x₁ − x_t. The velocity is the derivative "
             "of x_t by t, and on a straight line it is the same at every t.",
+            "v = x1 - x0 → v = (x_t - x0) / t": "You divide by t. One image here has t = 0, where this is 0/0, and its "
+            "v is NaN. On a straight line the velocity is the same at every t: can you do without the division?",
+            "v = x1 - x0 → v = (x_t - x0) / t.clamp(min=1e-6)": "You divide by t, which something keeps above 0. Then "
+            "v is finite at t = 0, but it is 0 there. On a straight line the velocity is the same at every t.",
+            "v = x1 - x0 → v = (x1 - x_t) / (1 - t)": "You divide by 1 − t. One image here has t = 1, where this is "
+            "0/0, and its v is NaN. The velocity is the same at every t: can you do without the division?",
             "t[:, None, None, None] → t": "Torch lines up t with the *last* axis, so every column of pixels gets its "
             "own time. Every image should have its own.",
+            "t[:, None, None, None] → t[:, None]": "Torch lines up axes from the last one, so with this shape of t "
+            "every *row* of pixels gets its own time. Every image should: how many axes has an image?",
+            "t[:, None, None, None] → t[:, None, None]": "Torch lines up axes from the last one, so with this shape "
+            "of t every *channel* gets its own time. Every image should: how many axes has an image?",
             "(1 - t) * x0 → (1 - t**2) ** 0.5 * x0": "Your noise does not shrink along a straight line. On this path, "
             "x_t is a weighted mean of its two ends.",
         },
@@ -342,16 +361,23 @@ EXERCISES = {
         "reads its features. Your block will be given the library's weights, so keep the names of its parts.",
         oracle=_Zero,
         inputs=lambda: [
-            (numbers(2, 5, 12), numbers(2, 12, seed=1)),
-            (numbers(3, 4, 12, seed=2), numbers(3, 12, seed=3)),
+            (numbers(n, n, 12, seed=n), numbers(n, 12, seed=n + 1))
+            for n in (5, 3)  # as many tokens as samples: a condition on the wrong axis raises no error
         ],
         returns=("the answer to whether a fresh block returns its input (1: yes, 0: no)", "the block's output"),
         adapt=_with_weights,
+        used=False,
         mistakes={
             "self.close() → pass": "With the library's weights it is right. But a *fresh* block should return its "
             "input, and yours does not: which weight and which bias must be zero at the start?",
             "shift1, scale1, gate1, shift2, scale2, gate2 = → scale1, shift1, gate1, scale2, shift2, gate2 =": "You "
             "use the shift as the scale and the scale as the shift. In which order does the modulation hold them?",
+            "shift1, scale1, gate1, shift2, scale2, gate2 = → shift1, shift2, scale1, scale2, gate1, gate2 =": "You "
+            "take both shifts first, then both scales, then both gates. The modulation holds all three numbers of the "
+            "attention before those of the MLP.",
+            "(c)[:, None].chunk → (c).chunk": "c has no axis of tokens, (B, H) against (B, T, H), so torch lines up "
+            "its samples with the *tokens* of x. All tokens of a sample should share its condition: which axis is "
+            "missing?",
             "1 + scale → scale": "With a scale of 0, the layer should see the normalised tokens as they are. Yours "
             "sees nothing of them.",
             "gate1 * → ; gate2 * →": "The gates are missing. What would make the block return its input at the start?",
@@ -366,11 +392,18 @@ EXERCISES = {
             "which undoes part of both. The LayerNorm comes first.",
             "x = x + → y = x +; return x + → return y +": "Your MLP reads the tokens from before the attention. It "
             "should read them after the attention has added to them.",
+            "x = x + → y = x +; self.norm2(x) → self.norm2(y)": "Your second half adds to the tokens from before the "
+            "attention, so what the attention has added is lost. It should add to the tokens that it reads.",
+            "x = x + → y = x +": "Your second half starts again from the first x, so the attention counts for nothing.",
             "shift1, scale1, gate1, shift2, scale2, gate2 = → shift2, scale2, gate2, shift1, scale1, gate1 =; "
             "self.attn( → self.MLP(; self.mlp( → self.attn(; self.MLP( → self.mlp(": "The MLP comes before the "
             "attention. It should be the other way round.",
             "x = x + gate1 → x = gate1; return x + → return": "The block replaces its tokens. It should add to them, "
             "so that nothing is lost while the gates are closed.",
+            "return x + → return": "Your second half returns gate · MLP alone. Where are the tokens that it should add "
+            "this to?",
+            "x = x + gate1 → x = gate1": "Your first half keeps gate · attention alone. Where are the tokens that it "
+            "should add this to?",
             "self.adaLN_modulation(c) → self.adaLN_modulation[1](c)": "You pass c straight to the linear layer. Look "
             "at what stands before it in `adaLN_modulation`.",
             "shift1, scale1, gate1, shift2, scale2, gate2 = → shift2, scale2, gate2, shift1, scale1, gate1 =": "The "
@@ -387,11 +420,10 @@ EXERCISES = {
         returns=("the change of the network's weights", "the change of the averaged weights"),
         adapt=_on_digits,
         seconds=60.0,
+        used=False,
         mistakes={
             "optimizer.zero_grad() → pass": "The gradients of all steps so far pile up, because backward() adds to "
             "those that are there. What clears them?",
-            "copy.deepcopy(network) → network": "You return the live weights, not their average. Is `average` a copy "
-            "of the network, or just another name for it?",
             "mean.lerp_(weight, 1 - d) → pass": "The network trains, but its average is still the random start.",
             "1 - d → d": "Your average follows the newest weights almost at once. Have d and 1 − d changed places?",
             "min(decay, (1 + step) / (10 + step)) → decay": "The average is right except for its start: d should "
@@ -476,6 +508,7 @@ EXERCISES = {
         "not. Two equations and a little algebra bring it out, and with it the stochastic samplers.",
         oracle=_score,
         inputs=_square_pairs,
+        used=False,
         mistakes={
             "return -x0 → return x0": "Your score points towards the noise. The density grows the other way.",
             "-x0 / (1 - t) → x0": "This is the noise x₀. How do you get from the noise to the score?",
@@ -489,6 +522,10 @@ EXERCISES = {
             "x - t * v → x - v": "Check your x₀: at time t, x has come only a part of the way from x₀.",
             "t.reshape(-1, *[1] * (x.ndim - 1)) → t": "Torch lines up t with the *last* axis, so every column of "
             "pixels gets its own time. Every sample should have its own.",
+            "t.reshape(-1, *[1] * (x.ndim - 1)) → t[:, None]": "Torch lines up axes from the last one, so with this "
+            "shape of t every *row* of pixels gets its own time. Every sample should: how many axes has x?",
+            "t.reshape(-1, *[1] * (x.ndim - 1)) → t[:, None, None]": "Torch lines up axes from the last one, so with "
+            "this shape of t every *channel* gets its own time. Every sample should: how many axes has x?",
         },
     ),
     "sde_step": Exercise(

@@ -149,7 +149,11 @@ def _on_sit(answer: Function) -> Function:
 
     def run(*arguments: object) -> Any:
         model = _open_sit()
-        loss = filled_in(answer(model, *arguments))
+        try:
+            loss = filled_in(answer(model, *arguments))
+        except KeyError as error:
+            error.add_note("The model returns features only of the blocks in `taps`: did you pass `taps=[block]`?")
+            raise
         groups = [model.x_embedder, *model.blocks]
         norms = torch.zeros(len(groups))
         if isinstance(loss, Tensor) and loss.requires_grad and loss.ndim == 0:
@@ -225,8 +229,9 @@ EXERCISES = {
         inputs=lambda: [(z.flatten(1), tau) for z, tau in _with(0.7, 0.3)],
         laws={"the pushes on all samples sum to 0": lambda f: (f(numbers(6, 5), 0.5).sum(dim=0), torch.zeros(5))},
         mistakes={
-            "-4 → 4": "Your arrows point the wrong way. A gradient points uphill: here, towards other samples, and "
-            "descent then moves away from them. Check the sign.",
+            "-4 → 4": "Your arrows point the wrong way. A gradient points uphill: here, towards other samples. Check "
+            "the sign in front, the order of z_i − z_j, and the axis of the sum. It runs over j; over i, each "
+            "difference has the other sign.",
             "-4 → -2": "Your result is exactly half of what it should be. Sample i appears twice in the sum over "
             "pairs: as the first of a pair, and as the second.",
             "-4 → -1": "Your result is a quarter of what it should be. One factor of 2 comes from the square. Where "
@@ -248,6 +253,7 @@ EXERCISES = {
         why="The Dispersive Loss falls when features just grow. This variant looks at angles only, so growing does not "
         "help it: a fair control for everything that you will read about norms.",
         oracle=lambda z, tau=0.5: library.dispersive_loss(z, "infonce_cosine", tau=tau),
+        used=False,
         inputs=lambda: _with(0.7, 0.3),
         gradients=(0,),
         laws={"for identical features the loss is 1/τ": lambda f: (f(torch.ones(4, 2, 3), 0.5), 2.0)},
@@ -276,6 +282,7 @@ EXERCISES = {
         why="A hinge lets go: a pair with D above ε is left alone. So this is the one variant that can finish its "
         "work, and a good one for seeing what a floor means.",
         oracle=lambda z, margin=1.0: library.dispersive_loss(z, "hinge", margin=margin),
+        used=False,
         inputs=lambda: _with(0.7, 0.5),
         gradients=(0,),
         laws={
@@ -289,6 +296,8 @@ EXERCISES = {
             "·) is missing.",
             ".mean(dim=-1) → .sum(dim=-1)": "D is not divided by P, so at the width of a real model every pair lies "
             "beyond the margin.",
+            ".square().mean(dim=-1) → .norm(dim=-1) / z.shape[1]": "The distance is not squared before you divide by "
+            "P. The formula has ‖·‖².",
             ".mean(dim=-1) → .mean(dim=-1).sqrt()": "You compare ε with a distance. The formula compares it with D, a "
             "*squared* distance.",
             "D).square().mean() → D).mean().square()": "You square the mean. Square each pair by itself, so that near "
@@ -305,12 +314,17 @@ EXERCISES = {
         why="The fourth variant does not compare samples at all. It asks that no feature repeats another, and neither "
         "a shift nor a scale changes it. The other three are about distance; this one is about rank.",
         oracle=lambda z: library.dispersive_loss(z, "covariance"),
+        used=False,
         inputs=lambda: [(z,) for z in _tokens()],
         gradients=(0,),
         laws={"for one feature that is repeated, the loss is 1": lambda f: (f(numbers(9, 1).repeat(1, 4)), 1.0)},
         mistakes={
             "/ z.std(dim=0, correction=0) →": "These are covariances. They shrink when the features do, so collapse "
             "would be the best answer. What turns a covariance into a correlation?",
+            "z.mean(dim=0) → z.mean(dim=1, keepdim=True); std(dim=0 → std(dim=1, keepdim=True": "You standardise each "
+            "sample over its features. Each *feature* should get mean 0 and variance 1 over the batch: look at `dim`.",
+            "std(dim=0 → std(dim=1, keepdim=True": "You divide each sample by the deviation of its own features. Each "
+            "*feature* should be divided by its deviation over the batch: look at `dim`.",
             "(z - z.mean(dim=0)) / → z /": "The features keep their mean. A correlation tells how two features vary "
             "together, so subtract their means first.",
             "- C.diagonal().square().sum() →": "The diagonal is still in the sum. Each feature agrees perfectly with "
@@ -345,6 +359,7 @@ EXERCISES = {
         ],
         returns=("the loss", "the size of its gradient in the embedding and in each block"),
         adapt=_on_sit,
+        used=False,
         mistakes={
             "features[block] → features[block].detach()": "The value is right, but the gradient of the second term is "
             "missing: its features are detached, or come from a forward pass under `no_grad`. Training would ignore "

@@ -45,6 +45,16 @@ def blanked(code: str) -> str:
     return "\n".join(lines)
 
 
+def filled(function: Any) -> bool:
+    """Whether no line of a function still waits for the reader; False where its code cannot be read."""
+    try:
+        tree = ast.parse(source(function))
+    except (OSError, TypeError, SyntaxError):
+        return False
+    values = [getattr(node, "value", None) for node in ast.walk(tree)]  # the `...` of z[..., None] is not one of them
+    return not any(isinstance(value, ast.Constant) and value.value is ... for value in values)
+
+
 def _blank(statement: Any, code: str) -> str:
     """A statement without what the reader has to find: names, loops and imports remain."""
     match statement:

@@ -1,5 +1,6 @@
 """Every exercise: its solution passes, its mistakes are named, and no right answer is refused for how it is written."""
 
+import linecache
 import math
 import re
 import signal
@@ -25,9 +26,10 @@ each_exercise = pytest.mark.parametrize("name", EXERCISES)
 
 
 def written(name, source):
-    """The answer that a reader's source defines."""
-    scope = {"torch": torch}
-    exec(source, scope)
+    """The answer that a reader's source defines, kept for ``inspect`` as a notebook keeps its cells."""
+    scope, file = {"torch": torch}, f"<cell of {name}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    exec(compile(source, file, "exec"), scope)
     return scope[EXERCISES[name].answer.__name__]
 
 
@@ -63,6 +65,12 @@ def test_stub_is_empty_and_shown_with_what_surrounds_it(name):
     assert each.stub in shown and each.why in shown and f"{each.minutes} min" in shown and "<details>" in shown
     assert each.answer.__doc__.splitlines()[0] in each.stub and each.answer.__doc__ not in each.solution
     assert each.notebook in {"01", "02", "04", "05", "08", "09"} and each.difficulty in (1, 2, 3)
+
+
+@each_exercise
+def test_a_forgotten_return_is_told_from_an_empty_stub(name):
+    verdict = check(name, written(name, re.sub(r"\n +return .*", "", EXERCISES[name].solution)))
+    assert verdict.key == "no return" and "Is there a `return`" in verdict.text
 
 
 def test_a_stub_keeps_names_and_hints_and_no_answer():
@@ -198,7 +206,7 @@ def rooted(z, tau):
 # What stops a function or makes it wrong in no known way → words of the sentence that it gets.
 WRONG = [
     ("dispersive_loss", torch.tensor(1.0), "Please give the function itself"),
-    ("dispersive_loss", lambda z, tau: None, "returns nothing yet"),
+    ("dispersive_loss", lambda z, tau: None, "returns nothing, although"),
     ("dispersive_loss", lambda z, tau: {"loss": z.sum()}, "returns a dict"),
     ("dispersive_loss", lambda z, tau: z @ z, "RuntimeError: .* The line: .*z @ z"),
     ("dispersive_loss", lambda z: z.sum(), "calls it as `dispersive_loss.z, tau=0.5.`"),
@@ -235,6 +243,8 @@ WRONG = [
     ("paired_interval", lambda a, b: by_scipy(a, b)[[0, 2, 1]], "wrong order. .* the lower end"),
     ("adaln_block", EXERCISES["adaln_block"].oracle(12, 3), "Please give the class itself"),
     ("train_with_ema", lambda *arguments: {}, "a network with averaged weights, not dict"),
+    ("train_with_ema", lambda network, *arguments: network, "must be a copy"),
+    ("regularized_loss", lambda model, x, t, y, *a: model(x, t, y).features[a[1]], r"KeyError: 1.*`taps=\[block\]`"),
     ("regularized_loss", lambda *a: EXERCISES["regularized_loss"].oracle(*a).item(), "in each block is 0"),
 ]
 

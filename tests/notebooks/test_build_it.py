@@ -43,6 +43,17 @@ def test_a_stub_waits_and_its_solution_passes(name, why, stub, solution):
     assert _verdict(f"{fold[1]}\n{CHECK.search(stub)[0]}").passed
 
 
+def test_praise_promises_later_cells_only_where_some_run_the_answer():
+    sources = [
+        "".join(cell["source"])
+        for path in NOTEBOOKS
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code" and "mine(" in "".join(cell["source"])
+    ]
+    used = {name for name in EXERCISES if any(f'"{name}"' in source for source in sources)}
+    assert used == {name for name, each in EXERCISES.items() if each.used}
+
+
 @pytest.mark.parametrize("number", ["01", "02", "04", "05", "08", "09"])
 def test_a_notebook_has_all_its_exercises_and_states_their_minutes(number):
     mine = {name: each for name, each in EXERCISES.items() if each.notebook == number}
