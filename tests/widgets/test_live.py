@@ -87,7 +87,7 @@ def test_waiting_trains_what_nobody_started(live):
 
 
 def test_start_stop_resume_by_the_buttons(live, tmp_path):
-    live.steps = 10**4
+    live.steps = 10**6
     panel = show(live)
     press = buttons(panel)
     enough = threading.Event()
@@ -96,6 +96,7 @@ def test_start_stop_resume_by_the_buttons(live, tmp_path):
     press["Start"].click()
     assert press["Start"].disabled and press["Start"].tooltip and not press["Stop"].disabled
     assert enough.wait(30)
+    assert " left." in live.describe() and " s left" not in live.describe(), "a million steps are told in hours"
     press["Stop"].click()
     stopped = live.progress["baseline"].step
     assert live.status == "stopped" and not press["Resume"].disabled and "Resume goes on" in live.describe()
