@@ -8,8 +8,7 @@ PY := .venv/bin/python
 unexport PYTHONDONTWRITEBYTECODE
 # Two processes of one thread each: threads of torch that share a core with anything else slow each other down.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
-SLOWER := tests/test_cli% %/test_process.py %/test_projection.py %/test_prepare.py \
-  %/test_training_on_stores.py
+SLOWER := tests/test_cli% %/test_process.py %/test_projection.py %/test_prepare.py
 FAST := tests/losses tests/metrics tests/models tests/sampling tests/plots \
   $(filter-out $(SLOWER), $(wildcard tests/test_*.py tests/datasets/test_*.py))
 PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt

@@ -8,32 +8,28 @@ Both ways train the same runs, λ = 0.5, seeds 0, 1, …; the first steps, which
 
 import argparse
 import tempfile
-import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import torch
+from clock import FOREVER, about, seconds
 
 from labkit import Trainer, recipes
 from labkit.experiments.batched import train_batched
-from labkit.runtime import machine
 
 WARM = 5
 
 
-def synchronised() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def rate(steps: object, count: int, models: int, batch: int) -> float:
-    """Samples a second over the steps after the warm-up."""
-    for number, _ in enumerate(steps, 1):
-        if number == WARM:
-            began = synchronised()
-        if number == count + WARM:
-            return count * batch * models / (synchronised() - began)
-    raise ValueError("the loop is shorter than the clock")
+def rate(models: int | None, steps: int, **changes: Any) -> float:
+    """Samples a second of so many models as one program, or of a single one by its trainer (None)."""
+    config = recipes.digits(lam=0.5, steps=steps + WARM, log_every=FOREVER, save_every=FOREVER, **changes)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as leaving:
+        runs = {Path(folder) / str(seed): config.replace(seed=seed) for seed in range(models or 1)}
+        loop = iter(Trainer(config, Path(folder))) if models is None else train_batched(runs)
+        leaving.callback(loop.close)  # which saves, while there is a folder
+        for _ in range(WARM):
+            next(loop)
+        return config.batch_size * len(runs) / seconds(lambda: next(loop), steps)
 
 
 def main() -> None:
@@ -41,16 +37,12 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--steps", type=int, default=100)
     args = parser.parse_args()
-    total = args.steps + WARM
-    config = recipes.digits(lam=0.5, steps=total, log_every=10**6, save_every=10**6)
-    print(machine())
-    with tempfile.TemporaryDirectory() as folder:
-        alone = rate(Trainer(config, Path(folder) / "alone"), args.steps, 1, config.batch_size)
-        print(f"one after another: {alone:12,.0f} samples/s")
-        for models in args.models:
-            runs = {Path(folder) / f"{models}-{seed}": config.replace(seed=seed) for seed in range(models)}
-            together = rate(train_batched(runs), args.steps, models, config.batch_size)
-            print(f"{models:4} as one program: {together:12,.0f} samples/s, {together / alone:5.2f} times as many")
+    print(about())
+    alone = rate(None, args.steps)
+    print(f"one after another: {alone:12,.0f} samples/s")
+    for models in args.models:
+        together = rate(models, args.steps)
+        print(f"{models:4} as one program: {together:12,.0f} samples/s, {together / alone:5.2f} times as many")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -72,15 +71,13 @@ def rates(setting: str, count: int, seconds: float) -> list[float]:
         return [float(process.stdout.readline()) for process in started]
 
 
-@contextlib.contextmanager
-def busy_loop() -> Iterator[None]:
-    """One process that keeps one core."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
+def beside_a_loop(setting: str, seconds: float) -> float:
+    """Steps a second of a training beside a process that keeps one core."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            return rates(setting, 1, seconds)[0]
+        finally:
+            process.kill()
 
 
 def beside_a_browser(setting: str, seconds: float) -> float:
@@ -122,7 +119,7 @@ def main() -> None:
     settings = [AS_IT_COMES, LABKIT, *args.settings]
     ways = {
         "alone": lambda s: rates(s, 1, args.seconds)[0],
-        "beside a busy loop": lambda s: _beside_a_loop(s, args.seconds),
+        "beside a busy loop": lambda s: beside_a_loop(s, args.seconds),
         "two trainings, each": lambda s: statistics.mean(rates(s, 2, args.seconds)),
     }
     if not args.no_browser:
@@ -141,11 +138,6 @@ def main() -> None:
         columns = [(statistics.median(measured[way, setting]), best if way == "alone" else alone) for way in ways]
         print(f"{setting:22}" + "".join(f"{rate:14.1f} steps/s {rate / to:5.2f}×" for rate, to in columns))
     print("×: of the fastest alone in the first column, of the same setting alone in the others")
-
-
-def _beside_a_loop(setting: str, seconds: float) -> float:
-    with busy_loop():
-        return rates(setting, 1, seconds)[0]
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ images/s (median over the turns) and, which is what counts, the median of the ra
 """
 
 import argparse
-import itertools
 import statistics
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
+from clock import FOREVER, in_turns, seconds
 from torch import Tensor, nn
 
 from labkit import Trainer, recipes
@@ -30,8 +30,6 @@ from labkit.models import parse_name
 from labkit.runtime import machine
 from labkit.training import sample_network
 from labkit.training.trainer import build_network
-
-FOREVER = 10**9
 
 
 def plain_loop(network: nn.Module, predict: Callable[..., Tensor], config: Config, data: Images) -> Iterator[None]:
@@ -85,35 +83,25 @@ def main() -> None:
         "meanflow": iter(Trainer(config.replace(model="MeanFlow-Nano/2"))),
         "all spans": iter(Trainer(config.replace(model="MeanFlow-Nano/2", meanflow=MeanFlow(share=1.0)))),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
-    for turn in range(args.turns + 1):
-        for name, loop in loops.items():
-            began = time.perf_counter()
-            for _ in itertools.islice(loop, args.steps):
-                pass
-            if turn:  # the first one warms up
-                seconds[name].append((time.perf_counter() - began) / args.steps)
-
+    seconds_of = in_turns({name: partial(next, loop) for name, loop in loops.items()}, args.turns, args.steps)
     images = config.batch_size
     print(f"{config.model}, batch {images}, {args.turns} turns of {args.steps} steps; {machine()['processor']}")
-    for name, times in seconds.items():
+    for name, times in seconds_of.items():
         rates = [images / t for t in times]
         print(f"  {name:10} {statistics.median(rates):7,.0f} images/s   ({min(rates):,.0f} to {max(rates):,.0f})")
 
     def ratio(a: str, b: str) -> float:
         """Median over the turns of the rate of a over the rate of b."""
-        return statistics.median(tb / ta for ta, tb in zip(seconds[a], seconds[b], strict=True))
+        return statistics.median(tb / ta for ta, tb in zip(seconds_of[a], seconds_of[b], strict=True))
 
     print(f"labkit's trainer runs at {ratio('baseline', 'bare'):.2f} times the rate of the bare loop,")
     print(f"and at {ratio('baseline', 'diffusers'):.2f} times that of the same step around diffusers' DiT;")
     print(f"the Dispersive Loss adds {ratio('baseline', 'dispersive') - 1:+.1%} to a step;")
     print(f"a MeanFlow step takes {ratio('baseline', 'meanflow'):.2f} times a flow-matching step,")
     print(f"and {ratio('baseline', 'all spans'):.2f} times with the whole batch over a span.")
-    times = []
-    for seed in range(3):
-        began = time.perf_counter()
-        sample_network(bare, config, 64, steps=args.heun, seed=seed)
-        times.append(time.perf_counter() - began)
+    times = [
+        seconds(lambda seed=seed: sample_network(bare, config, 64, steps=args.heun, seed=seed)) for seed in range(3)
+    ]
     spread = f"{min(times):.1f} to {max(times):.1f}"
     print(f"64 digits with {args.heun} Heun steps: {statistics.median(times):.1f} s ({spread})")
 

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import nbformat
+from clock import about, seconds
 
 from labkit.experiments import geometry_table, shipped_run
-from labkit.runtime import machine
 from labkit.training import Look
 from labkit.widgets import explorer_panel
 
@@ -49,13 +49,6 @@ def opening() -> tuple[float, float]:
     return first, every
 
 
-def geometry(look: Look) -> float:
-    """Seconds for all meters of the last checkpoint's blocks, of two views of the images."""
-    began = time.perf_counter()
-    geometry_table({"baseline": shipped_run("digits/baseline")}, look=look)
-    return time.perf_counter() - began
-
-
 def moves(server: Server) -> dict[str, list[float]]:
     """Slider → milliseconds from each move to the redrawn figure."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK)])
@@ -81,29 +74,31 @@ def back_and_forth(lab: LabPage, slider: str) -> list[float]:
 
 
 def main() -> None:
-    about = machine()
-    print(f"{about['processor']}; GPU {about['gpu']}; torch {about['torch']}; commit {about['commit']}")
+    print(about())
     print(f"load of the machine: {os.getloadavg()[0]:.1f}\n")
     with tempfile.TemporaryDirectory() as work:
         os.environ["LAB_RUNS"] = f"{work}/runs"  # the shelf of a run that ships is there
         print(f"{'seconds, with a shelf of features that is':48}{'empty':>8}{'full':>8}")
         first, every = zip(*(opening() for _ in range(2)), strict=True)
-        look = Look(count=1000, split="train")
+
+        def geometry() -> None:
+            geometry_table({"baseline": shipped_run("digits/baseline")}, look=Look(count=1000, split="train"))
+
         measured = {
             "from explorer_panel(runs) to the first picture": first,
             "until every view is at hand": every,
-            "geometry of one checkpoint, 1,000 images": [geometry(look) for _ in range(2)],
+            "geometry of one checkpoint, 1,000 images": [seconds(geometry) for _ in range(2)],
         }
-        for name, seconds in measured.items():
-            print(f"  {name:46}" + "".join(f"{s:8.2f}" for s in seconds))
+        for name, times in measured.items():
+            print(f"  {name:46}" + "".join(f"{s:8.2f}" for s in times))
         if (reason := why_not()) is not None:
             print(f"\nNo slider was moved: {reason}")
             return
         with running_server(Path(work), REPO / "notebooks", "cpu") as server:
             times = moves(server)
     print(f"\n{f'ms from a move to the redrawn figure, {MOVES} moves':48}{'median':>8}{'worst':>8}")
-    for slider, found in times.items():
-        print(f"  {slider:46}{statistics.median(found):8.0f}{max(found):8.0f}")
+    for slider, waits in times.items():
+        print(f"  {slider:46}{statistics.median(waits):8.0f}{max(waits):8.0f}")
 
 
 if __name__ == "__main__":

@@ -17,20 +17,17 @@ and run ``python benchmarks/results.py``, which writes README's table.
 
 import argparse
 import dataclasses
-import gc
 import itertools
 import json
-import math
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -40,19 +37,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # labkit need not 
 import batched
 import step
 import torch
+from clock import FOREVER, seconds
 from results import RESULTS, card_folder, figures_of_all
 
-from labkit import Run, Trainer, recipes
+from labkit import Run, recipes
 from labkit.config import Config, Engine
-from labkit.datasets import load
-from labkit.flops import training_flops
-from labkit.losses import Dispersive
 from labkit.runtime import device, machine
 from labkit.scale import cost, measured_flops, memory
-from labkit.training.trainer import build_network
 
 ROOT = Path(__file__).resolve().parents[1]
-FOREVER = 10**9
 Rows = list[dict[str, Any]]
 
 
@@ -89,12 +82,8 @@ def ceilings(task: Task) -> dict[str, Any]:
 def bandwidth() -> float:
     """Bytes a second that a large copy reads and writes."""
     source = torch.empty(2**31 if device().type == "cuda" else 2**26, dtype=torch.uint8, device=device())
-    target, seconds = torch.empty_like(source), []
-    for _ in range(12):
-        began = batched.synchronised()
-        target.copy_(source)
-        seconds.append(batched.synchronised() - began)
-    return 2 * source.numel() / min(seconds)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / min(seconds(lambda: target.copy_(source)) for _ in range(12))
 
 
 def expected(config: Config, products: float, copied: float) -> float:
@@ -107,9 +96,9 @@ def expected(config: Config, products: float, copied: float) -> float:
     Args:
         config: of the step.  products: operations a second of a large product.  copied: bytes a second of a copy.
     """
-    of, batch = cost(config.model), config.batch_size
-    kept, weights = memory(of, batch, "bfloat16")["activations"], sum(of.parameters.values())
-    return batch / (batch * of.step_flops / (0.8 * products) + 4 * kept / copied + 40 * weights / copied)
+    model, batch = cost(config.model), config.batch_size
+    kept, weights = memory(model, batch, "bfloat16")["activations"], sum(model.parameters.values())
+    return batch / (batch * model.step_flops / (0.8 * products) + 4 * kept / copied + 40 * weights / copied)
 
 
 def correctness(task: Task) -> dict[str, Any]:
@@ -144,107 +133,56 @@ def correctness(task: Task) -> dict[str, Any]:
 
 def steps(task: Task) -> Rows:
     """Rows of ``step.py`` for two sizes, those that tell most first."""
-    on, rows, models = device(), [], ("SiT-Nano/8",) if task.rehearsal else ("SiT-B/2", "SiT-XL/2")
-    batch, count = (32, 1) if task.rehearsal else (256, 4)
+    rows, models = [], ("SiT-Nano/8",) if task.rehearsal else ("SiT-B/2", "SiT-XL/2")
+    batch, chunk, count = (32, 16, 1) if task.rehearsal else (256, 32, 4)
+    order = ("TF32 loop", "recipe", f"dispersive, chunks of {chunk}", "float32 loop", "MeanFlow", "dispersive, whole")
     with tempfile.TemporaryDirectory() as folder:
         latents = step.write_latents(Path(folder), 64 if task.rehearsal else 4096)
-        for model in models:
-            for name, changes, plain in _kinds(model, batch):
-                whole = recipes.imagenet256(model, "baseline", dataset=latents, batch_size=batch, steps=FOREVER)
-                config = whole.replace(**changes, log_every=FOREVER, engine=_engine(model, batch, plain))
-                if task.left < (1 if task.rehearsal else 60 if plain is None else 30):  # most goes into compiling
-                    rows.append({"model": model, "row": name, "skipped": "no time was left"})
-                    continue
-                try:
-                    rows.append({"model": model, "row": name, **_measured(config, plain, count)})
-                except (torch.OutOfMemoryError, RuntimeError) as error:
-                    rows.append({"model": model, "row": name, "skipped": str(error).splitlines()[0][:200]})
-                gc.collect()
-                if on.type == "cuda":
-                    torch.cuda.empty_cache()
-                task.keep(rows)
+        for model, name in itertools.product(models, order):
+            config, loop = step.kinds(model, latents, batch, chunk)[name], step.LOOPS.get(name)
+            row = {"skipped": "no time was left"}
+            if task.left > (1 if task.rehearsal else 30 if loop else 60):  # most goes into compiling
+                config = config.replace(engine=dataclasses.replace(config.engine, accumulate=micro_batches(config)))
+                row = step.measured(config, loop, 3, count)
+                if loop is None and "skipped" not in row:
+                    row["expected images/s"] = expected(config, 1e12 * row["matmul TFLOP/s"], bandwidth())
+            rows.append({"model": model, "row": name, **row})
+            task.keep(rows)
     return rows
 
 
-def _kinds(model: str, batch: int) -> Iterator[tuple[str, dict[str, Any], str | None]]:
-    """Name, changes of the config, and the precision of the textbook's loop where it is that."""
-    chunk = min(32, batch // 2)
-    yield "TF32 loop", {}, "TF32"
-    yield "recipe", {}, None
-    yield f"dispersive, chunks of {chunk}", dict(dispersive=Dispersive(0.5, chunk=chunk)), None
-    yield "float32 loop", {}, "float32"
-    yield "MeanFlow", dict(model=model.replace("SiT", "MeanFlow")), None
-    yield "dispersive, whole", dict(dispersive=Dispersive(0.5)), None
-
-
-def _engine(model: str, batch: int, plain: str | None) -> Engine:
-    """The recipe's, in as few micro-batches as fit into nine tenths of the memory by labkit's own estimate."""
+def micro_batches(config: Config) -> int:
+    """As few as fit into nine tenths of the memory by labkit's own estimate."""
     if device().type != "cuda":
-        return Engine(accumulate=2, resident=True)
+        return 2
     held, count = torch.cuda.get_device_properties(0).total_memory, 1
-    precision = "float32" if plain else "bfloat16"
-    while sum(memory(cost(model), batch // count, precision).values()) > 0.9 * held:
+    while sum(memory(cost(config.model), config.batch_size // count, config.engine.precision).values()) > 0.9 * held:
         count *= 2
-    return Engine(precision=precision, compile=plain is None, resident=plain is None, accumulate=count)
-
-
-def _measured(config: Config, plain: str | None, count: int) -> dict[str, Any]:
-    """Images a second and what belongs to it."""
-    torch._dynamo.reset()
-    loop = step.plain_loop(config, load(config.dataset), plain == "TF32") if plain else Trainer(config)
-    began = batched.synchronised()
-    next(iter(loop))
-    first = batched.synchronised() - began
-    count = max(1, min(count, int(3 / first))) if plain else count  # of a compiled loop the first step says nothing
-    seconds, peak, parts = step.measure(lambda: loop, 3, count)
-    network = build_network(config, *load(config.dataset).dimensions)
-    rate, work = config.batch_size / statistics.median(seconds), training_flops(network)
-    ceiling = measured_flops(device(), side=8192) if device().type == "cuda" else measured_flops("cpu")
-    return {
-        "images/s": rate,
-        "expected images/s": None if plain else expected(config, ceiling, bandwidth()),
-        "seconds a step": statistics.median(seconds),
-        "share of the matmul": rate * work / ceiling,
-        "memory GiB": None if math.isnan(peak) else peak,
-        "seconds to the first step": first,
-        "batch": config.batch_size,
-        "micro-batches": config.engine.accumulate,
-        "ms": parts,
-    }
+    return count
 
 
 def models(task: Task) -> Rows:
     """Samples a second of SiT-Nano/2 on digits, λ = 0.5, one after another and so many as one program."""
     counts, number = ((2,), 2) if task.rehearsal else ((1, 8, 32, 128), 20)
-    config = recipes.digits(lam=0.5, steps=number + batched.WARM, log_every=FOREVER, save_every=FOREVER)
+    ways: list[tuple[str, int | None, Engine]] = [("alone", None, Engine())]
+    if device().type == "cuda":
+        ways.append(("alone, compiled, bfloat16", None, Engine(compile=True, precision="bfloat16")))
+    ways += [("as one", count, Engine()) for count in counts]
+    if not task.rehearsal:
+        ways.append(("as one, compiled", counts[-1], Engine(compile=True)))
     rows: Rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        alone = batched.rate(Trainer(config, Path(folder) / "alone"), number, 1, config.batch_size)
-        rows.append({"models": 1, "way": "alone", "samples/s": alone, "ratio": 1.0})
-        if device().type == "cuda":
-            quick = config.replace(engine=Engine(compile=True, precision="bfloat16"))
-            fast = batched.rate(Trainer(quick, Path(folder) / "quick"), number, 1, config.batch_size)
-            rows.append({"models": 1, "way": "alone, compiled, bfloat16", "samples/s": fast, "ratio": fast / alone})
-        for count in counts:
-            if task.left < 5:
-                break
-            runs = {Path(folder) / f"{count}-{seed}": config.replace(seed=seed) for seed in range(count)}
-            together = batched.rate(batched.train_batched(runs), number, count, config.batch_size)
-            rows.append({"models": count, "way": "as one", "samples/s": together, "ratio": together / alone})
-            task.keep(rows)
-        if task.left > 90 and not task.rehearsal:  # compiling all models' gradients as one graph takes about a minute
-            count, engine = counts[-1], Engine(compile=True)
-            quick = config.replace(engine=engine)
-            runs = {Path(folder) / f"quick-{seed}": quick.replace(seed=seed) for seed in range(count)}
-            together = batched.rate(batched.train_batched(runs), number, count, config.batch_size)
-            rows.append({"models": count, "way": "as one, compiled", "samples/s": together, "ratio": together / alone})
+    for way, count, engine in ways:
+        if task.left > (90 if way == "as one, compiled" else 5):  # compiling all gradients takes about a minute
+            rate = batched.rate(count, number, engine=engine)
+            ratio = rate / rows[0]["samples/s"] if rows else 1.0
+            rows.append({"models": count or 1, "way": way, "samples/s": rate, "ratio": ratio})
             task.keep(rows)
     return rows
 
 
 def pair(task: Task) -> dict[str, Any]:
     """Both branches step by step until the time is over, then the judge; their weights lie beside the figures."""
-    from labkit.experiments import Measures
+    from labkit.experiments import Comparison, Measures
     from labkit.sampling import Sampler
     from labkit.training import write_sheet
 
@@ -261,17 +199,14 @@ def pair(task: Task) -> dict[str, Any]:
     judge = Measures(10 if task.rehearsal else 1000, (Sampler("heun", 2 if task.rehearsal else 50),))
     figures: dict[str, Any] = {"seed": seed, "judge": repr(judge), "rows": [], "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
-        configs = {"baseline": config, "dispersive": config.replace(lam=0.5)}
-        loops = {name: iter(Trainer(one, Path(folder) / name)) for name, one in configs.items()}
+        comparison = Comparison({"baseline": config, "dispersive": config.replace(lam=0.5)}, folder)
         began, number = time.monotonic(), 0
-        while time.monotonic() < until and (not task.rehearsal or number < 4):
-            for loop in loops.values():
-                next(loop)
-            number += 1
-        for loop in loops.values():
-            loop.close()  # which saves
+        for name, report in comparison:  # in turns; left early, it saves
+            number = report.step
+            if name == "dispersive" and (time.monotonic() > until or (task.rehearsal and number == 4)):
+                break
         figures |= {"steps": number, "seconds of training": time.monotonic() - began}
-        runs, sampled = {name: Run.open(Path(folder) / name) for name in configs}, []
+        runs, sampled = {name: Run.open(Path(folder) / name) for name in comparison.trainers}, []
         figures["real"] = judge.real("emoji")
         ages = sorted({number, *(n for n in (every * 2**k for k in range(20)) if n < number)}, reverse=True)
         for age, (name, run) in itertools.product(ages, runs.items()):  # the oldest first: time may run out

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,21 +58,12 @@ class Kind(NamedTuple):
 
 
 def config(**changes: Any) -> Config:
-    small = dict(model="SiT-Nano/4", batch_size=8, lam=0.5, log_every=1, keep_last=2)
-    return recipes.digits(**small | changes)
+    return recipes.digits(model="SiT-Nano/4", batch_size=8, lam=0.5, log_every=1, keep_last=2, **changes)
 
 
-def train(folder: Path, settings: Config) -> None:
-    for _ in Trainer(settings, folder):
+def training(folder: Path, **changes: Any) -> None:
+    for _ in Trainer(config(**changes), folder):
         pass
-
-
-def training(folder: Path) -> None:
-    train(folder, config(steps=400, save_every=20))
-
-
-def saving(folder: Path) -> None:
-    train(folder, config(steps=80, save_every=1))
 
 
 def preparing(folder: Path) -> None:
@@ -84,7 +76,7 @@ def preparing(folder: Path) -> None:
 
 
 def evaluating(folder: Path) -> None:
-    train(folder, config(steps=2))
+    training(folder, steps=2)
     settings = EvaluationConfig(240, QUICK, features="pixels", batch=4)
     evaluate_run(Run.open(folder), settings, shard=4)
 
@@ -140,8 +132,8 @@ def of_sweep(folder: Path) -> dict[str, str]:
 
 
 KINDS = {
-    "training": Kind(training, newest, of_run, 0.3),
-    "saving": Kind(saving, newest, of_run, 0.05),
+    "training": Kind(partial(training, steps=400, save_every=20), newest, of_run, 0.3),
+    "saving": Kind(partial(training, steps=80, save_every=1), newest, of_run, 0.05),
     "preparing": Kind(preparing, count("shard-*.json"), of_store, 0.05),
     "evaluating": Kind(evaluating, count("evaluations/*/samples-*.npy", "checkpoints/*"), of_evaluation, 0.2),
     "sweeping": Kind(sweeping, in_sweep, of_sweep, 1.0),

@@ -10,8 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from clock import about
+
 from labkit.plots.explorer_page import write_explorer
-from labkit.runtime import machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "browser"))
 
@@ -37,8 +38,7 @@ TIMED = """async ([id, moves]) => {
 
 
 def main() -> None:
-    about = machine()
-    print(f"{about['processor']}; commit {about['commit']}; load of the machine: {os.getloadavg()[0]:.1f}")
+    print(f"{about()}; load of the machine: {os.getloadavg()[0]:.1f}")
     if (reason := why_not()) is not None:
         sys.exit(f"No slider was moved: {reason}")
     with tempfile.TemporaryDirectory() as work, running_chromium() as browser:

@@ -27,29 +27,34 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 def figures_of_all(folder: Path) -> list[str]:
     """Every figure of a folder, a line each."""
-    known, lines = records(folder), []
-    for name, figure in known.get("ceilings", {}).get("figures", {}).items():
+    parts, lines = records(folder), []
+    for name, figure in parts.get("ceilings", {}).get("figures", {}).items():
         lines.append(f"{name:36} {figure:12,.1f}")
-    if tests := known.get("correctness", {}).get("figures"):
+    if tests := parts.get("correctness", {}).get("figures"):
         lines.append(f"tests: {tests['passed']} pass, {len(tests['failed'])} fail")
         lines += [f"  {name}"[:110] for name in tests["failed"][:15]]
-    for row in known.get("steps", {}).get("figures", []):
-        if "skipped" in row:
-            lines.append(f"{row['model']:10} {row['row']:26} skipped: {row['skipped']}"[:110])
-            continue
-        lines.append(
-            f"{row['model']:10} {row['row']:26} {row['images/s']:9,.1f} images/s {row['share of the matmul']:6.1%}"
-            f" {row['memory GiB'] or 0:6.1f} GiB, first step {row['seconds to the first step']:.0f} s"
-            + (f", expected {row['expected images/s']:,.0f}" if row["expected images/s"] else "")
-        )
-    for row in known.get("models", {}).get("figures", []):
+    lines += map(describe_step, parts.get("steps", {}).get("figures", []))
+    for row in parts.get("models", {}).get("figures", []):
         lines.append(
             f"{row['models']:4} models {row['way']:26} {row['samples/s']:12,.0f} samples/s, {row['ratio']:.2f}×"
         )
-    for name, record in known.items():
+    for name, record in parts.items():
         if name.startswith("pair"):
             lines += _of_pair(record["figures"])
     return lines
+
+
+def describe_step(row: dict[str, Any]) -> str:
+    """What a training step of one model and loop costs, or why it was not measured."""
+    name = f"{row['model']:10} {row['row']:26}"
+    if "skipped" in row:
+        return f"{name} skipped: {row['skipped']}"[:110]
+    expected = f", expected {row['expected images/s']:,.0f}" if row.get("expected images/s") else ""
+    parts = f"; ms: {', '.join(f'{part} {ms:.1f}' for part, ms in row['ms'].items())}" if row["ms"] else ""
+    return (
+        f"{name} {row['images/s']:9,.1f} images/s {row['share of the matmul']:6.1%} {row['memory GiB'] or 0:6.1f} GiB, "
+        f"first step {row['seconds to the first step']:.0f} s{expected}{parts}"
+    )
 
 
 def _of_pair(figures: dict[str, Any]) -> list[str]:
@@ -64,10 +69,10 @@ def table() -> str:
     """What README says of training steps: a Markdown table, or that there is nothing to say."""
     lines = []
     for card in sorted(path for path in RESULTS.glob("*") if path.is_dir()):
-        known = records(card)
-        if "steps" not in known:
+        parts = records(card)
+        if "steps" not in parts:
             continue
-        about = known["steps"]["machine"]
+        about = parts["steps"]["machine"]
         lines += [
             f"{about['gpu']}, torch {about['torch']}, commit {about['commit']}:",
             "",
@@ -77,7 +82,7 @@ def table() -> str:
         lines += [
             f"| {row['model']} | {row['row']} | {row['images/s']:,.0f} | {row['share of the matmul']:.0%} "
             f"| {row['memory GiB'] or 0:.0f} GiB |"
-            for row in known["steps"]["figures"]
+            for row in parts["steps"]["figures"]
             if "skipped" not in row
         ]
         lines.append("")

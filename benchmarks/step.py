@@ -2,17 +2,17 @@
 
 For each model, on latents that this script draws (their numbers do not matter to the clock), at one batch:
 
-    plain float32   the loop of a textbook around the same network: AdamW as it comes, an average in a Python loop,
+    float32 loop    the loop of a textbook around the same network: AdamW as it comes, an average in a Python loop,
                     the loss printed each step; strict float32
-    plain TF32      the same, with matrix products in TF32 (on a GPU alone)
+    TF32 loop       the same, with matrix products in TF32 (on a GPU alone)
     fused           labkit.Trainer: fused AdamW, averages in one call, no wait for the device; float32
     bfloat16        … and matrix products in bfloat16
     compile         … and compiled
-    resident        … and all data on the device instead of in mapped files: labkit's recipe
-    dispersive      the recipe with the Dispersive Loss, in chunks of 32
-    covariance, contrastive, all negatives   and with others
+    recipe          … and all data on the device instead of in mapped files: labkit's recipe
+    dispersive, chunks of 32   the recipe with the Dispersive Loss
+    dispersive, whole, covariance, contrastive, MeanFlow   and with others
 
-Printed are images/s (median over turns), milliseconds of data, gradient, optimizer and average, peak memory, and the
+Printed are images/s (median over turns), peak memory, milliseconds of data, gradient, optimizer and average, and the
 share of the matrix products that this very device was just measured to make (model FLOPs utilisation; a step counts as
 three forward passes, two operations a multiply-accumulate).
 
@@ -22,19 +22,20 @@ three forward passes, two operations a multiply-accumulate).
 
 import argparse
 import contextlib
-import dataclasses
 import gc
-import itertools
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from clock import FOREVER, in_turns, seconds
+from results import describe_step
 
 from labkit import Trainer, recipes
 from labkit.config import Config, Engine
@@ -46,7 +47,10 @@ from labkit.runtime import device, machine
 from labkit.scale import measured_flops
 from labkit.training.trainer import build_network
 
-FOREVER = 10**9
+LOOPS = {"float32 loop": "float32", "TF32 loop": "TF32"}
+"""Rows of the textbook's loop → the precision of its matrix products."""
+ENGINE = ("fused", "bfloat16", "compile")
+"""Rows of the trainer on the way to the recipe."""
 
 
 def write_latents(folder: Path, count: int) -> str:
@@ -110,57 +114,64 @@ def plain_loop(config: Config, images: Source, tf32: bool) -> Iterator[None]:
         yield
 
 
-def rows(config: Config) -> dict[str, Callable[[], Iterator[Any]]]:
-    """Name → what makes the loop of it."""
-    gpu = device().type == "cuda"
-
-    def trainer(engine: dict[str, Any], **changes: Any) -> Callable[[], Trainer]:
-        e = dataclasses.replace(config.engine, **engine)
-        return lambda: Trainer(config.replace(engine=e, log_every=FOREVER, **changes))
-
-    recipe = dict(precision="bfloat16", compile=True) if gpu else {}
-    resident = dict(recipe, resident=True)
-    found = {
-        "plain float32": lambda: plain_loop(config, load(config.dataset), tf32=False),
-        "plain TF32": lambda: plain_loop(config, load(config.dataset), tf32=True),
-        "fused": trainer({}),
-        "bfloat16": trainer(dict(precision="bfloat16")),
-        "compile": trainer(recipe),
-        "resident": trainer(resident),
-        "dispersive": trainer(resident, dispersive=Dispersive(0.5, chunk=config.dispersive.chunk)),
-        "all negatives": trainer(resident, dispersive=Dispersive(0.5)),
-        "covariance": trainer(resident, dispersive=Dispersive(0.5, variant="covariance")),
-        "contrastive": trainer(resident, contrastive=Contrastive(0.5, noise="restricted")),
+def kinds(model: str, latents: str, batch: int, chunk: int) -> dict[str, Config]:
+    """Row → its config, of which the textbook's loops take network and batch."""
+    fast = dict(precision="bfloat16", compile=True) if device().type == "cuda" else {}
+    settings = dict(dataset=latents, batch_size=batch, steps=FOREVER, log_every=FOREVER)
+    plain = recipes.imagenet256(model, "baseline", **settings, engine=Engine(), dispersive=Dispersive(chunk=chunk))
+    recipe = plain.replace(engine=Engine(**fast, resident=True))
+    return {
+        **dict.fromkeys((*LOOPS, "fused"), plain),
+        "bfloat16": plain.replace(engine=Engine(precision="bfloat16")),
+        "compile": plain.replace(engine=Engine(**fast)),
+        "recipe": recipe,
+        f"dispersive, chunks of {chunk}": recipe.replace(dispersive=Dispersive(0.5, chunk=chunk)),
+        "dispersive, whole": recipe.replace(dispersive=Dispersive(0.5)),
+        "covariance": recipe.replace(dispersive=Dispersive(0.5, variant="covariance")),
+        "contrastive": recipe.replace(contrastive=Contrastive(0.5, noise="restricted")),
+        "MeanFlow": recipe.replace(model=model.replace("SiT", "MeanFlow")),
     }
-    for name in () if gpu else ("plain TF32", "bfloat16", "compile"):  # what pays on a GPU alone
-        del found[name]
-    return found
 
 
-def wait() -> None:
-    if device().type == "cuda":
-        torch.cuda.synchronize()
+def measured(config: Config, loop: str | None, turns: int, steps: int) -> dict[str, Any]:
+    """Images a second of a row and what belongs to it, or why it was skipped.
 
-
-def measure(make: Callable[[], Iterator[Any]], turns: int, steps: int) -> tuple[list[float], float, dict[str, float]]:
-    """Seconds a step in each turn, peak memory in GiB (NaN without a GPU), and milliseconds of each part of a step."""
-    gc.collect()
+    Args:
+        config: of the row.  loop: precision of the textbook's loop; None is the trainer.
+        turns: that are measured.  steps: in a turn, fewer of a textbook's loop that takes more than three seconds.
+    """
     gpu = device().type == "cuda"
+    torch._dynamo.reset()
+    gc.collect()
     if gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    made = make()
-    loop, found = iter(made), []
-    for turn in range(turns + 1):
-        wait()
-        began = time.perf_counter()
-        for _ in itertools.islice(loop, steps):
-            pass
-        wait()
-        if turn:  # the first one compiles and warms up
-            found.append((time.perf_counter() - began) / steps)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else float("nan")
-    return found, peak, split(made, steps) if isinstance(made, Trainer) else {}
+    try:
+        made = plain_loop(config, load(config.dataset), loop == "TF32") if loop else Trainer(config)
+        advance = partial(next, iter(made))
+        first = seconds(advance)
+        steps = max(1, min(steps, int(3 / first))) if loop else steps  # of a compiled loop the first says nothing
+        times = in_turns({"step": advance}, turns, steps)["step"]
+        peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else None
+        parts = split(made, steps) if isinstance(made, Trainer) else {}
+    except RuntimeError as error:  # memory is full, above all
+        return {"skipped": str(error).splitlines()[0][:200]}
+    network = build_network(config, *load(config.dataset).dimensions)
+    ceiling = measured_flops(device(), side=8192 if gpu else None)
+    rate = config.batch_size / statistics.median(times)
+    return {
+        "images/s": rate,
+        "lowest": config.batch_size / max(times),
+        "highest": config.batch_size / min(times),
+        "seconds a step": statistics.median(times),
+        "share of the matmul": rate * training_flops(network) / ceiling,
+        "matmul TFLOP/s": ceiling / 1e12,
+        "memory GiB": peak,
+        "seconds to the first step": first,
+        "batch": config.batch_size,
+        "micro-batches": config.engine.accumulate,
+        "ms": parts,
+    }
 
 
 def split(trainer: Trainer, steps: int) -> dict[str, float]:
@@ -176,64 +187,7 @@ def split(trainer: Trainer, steps: int) -> dict[str, float]:
         "optimizer": trainer.optimizer.step,
         "average": lambda: trainer.ema.update(trainer.step),
     }
-    found = {}
-    for name, part in parts.items():
-        wait()
-        began = time.perf_counter()
-        for _ in range(steps):
-            part()
-        wait()
-        found[name] = (time.perf_counter() - began) / steps * 1e3
-    return found
-
-
-def report(model: str, config: Config, turns: int, steps: int) -> list[dict[str, Any]]:
-    """Measure and print all rows of a model."""
-    network = build_network(config, *load(config.dataset).dimensions)
-    work = training_flops(network)
-    print(f"{model}, batch {config.batch_size} in {config.engine.accumulate}; {work:,} FLOPs an image and step")
-    del network
-    table = []
-    for name, make in rows(config).items():
-        torch._dynamo.reset()
-        try:
-            seconds, peak, parts = measure(make, turns, steps)
-        except torch.OutOfMemoryError:
-            print(f"  {name:15} out of memory")
-            continue
-        rate = [config.batch_size / s for s in seconds]
-        peak_flops = measured_flops(device())
-        row = {
-            "model": model,
-            "row": name,
-            "images/s": statistics.median(rate),
-            "lowest": min(rate),
-            "highest": max(rate),
-            "utilisation": statistics.median(rate) * work / peak_flops,
-            "matmul TFLOP/s": peak_flops / 1e12,
-            "memory GiB": peak,
-            "batch": config.batch_size,
-            "accumulate": config.engine.accumulate,
-            **parts,
-        }
-        table.append(row)
-        told = ", ".join(f"{part} {ms:.1f}" for part, ms in parts.items())
-        print(
-            f"  {name:15} {row['images/s']:9,.1f} images/s ({min(rate):,.1f} to {max(rate):,.1f})  "
-            f"{row['utilisation']:5.1%} of {peak_flops / 1e12:.1f} TFLOP/s  {peak:5.1f} GiB  ms: {told}",
-            flush=True,
-        )
-    by_name = {row["row"]: row["images/s"] for row in table}
-    base = by_name.get("resident")
-    for name, rate in by_name.items():
-        if base and name != "resident":
-            plain = name in ("plain float32", "plain TF32", "fused", "bfloat16", "compile")
-            print(
-                f"    the recipe runs at {base / rate:.2f} times the rate of {name}"
-                if plain
-                else f"    {name} adds {base / rate - 1:+.1%} to a step"
-            )
-    return table
+    return {name: 1e3 * seconds(part, steps) for name, part in parts.items()}
 
 
 def main() -> None:
@@ -249,21 +203,30 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.models, args.batch, args.chunk, args.turns, args.steps = ["SiT-Nano/8"], 8, 4, 1, 1
+    left_out = () if device().type == "cuda" else ("TF32 loop", "bfloat16", "compile")  # they pay on a GPU alone
 
     table = []
     with tempfile.TemporaryDirectory() as folder:
         latents = write_latents(Path(folder), 64 if args.smoke else 4096)
         for model in args.models:
-            config = recipes.imagenet256(
-                model,
-                "baseline",
-                dataset=latents,
-                batch_size=args.batch,
-                steps=FOREVER,
-                engine=Engine(accumulate=args.accumulate),
-                dispersive=Dispersive(chunk=args.chunk),
-            )
-            table += report(model, config, args.turns, args.steps)
+            rates: dict[str, float] = {}
+            for name, config in kinds(model, latents, args.batch, args.chunk).items():
+                if name in left_out:
+                    continue
+                config = config.replace(engine=replace(config.engine, accumulate=args.accumulate))
+                if not rates:
+                    work = training_flops(build_network(config, *load(latents).dimensions))
+                    print(f"{model}, batch {args.batch} in {args.accumulate}; {work:,} FLOPs an image and step")
+                row = {"model": model, "row": name, **measured(config, LOOPS.get(name), args.turns, args.steps)}
+                table.append(row)
+                print(describe_step(row), flush=True)
+                rates |= {name: row["images/s"]} if "skipped" not in row else {}
+            recipe = rates.pop("recipe", None)
+            for name, rate in rates.items() if recipe else ():
+                if name in (*LOOPS, *ENGINE):
+                    print(f"  the recipe runs at {recipe / rate:.2f} times the rate of {name}")
+                else:
+                    print(f"  {name} adds {recipe / rate - 1:+.1%} to a step")
     if args.out:
         args.out.write_text(json.dumps({"machine": machine(), "rows": table}, indent=2))
 

@@ -1,6 +1,6 @@
 """Make data/atlas/: train and measure every condition with every seed.
 
-    python data/build_atlas.py              everything; about 17 hours on two cores, less with more of them
+    python data/build_atlas.py              everything; about 21 hours on two cores, less with more of them
     python data/build_atlas.py --missing    only what the atlas that ships lacks; the rest keeps its rows
 
 Runs lie in ``--out`` and go on where they were stopped. ``conditions.py`` defines the conditions, ``questions.py`` the
@@ -10,7 +10,7 @@ comparisons, ``claims.py`` the paper's claims and the rules of their verdicts.
 import argparse
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -19,16 +19,17 @@ import pandas as pd
 import pays
 import torch
 from claims import RULES, claims
-from conditions import CONDITIONS, FOLLOWED, STEPS, STOPPING, coarse
+from conditions import COMPARED_AT, CONDITIONS, FOLLOWED, STEPS, STOPPING, coarse
 from questions import QUESTIONS, SAMPLERS
 
 from labkit import Run
 from labkit.config import Config
 from labkit.evaluation import REAL
+from labkit.evaluation.settings import whole_set
 from labkit.experiments import Measures, geometry_table, paired_differences, sweep
-from labkit.experiments.atlas import SHEET, Atlas, baselines, parquet, write_atlas
+from labkit.experiments.atlas import SHEET, Atlas, baselines, write_atlas
 from labkit.experiments.statistics import PLACE, holm
-from labkit.experiments.sweep import trained
+from labkit.experiments.sweep import MEASURED, parquet, trained
 from labkit.metrics import linear_cka
 from labkit.metrics.extractors import to_bytes
 from labkit.projection import Pca, UmapReference
@@ -38,7 +39,8 @@ from labkit.training import Look, sample_network
 
 SEEDS, LEAST = 5, 3
 """Seeds of each condition. One with fewer than the least is left out, since no finding may rest on one seed."""
-AT = (500, 1000, STEPS, 3000, 6000)
+AT = (500, 1000, STEPS, 3000, 6000, 10_000, COMPARED_AT["letters"])
+"""Steps at which runs are measured, as far as they train and save there."""
 OTHER_SAMPLERS = (Sampler("heun", 5), Sampler("heun", 50, 2.0), Sampler("euler", 10), Sampler("euler_maruyama", 250))
 JUDGE = Measures(steps=AT)
 MAPPED = tuple(
@@ -57,32 +59,21 @@ CURVES = (
 """What is kept of the logs of the conditions that notebooks follow."""
 PER_RUN = ["condition", "seed", "step"]
 LOGGED = ("dispersive", "gradient_cosine", "gradient_ratio")
-COLUMNS = [
-    "condition",
-    "run",
-    "seed",
-    "dataset",
-    "step",
-    "block",
-    "sampler",
-    "measure",
-    "value",
-    "commit",
-    "machine",
-    "seconds",
-]
+COLUMNS = ["condition", "run", "seed", "dataset", *MEASURED]
+Runs = dict[str, tuple[str, Config]]
+"""Run → its condition and config."""
 
 
 def run_name(condition: str, seed: int) -> str:
     return f"{condition}-seed{seed}"
 
 
-def all_runs(seeds: Iterable[int]) -> dict[str, tuple[str, Config]]:
-    """Run → its condition and config; the first seeds of all conditions come first."""
+def all_runs(seeds: Iterable[int], conditions: Mapping[str, Config] | None = None) -> Runs:
+    """Every condition, by default of ``CONDITIONS``, with every seed; the first seeds of all come first."""
     return {
         run_name(condition, seed): (condition, config.replace(seed=seed))
         for seed in seeds
-        for condition, config in CONDITIONS.items()
+        for condition, config in (CONDITIONS if conditions is None else conditions).items()
     }
 
 
@@ -91,19 +82,19 @@ def kept_runs(shipped: Atlas) -> set[str]:
     if shipped.record["judge"] != described(JUDGE):
         return set()
     same = {
-        of: CONDITIONS[of]
-        for of, config in shipped.conditions.items()
-        if of in CONDITIONS and not config.breaks(CONDITIONS[of])
+        name: CONDITIONS[name]
+        for name, config in shipped.conditions.items()
+        if name in CONDITIONS and not config.breaks(CONDITIONS[name])
     }
     rows = shipped.table[shipped.table["condition"].isin(same)]
     judged = rows.groupby(["run", "condition"])["step"].agg(set)
-    return {run for (run, of), steps in judged.items() if due(same[of]) <= steps}
+    return {run for (run, condition), steps in judged.items() if due(same[condition]) <= steps}
 
 
 def described(judge: Measures) -> str:
     """How runs are measured, in words that stay when the judge's settings get new names."""
     samplers = ", ".join(sampler.describe("SiT") for sampler in judge.samplers)
-    return f"{judge.count} samples by the usual sampler (of a SiT: {samplers}), after {judge.steps} steps"
+    return f"{judge.count} samples by the usual sampler (of a SiT: {samplers})"
 
 
 def due(config: Config) -> set[int]:
@@ -111,7 +102,7 @@ def due(config: Config) -> set[int]:
     return {step for step in AT if step <= config.steps and step % config.save_every == 0} | {config.steps}
 
 
-def measured(runs: dict[str, tuple[str, Config]], out: Path, workers: int | None) -> pd.DataFrame:
+def measured(runs: Runs, out: Path, workers: int | None) -> pd.DataFrame:
     """All rows of some runs."""
     # Runs whose logs are needed are trained alone, with all meters; on a GPU, the rest as few programs.
     alone = {name: run for name, run in runs.items() if run[0] in WATCHED or device().type == "cpu"}
@@ -127,19 +118,17 @@ def measured(runs: dict[str, tuple[str, Config]], out: Path, workers: int | None
     return pd.concat(parts, ignore_index=True)
 
 
-def swept(
-    runs: dict[str, tuple[str, Config]], out: Path, judge: Measures, workers: int | None, batched: bool = False
-) -> pd.DataFrame:
+def swept(runs: Runs, out: Path, judge: Measures, workers: int | None, batched: bool = False) -> pd.DataFrame:
     """The rows of a sweep, with the name of each run's condition."""
     result = sweep({name: config for name, (_, config) in runs.items()}, out, judge, workers, batched=batched)
     for name, why in result.failures.items():
         print(f"Left out: {name}: {why}")
     table = result.table
-    table["condition"] = [REAL if of == REAL else runs[of][0] for of in table["run"]]
+    table["condition"] = [REAL if run == REAL else runs[run][0] for run in table["run"]]
     return table[COLUMNS]
 
 
-def closer(runs: dict[str, tuple[str, Config]], out: Path) -> list[dict]:
+def closer(runs: Runs, out: Path) -> list[dict]:
     """Further rows of some conditions: their logs, spread by time, and how far features and samples moved.
 
     ``cka_with_baseline`` and ``distance_from_baseline`` (root mean square of pixels, between samples of the same noise)
@@ -173,7 +162,7 @@ def logged(run: Run) -> list[dict]:
     return rows
 
 
-def curves(runs: dict[str, tuple[str, Config]], out: Path, shipped: Atlas | None) -> pd.DataFrame:
+def curves(runs: Runs, out: Path, shipped: Atlas | None) -> pd.DataFrame:
     """Losses and meters of the conditions that notebooks follow, as they were logged; those of the kept runs stay."""
     parts = [shipped.curves] if shipped else []
     for name, (condition, config) in runs.items():
@@ -203,23 +192,22 @@ def moved(run: Run, other: Run) -> list[dict]:
     return [*rows, {"measure": "distance_from_baseline", "value": (own - others).square().mean().sqrt().item()}]
 
 
+def compared_at(config: Config) -> int:
+    return COMPARED_AT[whole_set(config.dataset)]
+
+
 def images(run: Run, n: int = 100) -> torch.Tensor:
     """Samples at the step of comparison, of the same noise and labels whatever the run's seed."""
-    return sample_network(run.model(step=STEPS), run.config, n, seed=0).x
+    return sample_network(run.model(step=compared_at(run.config)), run.config, n, seed=0).x
 
 
 def stopping(out: Path, seeds: int, workers: int | None, only_trained: bool, shipped: Atlas | None) -> pd.DataFrame:
     """A sweep of its own: runs on few images, measured at every checkpoint; those that ship keep their rows."""
-    kept = (
-        shipped.stopping if shipped and shipped.record["judge"] == described(JUDGE) else pd.DataFrame(columns=COLUMNS)
-    )
+    same = shipped is not None and shipped.record["judge"] == described(JUDGE)
+    kept = shipped.stopping if same else pd.DataFrame(columns=COLUMNS)
     there = set(zip(kept["condition"], kept["seed"], strict=True))
-    runs = {
-        run_name(condition, seed): (condition, config.replace(seed=seed))
-        for seed in range(seeds)
-        for condition, config in STOPPING.items()
-        if (condition, seed) not in there
-    }
+    every = all_runs(range(seeds), STOPPING)
+    runs = {name: run for name, run in every.items() if (run[0], run[1].seed) not in there}
     if only_trained:
         runs = {name: run for name, run in runs.items() if trained(out / name, run[1])}
     if not runs:
@@ -229,7 +217,7 @@ def stopping(out: Path, seeds: int, workers: int | None, only_trained: bool, shi
     return pd.concat([kept, new], ignore_index=True) if len(kept) else new  # an empty table has no types
 
 
-def sheets(runs: dict[str, tuple[str, Config]], out: Path, shipped: dict[str, np.ndarray]) -> bytes:
+def sheets(runs: Runs, out: Path, shipped: dict[str, np.ndarray]) -> bytes:
     """A few samples of every condition, from its run of seed 0."""
     drawn = {
         condition: to_bytes(images(Run.open(out / name), SHEET)).numpy()
@@ -241,17 +229,17 @@ def sheets(runs: dict[str, tuple[str, Config]], out: Path, shipped: dict[str, np
     return file.getvalue()
 
 
-def maps(runs: dict[str, tuple[str, Config]], out: Path, block: int = 1) -> pd.DataFrame:
+def maps(runs: Runs, out: Path, block: int = 1) -> pd.DataFrame:
     """Places of held-out images by conditions of seed 0: axes and map are fitted on their union."""
     names = [condition for condition in MAPPED if run_name(condition, 0) in runs]
-    sets = {of: Run.open(out / run_name(of, 0)).features(Look(count=300), [block], STEPS) for of in names}
-    union = {of: views.features[block] for of, views in sets.items()}
+    views = {name: Run.open(out / run_name(name, 0)).features(Look(count=300), [block], STEPS) for name in names}
+    union = {name: view.features[block] for name, view in views.items()}
     axes, reference = Pca.fit(union), UmapReference.fit(union)
     parts = []
-    for of, z in union.items():
+    for name, z in union.items():
         plane, chart = axes.transform(z).numpy(), reference.transform(z).numpy()
         places = {"pca_1": plane[:, 0], "pca_2": plane[:, 1], "umap_1": chart[:, 0], "umap_2": chart[:, 1]}
-        about = {"condition": of, "block": block, "image": range(len(z)), "label": sets[of].y.numpy()}
+        about = {"condition": name, "block": block, "image": range(len(z)), "label": views[name].y.numpy()}
         parts.append(pd.DataFrame({**about, **places, "trustworthiness": reference.trustworthiness(z)}))
     return pd.concat(parts, ignore_index=True)
 
@@ -262,21 +250,22 @@ def enough(table: pd.DataFrame) -> set[str]:
     Prints which are left out.
     """
     seeds = table.groupby("condition")["seed"].agg(set)
-    ready = {of for of in CONDITIONS if of in seeds and len(seeds[of]) >= LEAST and 0 in seeds[of]}
+    ready = {name for name in CONDITIONS if name in seeds and len(seeds[name]) >= LEAST and 0 in seeds[name]}
     against = baselines(CONDITIONS)
-    complete = {of for of, baseline in against.items() if {of, baseline} <= ready}
-    for of in CONDITIONS:
-        if of in seeds and of not in complete:
-            why = f"its baseline {against[of]} is" if of in ready else f"seeds {sorted(seeds[of])} are"
-            print(f"Left out: {of}: {why} not enough: {LEAST} seeds, and seed 0 among them.")
+    complete = {name for name, baseline in against.items() if {name, baseline} <= ready}
+    for name in CONDITIONS:
+        if name in seeds and name not in complete:
+            why = f"its baseline {against[name]} is" if name in ready else f"seeds {sorted(seeds[name])} are"
+            print(f"Left out: {name}: {why} not enough: {LEAST} seeds, and seed 0 among them.")
     return complete
 
 
 def at_step(rows: pd.DataFrame, condition: str, steps: Sequence[int]) -> pd.DataFrame:
     """Rows of a condition at some steps, by default that of comparison; ``name@500`` has those of step 500."""
     name, _, early = condition.partition("@")
-    own = rows[(rows["condition"] == name) & rows["step"].isin([int(early)] if early else steps or [STEPS])]
-    return own.assign(condition=condition, step=STEPS) if early else own
+    usual = compared_at(CONDITIONS[name])
+    own = rows[(rows["condition"] == name) & rows["step"].isin([int(early)] if early else steps or [usual])]
+    return own.assign(condition=condition, step=usual) if early else own
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -284,12 +273,8 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for name, question in QUESTIONS.items():
         rows = table[table["measure"].isin(question.measures) & (table["condition"] != REAL)]
-        usual = (
-            rows["sampler"].isin(question.samplers) | rows["sampler"].isna()
-            if question.samplers
-            else (~rows["sampler"].isin(SAMPLERS))
-        )
-        rows = rows[usual]
+        named = rows["sampler"].isin(question.samplers or SAMPLERS)
+        rows = rows[named | rows["sampler"].isna() if question.samplers else ~named]
         for condition, baseline in question.pairs:
             own, other = at_step(rows, condition, question.steps), at_step(rows, baseline, question.steps)
             if len(own) and len(other):
@@ -323,18 +308,19 @@ def main(words: Sequence[str] | None = None) -> None:
     table = table[table["condition"].isin({REAL, *enough(table)})]
     runs = {name: run for name, run in runs.items() if name in set(table["run"])}
     table = table.astype({"seed": "Int64", "step": "Int64", "block": "Int64"})
-    table = table.sort_values("condition", key=lambda of: of.map([*CONDITIONS, REAL].index), kind="stable")
+    table = table.sort_values("condition", key=lambda names: names.map([*CONDITIONS, REAL].index), kind="stable")
     findings = differences(table)
     in_time = stopping(args.out.with_name(f"{args.out.name}-stopping"), args.seeds, args.workers, args.trained, shipped)
-    verdicts, conditions = claims(findings, table, in_time), [of for of in CONDITIONS if of in set(table["condition"])]
+    verdicts = claims(findings, table, in_time)
+    conditions = [name for name in CONDITIONS if name in set(table["condition"])]
     record = recorded(table, conditions, shipped.record["torch"] if kept else ())
     about = {
-        "compared_at": {"digits": STEPS, "emoji-16": STEPS},
+        "compared_at": COMPARED_AT,
         "questions": {name: question.text for name, question in QUESTIONS.items()},
-        "conditions": {of: json.loads(CONDITIONS[of].to_json()) for of in conditions},
+        "conditions": {name: json.loads(CONDITIONS[name].to_json()) for name in conditions},
     }
-    pictures = {of: x for of, x in shipped.samples.items() if of in conditions} if shipped else {}
-    whole = all(run_name(of, 0) in runs for of in MAPPED)  # the map is of all of them together
+    pictures = {name: x for name, x in shipped.samples.items() if name in conditions} if shipped else {}
+    whole = all(run_name(name, 0) in runs for name in MAPPED)  # the map is of all of them together
     mapped = maps(runs, args.out) if whole or not kept else shipped.maps
     files = {
         "conditions.json": json.dumps(about, indent=1).encode(),

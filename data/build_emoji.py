@@ -23,13 +23,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from kinship import SEED, connected, distances, split
 from PIL import Image
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 VERSION = "16.0.0"
 STYLES = ("google", "twitter")
-SIDE, ALIKE, HELD_OUT, SEED = 32, 0.14, 0.2, 0
+SIDE, ALIKE, HELD_OUT = 32, 0.14, 0.2
 PEOPLE = {"1F468", "1F469", "1F9D1"}  # man, woman, person
 DRESS = {"FE0F", "200D", "2640", "2642", "27A1", *(f"1F3F{tone}" for tone in "BCDEF"), *(f"1F9B{h}" for h in "0123")}
 """Code points that vary an emoji: selectors and joiners, gender, direction, skin and hair."""
@@ -48,9 +47,9 @@ def fetch(folder: Path) -> None:
 def read(folder: Path, style: str) -> tuple[list[dict], np.ndarray]:
     """The emoji of a style: what the package says of each, and its image, (n, 32, 32, 3) uint8."""
     package = folder / f"emoji-datasource-{style}"
-    found = json.loads((package / "package.json").read_text())["version"]
-    if found != VERSION:
-        raise SystemExit(f"{package} is version {found}; this set is cut out of {VERSION}.")
+    version = json.loads((package / "package.json").read_text())["version"]
+    if version != VERSION:
+        raise SystemExit(f"{package} is version {version}; this set is cut out of {VERSION}.")
     emoji = [e for e in json.loads((package / "emoji.json").read_text()) if e["category"] != "Component"]
     images = []
     for e in emoji:
@@ -66,32 +65,13 @@ def bare(code_points: str) -> str:
     return "-".join("person" if c in PEOPLE else c for c in code_points.split("-") if c not in DRESS)
 
 
-def distances(images: np.ndarray) -> np.ndarray:
-    """Root mean square difference of any two images, of pixels in [-1, 1]."""
-    z = images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1
-    squares = (z**2).sum(1)
-    return np.sqrt(((squares[:, None] + squares - 2 * z @ z.T) / z.shape[1]).clip(0))
-
-
 def kinships(emoji: list[dict], looks: list[np.ndarray]) -> np.ndarray:
     """The number of each emoji's kinship."""
     names = np.array([bare(e["unified"]) for e in emoji])
     kin = names[:, None] == names
     for images in looks:
         kin |= distances(images) < ALIKE
-    return connected_components(coo_matrix(kin), directed=False)[1]
-
-
-def split(kin: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether each emoji is held out."""
-    held_out, draw = np.zeros(len(kin), dtype=bool), np.random.default_rng(SEED)
-    for label in np.unique(labels):
-        wanted = HELD_OUT * (labels == label).sum()
-        for family in draw.permutation(np.unique(kin[labels == label])):
-            members = kin == family
-            if (held_out & (labels == label)).sum() + (members & (labels == label)).sum() <= wanted:
-                held_out |= members
-    return held_out
+    return connected(kin)
 
 
 def main() -> None:
@@ -106,18 +86,18 @@ def main() -> None:
     classes = sorted({e["category"] for e in emoji})
     labels = np.array([classes.index(e["category"]) for e in emoji])
     kin = kinships(emoji, [google, twitter])
-    held_out = split(kin, labels)
+    held_out = split(kin, HELD_OUT, labels)
     rows = np.random.default_rng(SEED).permutation(2 * len(emoji))  # so that the first of them are of all kinds
-    of = rows % len(emoji)
+    number = rows % len(emoji)
     path = Path(__file__).parent / "emoji.npz"
     np.savez_compressed(
         path,
         x=np.concatenate([google, twitter])[rows],
-        y=labels[of].astype(np.uint8),
+        y=labels[number].astype(np.uint8),
         style=(rows // len(emoji)).astype(np.uint8),
-        held_out=held_out[of],
-        kin=kin[of].astype(np.uint16),
-        code_points=np.array([e["unified"] for e in emoji])[of],
+        held_out=held_out[number],
+        kin=kin[number].astype(np.uint16),
+        code_points=np.array([e["unified"] for e in emoji])[number],
         classes=np.array(classes),
         styles=np.array(STYLES),
         version=np.array(VERSION),
@@ -128,8 +108,10 @@ def main() -> None:
         nearest = d[np.ix_(held_out, ~held_out)].min(axis=1)
         np.fill_diagonal(d, np.inf)
         inside = d[np.ix_(~held_out, ~held_out)].min(axis=1)
-        told = "nearest training image: of one held out {:.3f} (median), of another training image {:.3f}"
-        print(f"  {style:8}" + told.format(np.median(nearest), np.median(inside)))
+        print(
+            f"  {style:8}nearest training image: of one held out {np.median(nearest):.3f} (median), of another "
+            f"training image {np.median(inside):.3f}"
+        )
 
 
 if __name__ == "__main__":

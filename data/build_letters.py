@@ -41,16 +41,15 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 from fontTools.ttLib import TTFont, TTLibError
+from kinship import SEED, connected, distances, split
 from PIL import Image, ImageFont, features
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 NAME, VERSION = "texlive-fonts-extra", "2022.20230122-4"
 SHA256 = "abddeda6b66ee9c38df1f7fd2d20670b25f3a738df74c0ee91001f6b1466b1e4"
 TREE, LISTS = Path("usr/share/texlive"), Path(f"usr/share/doc/{NAME}/Licenses.gz")
 DRAWN, BOX, SIDE = 96, 56, 16
 """Size at which a font is drawn; side of the box its glyph is scaled to, of 64 pixels; side of an image."""
-DOUBLE, ALIKE, HELD_OUT, SEED = 0.1, 0.2, 0.1, 0
+DOUBLE, ALIKE, HELD_OUT = 0.1, 0.2, 0.1
 NAMED = {
     "OFL-1.1": r"open ?font ?licen[sc]e|scripts\.sil\.org|\bOFL\b",
     "Apache-2.0": r"apache license",
@@ -167,13 +166,6 @@ def read(folder: Path) -> list[Face]:
     return faces
 
 
-def distances(images: np.ndarray) -> np.ndarray:
-    """Root mean square difference of any two faces, (n, 26, 16, 16), of pixels in [-1, 1]."""
-    z = images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1
-    squares = (z**2).sum(1)
-    return np.sqrt(((squares[:, None] + squares - 2 * z @ z.T) / z.shape[1]).clip(0))
-
-
 def distinct(between: np.ndarray) -> list[int]:
     """Numbers of the faces that are no double of one before."""
     chosen: list[int] = []
@@ -185,19 +177,7 @@ def distinct(between: np.ndarray) -> list[int]:
 
 def kinships(family: np.ndarray, between: np.ndarray) -> np.ndarray:
     """The number of each face's kinship."""
-    kin = np.strings.startswith(family[:, None], family)
-    kin |= between < ALIKE
-    return connected_components(coo_matrix(kin), directed=False)[1]
-
-
-def split(kin: np.ndarray) -> np.ndarray:
-    """Whether each face is held out."""
-    held_out = np.zeros(len(kin), dtype=bool)
-    for kinship in np.random.default_rng(SEED).permutation(np.unique(kin)):
-        members = kin == kinship
-        if (held_out | members).sum() <= HELD_OUT * len(kin):
-            held_out |= members
-    return held_out
+    return connected(np.strings.startswith(family[:, None], family) | (between < ALIKE))
 
 
 def review(files: list[str], images: np.ndarray, kin: np.ndarray, folds: int = 4, epochs: int = 3) -> None:
@@ -244,7 +224,7 @@ def main() -> None:
     kin = kinships(family, between)
     if args.review:
         return review([face.file for face in faces], images, kin)
-    held_out = split(kin)
+    held_out = split(kin, HELD_OUT)
     families = sorted(set(family))
     members = {name: [face for face in faces if face.family == name] for name in families}
     licences = {name: " and ".join(sorted({face.licence for face in members[name]})) for name in families}

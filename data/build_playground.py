@@ -7,6 +7,7 @@ same noise. Conditions of the atlas have its names and configs. The runs themsel
 
 import argparse
 import json
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from labkit.distances import pairwise_sq_distances
 from labkit.evaluation import losses
 from labkit.experiments.atlas import SHEET
 from labkit.experiments.playground import NUMBERS, write_playground
+from labkit.experiments.sweep import origin
 from labkit.experiments.sweep import trained as complete
 from labkit.losses import dispersive_floor, dispersive_loss
-from labkit.metrics import effective_rank, feature_norm, mean_pairwise_distance
+from labkit.metrics import geometry
 from labkit.metrics.extractors import to_bytes
 from labkit.objective import blocks_of
 from labkit.ops import rows
@@ -38,7 +40,7 @@ SMALLEST = 0.1  # λ; the grid of the atlas begins at 0.25
 CONDITIONS = {
     "coarse-baseline": digits(**COARSE),
     **{coarse(cell(lam, tau)): digits(lam=lam, tau=tau, **COARSE) for lam in (SMALLEST, *LAMS) for tau in TAUS},
-    **{coarse(name): digits(lam=0.5, variant=of, **COARSE) for name, of in VARIANTS.items() if name != "l2"},
+    **{coarse(name): digits(lam=0.5, variant=each, **COARSE) for name, each in VARIANTS.items() if name != "l2"},
     **{coarse(f"alpha{alpha:g}"): parent("infonce_l2", "independent", alpha, **COARSE) for alpha in ALPHAS},
     "coarse-l2-independent": parent("infonce_l2", "independent", **COARSE),
 }
@@ -73,17 +75,10 @@ def judged(run: Run, age: int) -> tuple[float, np.ndarray]:
 
 
 def measured(run: Run, age: int, z: torch.Tensor, baseline: torch.Tensor) -> dict[str, float]:
-    """``NUMBERS`` of a run at an age, from its features and those of the baseline."""
+    """``NUMBERS`` of a run at an age and more, from its features and those of the baseline."""
     own, floor = repulsion(z, run.config)
-    return {
-        "feature_norm": feature_norm(z),
-        "effective_rank": effective_rank(z),
-        "mean_pairwise_distance": mean_pairwise_distance(z),
-        "dispersive": own,
-        "baseline_dispersive": repulsion(baseline, run.config)[0],
-        "floor": floor,
-        "loss_held_out": judged(run, age)[0],
-    }
+    repulsive = {"dispersive": own, "baseline_dispersive": repulsion(baseline, run.config)[0], "floor": floor}
+    return geometry(z) | repulsive | {"loss_held_out": judged(run, age)[0]}
 
 
 def equally_wide(z: torch.Tensor) -> torch.Tensor:
@@ -99,51 +94,43 @@ def distances(z: torch.Tensor) -> np.ndarray:
     return pairwise_sq_distances(flat, per=float(flat.shape[1])).sqrt()[above[0], above[1]].numpy()
 
 
-def origin(run: Run) -> dict[str, str]:
-    """Commit and machine of a run."""
-    about = json.loads((run.path / "machine.json").read_text())
-    return {"commit": about["commit"], "machine": about["processor"]}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/playground"), help="of the runs (default: %(default)s)")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "playground.npz", help="the file to write")
     parser.add_argument("--trained", action="store_true", help="train nothing: take the runs that are there")
     args = parser.parse_args()
-    conditions = CONDITIONS
-    if args.trained:
-        conditions = {of: config for of, config in CONDITIONS.items() if complete(args.out / of, config)}
+    wanted = [name for name, config in CONDITIONS.items() if not args.trained or complete(args.out / name, config)]
     runs = {}
-    for name, config in conditions.items():
-        runs[name] = trained(args.out / name, config)
-        print(f"{len(runs)} of {len(conditions)}: {name}", flush=True)
+    for name in wanted:
+        runs[name] = trained(args.out / name, CONDITIONS[name])
+        print(f"{len(runs)} of {len(wanted)}: {name}", flush=True)
     block = blocks_of(next(iter(CONDITIONS.values())).repelling, COARSE["model"])[0]
-    views = {(of, age): run.features(LOOK, [block], age) for of, run in runs.items() for age in AGES}
+    views = {(name, age): run.features(LOOK, [block], age) for name, run in runs.items() for age in AGES}
     features = {at: view.features[block] for at, view in views.items()}
     axes = Pca.fit({at: equally_wide(z) for at, z in features.items()})
     apart = {at: distances(z) for at, z in features.items()}
     ends = np.quantile(np.concatenate([*apart.values()]), (0.0002, 0.9998))  # what lies beyond counts at the ends
     edges = np.geomspace(*ends, BINS + 1)
 
-    def gathered(one: Any) -> np.ndarray:
+    def gathered(one: Callable[[str, int], Any]) -> np.ndarray:
         """An array of condition × age × what ``one`` gives of them."""
-        return np.array([[one(of, age) for age in AGES] for of in runs])
+        return np.array([[one(name, age) for age in AGES] for name in runs])
 
-    def numbers(of: str, age: int) -> list[float]:
-        found = measured(runs[of], age, features[of, age], features["coarse-baseline", age])
-        return [found[name] for name in NUMBERS]
+    def numbers(name: str, age: int) -> list[float]:
+        values = measured(runs[name], age, features[name, age], features["coarse-baseline", age])
+        return [values[number] for number in NUMBERS]
 
-    places = gathered(lambda of, age: axes.transform(features[of, age][:SHOWN]).numpy())
+    places = gathered(lambda *at: axes.transform(features[at][:SHOWN]).numpy())
     unit = float(np.abs(places).max() / 32767)
     arrays = {
         "places": (places / unit).round().astype(np.int16),
-        "shares": gathered(lambda of, age: axes.explained(features[of, age])).astype(np.float32),
+        "shares": gathered(lambda *at: axes.explained(features[at])).astype(np.float32),
         "classes": next(iter(views.values())).y[:SHOWN].numpy().astype(np.uint8),
-        "counts": gathered(lambda of, age: np.histogram(apart[of, age].clip(*ends), edges)[0]).astype(np.uint32),
+        "counts": gathered(lambda *at: np.histogram(apart[at].clip(*ends), edges)[0]).astype(np.uint32),
         "edges": edges.astype(np.float32),
         "numbers": gathered(numbers).astype(np.float32),
-        "samples": gathered(lambda of, age: judged(runs[of], age)[1]),
+        "samples": gathered(lambda name, age: judged(runs[name], age)[1]),
     }
     record = {
         "command": "python data/build_playground.py",
@@ -157,9 +144,9 @@ def main() -> None:
         "t": LOOK.t,
         "unit": unit,
         "weights": "averaged",
-        "runs": {of: origin(run) for of, run in runs.items()},
-        "missing": [of for of in CONDITIONS if of not in conditions],
-        "conditions": {of: json.loads(config.to_json()) for of, config in conditions.items()},
+        "runs": {name: origin(run.path) for name, run in runs.items()},
+        "missing": [name for name in CONDITIONS if name not in runs],
+        "conditions": {name: json.loads(CONDITIONS[name].to_json()) for name in runs},
     }
     write_playground(args.to, record, arrays)
     print(f"{args.to}: {args.to.stat().st_size / 1024:.0f} kB")

@@ -31,6 +31,7 @@ PAIRS = {
     "200 digits, SiT-Nano/2": ("few-dispersive", "few-baseline"),
     "200 digits, SiT-Micro/4": ("larger-few-dispersive", "larger-few-baseline"),
     "digits without labels, SiT-Nano/2": ("unlabelled-dispersive", "unlabelled-baseline"),
+    "letters of 16×16, SiT-Nano/4": ("letters-dispersive", "letters-baseline"),
     "emoji of 16×16, SiT-Nano/4": ("emoji-dispersive", "emoji-baseline"),
     "digits, batches of 32, SiT-Nano/2": ("batch32-dispersive", "batch32-baseline"),
     "digits, DiT-Nano/2": ("dit-dispersive", "dit-baseline"),

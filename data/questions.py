@@ -41,6 +41,7 @@ def coarsely(*conditions: str) -> list[tuple[str, str]]:
 
 
 ALL = (*QUALITY, *FIT, *GEOMETRY)
+LETTERS = ("dispersive", "burst12", "late2000", *(name for name in VARIANTS if name != "l2"))
 FORMS = {variant: "dispersive" if variant == "l2" else variant for variant in VARIANTS}
 """Variant → the condition of its dispersive form."""
 OTHERS = [*(cell for cell in GRID if cell != "dispersive"), "lam0.1-tau0.5", "cosine", "hinge", "covariance", "release"]
@@ -106,11 +107,18 @@ QUESTIONS = {
     "data": Question(
         "On other images, with 200 digits instead of 1,297, or without labels?",
         [
+            ("letters-dispersive", "letters-baseline"),
             ("emoji-dispersive", "emoji-baseline"),
             ("few-dispersive", "few-baseline"),
             ("coarse-few-dispersive", "coarse-few-baseline"),
             ("unlabelled-dispersive", "unlabelled-baseline"),
         ],
+    ),
+    "letters": Question(
+        "On letters, from the start to ten times as many steps?",
+        against("letters-baseline", *(f"letters-{name}" for name in LETTERS)),
+        (*QUALITY, "likelihood_divergence", *FIT, *GEOMETRY),
+        steps=(1000, 3000, 6000, 10_000, 20_000),
     ),
     "sampling": Question(
         "With guidance, with few steps, with noise on the way?",

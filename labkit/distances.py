@@ -17,7 +17,7 @@ from torch import Tensor
 
 from labkit.ops import full_precision
 
-NO_DIRECTION = 1e-15  # rows that are no longer than this count as zero, so that 1/norm stays finite
+NO_DIRECTION = 2e-13  # rows no longer than this count as zero, so that 1/norm³, of which gradients are made, is finite
 CONSTANT = 1e-15  # features that deviate less than this are constant
 
 

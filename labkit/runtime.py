@@ -289,7 +289,7 @@ def _files() -> Finding:
         return Finding(True, "open files are not limited")
     enough = most >= FILES or most < 0
     return Finding(
-        enough, f"{most} files may be open at once", f"Run `ulimit -n {FILES}` first: stores are many files."
+        enough, f"{most:,} files may be open at once", f"Run `ulimit -n {FILES}` first: stores are many files."
     )
 
 
@@ -297,7 +297,7 @@ def _variables() -> Finding:
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     left = [name for name in ("RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID") if name in os.environ]
     text = f"{', '.join(left)} are set and not obeyed: several processes share work only if torchrun starts them"
-    return Finding(True, text if left and not torchrun else "no variables of a batch system are set")
+    return Finding(True, text if left and not torchrun else "no batch system (such as Slurm) has set variables here")
 
 
 def _encoding() -> Finding:

@@ -80,20 +80,6 @@ def no_network(monkeypatch):
             monkeypatch.setattr(place, True)
 
 
-@pytest.fixture
-def open_gates():
-    """Give each parameter that starts at zero a small random value: all blocks act, all gradients flow."""
-
-    def randomise(module: torch.nn.Module, std: float = 0.1) -> torch.nn.Module:
-        with torch.no_grad():
-            for parameter in module.parameters():
-                if not parameter.any():
-                    parameter.normal_(std=std)
-        return module
-
-    return randomise
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """List what makes everyone wait: to be made smaller, shared, or marked slow. No failure, since machines differ."""
     seconds = Counter()

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,24 +49,21 @@ def output_on_ranks(ranks: int, work: Callable[[], int], folder: Path) -> list[s
     return _results([(_captured_output, (work, env)) for env in _torchrun_environments(ranks)], folder)
 
 
-class ForkedCommand:
-    """A ``labkit`` command in a process of its own, which Ctrl-C can interrupt as in a terminal."""
+def rows(run: Path) -> int:
+    """Lines of a run's table of metrics, its head included; 0 if there is none."""
+    table = run / "metrics.csv"
+    return table.read_text().count("\n") if table.exists() else 0
 
-    def __init__(self, *words: str, folder: Path) -> None:
-        self._files = [folder / "stdout", folder / "stderr"]
-        self._process = processes.Process(target=_command_into, args=(words, self._files))
-        self._process.start()
 
-    @property
-    def running(self) -> bool:
-        return self._process.is_alive()
-
-    def interrupt(self) -> tuple[int | None, str, str]:
-        """Send Ctrl-C to every process of the command; returns its exit status, stdout and stderr."""
-        os.killpg(self._process.pid, signal.SIGINT)
-        self._process.join(60)
-        out, err = (file.read_text() for file in self._files)
-        return self._process.exitcode, out, err
+def interrupted(*words: str, folder: Path, when: Callable[[], Any]) -> tuple[int | None, str, str]:
+    """Ctrl-C in a ``labkit`` command as in a terminal, once ``when()`` holds: its exit status, stdout and stderr."""
+    files = [folder / "stdout", folder / "stderr"]
+    with running(_command_into, words, files) as process:
+        while process.is_alive() and not when():
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        process.join(60)
+        return process.exitcode, *(file.read_text() for file in files)
 
 
 class ForkedPopen:

@@ -35,215 +35,137 @@ class Mutation(NamedTuple):
 
 
 FITS = "tests/test_contributing.py::test_every_mutation_still_fits_the_code"  # it would notice every one
-LOSSES, OBJECTIVE, SAMPLING = ("tests/losses", "tests/test_objective.py", "tests/sampling")
-TRAINING = "tests/training/test_trainer.py tests/training/test_stream.py tests/training/test_resume.py"
-RESUME = "tests/training/test_resume.py tests/training/test_checkpoint.py tests/training/test_regularized.py"
-EXPERIMENTS, DATASETS = "tests/experiments/test_statistics.py", "tests/datasets"
-MUTATIONS = [
-    Mutation(*mutation)
-    for mutation in (
-        # by the book: what the released code does and an eye would not miss
-        ("process.py", "(t < first) | (t > last)", "(t < first)", "tests/test_process.py"),
-        ("sampling/solvers.py", '"velocity", "data", x, t)', '"velocity", "noise", x, t)', SAMPLING),
-        ("models/teachers.py", "antialias=True)", "antialias=False)", "tests/models/test_teachers.py"),
-        ("models/export.py", "norm_eps=1e-6", "norm_eps=1e-5", "tests/models/test_export.py"),
-        ("training/stream.py", "if self.flips else", "if True else", DATASETS),
-        # losses: a sign, a factor, a missing division, a dropped detach
-        ("losses/dispersive.py", "per=features * tau", "per=tau", LOSSES),
-        ("losses/dispersive.py", "return log_mean_exp(-pairs(", "return log_mean_exp(pairs(", LOSSES),
-        ("losses/dispersive.py", "/ tau)\n        return (margin", "* tau)\n        return (margin", LOSSES),
-        ("losses/dispersive.py", ".relu().square().mean()", ".square().mean()", LOSSES),
-        ("losses/dispersive.py", "/ batch**2\n", "/ (batch - 1) ** 2\n", LOSSES),
-        (
-            "losses/dispersive.py",
-            "return -math.log(batch) if with_self",
-            "return -math.log(batch - 1) if with_self",
-            LOSSES,
-        ),
-        ("losses/dispersive.py", "(pairs(pairwise_cosines(flat))", "(off_diagonal(pairwise_cosines(flat))", LOSSES),
-        ("ops.py", "- math.log(x.numel())", "- math.log(len(x))", LOSSES),
-        ("ops.py", "[:, 1:].flatten()", "[:, :-1].flatten()", "tests/test_ops.py " + LOSSES),
-        ("ops.py", "+ SUBNORMAL_MARGIN", "+ 9 * SUBNORMAL_MARGIN", "tests/test_ops.py " + LOSSES),
-        ("distances.py", "distances.masked_fill(_diagonal(z), 0.0)", "distances", "tests/test_gram.py " + LOSSES),
-        ("distances.py", "b - centre", "b", "tests/test_gram.py " + LOSSES),
-        (
-            "distances.py",
-            "distances + (-distances).clamp_min(0).detach()",
-            "distances.clamp_min(0)",
-            "tests/test_gram.py " + LOSSES,
-        ),
-        ("distances.py", "weight=varies.to(z.dtype), ", "", "tests/test_gram.py " + LOSSES),
-        (
-            "losses/contrastive.py",
-            "return alignment_weight * alignment + repulsion",
-            "return alignment + repulsion",
-            LOSSES,
-        ),
-        ("losses/contrastive.py", "log_sum_exp(logits, dim=1).mean()", "log_sum_exp(logits, dim=0).mean()", LOSSES),
-        ("losses/contrastive.py", "repelled = repulsion(a,", "repelled = repulsion(b,", LOSSES),
-        ("losses/alignment.py", "target.detach().flatten(0, 1)", "target.flatten(0, 1)", LOSSES),
-        (
-            "losses/meanflow.py",
-            "torch.ones_like(t), -torch.ones_like(t)))",
-            "torch.ones_like(t), torch.ones_like(t)))",
-            LOSSES + " tests/test_process.py",
-        ),
-        (
-            "losses/meanflow.py",
-            "squared / (squared.detach() + constant)",
-            "squared / (squared + constant)",
-            LOSSES + " tests/test_process.py",
-        ),
-        (
-            "losses/diffusion.py",
-            "schedule.data(x_k, eps_pred.detach(), k)",
-            "schedule.data(x_k, eps_pred, k)",
-            LOSSES + " tests/test_process.py",
-        ),
-        ("losses/diffusion.py", "/ math.log(2)\n", "\n", LOSSES + " tests/test_process.py"),
-        # objective: wrong view, wrong block, a warm-up off by one, chunks forgotten
-        ("objective.py", "draws.uniforms[:, 1] < self", "draws.uniforms[:, 0] < self", OBJECTIVE),
-        (
-            "losses/weight.py",
-            "(step - self.steps[:-1])",
-            "(step - 1 - self.steps[:-1])",
-            OBJECTIVE + " tests/training/test_regularized.py",
-        ),
-        ("objective.py", "z.split(settings.chunk or len(z))", "z.split(len(z))", OBJECTIVE),
-        ("objective.py", "(base.features, second)", "(second, base.features)", OBJECTIVE),
-        (
-            "objective.py",
-            "scope = [gather(z) for z in scope]",
-            "scope = [gather(z.detach()) for z in scope]",
-            "tests/distributed/test_objective_on_ranks.py",
-        ),
-        ("objective.py", "None: (depth // 4,)", "None: (depth // 4 - 1,)", OBJECTIVE),
-        # paths, times, schedule
-        ("paths.py", "half * sigma, -half * alpha)", "half * sigma, half * alpha)", "tests/test_paths.py"),
-        (
-            "paths.py",
-            "slope * alpha, -slope * alpha**2 / sigma",
-            "slope * alpha, -slope * alpha / sigma",
-            "tests/test_paths.py",
-        ),
-        ("paths.py", "-c.sigma * value\n", "c.sigma * value\n", "tests/test_paths.py"),
-        ("time_sampling.py", "return 1 - (1 - moved).abs()", "return moved.clamp_max(1)", "tests/test_times.py"),
-        (
-            "schedule.py",
-            '"posterior_log_variance": torch.cat([variance[1:2]',
-            '"posterior_log_variance": torch.cat([variance[2:3]',
-            "tests/test_schedule.py",
-        ),
-        # samplers
-        (
-            "sampling/solvers.py",
-            "velocity(x + (then - now) * slope, at(then, x))) / 2",
-            "velocity(x + (then - now) * slope, at(now, x))) / 2",
-            SAMPLING,
-        ),
-        ("sampling/solvers.py", "return (2 * (then - now)", "return ((then - now)", SAMPLING),
-        ("sampling/solvers.py", "return v + self.w(t, x)", "return v + 0.5 * self.w(t, x)", SAMPLING),
-        (
-            "sampling/guidance.py",
-            "without + scale * (with_label - without)",
-            "with_label + scale * (with_label - without)",
-            SAMPLING,
-        ),
-        ("sampling/diffusion.py", "(1 - before - std.square())", "(1 - before)", SAMPLING),
-        ("sampling/diffusion.py", "if then > 0 and self.eta > 0", "if self.eta > 0", SAMPLING),
-        (
-            "sampling/solvers.py",
-            "at(now, x), at(then - now, x))",
-            "at(then, x), at(then - now, x))",
-            SAMPLING + " tests/training/test_generate.py",
-        ),
-        # training and resuming
-        ("training/stream.py", "position // self.batch_size)", "position // self.batch_size + 1)", TRAINING),
-        ("training/stream.py", "Purpose.ORDER, epoch)", "Purpose.ORDER, 0)", TRAINING),
-        (
-            "training/ema.py",
-            "(1 + step) / (10 + step)",
-            "(2 + step) / (10 + step)",
-            "tests/training/test_ema.py " + TRAINING,
-        ),
-        (
-            "training/trainer.py",
-            "self.step = self.saved_step = state.step\n",
-            "self.step = self.saved_step = state.step - 1\n",
-            RESUME,
-        ),
-        (
-            "training/trainer.py",
-            'ckpt.load_optimizer(self.optimizer, self._named(), state.part("optimizer."))\n',
-            "pass\n",
-            RESUME,
-        ),
-        (
-            "training/trainer.py",
-            "module.load_state_dict(tensors)",
-            'module.load_state_dict(state.part("model."))',
-            RESUME,
-        ),
-        (
-            "training/trainer.py",
-            "self.fabric.backward(losses.total / count)",
-            "self.fabric.backward(losses.total)",
-            TRAINING + " tests/training/test_engine.py",
-        ),
-        ("training/trainer.py", "self.folder.rewind(self.step)", "pass", RESUME),
-        ("training/checkpoint.py", 'if header.get("sha256") != _digest(tensors, header):', "if False:", RESUME),
-        (
-            "disk.py",
-            "owner is not None and owner[2] == socket.gethostname()",
-            "owner is not None",
-            "tests/test_disk.py",
-        ),
-        # meters, features, machine and configs
-        (
-            "training/meters.py",
-            "g - sum(gradient[i] for gradient in",
-            "g + sum(gradient[i] for gradient in",
-            "tests/training/test_meters.py",
-        ),
-        ("training/features.py", "look.seed, Purpose.PROBE", "0, Purpose.PROBE", "tests/training/test_features.py"),
-        (
-            "training/folder.py",
-            "if mine.digest == data.digest:",
-            "if mine.dimensions == data.dimensions:",
-            "tests/training/test_data_identity.py",
-        ),
-        ("training/folder.py", "if keep_every is None or step", "if step", "tests/training/test_folder.py"),
-        ("process.py", "if not self.settings.guided:", "if True:", "tests/test_process.py"),
-        ("process.py", "return speed**2 if", "return speed if", "tests/test_process.py"),
-        ("process.py", ".clamp(-1, 1)", ".clamp(-2, 2)", "tests/test_process.py"),
-        ("config.py", "self.batch_size % group.chunk == 0", "True", "tests/test_config.py"),
-        ("checks.py", 'not (ends[1] == ")" and value == high)', "True", "tests/test_config.py"),
-        # statistics and listing
-        ("experiments/statistics.py", "times = np.arange(len(ordered), 0, -1)", "times = len(ordered)", EXPERIMENTS),
-        (
-            "experiments/statistics.py",
-            "better = d < 0 if metric(measure).direction < 0",
-            "better = d < 0 if metric(measure).direction > 0",
-            EXPERIMENTS,
-        ),
-        (
-            "experiments/statistics.py",
-            "d = (values - baseline).dropna()",
-            "d = (baseline - values).dropna()",
-            EXPERIMENTS,
-        ),
-        ("experiments/statistics.py", ".cummax().clip(upper=1)", ".clip(upper=1)", EXPERIMENTS),
-        (
-            "datasets/sources.py",
-            'key=lambda name: (name.partition("/")[0], name)',
-            'key=lambda name: (name.partition("/")[0], name), reverse=True',
-            DATASETS,
-        ),
-        ("datasets/folder.py", "name = entry.name.lower()", "name = entry.name", DATASETS),
-        ("datasets/sources.py", "classes = sorted(name for", "classes = list(name for", DATASETS),
-        ("datasets/sources.py", 'sha256("\\n".join(names), labels)', "sha256(labels)", DATASETS),
-    )
-]
+LOSSES, PROCESS, OBJECTIVE = ("tests/losses", "tests/test_process.py", "tests/test_objective.py")
+SAMPLING, DATASETS = ("tests/sampling", "tests/datasets")
+TRAINING = " ".join(f"tests/training/test_{part}.py" for part in ("trainer", "stream", "resume", "engine"))
+RESUME = " ".join(f"tests/training/test_{part}.py" for part in ("resume", "checkpoint", "regularized"))
+EDITS = {  # (file, tests that should notice): {text: what it becomes}
+    # losses: a sign, a factor, a missing division, a dropped detach
+    ("losses/dispersive.py", LOSSES): {
+        "per=features * tau": "per=tau",
+        "return log_mean_exp(-pairs(": "return log_mean_exp(pairs(",
+        "/ tau)\n        return (margin": "* tau)\n        return (margin",
+        ".relu().square().mean()": ".square().mean()",
+        "/ batch**2\n": "/ (batch - 1) ** 2\n",
+        "return -math.log(batch) if with_self": "return -math.log(batch - 1) if with_self",
+        "(pairs(pairwise_cosines(flat))": "(off_diagonal(pairwise_cosines(flat))",
+    },
+    ("ops.py", f"tests/test_ops.py {LOSSES}"): {
+        "- math.log(x.numel())": "- math.log(len(x))",
+        "[:, 1:].flatten()": "[:, :-1].flatten()",
+        "+ SUBNORMAL_MARGIN": "+ 9 * SUBNORMAL_MARGIN",
+    },
+    ("distances.py", f"tests/test_gram.py {LOSSES}"): {
+        "distances.masked_fill(_diagonal(z), 0.0)": "distances",
+        "b - centre": "b",
+        "distances + (-distances).clamp_min(0).detach()": "distances.clamp_min(0)",
+        "weight=varies.to(z.dtype), ": "",
+    },
+    ("losses/contrastive.py", LOSSES): {
+        "return alignment_weight * alignment + repulsion": "return alignment + repulsion",
+        "log_sum_exp(logits, dim=1).mean()": "log_sum_exp(logits, dim=0).mean()",
+        "repelled = repulsion(a,": "repelled = repulsion(b,",
+    },
+    ("losses/alignment.py", LOSSES): {"target.detach().flatten(0, 1)": "target.flatten(0, 1)"},
+    ("losses/meanflow.py", f"{LOSSES} {PROCESS}"): {
+        "torch.ones_like(t), -torch.ones_like(t)))": "torch.ones_like(t), torch.ones_like(t)))",
+        "squared / (squared.detach() + constant)": "squared / (squared + constant)",
+    },
+    ("losses/diffusion.py", f"{LOSSES} {PROCESS}"): {
+        "schedule.data(x_k, eps_pred.detach(), k)": "schedule.data(x_k, eps_pred, k)",
+        "/ math.log(2)\n": "\n",
+    },
+    # objective: wrong view, wrong block, a warm-up off by one, chunks forgotten
+    ("objective.py", OBJECTIVE): {
+        "draws.uniforms[:, 1] < self": "draws.uniforms[:, 0] < self",
+        "z.split(settings.chunk or len(z))": "z.split(len(z))",
+        "(base.features, second)": "(second, base.features)",
+        "None: (depth // 4,)": "None: (depth // 4 - 1,)",
+    },
+    ("objective.py", "tests/distributed/test_objective_on_ranks.py"): {
+        "scope = [gather(z) for z in scope]": "scope = [gather(z.detach()) for z in scope]"
+    },
+    ("losses/weight.py", "tests/test_objective.py tests/training/test_regularized.py"): {
+        "(step - self.steps[:-1])": "(step - 1 - self.steps[:-1])"
+    },
+    # processes, paths, times, schedule
+    ("process.py", PROCESS): {
+        "(t < first) | (t > last)": "(t < first)",
+        "if not self.settings.guided:": "if True:",
+        "return speed**2 if": "return speed if",
+        ".clamp(-1, 1)": ".clamp(-2, 2)",
+    },
+    ("paths.py", "tests/test_paths.py"): {
+        "half * sigma, -half * alpha)": "half * sigma, half * alpha)",
+        "slope * alpha, -slope * alpha**2 / sigma": "slope * alpha, -slope * alpha / sigma",
+        "-c.sigma * value\n": "c.sigma * value\n",
+    },
+    ("time_sampling.py", "tests/test_times.py"): {"return 1 - (1 - moved).abs()": "return moved.clamp_max(1)"},
+    ("schedule.py", "tests/test_schedule.py"): {
+        '"posterior_log_variance": torch.cat([variance[1:2]': '"posterior_log_variance": torch.cat([variance[2:3]'
+    },
+    # samplers
+    ("sampling/solvers.py", SAMPLING): {
+        '"velocity", "data", x, t)': '"velocity", "noise", x, t)',
+        "velocity(x + (then - now) * slope, at(then, x))) / 2": "velocity(x + (then - now) * slope, at(now, x))) / 2",
+        "return (2 * (then - now)": "return ((then - now)",
+        "return v + self.w(t, x)": "return v + 0.5 * self.w(t, x)",
+        "at(now, x), at(then - now, x))": "at(then, x), at(then - now, x))",
+    },
+    ("sampling/guidance.py", SAMPLING): {
+        "without + scale * (with_label - without)": "with_label + scale * (with_label - without)"
+    },
+    ("sampling/diffusion.py", SAMPLING): {
+        "(1 - before - std.square())": "(1 - before)",
+        "if then > 0 and self.eta > 0": "if self.eta > 0",
+    },
+    # models
+    ("models/teachers.py", "tests/models/test_teachers.py"): {"antialias=True)": "antialias=False)"},
+    ("models/export.py", "tests/models/test_export.py"): {"norm_eps=1e-6": "norm_eps=1e-5"},
+    # training and resuming
+    ("training/stream.py", "tests/training/test_stores.py"): {"if self.flips else": "if True else"},
+    ("training/stream.py", TRAINING): {
+        "position // self.batch_size)": "position // self.batch_size + 1)",
+        "Purpose.ORDER, epoch)": "Purpose.ORDER, 0)",
+    },
+    ("training/ema.py", TRAINING): {"(1 + step) / (10 + step)": "(2 + step) / (10 + step)"},
+    ("training/trainer.py", RESUME): {
+        "self.step = self.saved_step = state.step\n": "self.step = self.saved_step = state.step - 1\n",
+        'ckpt.load_optimizer(self.optimizer, self._named(), state.part("optimizer."))\n': "pass\n",
+        "module.load_state_dict(tensors)": 'module.load_state_dict(state.part("model."))',
+        "self.folder.rewind(self.step)": "pass",
+    },
+    ("training/trainer.py", TRAINING): {
+        "self.fabric.backward(losses.total / count)": "self.fabric.backward(losses.total)"
+    },
+    ("training/checkpoint.py", RESUME): {'if header.get("sha256") != _digest(tensors, header):': "if False:"},
+    ("training/folder.py", "tests/training/test_data_identity.py"): {
+        "if mine.digest == data.digest:": "if mine.dimensions == data.dimensions:"
+    },
+    ("training/folder.py", "tests/training/test_folder.py"): {"if keep_every is None or step": "if step"},
+    ("disk.py", "tests/test_disk.py"): {"owner is not None and owner[2] == socket.gethostname()": "owner is not None"},
+    # meters, features and configs
+    ("training/meters.py", "tests/training/test_meters.py"): {
+        "g - sum(gradient[i] for gradient in": "g + sum(gradient[i] for gradient in"
+    },
+    ("training/features.py", "tests/training/test_features.py"): {"look.seed, Purpose.PROBE": "0, Purpose.PROBE"},
+    ("config.py", "tests/test_config.py"): {"self.batch_size % group.chunk == 0": "True"},
+    ("checks.py", "tests/test_config.py"): {'not (ends[1] == ")" and value == high)': "True"},
+    # statistics and listing
+    ("experiments/statistics.py", "tests/experiments/test_statistics.py"): {
+        "times = np.arange(len(ordered), 0, -1)": "times = len(ordered)",
+        "better = d < 0 if metric(measure).direction < 0": "better = d < 0 if metric(measure).direction > 0",
+        "d = (values - baseline).dropna()": "d = (baseline - values).dropna()",
+        ".cummax().clip(upper=1)": ".clip(upper=1)",
+    },
+    ("datasets/sources.py", DATASETS): {
+        'key=lambda name: (name.partition("/")[0], name)': 'key=lambda name: (name.partition("/")[0], name), reverse=True',
+        "classes = sorted(name for": "classes = list(name for",
+        'sha256("\\n".join(names), labels)': "sha256(labels)",
+    },
+    ("datasets/folder.py", DATASETS): {"name = entry.name.lower()": "name = entry.name"},
+}
+MUTATIONS = [Mutation(file, *edit, likely) for (file, likely), edits in EDITS.items() for edit in edits.items()]
 
 
 def main() -> int:

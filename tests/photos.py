@@ -1,9 +1,10 @@
 """Small random images, folders of them and a VAE; stores prepared by processes that may be killed."""
 
-import importlib.util
+import importlib
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from forked import processes
 from PIL import Image
+from small import randomised
 
 CHANCE = np.random.default_rng(0)
 
@@ -43,10 +45,7 @@ def tiny_vae(folder: Path, **config: object) -> Path:
     small = dict(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4)
     down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
     vae = AutoencoderKL(**small | dict(down_block_types=down, up_block_types=up) | config)
-    with torch.no_grad():
-        for parameter in vae.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    vae.save_pretrained(folder)
+    randomised(vae).save_pretrained(folder)
     return folder
 
 
@@ -56,20 +55,14 @@ def tiny_dino(folder: Path, kind: str = "dinov2") -> Path:
 
     sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=70, patch_size=14)
     model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **sizes))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
-    model.save_pretrained(folder)
+    randomised(model, 0.2).save_pretrained(folder)
     return folder
 
 
 def script(name: str) -> ModuleType:
     """A script of ``data/`` as a module."""
-    path = Path(__file__).parents[1] / "data" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # scripts import each other
+    return importlib.import_module(name)
 
 
 def contents(store: Path) -> dict[str, bytes]:

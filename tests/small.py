@@ -1,5 +1,7 @@
 """Small objectives, the inputs of one training step, and where its gradient arrives. Nano has four blocks."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,14 +59,30 @@ def objective(network: nn.Module, teacher: nn.Module | None = None, **config) ->
     return Objective(network, Config(batch_size=SIZE, **config), teacher)
 
 
-def whole_objective(config: Config) -> Objective:
-    """As a trainer makes it, with every weight random: at the start of training most gradients are 0."""
-    network = build_model(config.model, 8, 1, 10, learn_sigma=config.family == "DiT")
-    module = Objective(network, config)
+def randomised(module: nn.Module, std: float = 0.1) -> nn.Module:
+    """Add noise to every weight: at the start of training most outputs and gradients are 0."""
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        for weight in (p for p in module.parameters() if p.requires_grad):
+            weight.add_(torch.randn_like(weight), alpha=std)
     return module
+
+
+def whole_objective(config: Config) -> Objective:
+    """As a trainer makes it, with every weight of the network random."""
+    return Objective(randomised(build_model(config.model, 8, 1, 10, learn_sigma=config.family == "DiT")), config)
+
+
+def kept_bytes(module: nn.Module, run: Callable[[], object]) -> int:
+    """Bytes that a forward pass keeps for the backward one, the module's weights left out."""
+    weights, storages = {p.untyped_storage().data_ptr() for p in module.parameters()}, {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _ = run()
+    return sum(storage.nbytes() for place, storage in storages.items() if place not in weights)
 
 
 def gradients(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:

@@ -1,16 +1,11 @@
-"""The benchmarks run, and count operations right; what they say about time is not tested."""
+"""The benchmarks run; what they say about time is not tested, and how they count operations in test_flops."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from labkit.models import build_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import results
@@ -35,14 +30,9 @@ def run(script: str, *words: str) -> str:
 def test_a_step_at_full_size(tmp_path):
     told = run("step.py", "--smoke", "--out", str(tmp_path / "step.json"))
     rows = json.loads((tmp_path / "step.json").read_text())["rows"]
-    assert {"plain float32", "fused", "resident", "dispersive", "contrastive"} <= {row["row"] for row in rows}
-    assert all(row["images/s"] > 0 and row["utilisation"] > 0 for row in rows)
-    with torch.device("meta"):
-        network = build_model("SiT-Nano/8", learn_sigma=False)
-        with FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, 4, 32, 32), torch.empty(1), torch.zeros(1, dtype=torch.long))
-    [counted] = re.findall(r"([\d,]+) FLOPs an image and step", told)
-    assert int(counted.replace(",", "")) == 3 * counter.get_total_flops()
+    assert {"float32 loop", "fused", "recipe", "dispersive, whole", "contrastive"} <= {row["row"] for row in rows}
+    assert all(row["images/s"] > 0 and row["share of the matmul"] > 0 for row in rows)
+    assert " FLOPs an image and step" in told
 
 
 def test_readme_says_of_gpus_what_was_measured():

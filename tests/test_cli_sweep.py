@@ -1,9 +1,7 @@
 """``labkit sweep``: axes and lists as they are typed, the table at the end, failures, Ctrl-C, and going on."""
 
-import time
-
 import pytest
-from forked import ForkedCommand
+from forked import interrupted, rows
 
 from labkit import recipes
 from labkit.arguments import axes_of, read_list
@@ -84,8 +82,6 @@ def test_files_of_runs_that_cannot_be(tmp_path, text, printed):
         (["digits"], "grid = None cannot be used: name fields and values, as in --grid seed=0..4"),
         (["digits", "--grid", "sead=1"], "did you mean seed"),
         (["digits", "--grid", "lam=1"], "did you mean dispersive.lam or contrastive.lam or repa.lam"),
-        (["digits", "--grid", "dispersive.lam=-1"], "dispersive.lam = -1 cannot be used"),
-        (["digits", "--grid", "seed=1", "--workers", "0"], "workers = 0"),
         (["digits", "--grid", "seed=1", "--count", "2"], "count = 2"),
         (["digits", "--grid", "seed=1", "--count", "5000"], "count = 5000 cannot be used: digits has 1297 training"),
         (["digits", "--grid", "dataset=cats"], "dataset = 'cats' cannot be used"),
@@ -127,11 +123,11 @@ def test_ctrl_c_saves_every_run_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "out"
     # Too few steps to repay compiling, which would take most of this test.
     words = ["digits", "--model", "SiT-Nano/4", "--batch-size", "8", "--steps", "8000", "--grid", "seed=0..1"]
-    command = ForkedCommand("sweep", *words, *ENDS, "--out", str(out), folder=tmp_path)
-    logs = [out / f"seed={seed}" / "metrics.csv" for seed in (0, 1)]
-    while command.running and not all(log.exists() and log.read_text().count("\n") > 1 for log in logs):
-        time.sleep(0.1)
-    status, printed, _ = command.interrupt()
+
+    def training():
+        return all(rows(out / f"seed={seed}") > 1 for seed in (0, 1))
+
+    status, printed, _ = interrupted("sweep", *words, *ENDS, "--out", str(out), folder=tmp_path, when=training)
     assert status == 130
     assert "Stopped and saved. Go on with the same command:  labkit sweep digits" in printed
     assert all(list((out / f"seed={seed}" / "checkpoints").iterdir()) for seed in (0, 1))

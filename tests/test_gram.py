@@ -36,9 +36,6 @@ def test_the_shape_checker_is_at_work():
         pairwise_sq_distances(torch.randn(3, 4, 5))
 
 
-# --- values
-
-
 def test_pairs_equal_a_double_loop():
     z, w = 3 * torch.randn(7, 5, dtype=torch.float64) + 10, 3 * torch.randn(4, 5, dtype=torch.float64) + 10
     torch.testing.assert_close(gram(z), torch.einsum("ip,jp->ij", z, z))
@@ -57,9 +54,6 @@ def test_standardized_features_have_mean_zero_and_the_deviation_one_of_the_batch
     z = torch.randn(9, 4, dtype=torch.float64) * torch.tensor([1e-6, 1.0, 50.0, 1e12]) + 3
     expected = (z - z.mean(dim=0)) / z.std(dim=0, correction=0)
     torch.testing.assert_close(standardized(z), expected, rtol=1e-6, atol=1e-9)
-
-
-# --- exactness
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e6, 1e12])
@@ -101,9 +95,6 @@ def test_distances_lifted_to_zero_keep_their_gradient(function):
     torch.testing.assert_close(gradient, torch.cat([expected, -expected]), rtol=0.2, atol=2e-6)
 
 
-# --- the ends of the number range
-
-
 @pytest.mark.parametrize("size", [0, 1e-30])
 def test_rows_of_zeros_have_no_direction(size):
     z, w = torch.randn(2, 4, 3)
@@ -115,6 +106,13 @@ def test_rows_of_zeros_have_no_direction(size):
     assert cross_cosines(z, w)[1].abs().max() < 1e-14
     assert paired_cosines(z, w)[1].abs() < 1e-14
     total = cosines.sum() + cross_cosines(z, w).sum() + paired_cosines(z, w).sum()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(total, (z, w)))
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-13, 1e-14, 1e-16])
+def test_rows_that_have_hardly_a_direction_have_a_finite_gradient(size):
+    z, w = (size * torch.randn(2, 8, 3)).requires_grad_()
+    total = pairwise_cosines(z).sum() + cross_cosines(z, w).sum() + paired_cosines(z, w).sum()
     assert all(g.isfinite().all() for g in torch.autograd.grad(total, (z, w)))
 
 

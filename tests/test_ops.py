@@ -18,16 +18,14 @@ def test_rows_flattens_in_reading_order_and_raises_half_precision_only(dtype):
     assert rows(torch.zeros(5)).shape == (5, 1)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
-def test_rows_refuses_a_dtype_without_fractions_by_name(dtype):
+def test_rows_refuses_a_dtype_without_fractions_by_name(dtype, unchecked):
     with pytest.raises(TypeError, match=f"^z has dtype {dtype}"):
         rows(torch.ones(2, 3, dtype=dtype))
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shape", [(), (0, 4), (4, 0), (3, 0, 2)])
-def test_rows_refuses_emptiness_with_its_shape(shape):
+def test_rows_refuses_emptiness_with_its_shape(shape, unchecked):
     with pytest.raises(ValueError, match=r"^z has shape") as error:
         rows(torch.zeros(shape))
     assert str(shape) in str(error.value)

@@ -104,8 +104,7 @@ def test_at_the_ends_of_the_interval_everything_is_finite_and_beyond_it_somethin
                 torch.testing.assert_close(x, true[target], rtol=0.02, atol=0.02)
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_shapes_and_names_that_do_not_belong_are_refused(ends):
+def test_shapes_and_names_that_do_not_belong_are_refused(ends, unchecked):
     data, noise = ends
     with pytest.raises(ValueError, match=r"x1, x0, t have shapes \(\(5, 1, 4, 4\), \(4, 1, 4, 4\), \(5,\)\)"):
         paths.vp(data, noise[:4], torch.rand(5))

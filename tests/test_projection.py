@@ -104,8 +104,7 @@ def test_low_precision_is_raised_and_gradients_stay_out():
 
 
 @pytest.mark.parametrize("components", [0, 6, 2.0])
-@pytest.mark.usefixtures("unchecked")
-def test_more_axes_than_features_or_none_are_refused(components):
+def test_more_axes_than_features_or_none_are_refused(components, unchecked):
     with pytest.raises(ConfigError, match=f"^components = {components} .*20 rows of 5 features take 1 to 5"):
         Pca.fit({"a": torch.randn(20, 5)}, components)
 
@@ -123,8 +122,7 @@ def test_more_axes_than_features_or_none_are_refused(components):
     ],
     ids=["none", "widths", "not finite"],
 )
-@pytest.mark.usefixtures("unchecked")
-def test_conditions_that_cannot_share_a_map_are_refused_by_name(fit, conditions, error, fault):
+def test_conditions_that_cannot_share_a_map_are_refused_by_name(fit, conditions, error, fault, unchecked):
     with pytest.raises(error, match=fault):
         fit(conditions)
 
@@ -141,8 +139,7 @@ def test_a_turned_or_mirrored_scaled_and_moved_map_is_laid_back_onto_itself():
         assert disparity == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_maps_without_a_shape_are_refused():
+def test_maps_without_a_shape_are_refused(unchecked):
     for b, message in (
         (torch.randn(4, 2), "same shape"),
         (torch.full((5, 2), 0.1), "unique points"),

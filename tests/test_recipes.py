@@ -27,6 +27,7 @@ def test_recipes_for_a_gpu_have_the_settings_of_the_papers(unchecked):
     d = release.dispersive
     assert (d.lam, d.tau, d.chunk, d.blocks) == (0.25, 1.0, 32, "last")
     assert (paper.optimizer.betas, release.optimizer.betas) == ((0.9, 0.95), (0.9, 0.999))
+    assert recipes.imagenet256("DiT-B/2", preset="paper").optimizer.betas == (0.9, 0.999)  # of its own code
     assert paper.optimizer.lr == release.optimizer.lr == 1e-4
     assert (paper.batch_size, paper.ema_decay, paper.label_drop) == (256, 0.9999, 0.1)
     assert paper.steps == PAPER_STEPS
@@ -66,10 +67,6 @@ def test_the_presets_of_meanflow_are_guided_but_one_and_say_so():
     assert recipes.imagenet256(preset="meanflow").optimizer.betas == (0.9, 0.95)
     with pytest.raises(ConfigError, match=r"^model = 'SiT-B/2' .*MeanFlow-XL/2"):
         recipes.imagenet256("SiT-B/2", preset="meanflow")
-
-
-def test_a_dit_takes_the_betas_of_its_code():
-    assert {recipes.imagenet256("DiT-B/2", preset=p).optimizer.betas for p in ("baseline", "paper")} == {(0.9, 0.999)}
 
 
 def test_on_the_command_line_the_model_chooses_its_settings_too():

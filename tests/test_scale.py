@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import kept_bytes
 
 from labkit import build_model
 from labkit.checks import ConfigError
@@ -32,22 +33,10 @@ def test_the_table_is_what_the_costs_say():
 
 
 def kept(name, batch, bf16=False):
-    """Bytes that a forward pass on the CPU keeps for the backward one, parameters left out."""
-    network, kept = build_model(name), {}
-    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
+    network = build_model(name)
     inputs = torch.randn(batch, 4, 32, 32), torch.rand(batch), torch.zeros(batch, dtype=torch.long)
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        output = network(*inputs).output.square().mean()
-    assert output.requires_grad
-    return sum(storage.nbytes() for storage in kept.values())
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return kept_bytes(network, lambda: network(*inputs).output.square().mean())
 
 
 @pytest.mark.parametrize(
@@ -95,7 +84,6 @@ def test_time_is_operations_over_the_share_of_the_rate():
     assert 1e8 < measured_flops("cpu", budget=0.05) < 1e15
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "name"),
     [
@@ -109,6 +97,6 @@ def test_time_is_operations_over_the_share_of_the_rate():
         (lambda: paper_days(cost("SiT-S/8"), 1.0, 2.0), "utilisation"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(call, name):
+def test_what_cannot_be_is_refused_by_name(call, name, unchecked):
     with pytest.raises(ConfigError, match=rf"^{name} = "):
         call()

@@ -167,12 +167,11 @@ class Evaluator:
 
     def left_out(self, count: int) -> dict[str, str]:
         """Metrics that cannot be computed with this reference, and why."""
-        reasons, second = dict(self.without), self.reference.second
-        if self.reference.read is None:
+        reference, second, reasons = self.reference, self.reference.second, dict(self.without)
+        if reference.read is None:
             metrics = f"precision, recall, {self._kernel}, frechet_pixels"
             reasons[metrics] = "the reference holds statistics and no images"
-        known = self.reference.statistics is not None
-        if known and self.extractor.name == "inception" and self.reference.spatial is None:
+        if reference.statistics is not None and reference.spatial is None and self.extractor.name == "inception":
             reasons["sfid"] = "the reference holds no mu_s and sigma_s of these features"
         if second is None:
             reasons[REAL] = "the reference has no second set of real images"

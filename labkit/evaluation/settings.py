@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from labkit import datasets
 from labkit.checks import check_seed, choose, require, whole
@@ -102,18 +102,15 @@ class EvaluationConfig:
         usual: Features | None = "pixels" if embedded else "inception" if published else None
         if classified:
             usual = cast(Features, classified[0])
-        filled = FilledConfig(
+        completed: dict[str, Any] = dict(
             count=self.count or (SMALL if embedded and not published else PUBLISHED),
             sampler=sampler.filled(config.family),
             seed=config.seed if self.seed is None else self.seed,
             labels=self.labels or ("uniform" if published else "in_turn"),
             reference=reference,
             features=self.features or (usual if self.inception is None else "inception"),
-            vae=self.vae,
-            inception=self.inception,
-            batch=self.batch,
-            protocol=self.protocol,
         )
+        filled = FilledConfig(**vars(self) | completed)
         check_null_class(config, filled.sampler.guidance)
         return filled
 

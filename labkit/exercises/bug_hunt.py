@@ -25,7 +25,6 @@ LEAN = (
 class Sabotage:
     """A wrong loss, and what a reader has to find out."""
 
-    letter: str
     edit: str
     """What is wrong, as an edit of Algorithm 1, "old → new"."""
     diagnosis: str
@@ -45,9 +44,8 @@ class Sabotage:
         return sorted((self.diagnosis, *self.decoys))
 
 
-_ALL = (
-    Sabotage(
-        "A",
+SABOTAGES: dict[str, Sabotage] = {
+    "A": Sabotage(
         "z.flatten(1) → z.detach().flatten(1)",
         "No gradient flows: the features are detached, or come from a forward pass under no_grad.",
         (
@@ -58,16 +56,14 @@ _ALL = (
         "Network, samples and norms are those of the baseline, bit for bit, and the gradient ratio is exactly 0. A "
         "logged loss proves only that someone computes it.",
     ),
-    Sabotage(
-        "B",
+    "B": Sabotage(
         "/ z.shape[1] →",
         "The distance is not divided by P: the exponentials are all 0, except those of the self-pairs.",
         ("The loss has finished its work: all samples are far apart.", "τ is missing.", "The sign is flipped."),
         "The loss stands on its floor −log B from the very first step, before anything was trained, while the features "
         "are as small as the baseline's. The law that fails: repeating every feature should change nothing.",
     ),
-    Sabotage(
-        "C",
+    "C": Sabotage(
         "z.flatten(1) → z.mean(dim=1)",
         "The tokens are averaged before the distance is taken.",
         (
@@ -78,16 +74,14 @@ _ALL = (
         "The mean over the tokens spreads, but what is left when you subtract that mean does not. The law that fails: "
         "adding numbers that sum to 0 over the tokens should change the loss, and does not.",
     ),
-    Sabotage(
-        "D",
+    "D": Sabotage(
         "return torch.log → return -torch.log",
         "The sign is flipped: samples are pulled together.",
         ("λ is 0.", "The learning rate is too high.", "The covariance variant runs instead of InfoNCE-L2."),
         "The total loss falls nicely, and so does the logged term, but the spread shrinks below the baseline's, and "
         "where the features agree the true loss is at its *largest* value, 0.",
     ),
-    Sabotage(
-        "E",
+    "E": Sabotage(
         "torch.log(torch.exp(-D / tau).mean()) → "
         "(-D / tau).fill_diagonal_(-torch.inf).logsumexp((0, 1)) - 2 * torch.tensor(float(len(D))).log()",
         "The self-pairs are left out of the sum, which is still divided by B².",
@@ -99,8 +93,7 @@ _ALL = (
         "The curve falls through the floor −log B and does not stop, since it has none without the self-pairs; and for "
         "identical features the loss is log(1 − 1/B) where the law says 0.",
     ),
-    Sabotage(
-        "F",
+    "F": Sabotage(
         ".square() / z.shape[1] → / z.shape[1] ** 0.5",
         "The distance is not squared.",
         (
@@ -112,8 +105,7 @@ _ALL = (
         "at its peak instead of at 0. The law that fails: with twice the features and four times τ, the loss should "
         "stay the same.",
     ),
-    Sabotage(
-        "G",
+    "G": Sabotage(
         "-D / tau → (-D / tau).clamp_min(-1.0)",
         "The exponents are clamped: a pair that is a little apart no longer gets a gradient.",
         (
@@ -124,8 +116,7 @@ _ALL = (
         "The loss falls quickly and then stays level, but far above −log B, and on that plateau its gradient is "
         "exactly 0. The only floor of the right loss is −log B.",
     ),
-    Sabotage(
-        "H",
+    "H": Sabotage(
         "/ tau → / D.max().clamp_min(1e-12) / tau",
         "The distances are divided by the largest one of the batch.",
         (
@@ -136,6 +127,5 @@ _ALL = (
         "The loss hardly moves, whatever the features do, and their norm has no reason to grow. The law that fails: "
         "doubling the features should bring the loss nearer to its floor, and here it changes nothing.",
     ),
-)
-SABOTAGES: dict[str, Sabotage] = {each.letter: each for each in _ALL}
+}
 """The sabotaged losses by letter."""

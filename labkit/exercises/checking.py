@@ -9,7 +9,6 @@ any other difference the check says where it lies: shape, sign, factor, order, o
 import ctypes
 import html
 import inspect
-import re
 import sys
 import threading
 import traceback
@@ -17,20 +16,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import combinations
-from textwrap import shorten
+from textwrap import fill, shorten
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.exercises.differences import Outcome, agree, close, difference, malformed, same_values, wrong_gradient
+from labkit.exercises.differences import Outcome, Stopped, check_form, check_gradient, close, difference
 from labkit.exercises.stubs import blanked, source, without_docstrings
 from labkit.runtime import one_thread
 
 Arguments = tuple[Any, ...]
 Function = Callable[..., Any]
 T = TypeVar("T")
+LETTERS = 96  # of a line, for a page of 1,280 pixels; a notebook breaks longer ones within words
 
 
 class Verdict(NamedTuple):
@@ -43,7 +43,8 @@ class Verdict(NamedTuple):
     """One or more sentences for the reader."""
 
     def __repr__(self) -> str:
-        return f"{'✓' if self.passed else '✗'} {self.text}"
+        sign = "✓" if self.passed else "○" if self.key == "empty" else "✗"
+        return fill(f"{sign} {self.text}", LETTERS, subsequent_indent="  ", break_long_words=False)
 
 
 def about(notebook: str, title: str, minutes: int, difficulty: int) -> dict[str, Any]:
@@ -82,11 +83,6 @@ class Exercise:
     seconds: float = 5.0
     """Time limit of the check."""
 
-    @property
-    def name(self) -> str:
-        """Name of the exercise: that of its function, or adaln_block for the class AdaLNBlock."""
-        return re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", "_", self.answer.__name__).lower()
-
     @cached_property
     def solution(self) -> str:
         """Code of the solution, without its docstrings."""
@@ -109,8 +105,8 @@ class Exercise:
                 wants = _outcomes(self)
                 gots = _limited(lambda: [self._outcome(answer, i) for i in range(len(wants))], self.seconds)
                 return self._judge(answer, gots, wants)
-        except _Stopped as stopped:
-            return stopped.verdict
+        except Stopped as stopped:
+            return Verdict(False, stopped.key, stopped.text)
         except TimeoutError:
             late = f"It was still running after {self.seconds:g} seconds, so I stopped it. Does a loop never end?"
             return Verdict(False, "endless", late)
@@ -139,37 +135,37 @@ class Exercise:
         """The reader's outcome on one of the inputs.
 
         Raises:
-            _Stopped: there is none, or the inputs have changed.
+            Stopped: there is none, or the inputs have changed.
         """
         arguments, before = self.inputs()[case], self.inputs()[case]
         try:
             got = _outcome(self.adapt(answer), arguments, self)
+        except Stopped:
+            raise
         except (Exception, SystemExit) as error:
-            raise _Stopped(*_error(answer, error, self)) from error
+            raise Stopped(*_error(answer, error, self)) from error
         if any(isinstance(b, Tensor) and not close(a, b, 0) for a, b in zip(arguments, before, strict=True)):
-            raise _Stopped("in place", IN_PLACE)
+            raise Stopped("in place", IN_PLACE)
         return got
 
     def _judge(self, answer: Any, gots: Sequence[Outcome], wants: Sequence[Outcome]) -> Verdict:
-        if all(map(agree, gots, wants)):
+        if all(map(Outcome.agrees, gots, wants)):
             gradient = ", gradient included" if self.gradients else ""
             praise = f"Right: your lines give the library's numbers{gradient}. From here on, the panels can run them."
             return Verdict(True, "right", praise)
         for got, want in zip(gots, wants, strict=True):
-            if problem := malformed(got, want, self.returns):
-                return Verdict(False, *problem)
-        valid = all(map(same_values, gots, wants))  # then only the gradient tells a mistake
+            check_form(got, want, self.returns)
+        valid = all(map(Outcome.same_values, gots, wants))  # then only the gradient tells a mistake
         for sentence, outcomes in self._known():
-            if all(map(agree if valid else same_values, gots, outcomes)):
+            if all(map(Outcome.agrees if valid else Outcome.same_values, gots, outcomes)):
                 return Verdict(False, "mistake", sentence)
         function = getattr(self.answer, "forward", self.answer)
         names = list(inspect.signature(function).parameters)[-len(self.inputs()[0]) :]
         slopes = [names[i] for i in self.gradients]
-        for got, want in zip(gots, wants, strict=True):
-            if valid and (problem := wrong_gradient(got, want, slopes)):
-                return Verdict(False, *problem)
+        for got, want in zip(gots, wants, strict=True) if valid else ():
+            check_gradient(got, want, slopes)
         again = _limited(lambda: self._outcome(answer, 0), self.seconds)
-        if not same_values(again, gots[0]):
+        if not again.same_values(gots[0]):
             return Verdict(False, "random", RANDOM)
         inputs = dict(zip(names, zip(*self.inputs(), strict=True), strict=True))
         hint = self._unused(answer, gots[0], names) or self._broken(answer)
@@ -199,7 +195,7 @@ class Exercise:
                     other = _limited(lambda new=tuple(arguments): _outcome(self.adapt(answer), new, self), self.seconds)
                 except Exception:
                     continue
-                if same_values(other, got):
+                if other.same_values(got):
                     return f" Where does `{names[i]}` come in? When it changes, your numbers do not."
         return ""
 
@@ -223,8 +219,8 @@ class Exercise:
 
 
 UNFILLED = (
-    "It returns nothing yet: fill in each `...`, and return what the docstring promises. There is no hurry, and the "
-    "solution is one click away."
+    "Still to be written: it returns nothing yet. Replace each `...`, and return what the docstring promises. Nothing "
+    "below waits for it, and a solution is one click away."
 )
 IN_PLACE = (
     "It changes its inputs in place, so whoever uses them next works with other numbers. Please make a new tensor: no "
@@ -233,37 +229,36 @@ IN_PLACE = (
 RANDOM = "It gives other numbers each time it is called. Does it draw random numbers, and should it?"
 
 
-class _Stopped(Exception):
-    """A reader's function gives nothing to compare; carries the verdict."""
+def filled_in(value: T) -> T:
+    """What a reader's function returned.
 
-    def __init__(self, key: str, text: str) -> None:
-        super().__init__(text)
-        self.verdict = Verdict(False, key, text)
+    Raises:
+        Stopped: it is what a stub returns.
+    """
+    if value is None or value is ...:
+        raise Stopped("empty", UNFILLED)
+    return value
 
 
 def _outcome(function: Function, arguments: Arguments, exercise: Exercise) -> Outcome:
     """Outcome of one call.
 
     Raises:
-        _Stopped: it returns nothing, no numbers, or numbers that cannot be compared.
+        Stopped: it returns nothing, no numbers, or numbers that cannot be compared.
     """
     inputs = [arguments[i].requires_grad_() for i in exercise.gradients]
     result = function(*arguments)
     several = isinstance(result, (Tensor, np.ndarray)) and result.ndim and len(result) == len(exercise.returns) > 1
     results = tuple(result) if several or isinstance(result, (tuple, list)) else (result,)
-    if not results or any(value is None or value is ... for value in results):
-        raise _Stopped("empty", UNFILLED)
-    for value in results:
+    for value in [filled_in(value) for value in results or (None,)]:
         if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)):
-            raise _Stopped("type", f"It returns a {type(value).__name__} where the docstring promises numbers.")
+            raise Stopped("type", f"It returns a {type(value).__name__} where the docstring promises numbers.")
     values = [torch.as_tensor(value) for value in results]
     for value in values:
         if value.device.type != "cpu":
-            raise _Stopped(
-                "device", f"Its result lies on {value.device}, and its inputs lie on the CPU. Keep it there."
-            )
+            raise Stopped("device", f"Its result lies on {value.device}, and its inputs lie on the CPU. Keep it there.")
         if value.is_complex():
-            raise _Stopped("complex", "It returns complex numbers. Which part of them is meant: perhaps `.real`?")
+            raise Stopped("complex", "It returns complex numbers. Which part of them is meant: perhaps `.real`?")
     slopes = None
     if inputs and values[0].requires_grad and values[0].ndim == 0:
         pulls = torch.autograd.grad(values[0], inputs, allow_unused=True, materialize_grads=True)
@@ -280,8 +275,6 @@ def _outcomes(exercise: Exercise, *edits: str) -> tuple[Outcome, ...]:
 
 def _error(answer: Any, error: BaseException, exercise: Exercise) -> tuple[str, str]:
     """Key and sentence for an answer that raised an error: type, message, and the line of the reader's code."""
-    if isinstance(error, _Stopped):
-        return error.verdict.key, error.verdict.text
     if "ellipsis" in str(error).lower():
         return "empty", UNFILLED
     if "in-place operation" in str(error) and exercise.gradients:

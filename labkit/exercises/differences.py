@@ -26,16 +26,22 @@ class Outcome(NamedTuple):
     values: tuple[Tensor, ...]
     slopes: tuple[Tensor, ...] | None
 
+    def same_values(self, other: "Outcome") -> bool:
+        return len(self.values) == len(other.values) and all(map(close, self.values, other.values))
 
-def same_values(a: Outcome, b: Outcome) -> bool:
-    return len(a.values) == len(b.values) and all(map(close, a.values, b.values))
+    def agrees(self, other: "Outcome") -> bool:
+        """Whether values and gradients are the same."""
+        if self.slopes is None or other.slopes is None:
+            return self.slopes is other.slopes and self.same_values(other)
+        return self.same_values(other) and all(map(close, self.slopes, other.slopes))
 
 
-def agree(a: Outcome, b: Outcome) -> bool:
-    """Whether values and gradients are the same."""
-    if a.slopes is None or b.slopes is None:
-        return a.slopes is b.slopes and same_values(a, b)
-    return same_values(a, b) and all(map(close, a.slopes, b.slopes))
+class Stopped(Exception):
+    """A check that ends early, since a reader's function gives nothing to compare; carries the verdict."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key, self.text = key, text
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
@@ -46,13 +52,13 @@ def close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
     return torch.allclose(a.detach(), b.detach(), rtol=0.0, atol=tolerance * scale + 0.05 * tolerance, equal_nan=True)
 
 
-def malformed(got: Outcome, want: Outcome, names: Sequence[str]) -> tuple[str, str] | None:
-    """Key and sentence where values cannot be compared."""
+def check_form(got: Outcome, want: Outcome, names: Sequence[str]) -> None:
+    """Stop where values cannot be compared, since their number or shape is another, or they are not finite."""
     n, shapes = len(got.values), {value.shape for value in got.values}
     if n != len(want.values):
         promised = "one value" if len(names) == 1 else f"{len(names)} values: {', '.join(names)}"
         hint = " `torch.stack` joins several tensors." if len(want.values) == len(shapes) == 1 < n else ""
-        return "count", f"It returns {n} value{'s' * (n > 1)}, but the docstring promises {promised}.{hint}"
+        raise Stopped("count", f"It returns {n} value{'s' * (n > 1)}, but the docstring promises {promised}.{hint}")
     for name, g, w in zip(names, got.values, want.values, strict=True):
         if g.shape != w.shape:
             promised = str(tuple(w.shape)) if w.ndim else "one number, of shape ()"
@@ -61,24 +67,23 @@ def malformed(got: Outcome, want: Outcome, names: Sequence[str]) -> tuple[str, s
                 hint = "They differ by an axis of length 1: look at `keepdim`, `squeeze` and `[:, None]`."
             elif sorted(g.shape) == sorted(w.shape):
                 hint = "It has the same axes in another order: is something transposed?"
-            return "shape", f"The shape of {name} is {tuple(g.shape)}, but the docstring promises {promised}. {hint}"
+            shape = f"The shape of {name} is {tuple(g.shape)}, but the docstring promises {promised}."
+            raise Stopped("shape", f"{shape} {hint}")
         if not g.isfinite().all():
-            return "nan", f"Here, {name} {NOT_FINITE}"
-    return None
+            raise Stopped("nan", f"Here, {name} {NOT_FINITE}")
 
 
-def wrong_gradient(got: Outcome, want: Outcome, arguments: Sequence[str]) -> tuple[str, str] | None:
-    """Key and sentence where the values are right and the gradient by one of the arguments is not."""
+def check_gradient(got: Outcome, want: Outcome, arguments: Sequence[str]) -> None:
+    """Stop where the values are right and the gradient by one of the arguments is not."""
     if got.slopes is None:
-        return "no gradient", NO_GRADIENT
+        raise Stopped("no gradient", NO_GRADIENT)
     for argument, g, w in zip(arguments, got.slopes, want.slopes or (), strict=True):
         if not g.isfinite().all():
-            return "nan gradient", NAN_GRADIENT
+            raise Stopped("nan gradient", NAN_GRADIENT)
         if not close(g, w):
             how = _relation([(g, w)]) or "is not what it should be"
             text = f"The value is right, but its gradient with respect to `{argument}` {how}."
-            return "gradient", f"{text} Is a part detached that should not be, or the other way round?"
-    return None
+            raise Stopped("gradient", f"{text} Is a part detached that should not be, or the other way round?")
 
 
 RELATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {

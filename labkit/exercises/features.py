@@ -72,12 +72,9 @@ def _interval(ours: Tensor, baseline: Tensor) -> tuple[float, float, float]:
 
     from labkit.experiments.statistics import paired_differences
 
-    rows = [
-        {"run": run, "seed": seed, "measure": "value", "value": value.item()}
-        for run, values in (("baseline", baseline), ("ours", ours))
-        for seed, value in enumerate(values)
-    ]
-    row = paired_differences(pd.DataFrame(rows), "baseline").iloc[0]
+    wide = pd.DataFrame({"seed": range(len(ours)), "baseline": baseline.tolist(), "ours": ours.tolist()})
+    table = wide.melt("seed", var_name="run").assign(measure="value")
+    row = paired_differences(table, "baseline").iloc[0]
     return row["difference"], row["low"], row["high"]
 
 

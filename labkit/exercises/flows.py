@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from labkit import recipes
 from labkit.config import Config, Optimizer
 from labkit.datasets import load
-from labkit.exercises.checking import Exercise, Function, about, numbers
+from labkit.exercises.checking import Exercise, Function, about, filled_in, numbers
 from labkit.losses import average_velocity_target
 from labkit.models.layers import Block
 from labkit.objective import Objective
@@ -196,9 +196,7 @@ def _with_weights(answer: Callable[[int, int], nn.Module]) -> Function:
             for parameter in library.parameters():
                 parameter.copy_(0.3 * torch.randn_like(parameter))
             block = answer(12, 3)
-            start = block(x, c)
-            if start is None or start is ...:
-                return None
+            start = filled_in(block(x, c))
             block.load_state_dict(library.state_dict())
             return torch.tensor(float(torch.equal(start, x))), block(x, c)
 
@@ -237,9 +235,7 @@ def _on_digits(answer: Function) -> Function:
         def loss(step: int) -> Tensor:
             return objective(*stream.at(step * config.batch_size)).total
 
-        average = answer(network, optimizer, loss, config.steps, config.ema_decay)
-        if average is None or average is ...:
-            return None
+        average = filled_in(answer(network, optimizer, loss, config.steps, config.ema_decay))
         if not isinstance(average, nn.Module):
             raise TypeError(f"the function should return a network with averaged weights, not {type(average).__name__}")
         return trained_weights(network) - start, trained_weights(average) - start
@@ -310,9 +306,7 @@ def _and_graph(answer: Function) -> Function:
     """The answer, and whether a gradient would flow through it (1 or 0)."""
 
     def run(*arguments: object) -> Any:
-        target = answer(*arguments)
-        if target is None or target is ...:
-            return None
+        target = filled_in(answer(*arguments))
         return target, float(getattr(target, "requires_grad", False))
 
     return run

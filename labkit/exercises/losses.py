@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from labkit import losses as library
-from labkit.exercises.checking import Exercise, Function, about, numbers
+from labkit.exercises.checking import Exercise, Function, about, filled_in, numbers
 from labkit.models import Transformer, build_model
 from labkit.runtime import seeded
 
@@ -149,9 +149,7 @@ def _on_sit(answer: Function) -> Function:
 
     def run(*arguments: object) -> Any:
         model = _open_sit()
-        loss = answer(model, *arguments)
-        if loss is None or loss is ...:
-            return None
+        loss = filled_in(answer(model, *arguments))
         groups = [model.x_embedder, *model.blocks]
         norms = torch.zeros(len(groups))
         if isinstance(loss, Tensor) and loss.requires_grad and loss.ndim == 0:

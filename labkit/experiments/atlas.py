@@ -16,7 +16,6 @@ explorer has controls for. Only what was measured can be looked up: nothing is i
 """
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from labkit import recipes
 from labkit.checks import LabError, require
 from labkit.config import Config
 from labkit.evaluation import REAL
@@ -37,6 +37,7 @@ from labkit.evaluation.settings import whole_set
 from labkit.experiments.statistics import LEVEL, paired_differences
 from labkit.losses import Contrastive
 from labkit.losses.weight import describe_schedule
+from labkit.metrics.table import three_digits
 from labkit.objective import blocks_of
 from labkit.runtime import data_dir
 
@@ -46,17 +47,6 @@ if TYPE_CHECKING:
 FORMAT = "labkit-atlas-2"
 SHEET = 20
 """Samples of each condition that ship."""
-FILES = (
-    "conditions.json",
-    "table.parquet",
-    "samples.npz",
-    "findings.parquet",
-    "maps.parquet",
-    "stopping.parquet",
-    "curves.parquet",
-    "CLAIMS.md",
-    "PAYS.md",
-)
 ZERO = 0.02  # stands for λ = 0 and τ = 0 where ratios are compared
 UNLIKE = {"dataset": 400, "model": 200, "also": 100, "noise": 30, "variant": 30, "block": 30}
 """Coordinate → how far apart two conditions are that differ in it; λ, τ and α count by their values."""
@@ -135,24 +125,31 @@ class Outcome(NamedTuple):
         return self.table[(self.table["step"] == step) | (self.table["condition"] == REAL)]
 
     def ranges(self, measures: Sequence[str], step: int | None = None) -> "pd.DataFrame":
-        """measure × condition: 'mean (lowest … highest)' over the seeds, at one step."""
+        """Measure × condition: 'mean (lowest … highest)' over the seeds, at one step; three digits."""
         groups = self.at(step).groupby(["measure", "condition"], sort=False)["value"]
-        cells = groups.agg(lambda v: f"{v.mean():.3g}" + (f"  ({v.min():.3g} … {v.max():.3g})" if len(v) > 1 else ""))
-        return cells.unstack("condition").reindex(measures).fillna("–").rename_axis(None)
+        cells = groups.agg(
+            lambda v: (
+                three_digits(v.mean())
+                + (f"  ({three_digits(v.min())} … {three_digits(v.max())})" if len(v) > 1 else "")
+            )
+        )
+        table = cells.unstack("condition").reindex(measures).fillna("–")
+        return table.rename_axis(index=None, columns=None)
 
 
 def point(config: Config) -> dict[str, Any]:
     """Coordinates of a config: those that the explorer has controls for. A variant without τ has τ = 0."""
     on = config.contrastive if config.contrastive.lam is not None else config.dispersive
     depth, blocks = len(blocks_of(type(on)(blocks="all"), config.model)), blocks_of(on, config.model)
-    optimizer = config.optimizer
+    optimizer, usual = config.optimizer, recipes.letters() if config.dataset == "letters" else recipes.digits()
+    rate = 1e-3 if "Micro" in config.model else usual.optimizer.lr
     also = {
         "REPA": config.repa.lam is not None,
         f"chunks of {on.chunk}": on.chunk is not None,
         f"a bank of {on.bank}": on.negatives == "bank",
         describe_schedule(on.schedule): on.schedule != (),
-        f"batches of {config.batch_size}": config.batch_size != 128,
-        f"learning rate {optimizer.lr:g}": optimizer.lr != (1e-3 if "Micro" in config.model else 2e-3),
+        f"batches of {config.batch_size}": config.batch_size != usual.batch_size,
+        f"learning rate {optimizer.lr:g}": optimizer.lr != rate,
         "no momentum": optimizer.betas[0] == 0,
         f"weight decay {optimizer.weight_decay:g}": optimizer.weight_decay > 0,
         f"embeddings × {config.embedding_scale:g}": config.embedding_scale != 1,
@@ -230,14 +227,17 @@ class Atlas:
         """Seeds, commits, machines and steps of some conditions, by default of all, as text."""
         names = list(self.conditions) if conditions is None else list(conditions)
         seeds = [self.record["seeds_of_each"][name] for name in names]
+        fewest, most = min(seeds), max(seeds)
+        each = f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' if most > 1 else ''}"
         rows = self.table[self.table["condition"].isin(names)]
         compared = {whole_set(self._config(name).dataset) for name in names}
         steps = ", ".join(f"{step:,} steps on {name}" for name, step in self.compared_at.items() if name in compared)
         hours = round(rows.groupby("run")["seconds"].max().sum() / 3600, 1)
+        commits, machines = (sorted(rows[name].dropna().unique()) for name in ("commit", "machine"))
         return (
-            f"{len(names)} conditions, {min(seeds)} to {max(seeds)} seeds of each: {sum(seeds)} runs, {hours:g} core "
-            f"hours of training, commits {', '.join(sorted(rows['commit'].dropna().unique()))}, "
-            f"{', '.join(sorted(rows['machine'].dropna().unique()))}. Compared after {steps}."
+            f"{len(names)} conditions, {each} of each: {sum(seeds)} runs, {hours:g} core hours of training. Compared\n"
+            f"after {steps}. Commit{'s' if len(commits) > 1 else ''} {', '.join(commits)};\n"
+            f"{'; '.join(machines)}."
         )
 
     def step(self, condition: str) -> int:
@@ -268,10 +268,7 @@ class Atlas:
         rows = rows[(rows["measure"] == measure) & (rows["step"] == at)]
         remedy = f"{condition} was not measured so at step {at}; measured were {', '.join(self.measures(condition))}"
         require(len(rows) > 0, "measure", measure, remedy)
-        if rows["block"].notna().any():
-            rows = rows[rows["block"] == (self.block(condition) if block is None else block)]
-        if rows["sampler"].notna().any():
-            rows = rows[rows["sampler"] == (rows["sampler"].iloc[0] if sampler is None else sampler)]
+        rows = self._placed(condition, rows, block, sampler)
         require(len(rows) > 0, "block" if sampler is None else "sampler", sampler or block, remedy)
         return band(rows.set_index("seed")["value"])
 
@@ -285,15 +282,19 @@ class Atlas:
 
         datasets = {whole_set(self._config(name).dataset) for name in conditions}
         real = self.table[(self.table["run"] == REAL) & self.table["dataset"].isin(datasets)]
-        rows = pd.concat([*map(self._usual, conditions), real], ignore_index=True)
+        usual = [self._placed(name, self._by_condition[name]) for name in conditions]
+        rows = pd.concat([*usual, real], ignore_index=True)
         curves = pd.concat([self.curves[self.curves["condition"] == name] for name in conditions], ignore_index=True)
         return Outcome(rows[["condition", "seed", "step", "measure", "value"]], curves)
 
-    def _usual(self, condition: str) -> "pd.DataFrame":
-        """A condition's rows: samples by the usual sampler, geometry at the first regularized block."""
-        rows = self._by_condition[condition]
-        usual = rows["sampler"].isna() | (rows["sampler"] == rows["sampler"].dropna().iloc[0])
-        return rows[usual & (rows["block"].isna() | (rows["block"] == self.block(condition)))]
+    def _placed(
+        self, condition: str, rows: "pd.DataFrame", block: int | None = None, sampler: str | None = None
+    ) -> "pd.DataFrame":
+        """A condition's rows at one block, by default the first regularized, by one sampler, by default the usual."""
+        block = self.block(condition) if block is None else block
+        sampler = next(iter(rows["sampler"].dropna()), None) if sampler is None else sampler
+        here = rows["block"].isna() | (rows["block"] == block)
+        return rows[here & (rows["sampler"].isna() | (rows["sampler"] == sampler))]
 
     def measures(self, condition: str) -> list[str]:
         return list(dict.fromkeys(self._by_condition[condition]["measure"]))
@@ -322,12 +323,8 @@ class Atlas:
         if where.get("block") is None:
             where["block"] = self.block(condition)
         bands = {name: self.band(name, measure, **where) for name in (other, condition)}
-        rows = [
-            {"run": name, "seed": seed, "measure": measure, "value": value}
-            for name, one in bands.items()
-            for seed, value in one.values.items()
-        ]
-        return paired_differences(pd.DataFrame(rows), other).iloc[0]
+        rows = [each.values.reset_index().assign(run=name, measure=measure) for name, each in bands.items()]
+        return paired_differences(pd.concat(rows), other).iloc[0]
 
     def title(self, condition: str) -> str:
         """Name of a condition for people; ``name@500`` in findings is a condition at an earlier step."""
@@ -358,31 +355,30 @@ class Atlas:
         among = [name for name, at in self.points.items() if at[moved] == wanted[moved]]
         return min(among, key=lambda name: _distance(self.points[name], wanted))
 
-    @cached_property
-    def findings(self) -> "pd.DataFrame":
+    def _parquet(self, name: str) -> "pd.DataFrame":
         import pandas as pd
 
-        return pd.read_parquet(self.folder / "findings.parquet")
+        return pd.read_parquet(self.folder / f"{name}.parquet")
+
+    @cached_property
+    def findings(self) -> "pd.DataFrame":
+        """question, condition, against, measure, …: differences from a baseline, paired by seed."""
+        return self._parquet("findings")
 
     @cached_property
     def maps(self) -> "pd.DataFrame":
-        import pandas as pd
-
-        return pd.read_parquet(self.folder / "maps.parquet")
+        """Places of held-out images in the features of some conditions."""
+        return self._parquet("maps")
 
     @cached_property
     def stopping(self) -> "pd.DataFrame":
         """Runs on 200 digits, measured every 100 steps, for comparisons with early stopping."""
-        import pandas as pd
-
-        return pd.read_parquet(self.folder / "stopping.parquet")
+        return self._parquet("stopping")
 
     @cached_property
     def curves(self) -> "pd.DataFrame":
         """condition, seed, step, name, value: losses and meters as they were logged in training."""
-        import pandas as pd
-
-        return pd.read_parquet(self.folder / "curves.parquet")
+        return self._parquet("curves")
 
     @property
     def claims(self) -> str:
@@ -435,7 +431,6 @@ def _distance(at: Mapping[str, Any], wanted: Mapping[str, Any]) -> float:
 
 def write_atlas(folder: Path, files: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
     """Write the files of an atlas, and at last its record with their checksums."""
-    require(set(files) == set(FILES), "files", sorted(files), f"an atlas has {', '.join(FILES)}")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -450,10 +445,3 @@ def at_best_step(stopping: "pd.DataFrame") -> "pd.DataFrame":
     losses = stopping[stopping["measure"] == "loss_held_out"].set_index(["run", "step"])["value"]
     best = stopping.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
     return stopping.loc[best, ["condition", "seed", "measure", "value"]]
-
-
-def parquet(table: "pd.DataFrame") -> bytes:
-    """Contents of a Parquet file of a table."""
-    out = io.BytesIO()
-    table.to_parquet(out, index=False, compression="zstd")
-    return out.getvalue()

@@ -126,10 +126,9 @@ class _Models:
         for name, stack in self.weights.items():
             stack.grad = gradients[name]
         self.optimizer.step()
-        decay = min(first.ema.decay, (1 + first.step) / (10 + first.step))
         trained = [name for name in self.averages if name in self.weights]
-        averages, live = ([of[name] for name in trained] for of in (self.averages, self.weights))
-        torch._foreach_lerp_(averages, live, 1 - decay)
+        averages, live = ([stacks[name] for name in trained] for stacks in (self.averages, self.weights))
+        torch._foreach_lerp_(averages, live, 1 - first.ema.decay_at(first.step))
         for i, (trainer, folder) in enumerate(zip(self.trainers, self.folders, strict=True)):
             trainer.step += 1
             trainer.seconds += (time.perf_counter() - began) / len(self.trainers)

@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from labkit.checks import refuse, require
@@ -77,22 +78,23 @@ class ComparisonResult:
         return self.settings.describe(*(config.family for config in self.configs.values()))
 
     def finding(self) -> str:
-        """Metrics of the first two runs in one sentence, better or worse."""
+        """Metrics of the first two runs in one sentence of several lines, better or worse."""
         (first, a), (second, b) = list(self.evaluations.items())[:2]
         block = regularized_blocks(self.configs[second])[0]
         growth = self.geometry[second][block]["feature_norm"] / self.geometry[first][block]["feature_norm"]
         read = ""
         if "agreement" in a.metrics:
             shares = (evaluation.values["agreement"] for evaluation in (a, b))
-            words = "{:.1%} of the {} samples recognised as the requested digit and {:.1%} of the {} ones; "
+            words = "{:.1%} of the {} samples are recognised as the requested digit and {:.1%} of the {} ones; "
             read = words.format(next(shares), first, next(shares), second)
         distance, real = self.distance, self.real.get(self.distance)
         control = f" (real images: {real.mean:.2f})" if real else ""
-        return (
+        sentence = (
             f"After {self.costs[first].steps:,} steps, {read}the Fréchet distance to held-out images is "
             f"{a.values[distance]:.2f} against {b.values[distance]:.2f}{control}, and the feature norm at block "
             f"{block} is {growth:.1f} times as large."
         )
+        return fill(sentence, 96)  # a notebook breaks longer lines within words
 
 
 class Comparison:

@@ -10,7 +10,7 @@ All are of the averaged weights. The noise of samples follows from the run's own
 from the same noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,10 @@ from labkit.checks import require, whole
 from labkit.config import Config
 from labkit.evaluation import EvaluationConfig, block_geometry, block_probes, evaluate, evaluator_of, losses
 from labkit.evaluation.settings import whole_set
+from labkit.experiments.sweep import Row
 from labkit.metrics.images import NEIGHBOURS
-from labkit.models import Transformer
 from labkit.sampling import Sampler
 from labkit.training import Run
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,17 +43,18 @@ class Measures:
 
     def __call__(self, run: Run, steps: Sequence[int]) -> list[Row]:
         rows: list[Row] = []
+        config = run.config
         for step in (step for step in steps if self.steps is None or step in self.steps):
             network = run.model(step=step)
-            parts = [self._samples(network, run.config, sampler) for sampler in self.samplers]
-            parts += [_losses(network, run.config, self.count), _blocks(network, run.config, self.count)]
-            rows += [{"step": step, **row} for part in parts for row in part]
+            for sampler in self.samplers:
+                values = evaluate(network, config, self._settings(config.dataset, sampler)).values
+                rows += _rows(values, step=step, sampler=sampler.describe(config.family))
+            rows += _rows(losses(network, config, self.count), step=step)
+            probes = block_probes(network, config, 2 * self.count)
+            for block, metrics in block_geometry(network, config, count=self.count).items():
+                probe = {"linear_probe": probes[block]} if probes else {}
+                rows += _rows(metrics | probe, step=step, block=block)
         return rows
-
-    def _samples(self, network: Transformer, config: Config, sampler: Sampler) -> list[Row]:
-        values = evaluate(network, config, self._settings(config.dataset, sampler)).values
-        text = sampler.describe(config.family)
-        return [{"sampler": text, "measure": name, "value": value} for name, value in values.items()]
 
     def _settings(self, dataset: str, sampler: Sampler) -> EvaluationConfig:
         """The usual protocol; a store is measured on pixels, for which nothing has to be fetched."""
@@ -69,18 +68,8 @@ class Measures:
         require(self.count <= len(source), "count", self.count, f"{reference} has {len(source)} training images")
         settings = self._settings(reference, Sampler()).filled(Config(dataset=reference))
         control = evaluator_of(settings, source.shape).control(self.count)
-        return [{"measure": name, "value": real.mean} for name, real in control.items()]
+        return _rows({name: real.mean for name, real in control.items()})
 
 
-def _losses(network: Transformer, config: Config, count: int) -> list[Row]:
-    return [{"measure": name, "value": value} for name, value in losses(network, config, count).items()]
-
-
-def _blocks(network: Transformer, config: Config, count: int) -> list[Row]:
-    """Geometry of each block's features, and the accuracy of a class read off them without the label as input."""
-    blocks, probes = block_geometry(network, config, count=count), block_probes(network, config, 2 * count)
-    return [
-        {"block": block, "measure": name, "value": value}
-        for block, metrics in blocks.items()
-        for name, value in {**metrics, **({"linear_probe": probes[block]} if probes else {})}.items()
-    ]
+def _rows(values: Mapping[str, float], **place: Any) -> list[Row]:
+    return [{**place, "measure": name, "value": value} for name, value in values.items()]

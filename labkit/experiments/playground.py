@@ -12,7 +12,6 @@
 up: nothing is interpolated.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,8 +111,7 @@ class Playground:
 def write_playground(path: Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write a playground's record and arrays as one file."""
     text = json.dumps({"format": FORMAT, **record}, ensure_ascii=False)
-    file = io.BytesIO()
     named: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
-    np.savez_compressed(file, record=np.array(text), **named)
-    path.write_bytes(file.getvalue())
+    with open(path, "wb") as file:
+        np.savez_compressed(file, record=np.array(text), **named)
     Playground.load.cache_clear()

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from labkit.checks import require, whole
-from labkit.experiments.atlas import SHEET, Atlas, Band
-from labkit.experiments.measures import Measures, Row
-from labkit.training import Report, Run, Trainer, sample_network
+from labkit.experiments.atlas import Atlas, Band
+from labkit.experiments.measures import Measures
+from labkit.experiments.sweep import Row
+from labkit.metrics import metric
+from labkit.training import Report, Run, Trainer
 
 SHOWN = (
     "frechet",
@@ -66,11 +66,6 @@ class Rerun:
         own = [row["value"] for row in self.rows if row["measure"] == measure and row.get("block", block) == block]
         return own[0] if own else None
 
-    def sheet(self) -> torch.Tensor:
-        """Samples from the noise and labels of the atlas's sheet of this condition."""
-        run = self.run
-        return sample_network(run.model(), run.config, SHEET, seed=0).x
-
     def verdicts(self) -> list[dict[str, Any]]:
         """Rows of measure, value, the band's n, mean, first and last, and whether the value lies inside."""
         rows = []
@@ -98,10 +93,18 @@ class Rerun:
         outside = [row for row in rows if not row["inside"]]
         first = next(row for row in rows if row["measure"] == main)
         text = (
-            f"Your run of seed {self.seed}: Fréchet distance {first['value']:.2f}; from the {first['n']} seeds of the "
-            f"atlas one more is expected between {first['first']:.2f} and {first['last']:.2f}. "
-            f"{len(rows) - len(outside)} of {len(rows)} measures lie inside their bands"
+            f"Your run of seed {self.seed} has a Fréchet distance of {first['value']:.2f}; from the {first['n']} seeds "
+            f"of the atlas, one more is expected between {_least(first):.2f} and {first['last']:.2f}. "
+            f"{len(rows) - len(outside)} of {len(rows)} metrics lie inside their bands"
         )
-        cells = (f"{r['measure']} {r['value']:.3g}, expected {r['first']:.3g} to {r['last']:.3g}" for r in outside)
-        chance = " (one measure in twenty falls outside by chance)"
+        cells = (
+            f"{metric(row['measure']).title} {row['value']:.3g}, expected {_least(row):.3g} to {row['last']:.3g}"
+            for row in outside
+        )
+        chance = " (one metric in twenty falls outside by chance)"
         return text + (f", outside: {'; '.join(cells)}{chance}." if outside else ".")
+
+
+def _least(row: dict[str, Any]) -> float:
+    """Lower end of a band: all metrics that are shown are 0 or more, and no reader should look for less."""
+    return max(row["first"], 0.0)

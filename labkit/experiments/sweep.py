@@ -12,7 +12,6 @@ folder, may do the same sweep: each takes what no other has taken, and waits for
 """
 
 import hashlib
-import io
 import json
 import re
 import sys
@@ -49,6 +48,8 @@ FORMAT = "labkit-sweep-1"
 MARK = "configs.json"
 LONGEST = 200  # bytes of a run's name, which becomes a folder's
 LOOK = 2.0  # seconds between two looks at the runs that other processes do
+MEASURED = ("step", "block", "sampler", "measure", "value", "commit", "machine", "seconds")
+"""Last columns of the table."""
 Row = dict[str, Any]
 """step, measure and value; block and sampler where a measure has them."""
 Judge = Callable[[Run, Sequence[int]], list[Row]]
@@ -95,12 +96,8 @@ class Sweep(NamedTuple):
         import pandas as pd
 
         out = user_path(out, "out")
-        require(
-            (out / "table.parquet").is_file(),
-            "out",
-            str(out),
-            "it holds no table of a sweep, which writes it when it ends",
-        )
+        remedy = "it holds no table of a sweep, which writes it when it ends"
+        require((out / "table.parquet").is_file(), "out", str(out), remedy)
         configs = {run: Config.from_json(json.dumps(one)) for run, one in _read(out / MARK).items()}
         return cls(pd.read_parquet(out / "table.parquet"), configs, _read(out / "failures.json"))
 
@@ -294,8 +291,7 @@ def _write_configs(out: Path, configs: Mapping[str, Config]) -> None:
     """Write what the folder will hold."""
     for stale in ("table.parquet", "failures.json"):  # of other configs, perhaps: a sweep that is left has none
         (out / stale).unlink(missing_ok=True)
-    trees = {run: json.loads(config.to_json()) for run, config in configs.items()}
-    replace_file(out / MARK, json.dumps(trees, indent=1).encode())
+    _write_json(out / MARK, {run: json.loads(config.to_json()) for run, config in configs.items()}, indent=1)
 
 
 def _train_and_judge(config: Config, compiled: bool, folder: RunFolder, judge: Judge) -> None:
@@ -316,7 +312,7 @@ def _train_and_judge(config: Config, compiled: bool, folder: RunFolder, judge: J
         if other := run.breaks(config, identify(config.dataset)):
             raise RunError(f"{run.path} holds a run of another config ({other}); name another folder.")
         rows = judge(run, _due(run, config))
-        replace_file(_cache(run.path, config, judge), json.dumps({"judge": repr(judge), "rows": rows}).encode())
+        _write_json(_cache(run.path, "judged", judge, config.to_json()), {"judge": repr(judge), "rows": rows})
 
 
 def _due(run: Run, config: Config) -> list[int]:
@@ -324,14 +320,14 @@ def _due(run: Run, config: Config) -> list[int]:
     return [n for n in run.checkpoints if n <= config.steps and (n % config.save_every == 0 or n == config.steps)]
 
 
-def _cache(folder: Path, config: Config, judge: Judge) -> Path:
-    key = hashlib.sha256(f"{FORMAT} {judge!r} {config.to_json()}".encode()).hexdigest()[:12]
-    return folder / f"judged-{key}.json"
-
-
 def _cached(folder: Path, config: Config, judge: Judge) -> list[Row] | None:
     """The judge's rows of this run; None before it has measured it."""
-    return _read(_cache(folder, config, judge)).get("rows")
+    return _read(_cache(folder, "judged", judge, config.to_json())).get("rows")
+
+
+def _cache(folder: Path, kind: str, judge: Judge, content: str) -> Path:
+    """File of what a judge measured of this content."""
+    return folder / f"{kind}-{hashlib.sha256(f'{FORMAT} {judge!r} {content}'.encode()).hexdigest()[:12]}.json"
 
 
 def _table(
@@ -348,57 +344,54 @@ def _table(
             values = {field: _text(settings[name].get(field)) for field in differ}
             condition = ", ".join(f"{f}={v}" for f, v in zip(_short(differ), values.values(), strict=True))
             run = {"run": name, "condition": condition, "seed": config.seed, "dataset": config.dataset, **values}
-            run |= _origin(out / name, config)
+            log = Run.open(out / name).metrics()
+            run |= {**origin(out / name), "seconds": log.loc[log["step"] <= config.steps, "seconds"].max()}
             rows += [{**run, **row} for row in measured]
     rows += real
-    columns = dict.fromkeys(["run", "condition", "seed", "dataset", *differ])
-    table = pd.DataFrame(
-        rows, columns=[*columns, "step", "block", "sampler", "measure", "value", "commit", "machine", "seconds"]
-    )
+    table = pd.DataFrame(rows, columns=[*dict.fromkeys(["run", "condition", "seed", "dataset", *differ]), *MEASURED])
     return table.astype(dict.fromkeys(("seed", "step", "block"), "Int64")).infer_objects()
 
 
 def _real_rows(data: Mapping[str, DataIdentity], out: Path, judge: Judge) -> list[Row]:
-    """The judge's rows of the real images of every data set."""
+    """The judge's rows of the real images of every data set, cached in the sweep's folder."""
     if not isinstance(judge, MeasuresReal):
         return []
-    return [
-        {"run": REAL, "condition": REAL, "dataset": name, **row}
-        for name, identity in data.items()
-        for row in _real(judge, identity, out)
-    ]
-
-
-def _real(judge: MeasuresReal, data: DataIdentity, out: Path) -> list[Row]:
-    """Rows of one data set's real images, cached in the sweep's folder."""
-    content = data.name if data.path is None else data.digest
-    key = hashlib.sha256(f"{FORMAT} {judge!r} {content}".encode()).hexdigest()[:12]
-    path = out / f"real-{key}.json"
-    if not path.exists():
-        with one_thread():
-            rows = [{**row, "commit": commit()} for row in judge.real(data.name)]
-        replace_file(path, json.dumps({"judge": repr(judge), "dataset": data.name, "rows": rows}).encode())
-    return _read(path)["rows"]
+    rows = []
+    for name, identity in data.items():
+        path = _cache(out, "real", judge, identity.name if identity.path is None else identity.digest)
+        if not path.exists():
+            with one_thread():
+                measured = [{**row, "commit": commit()} for row in judge.real(identity.name)]
+            _write_json(path, {"judge": repr(judge), "dataset": identity.name, "rows": measured})
+        rows += [{"run": REAL, "condition": REAL, "dataset": name, **row} for row in _read(path)["rows"]]
+    return rows
 
 
 def _text(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
 
 
-def _origin(folder: Path, config: Config) -> Row:
-    machine, log = _read(folder / "machine.json"), Run.open(folder).metrics()
-    seconds = log.loc[log["step"] <= config.steps, "seconds"].max()
-    return {"commit": machine.get("commit"), "machine": machine.get("processor"), "seconds": seconds}
+def origin(folder: Path) -> Row:
+    """Commit and machine of a run, as it recorded them."""
+    machine = _read(folder / "machine.json")
+    return {"commit": machine.get("commit"), "machine": machine.get("processor")}
 
 
 def _write(result: Sweep, out: Path) -> None:
-    table = io.BytesIO()
-    result.table.to_parquet(table, index=False)
-    replace_file(out / "table.parquet", table.getvalue())
+    replace_file(out / "table.parquet", parquet(result.table))
     if result.failures:
-        replace_file(out / "failures.json", json.dumps(result.failures, indent=1, ensure_ascii=False).encode())
+        _write_json(out / "failures.json", result.failures, indent=1, ensure_ascii=False)
     else:
         (out / "failures.json").unlink(missing_ok=True)  # of a sweep that ended before others had done its rest
+
+
+def parquet(table: "pd.DataFrame") -> bytes:
+    """Contents of a Parquet file of a table."""
+    return table.to_parquet(index=False, compression="zstd")
+
+
+def _write_json(path: Path, content: Any, **style: Any) -> None:
+    replace_file(path, json.dumps(content, **style).encode())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def repa_loss(
         target: the teacher's tokens in the same order, (B, T, D); no gradient flows into them.
 
     Returns:
-        The loss, computed outside autocast in at least float32. A token without direction (largest entry below 1e-20)
+        The loss, computed outside autocast in at least float32. A token without direction (largest entry below 2e-13)
         counts as zeros: its cosine is 0 and so is its gradient.
 
     Raises:

@@ -27,7 +27,7 @@ from labkit.metrics.images import (
 )
 from labkit.metrics.likelihood import FeatureLikelihood, feature_likelihood_divergence
 from labkit.metrics.probes import knn_accuracy, linear_probe_accuracy, neighbour_purity
-from labkit.metrics.table import BASE_LOSSES, METRICS, MetricInfo, metric
+from labkit.metrics.table import BASE_LOSSES, METRICS, MetricInfo, metric, three_digits
 from labkit.metrics.times import by_time
 
 __all__ = [
@@ -70,5 +70,6 @@ __all__ = [
     "moments",
     "neighbour_purity",
     "precision_recall",
+    "three_digits",
     "uniformity",
 ]

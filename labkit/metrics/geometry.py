@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.distances import NO_DIRECTION, gram, paired_sq_distances, pairwise_cosines, pairwise_sq_distances
+from labkit.distances import gram, paired_sq_distances, pairwise_cosines, pairwise_sq_distances
 from labkit.ops import full_precision, log_mean_exp, off_diagonal, rows
 from labkit.runtime import one_thread
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Features = Float[Tensor, "batch ..."]
 DISTANCE_BINS = 256  # over eight decades
+NO_DIRECTION = 1e-15  # rows no longer than this count as zero; nothing is differentiated, so shorter than in distances
 NO_SPREAD = 1e-12  # share of the features' size: below it, deviations from the mean are rounding
 
 

@@ -67,6 +67,15 @@ METRICS = BASE_LOSSES | {
 }
 
 
+def three_digits(value: float, sign: str = "") -> str:
+    """Three significant digits, zeros included, or all digits before the point: '0.950', '1.20', '211', '1,722'.
+
+    Args:
+        value: the number.  sign: "+" to show the sign of positive numbers as well.
+    """
+    return f"{value:{sign},.0f}" if abs(value) >= 1000 else f"{value:{sign}#.3g}".rstrip(".")
+
+
 def metric(name: str) -> MetricInfo:
     """The entry of a metric under any name it is logged by.
 

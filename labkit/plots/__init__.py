@@ -3,8 +3,8 @@
 One theme, one palette, for notebooks, widgets and pages.
 """
 
-from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
-from labkit.plots.describe import describe
+from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, sheets_figure, spread_figure
+from labkit.plots.describe import describe, fold
 from labkit.plots.digits import digit_trace, picture, style_digits, tile
 from labkit.plots.findings import ages_figure, describe_findings, draw_findings, findings_figure
 from labkit.plots.maps import describe_maps, maps_figure
@@ -17,6 +17,7 @@ from labkit.plots.outcome import (
     seeds_figure,
 )
 from labkit.plots.spread import distances_axes, draw_distances, lines_figure, similarity_figure
+from labkit.plots.tables import metrics_table
 from labkit.plots.theme import (
     CLASSES,
     DASHES,
@@ -55,13 +56,16 @@ __all__ = [
     "fade",
     "figure",
     "findings_figure",
+    "fold",
     "lines_figure",
     "maps_figure",
+    "metrics_table",
     "outcome_figure",
     "picture",
     "samples_figure",
     "scale_axis",
     "seeds_figure",
+    "sheets_figure",
     "similarity_figure",
     "spread_figure",
     "style_digits",

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from jaxtyping import Float
+from torch import Tensor
+
 from labkit.experiments.compare import ComparisonResult
 from labkit.metrics import BASE_LOSSES
 from labkit.plots.digits import sheet
@@ -25,36 +28,52 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: fl
         histories: name → tidy metrics (columns step, name, value), as ``Run.metrics`` gives them.
         block: the metered block.  floor: least value of its Dispersive Loss; −inf for none.
     """
-    from labkit.plots.static import draw_legend, show_metric, static_figure
+    from labkit.plots.static import metric_figure
 
     logged = {name for history in histories.values() for name in history["name"].unique()}
     base = next((term for term in BASE_LOSSES if term in logged), "velocity")
     terms = [base, *(f"block{block}.{meter}" for meter in ("dispersive", "feature_norm", "effective_rank"))]
-    plot, panes = static_figure("What training did: losses above, features below", 2, 2, 560)
-    for term, axes in zip(terms, panes, strict=True):
+    plot, panes = metric_figure("What training did: losses above, features below", terms, "step", 560, rows=2)
+    for term, axes in panes:
         for name, history in histories.items():
             rows = history[history["name"] == term]
             axes.plot(rows["step"], rows["value"], label=name, color=colour(name))
-        show_metric(axes, term, "step")
     dispersive = plot.axes[1]
     dispersive.set_title(f"{dispersive.get_title()} at block {block}, trained on or not")
     if math.isfinite(floor):
         dispersive.axhline(floor, color=PALETTE["quiet"], linestyle=":")
         at = dict(xy=(1, floor), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points")
         dispersive.annotate(f"floor {floor:.2f}".replace("-", "−"), **at, ha="right")
-    draw_legend(plot)
     return plot
 
 
 def samples_figure(result: ComparisonResult, count: int = 40) -> "StaticFigure":
     """Samples of each run from the same noise and labels, side by side."""
-    from labkit.plots.static import static_figure
+    brief = len(result.evaluations) > 2
+    sheets = {
+        f"{name}: {_quality(result, name, brief)}": evaluation.samples.x[:count]
+        for name, evaluation in result.evaluations.items()
+    }
+    return sheets_figure("Same noise, same labels, different model", sheets, len(sheets), 10)
 
-    names = list(result.evaluations)
-    plot, panes = static_figure("Same noise, same labels, different model", 1, len(names), 70 + 440 // len(names))
-    for name, axes in zip(names, panes, strict=True):
-        axes.imshow(sheet(result.evaluations[name].samples.x[:count], 10), interpolation="none")
-        axes.set_title(f"{name}: {_quality(result, name, brief=len(names) > 2)}")
+
+def sheets_figure(
+    title: str, sheets: Mapping[str, Float[Tensor, "n c h w"]], across: int = 3, columns: int = 9
+) -> "StaticFigure":
+    """Sheets of images in [-1, 1], each under its name.
+
+    Args:
+        title: what the figure asks or shows.  sheets: name → images, the same number in each.
+        across: sheets side by side.  columns: images side by side in a sheet.
+    """
+    from labkit.plots.static import WIDTH, static_figure
+
+    rows, lines = -(-len(sheets) // across), -(-max(map(len, sheets.values())) // columns)
+    plot, panes = static_figure(title, rows, across, 40 + rows * (30 + WIDTH * lines // (columns * across)))
+    for axes, (name, images) in zip(panes, sheets.items(), strict=False):  # the last row may be shorter
+        axes.imshow(sheet(images, columns), interpolation="none")
+        axes.set_title(name)
+    for axes in plot.axes:
         axes.set_axis_off()
     return plot
 

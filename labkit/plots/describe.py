@@ -27,10 +27,15 @@ def describe(figure: "Figure | BaseFigure") -> str:
     return "\n".join([figure.get_suptitle(), *(line for axes in figure.axes for line in _pane(axes))])
 
 
+def fold(words: str) -> str:
+    """Lines of words as HTML that a reader opens with a click."""
+    return f"<details><summary>in words</summary><pre>{html.escape(words)}</pre></details>"
+
+
 def _pane(axes: "Axes") -> list[str]:
     lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
     shared = len({tuple(line.get_xdata()) for line in lines}) == 1  # x is given once, with the title
-    title = axes.get_title() or axes.get_xlabel()
+    title = " ".join((axes.get_title() or axes.get_xlabel()).split())  # a long title has several lines
     if shared:
         title += f", along {axes.get_xlabel()} {_values(lines[0].get_xdata())}"
     at = ["" if shared else f"(at {_values(line.get_xdata())}) " for line in lines]
@@ -52,7 +57,8 @@ def _names(plot: BaseFigure) -> str:
     }
     texts = {kind: ", ".join(dict.fromkeys(_plain(text) for text in found if text)) for kind, found in names.items()}
     details = "; ".join(f"{kind}: {text}" for kind, text in texts.items() if text)
-    return f"{_plain(plot.layout.title.text or '')} ({details})"
+    title = " ".join(text for text in (plot.layout.title.text, plot.layout.title.subtitle.text) if text)
+    return f"{_plain(title)} ({details})"
 
 
 def _plain(text: str) -> str:

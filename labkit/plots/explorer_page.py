@@ -35,9 +35,9 @@ DIGITS = 5
 """Significant digits of the numbers in the page."""
 
 
-def write_explorer(path: Path, atlas: Atlas | None = None, playground: Playground | None = None) -> Path:
-    """Write the page with the shipped atlas and playground, or others, and return its path."""
-    replace_file(path, explorer_page(atlas or Atlas.load(), playground or Playground.load()).encode())
+def write_explorer(path: Path) -> Path:
+    """Write the page with the shipped atlas and playground, and return its path."""
+    replace_file(path, explorer_page(Atlas.load(), Playground.load()).encode())
     return path
 
 
@@ -118,14 +118,13 @@ def _atlas(atlas: Atlas) -> dict[str, Any]:
 
 def _condition(atlas: Atlas, name: str) -> dict[str, Any]:
     rows = atlas.table[atlas.table["condition"] == name]
-    images = whole_set(atlas.conditions[name].dataset)
     return {
         "label": describe_point(atlas.points[name]),
         "at": {key: atlas.points[name][key] for key in COORDINATES},
         "baseline": atlas.baseline(name),
         "block": atlas.block(name),
-        "images": images,
-        "step": atlas.compared_at[images],
+        "images": whole_set(atlas.conditions[name].dataset),
+        "step": atlas.step(name),
         "seeds": atlas.record["seeds_of_each"][name],
         "commits": sorted(rows["commit"].dropna().unique()),
         "machines": sorted(rows["machine"].dropna().unique()),

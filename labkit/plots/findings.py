@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from labkit.plots.static import StaticFigure
 
 SIDES = {"better": "contrastive", "worse": "dispersive", "different": "ink", "no difference shown": "quiet"}  # → colour
-WHERE = {"against": "against {}", "step": "step {}", "block": "measured at block {}", "sampler": "{}"}
+WHERE = {"against": "against {}", "step": "step {:,}", "block": "measured at block {}", "sampler": "{}"}
 LINE = 26  # pixels
 
 
@@ -37,9 +37,10 @@ def findings_figure(title: str) -> go.Figure:
         plot.add_trace(go.Scatter(mode="markers", name=name, marker=dots, error_x=bar, hoverinfo="x+y"))
     plot.add_vline(0, line=dict(color=PALETTE["ink"], width=1.2))
     plot.update_yaxes(autorange="reversed", automargin=True)
-    # Names take as much room as they need: the title begins at the figure's edge, and the key stands at its foot.
-    key = dict(orientation="h", x=1, xanchor="right", y=0, yref="container", yanchor="bottom")
-    plot.update_layout(title=dict(xref="container", x=0.01), legend=key, margin=dict(b=90))
+    # Names take as much room as they need: titles begin at the figure's edge, and so does the key at its foot.
+    key = dict(orientation="h", x=0.01, xref="container", xanchor="left", y=0, yref="container", yanchor="bottom")
+    edge = dict(xref="container", x=0.01, yref="container", y=1, yanchor="top", pad=dict(t=12))
+    plot.update_layout(title=edge, legend=key, showlegend=True, margin=dict(t=70, b=60))  # if all are on one side, too
     return plot
 
 
@@ -58,18 +59,23 @@ def draw_findings(plot: BaseFigure, rows: "pd.DataFrame", name: str) -> None:
         trace.error_x.array = (part["high"] - part["difference"]).fillna(0).tolist()
         trace.error_x.arrayminus = (part["difference"] - part["low"]).fillna(0).tolist()
     plot.update_yaxes(categoryorder="array", categoryarray=names)
-    plot.update_xaxes(title_text=f"{name}: difference, and 95 % interval")
-    plot.update_layout(height=190 + LINE * len(names))
+    # Not the title of the axis, which would be centred on a pane that long names have left narrow.
+    subtitle = dict(text=f"{name}: difference, and 95 % interval", font_size=13)
+    plot.update_layout(title_subtitle=subtitle, height=170 + LINE * len(names))
+
+
+def count_findings(rows: "pd.DataFrame") -> str:
+    """Count of rows on each side of 0."""
+    sides = [side(row) for _, row in rows.iterrows()]
+    return ", ".join(f"{sides.count(name)} {name}" for name in SIDES if name in sides)
 
 
 def describe_findings(rows: "pd.DataFrame") -> str:
     """Count of rows on each side of 0, and every row with its interval and wins."""
-    sides = [side(row) for _, row in rows.iterrows()]
-    counts = ", ".join(f"{sides.count(name)} {name}" for name in SIDES if name in sides)
     each = "; ".join(
         f"{name} {describe_row(row)}" for name, (_, row) in zip(labels(rows), rows.iterrows(), strict=True)
     )
-    return f"{counts}. {each}."
+    return f"{count_findings(rows)}. {each}."
 
 
 def ages_figure(
@@ -81,15 +87,13 @@ def ages_figure(
         table: columns condition, seed, step, measure, value; one value for each of the first four.
         conditions: condition → name, which also gives the colour.  measures: a pane each.  title: of the figure.
     """
-    from labkit.plots.static import draw_legend, show_metric, static_figure
+    from labkit.plots.static import metric_figure
 
-    plot, panes = static_figure(title, 1, len(measures), 350)
-    for measure, axes in zip(measures, panes, strict=True):
+    plot, panes = metric_figure(title, measures, "step")
+    for measure, axes in panes:
         for condition, name in conditions.items():
             own = table[(table["condition"] == condition) & (table["measure"] == measure)]
             seeds, ink = own.pivot(index="step", columns="seed", values="value"), colour(name)
             axes.plot(seeds.index, seeds, color=ink, alpha=0.35, linewidth=0.75)
             axes.plot(seeds.index, seeds.mean(axis=1), "o-", color=ink, linewidth=2, label=name)
-        show_metric(axes, measure, "step")
-    draw_legend(plot)
     return plot

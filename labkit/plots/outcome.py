@@ -9,7 +9,7 @@ from labkit.config import REGULARIZERS
 from labkit.evaluation import REAL
 from labkit.experiments import Outcome
 from labkit.experiments.statistics import paired_differences
-from labkit.metrics import metric
+from labkit.metrics import metric, three_digits
 from labkit.plots.theme import PALETTE, colour, fade, figure
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def outcome_figure(outcome: Outcome, measures: Sequence[str], step: int | None =
         f"After {table['step'].iloc[0]:,} steps: each dot is a seed, the bar their mean",
         1,
         len(measures),
-        110 + 34 * len(conditions),
+        120 + 34 * len(conditions),
         subplot_titles=[metric(measure).title for measure in measures],
         shared_yaxes=True,
         horizontal_spacing=0.03,
@@ -65,7 +65,7 @@ def outcome_figure(outcome: Outcome, measures: Sequence[str], step: int | None =
             plot.add_vline(values[REAL], annotation_position="top right", **style)
         if metric(measure).percent:
             plot.update_xaxes(tickformat=".0%", row=1, col=col)
-    plot.update_yaxes(autorange="reversed")
+    plot.update_yaxes(range=[len(conditions) - 0.5, -0.9])  # the first on top, under a free line for "real"
     return plot
 
 
@@ -77,17 +77,15 @@ def seeds_figure(outcome: Outcome, meters: Sequence[str], title: str) -> "Static
             ``gradient_ratio`` those of the condition's first regularizer; a full name such as ``repa.gradient_cosine``
             means just that.
     """
-    from labkit.plots.static import draw_legend, show_metric, static_figure
+    from labkit.plots.static import metric_figure
 
-    plot, panes = static_figure(title, 1, len(meters), 350)
-    for meter, axes in zip(meters, panes, strict=True):
+    plot, panes = metric_figure(title, meters, "step")
+    for meter, axes in panes:
         for condition in outcome.conditions:
             seeds, ink = curves_of(outcome, condition, meter), colour(condition)
             if len(seeds):
                 axes.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=ink, alpha=0.18, linewidth=0)
                 axes.plot(seeds.index, seeds.mean(axis=1), color=ink, label=condition_title(condition))
-        show_metric(axes, meter, "step")
-    draw_legend(plot)
     return plot
 
 
@@ -113,11 +111,13 @@ def differences(outcome: Outcome, measure: str, step: int | None = None, against
 
 
 def describe_differences(outcome: Outcome, measure: str, step: int | None = None, against: str = "baseline") -> str:
-    """The differences in words, a line each."""
+    """The differences in words, a line each; those of a share in points of a percent."""
     rows = differences(outcome, measure, step, against)
-    lines = [
-        f"{condition_title(condition)} {row.difference:+.3g} ({row.low:+.3g} to {row.high:+.3g}; {int(row.n)} seeds)"
-        for condition, row in rows.iterrows()
-    ]
+    scale, unit = (100, " (in points)") if metric(measure).percent else (1, "")
+    lines = []
+    for condition, row in rows.iterrows():
+        mean, low, high = (three_digits(scale * value, "+") for value in (row.difference, row.low, row.high))
+        lines.append(f"{condition_title(condition)} {mean} ({low} to {high}; {int(row.n)} seeds)")
     other = "the baseline" if against == "baseline" else condition_title(against)
-    return "\n  ".join([f"{metric(measure).title}, minus {other}'s: mean and 95 % interval, paired by seed", *lines])
+    title = f"{metric(measure).title}{unit}, minus {other}'s: mean and 95 % interval, paired by seed"
+    return "\n  ".join([title, *lines])

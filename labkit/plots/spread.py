@@ -23,7 +23,7 @@ AXES = {"block": "block", "t": "time t", "step": "training step"}
 
 def distances_axes(plot: go.Figure, row: int, col: int) -> None:
     """Axes of a pane for ``draw_distances``."""
-    plot.update_xaxes(type="log", exponentformat="power", nticks=4, title_text="√D", row=row, col=col)
+    plot.update_xaxes(type="log", tickformat="~g", nticks=4, title_text="√D", row=row, col=col)
     plot.update_yaxes(showticklabels=False, rangemode="tozero", row=row, col=col)
 
 
@@ -50,24 +50,22 @@ def draw_distances(
 
 def lines_figure(table: "pd.DataFrame", measures: Sequence[str], along: str, title: str) -> "StaticFigure":
     """One pane a metric, one line a run, along ``block``, ``t`` or ``step``; each point is one row of the table."""
-    from labkit.plots.static import LINES, draw_legend, show_metric, static_figure
+    from labkit.plots.static import LINES, metric_figure
 
-    plot, panes = static_figure(title, 1, len(measures), 340)
+    plot, panes = metric_figure(title, measures, AXES.get(along, along), 340)
     shown = table[table["measure"].isin(measures)]
     styles, places = dict(zip(dict.fromkeys(shown["run"]), cycle(LINES), strict=False)), sorted(shown[along].unique())
     number = np.arange(len(places))
     evenly = (lambda x: np.interp(x, places, number)), (lambda x: np.interp(x, number, places))
-    for measure, axes in zip(measures, panes, strict=True):
+    for measure, axes in panes:
         for run, own in shown[shown["measure"] == measure].groupby("run", sort=False):
             look = dict(marker="o", linestyle=styles[run], color=colour(run), clip_on=False)
             axes.plot(own[along], own["value"], label=run, **look)
-        show_metric(axes, measure, AXES.get(along, along))
         if along == "step" and len(places) > 1:  # checkpoints lie ever further apart: spaced evenly
             axes.set_xscale("function", functions=evenly)
         if along != "t":
             axes.set_xticks(places, [f"{place:,}" for place in places])
             axes.set_xticks([], minor=True)
-    draw_legend(plot)
     return plot
 
 

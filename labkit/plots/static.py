@@ -9,7 +9,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import matplotlib as mpl
 from matplotlib.artist import Artist
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from labkit.metrics import metric
-from labkit.plots.describe import describe
+from labkit.plots.describe import describe, fold
 from labkit.plots.theme import FONT, PALETTE
 
 WIDTH = 960  # pixels
@@ -59,10 +59,11 @@ class StaticFigure(Figure):
         return re.sub(r'width="\S+" height="\S+" ', lambda _: size, text[text.index("<svg") :], count=1)
 
     def _repr_html_(self) -> str:
-        """An ``img``, because nbconvert makes one without alternative text of an SVG."""
+        """The figure, and the same in words, folded. An ``img``: of an SVG, nbconvert makes one without its words."""
         source = base64.b64encode(self.svg().encode()).decode()
         size = f"width: 100%; max-width: {WIDTH}px"
-        return f'<img alt="{self._alt()}" style="{size}" src="data:image/svg+xml;base64,{source}">'
+        image = f'<img alt="{self._alt()}" style="{size}" src="data:image/svg+xml;base64,{source}">'
+        return image + fold(describe(self))
 
     def _alt(self) -> str:
         return html.escape(describe(self))
@@ -75,6 +76,21 @@ def static_figure(title: str, rows: int, columns: int, height: int) -> tuple[Sta
         plot.get_layout_engine().set(w_pad=0.12, h_pad=0.06)
         plot.suptitle(title, x=0.005, ha="left")
         return plot, iter(plot.subplots(rows, columns, squeeze=False).flat)
+
+
+def metric_figure(
+    title: str, metrics: Sequence[str], along: str, height: int = 350, rows: int = 1
+) -> tuple[StaticFigure, Iterator[tuple[str, Axes]]]:
+    """A figure with a pane for each metric, and the panes: each is labelled once it has been drawn, the key at last."""
+    plot, panes = static_figure(title, rows, len(metrics) // rows, height)
+
+    def drawn() -> Iterator[tuple[str, Axes]]:
+        for name, axes in zip(metrics, panes, strict=True):
+            yield name, axes
+            show_metric(axes, name, along)
+        draw_legend(plot)
+
+    return plot, drawn()
 
 
 def show_metric(axes: Axes, name: str, along: str) -> None:

@@ -32,6 +32,7 @@ SHARED = {  # conditions that share a colour, never shown in one figure
     "hinge": "gold",
     "covariance": "accent",
     "repa": "accent",
+    "REPA": "accent",
     "repa-dispersive": "gold",
     "both": "gold",
     "dispersive + repa": "gold",
@@ -93,7 +94,7 @@ def scale_axis(plot: go.Figure, name: str, row: int, col: int) -> None:
     """Give a pane's axis the log or percent scale that the table of metrics names for this metric."""
     about = metric(name)
     if about.log:
-        plot.update_yaxes(type="log", nticks=3, exponentformat="power", row=row, col=col)
+        plot.update_yaxes(type="log", nticks=3, tickformat="~g", row=row, col=col)  # 0.5, not a small 5
     if about.percent:
         plot.update_yaxes(tickformat=".0%", rangemode="tozero", row=row, col=col)
 

@@ -27,5 +27,8 @@ class Ema(Generic[Network]):
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the live weights after optimizer step number ``step``, counted from 0."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._averages, self._live, 1 - decay)
+        torch._foreach_lerp_(self._averages, self._live, 1 - self.decay_at(step))
+
+    def decay_at(self, step: int) -> float:
+        """d of the update after optimizer step number ``step``, counted from 0."""
+        return min(self.decay, (1 + step) / (10 + step))

@@ -15,7 +15,7 @@ from plotly.basedatatypes import BaseFigure
 from traitlets import Enum, Int, Unicode, observe
 from traitlets import Float as FloatTrait
 
-from labkit.experiments.atlas import Atlas, Band
+from labkit.experiments.atlas import DATASETS, VARIANTS, Atlas, Band
 from labkit.experiments.rerun import Rerun
 from labkit.experiments.statistics import describe_row, side
 from labkit.metrics import metric
@@ -82,7 +82,7 @@ class Ablations(RunnerState[Rerun]):
         """Show a condition by its name; ``also_moved`` names what it has in place of the ``wanted`` coordinates."""
         self.atlas.step(condition)  # refuses a name that the atlas does not have
         at = self.atlas.points[condition]
-        others = [f"{NAMES[name]} = {_word(at[name])}" for name, value in (wanted or {}).items() if at[name] != value]
+        others = [f"{NAMES[name]} = {word(at[name])}" for name, value in (wanted or {}).items() if at[name] != value]
         self.condition, self.also_moved, self._moving = condition, ", ".join(others), True
         try:
             with self.hold_trait_notifications():
@@ -108,9 +108,9 @@ class Ablations(RunnerState[Rerun]):
         """Mean, interval and seeds of the metric here, and its difference from the baseline, in words."""
         name, atlas = metric(self.measure).label, self.atlas
         if not self.measured:
-            return f"{name} has no meaning for {self.condition}."
-        about = ", ".join(f"{NAMES[c]} = {_word(getattr(self, c))}" for c in COORDINATES)
-        text = f"<b>{html.escape(self.condition)}</b> ({about}). {name}: {_describe_band(self.band(self.condition))}"
+            return f"{name} has no meaning for {html.escape(atlas.title(self.condition))}."
+        title = f"<b>{html.escape(atlas.title(self.condition))}</b> ({html.escape(self.condition)} in the atlas)"
+        text = f"{title}. {name}: {_describe_band(self.band(self.condition))}"
         real = atlas.real(self.condition, self.measure)
         text += f"; real images {real:.3g}. " if real is not None else ". "
         if self.condition == self.baseline:
@@ -141,12 +141,13 @@ class Ablations(RunnerState[Rerun]):
             return f"Failed: {self.runner.error}"
         if self.mine is None:
             return f"about a minute on two cores: {self.atlas.step(self.condition):,} steps and 500 samples"
-        text = f"{self.mine.condition}: {self.mine.describe()}"
+        text = f"{self.atlas.title(self.mine.condition)}: {self.mine.describe()}"
         return text if self.runner.status != "stopped" or self.mine.rows else f"{text} Stopped and saved."
 
 
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def word(value: Any) -> str:
+    """Value of a coordinate for people."""
+    return f"{value:g}" if isinstance(value, float) else (VARIANTS | DATASETS).get(value, str(value))
 
 
 def _describe_band(band: Band) -> str:
@@ -193,12 +194,12 @@ def _controls(atlas: Atlas) -> dict[str, widgets.Widget]:
         return [(f"{value:g}", value) for value in atlas.choices(name)]
 
     def menu(name: str, width: str = "250px") -> widgets.Dropdown:
-        return dropdown(NAMES[name], atlas.choices(name), width)
+        return dropdown(NAMES[name], [(word(value), value) for value in atlas.choices(name)], width)
 
     return {
         "measure": dropdown("show", [(metric(name).label, name) for name in MEASURES], "480px"),
         "lam": choice("λ (0: baseline)", values("lam")),
-        "tau": choice("τ", [("none" if value == 0 else word, value) for word, value in values("tau")]),
+        "tau": choice("τ", [("none" if value == 0 else text, value) for text, value in values("tau")]),
         "alpha": choice("α, positive pair", values("alpha")),
         "variant": menu("variant"),
         "block": menu("block", "170px"),
@@ -221,7 +222,8 @@ def _lay_out(state: Ablations) -> go.Figure:
     plot.add_scatter(marker=dict(color=PALETTE["dispersive"], size=9), **dots, **seeds)
     star = dict(color=PALETTE["ink"], size=14, symbol="star")
     plot.add_scatter(marker=star, mode="markers", hoverinfo="x", **seeds)
-    plot.add_scatter(mode="lines", line=dict(color=PALETTE["quiet"], dash="dot"), **seeds)
+    dotted = dict(line=dict(color=PALETTE["quiet"], dash="dot"), marker=dict(size=12, opacity=0))  # off the pane's edge
+    plot.add_scatter(mode="lines+markers", **dotted, **seeds)
     plot.add_heatmap(showscale=False, zmid=0, texttemplate="%{text}", hoverinfo="skip", xgap=2, ygap=2, **cells)
     ring = dict(symbol="square-open", size=56, color=PALETTE["ink"], line=dict(width=3))
     plot.add_scatter(mode="markers", marker=ring, showlegend=False, hoverinfo="skip", **cells)
@@ -229,7 +231,7 @@ def _lay_out(state: Ablations) -> go.Figure:
         plot.add_trace(go.Image(source=_sheet(state.atlas, state.condition), hoverinfo="skip"), 2, col)
         style_digits(plot, 2, col)
     ticks = dict(tickvals=[0, 1, 2], ticktext=["this condition", "baseline", "your run"])
-    return plot.update_yaxes(range=[-0.7, 2.6], **ticks, row=1, col=1)
+    return plot.update_yaxes(range=[-0.7, 2.6], **ticks, row=1, col=1).update_layout(margin_b=10)
 
 
 def _draw(state: Ablations, plot: BaseFigure) -> str:
@@ -264,7 +266,7 @@ def _sheet(atlas: Atlas, condition: str) -> str:
 def _draw_grid(state: Ablations, heat: Any, ring: Any) -> None:
     cells = grid(state.atlas, state.measure, state.model)
     marks = cells["sure"].map({True: "*", False: ""}).astype(str)
-    words = cells["difference"].map("{:+.2g}".format) + marks + "<br>n = " + cells["n"].astype(str)
+    words = cells["difference"].map(_two_digits) + marks + "<br>n = " + cells["n"].astype(str)
     values = cells.pivot(index="lam", columns="tau", values="difference").astype(object)
     text = cells.assign(text=words).pivot(index="lam", columns="tau", values="text").fillna("")
     good, bad, neither = PALETTE["sky"], PALETTE["gold"], PALETTE["quiet"]
@@ -275,3 +277,8 @@ def _draw_grid(state: Ablations, heat: Any, ring: Any) -> None:
     at = state.atlas.points[state.condition]
     inside = state.condition in set(cells["condition"])
     ring.x, ring.y = ([f"τ = {at['tau']:g}"], [f"λ = {at['lam']:g}"]) if inside else ([], [])
+
+
+def _two_digits(value: float) -> str:
+    """Two digits with a sign: +0.70, −17."""
+    return f"{value:+#.2g}".rstrip(".").replace("-", "−")

@@ -142,7 +142,7 @@ def _lay_out(state: Explorer, title: str) -> go.Figure:
         for place in range(count):
             spec[place * width] = {"colspan": width}
         spec[ACROSS] = {"colspan": SIDE}
-    histories = (f"{metric(measure).label}, over training" for measure in HISTORIES)
+    histories = (f"{metric(measure).title} over training" for measure in HISTORIES)
     titles = [*names, "image", "distances of two samples", *histories, "as the model sees it"]
     side = min(340, 560 / len(names))  # of a pane, in a window of 1,280 pixels
     height = round(side + 470)
@@ -172,7 +172,8 @@ def _lay_out(state: Explorer, title: str) -> go.Figure:
         at = dict(row=2, col=place * third + 1)
         for name, line in looks.items():
             plot.add_scatter(name=name, showlegend=False, mode="lines+markers", line=line, **at)
-        ticks = dict(tickvals=list(range(len(state.steps))), ticktext=[f"{step:,}" for step in state.steps])
+        shown = range(len(state.steps) - 1, -1, -1 if len(state.steps) < 6 else -2)  # more would stand aslant
+        ticks = dict(tickvals=list(shown), ticktext=[f"{state.steps[i]:,}" for i in shown])
         plot.update_xaxes(title_text="training step", range=[-0.3, len(state.steps) - 0.7], **ticks, **at)
         scale_axis(plot, measure, **at)
         plot.add_vline(0, line=rule, **at)

@@ -22,6 +22,7 @@ from labkit.widgets.panel import Panel, State, choice, slider
 
 SHOWN = 20
 TIMES = [i / 20 for i in range(21)]
+NAMES = {"linear": "linear", "gvp": "GVP", "vp": "VP"}
 INKS = {"linear": PALETTE["baseline"], "gvp": PALETTE["contrastive"], "vp": PALETTE["gold"]}
 
 
@@ -58,15 +59,15 @@ def interpolant_panel(
     state = state or Interpolant()
     shown = list(paths.PATHS) if "path" in controls else [state.path]
     title = "From noise (t = 0) to data (t = 1)" + (" along a straight line" if shown == ["linear"] else "")
-    panes = ["x_t", "velocity, over twice its size", "share that a classifier recognises"]
+    panes = ["x_t", "velocity (grey is 0)", "share that a classifier recognises"]
     plot = figure(title, 1, 3, 330, horizontal_spacing=0.06, subplot_titles=panes)
     for col in (1, 2):
         plot.add_trace(digit_trace(tile(state.x1[state.picks])), 1, col)
         style_digits(plot, 1, col)
     for way, dash in zip(shown, DASHES, strict=False):
         shares = [state.agreement(t, way) for t in TIMES]
-        line = dict(color=INKS[way], dash=dash, width=2)
-        plot.add_scatter(x=TIMES, y=shares, mode="lines", line=line, name=way, showlegend=len(shown) > 1, row=1, col=3)
+        look = dict(name=NAMES[way], line=dict(color=INKS[way], dash=dash, width=2), showlegend=len(shown) > 1)
+        plot.add_scatter(x=TIMES, y=shares, mode="lines", **look, row=1, col=3)
     marker = dict(color=PALETTE["dispersive"], size=11)
     plot.add_scatter(mode="markers", marker=marker, showlegend=False, row=1, col=3)
     plot.update_xaxes(title_text="time t", row=1, col=3)
@@ -83,12 +84,12 @@ def interpolant_panel(
         return (
             f"At t = {state.t:.2f} each image is {c.alpha:.2f}·data + {c.sigma:.2f}·noise; a classifier trained on "
             f"clean digits recognises {agreement:.0%} of {len(state.y1)} of them. The velocity has a root mean square "
-            f"of {size:.2f}."
+            f"(RMS) of {size:.2f}; in its picture, white is −2 and black +2 of these."
         )
 
     shown_controls = {"t": slider("time t", 0, 1, 0.01)}
     if "path" in controls:
-        shown_controls["path"] = choice("path", [("linear", "linear"), ("GVP", "gvp"), ("VP", "vp")])
+        shown_controls["path"] = choice("path", [(title, way) for way, title in NAMES.items()])
     alt = "Twenty digits mixed with noise, their velocity, and the share that a classifier recognises, against time t."
     return Panel(name, state, shown_controls, plot, draw, alt)
 

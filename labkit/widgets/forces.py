@@ -100,21 +100,21 @@ class Cloud(State):
         tau = self.tau * (self.features if divide else 1) / cloud.shape[1]
         loss = torch.func.vmap(torch.func.grad_and_value(partial(dispersive_loss, tau=tau)))
         slopes, losses = loss(scales[:, None, None] * cloud)
-        pulls = (scales[:, None, None] * slopes).flatten(1).norm(dim=1)
-        return losses.tolist(), pulls.tolist()
+        pushes = (scales[:, None, None] * slopes).flatten(1).norm(dim=1)
+        return losses.tolist(), pushes.tolist()
 
     def at(self, scale: float, divide: bool = True) -> tuple[float, float]:
         """(loss, gradient norm) at one scale."""
-        ((loss,), (pull,)) = self.curves(torch.tensor([scale]), divide)
-        return loss, pull
+        ((loss,), (push,)) = self.curves(torch.tensor([scale]), divide)
+        return loss, push
 
 
 def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
     """Scale a cloud and watch the loss fall to its floor; the same without the division by P."""
     state = state or Cloud()
     title = "How does the loss fall when a cloud merely grows, and how far?"
-    panes = ["Dispersive Loss", "relative pull s·‖∂L/∂z‖"]
-    plot = figure(title, 1, 2, 360, horizontal_spacing=0.1, subplot_titles=panes)
+    panes = ["Dispersive Loss", "relative push s·‖∂L/∂z‖"]
+    plot = figure(title, 1, 2, 390, horizontal_spacing=0.1, subplot_titles=panes)
     kinds = {"D = ‖z_i − z_j‖² / P": ("dispersive", "solid"), "without the division by P": ("quiet", "dash")}
     for col in (1, 2):
         pane = dict(row=1, col=col)
@@ -122,10 +122,11 @@ def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
             line = dict(color=PALETTE[ink], dash=dash, width=2.5)
             plot.add_scatter(x=Cloud.SCALES.tolist(), name=label, mode="lines", line=line, showlegend=col == 1, **pane)
         plot.add_scatter(mode="markers", marker=dict(color=PALETTE["dispersive"], size=11), showlegend=False, **pane)
-        plot.update_xaxes(type="log", title_text="deviation s of each coordinate", row=1, col=col)
+        plot.update_xaxes(type="log", dtick=1, title_text="deviation s of each coordinate", row=1, col=col)
     floor = dispersive_floor(Cloud.BATCH)
     draw_floor(plot, Cloud.BATCH, row=1, col=1, label="bottom left")
     plot.update_yaxes(range=[floor - 0.6, 0.3], row=1, col=1)
+    plot.update_layout(legend=dict(x=0, xanchor="left", y=-0.2, yanchor="top"))
 
     drawn: dict[str, tuple[float, int]] = {}
 
@@ -134,14 +135,14 @@ def cloud_panel(name: str = "cloud", state: Cloud | None = None) -> Panel:
             drawn["curves"] = state.tau, state.features
             for first, divide in ((0, True), (1, False)):
                 plot.data[first].y, plot.data[first + 3].y = state.curves(state.SCALES, divide)
-        loss, pull = state.at(state.scale)
-        wrong, no_pull = state.at(state.scale, divide=False)
+        loss, push = state.at(state.scale)
+        wrong, no_push = state.at(state.scale, divide=False)
         plot.data[2].x, plot.data[2].y = [state.scale], [loss]
-        plot.data[5].x, plot.data[5].y = [state.scale], [pull]
+        plot.data[5].x, plot.data[5].y = [state.scale], [push]
         return (
             f"{Cloud.BATCH} samples, P = {state.features}, s = {state.scale:.2g}, τ = {state.tau:.2g}: the loss is "
-            f"{loss:.3f} with a relative pull s·‖∂L/∂z‖ of {pull:.2g}; without the division by P it would be "
-            f"{wrong:.3f} with {no_pull:.2g}."
+            f"{loss:.2f}, with a relative push s·‖∂L/∂z‖ of {push:.2g}; without the division by P it would be "
+            f"{wrong:.2f}, with a push of {no_push:.2g}."
         )
 
     controls = {

@@ -117,6 +117,8 @@ class LiveTraining(RunnerState[Comparison], TrainingState):
         traits: initial values of the sliders.
     """
 
+    images = Enum(("digits", "letters"), "digits")
+    """Data set to train on, which is also the name of its recipe."""
     lam = Float(0.5, min=0.0)
     painted = List()
     """Pairs of a step and λ there, with straight lines between them: λ as it was painted. Empty: that of the slider."""
@@ -227,7 +229,7 @@ class LiveTraining(RunnerState[Comparison], TrainingState):
                 changes["repa"] = replace(repa, lam=wanted.repa.lam, schedule=wanted.repa.schedule)
             self._inherit(parent, name, runs.fork(parent, name, self.at or None, **changes))
         finally:
-            if was != "stopped":
+            if was not in ("paused", "stopped"):
                 self.runner.start()
 
     def _inherit(self, parent: str, name: str, trainer: Trainer) -> None:

@@ -194,6 +194,7 @@ def moons_panel(state: Moons | None = None, name: str = "moons") -> Panel:
         plot.add_scatter(mode="markers", marker=marker, hoverinfo="skip", **pane)
         plot.update_xaxes(range=[-2.9, 2.9], title_text="coordinate 1", **pane)
         plot.update_yaxes(range=[-2.3, 2.3], scaleanchor=axis, **pane)
+    plot.update_yaxes(title_text="coordinate 2", **lines)
     across, up = torch.meshgrid(torch.linspace(-2.6, 2.6, 11), torch.linspace(-2, 2, 9), indexing="ij")
     grid = torch.stack([across.flatten(), up.flatten()], dim=1)
     arrow = dict(symbol="arrow", angleref="previous", color=PALETTE["contrastive"], size=[0, 9, 0] * len(grid))

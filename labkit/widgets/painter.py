@@ -31,7 +31,8 @@ class Painter(anywidget.AnyWidget):
       };
       const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img",
         "aria-label": "λ over the steps; paint with the pointer, or give numbers below" });
-      svg.style.cssText = "width:100%;height:72px;touch-action:none;cursor:crosshair;border:1px solid #d5d5d5";
+      svg.style.cssText = "width:100%;height:72px;box-sizing:border-box;border:1px solid #d5d5d5;" +
+        "touch-action:none;cursor:crosshair";
       const line = make("polyline", { fill: "none", stroke: "#D55E00", "stroke-width": 2,
         "vector-effect": "non-scaling-stroke" });
       svg.append(line);
@@ -78,6 +79,7 @@ def painter(state: LiveTraining) -> widgets.Widget:
     value = widgets.BoundedFloatText(min=0, max=1000, step=0.1, description="λ", **look("110px"))
     set_button = widgets.Button(description="Set λ there", layout=dict(width="auto"))
     clear = widgets.Button(description="As the slider says", layout=dict(width="auto"))
+    title = widgets.HTML(f"λ over the steps, from 0 to {TOP:g}: paint it with the mouse, or give numbers")
     words = widgets.HTML()
 
     def show(change: object = None) -> None:
@@ -97,7 +99,7 @@ def painter(state: LiveTraining) -> widgets.Widget:
     clear.on_click(lambda _: setattr(state, "painted", []))
     state.observe(show, ["painted", "lam", "steps"])
     show()
-    return widgets.VBox([strip, row(first, last, value, set_button, clear, words)])
+    return widgets.VBox([title, strip, row(first, last, value, set_button, clear, words)])
 
 
 def describe_weight(lam: float, schedule: tuple[tuple[int, float], ...]) -> str:

@@ -19,6 +19,7 @@ from plotly.basedatatypes import BaseFigure
 from traitlets import HasTraits, link
 
 from labkit.checks import LabError
+from labkit.widgets.figure import Figure
 
 Draw = Callable[[Any, BaseFigure], str]
 
@@ -75,7 +76,7 @@ def dropdown(label: str, options: Sequence[Any], width: str = "330px") -> widget
 
 def row(*parts: widgets.Widget) -> widgets.HBox:
     """Widgets side by side, in several lines where the page is narrow."""
-    return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items="center"))
+    return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items="center", grid_gap="0 8px"))
 
 
 def live_text(text: str) -> str:
@@ -178,9 +179,8 @@ class Panel:
         self.name, self.state, self.controls, self._draw, self.finding = name, state, dict(controls), draw, finding
         if finding and name in Panel._revealed:
             plot.layout.title.text = finding
-        # Drawn before it becomes a widget: updates that a FigureWidget gets before it is on the page can be lost.
         self.sentence = widgets.HTML(live_text(self._show(plot)))
-        self.figure = go.FigureWidget(plot)
+        self.figure = Figure(plot)
         self.figure._config = CONFIG
         self._lock, self._stale, self.closed = threading.Lock(), False, False
         self._links = [link((state, trait), (control, "value")) for trait, control in self.controls.items()]

@@ -76,7 +76,7 @@ class Question:
         self._radio.observe(lambda change: setattr(self._record, "disabled", change.new is None), "value")
         self._record.on_click(lambda _: self.record(self._radio.value))
         self._skip.on_click(lambda _: self.show())
-        heading = widgets.HTML(f"{CSS}<b>Predict.</b> {text}")
+        heading = widgets.HTML(f'{CSS}<div class="labkit-text"><b>Predict.</b> {text}</div>')
         buttons = widgets.HBox([self._record, self._skip])
         self.widget = widgets.VBox([heading, self._radio, self._because, buttons, self._reply])
         self.widget.add_class("labkit-panel")
@@ -196,7 +196,8 @@ class Predictions:
                 keep = partial(self._keep, notebook=notebook, text=text)
                 again.append(Question(f"(from notebook {notebook}) {text}", entry.options, answer, keep).widget)
         if not again:
-            return widgets.HTML(live_text("No prediction of another notebook is waiting to be made again."))
+            nothing = "Nothing to repeat: none of your predictions in other notebooks came out differently."
+            return widgets.HTML(live_text(nothing))
         heading = widgets.HTML(live_text("<b>Once more.</b> You predicted these differently when you met them:"))
         return widgets.VBox([heading, *again])
 

@@ -7,7 +7,7 @@ from traitlets import Int, Unicode, observe
 
 from labkit.experiments.atlas import Atlas
 from labkit.metrics import metric
-from labkit.plots.findings import describe_findings, draw_findings, findings_figure
+from labkit.plots.findings import count_findings, describe_findings, draw_findings, findings_figure
 from labkit.widgets.panel import Panel, State, dropdown
 
 if TYPE_CHECKING:
@@ -45,12 +45,21 @@ class Questions(State):
         return rows[rows["step"] == self.step] if self.step else rows
 
     def named(self, rows: "pd.DataFrame") -> "pd.DataFrame":
-        """Rows with conditions named for people, without the first words that all of these names have in common."""
+        """Rows with conditions named for people, without the first words that all of these names have in common.
+
+        A baseline that differs from its condition in nothing else is named "its baseline".
+        """
         columns = "condition", "against"
         titles = {of: self.atlas.title(of).split(", ") for column in columns for of in rows[column]}
         first = {title[0] for title in titles.values()}
         short = {of: ", ".join(title[1:] if len(first) == 1 else title) for of, title in titles.items()}
-        return rows.assign(**{column: rows[column].map(short) for column in columns})
+
+        def name_baseline(own: str, base: str) -> str:
+            others_alike = {*titles[base]} <= {*titles[own], "baseline"}
+            return "its baseline" if "baseline" in titles[base] and others_alike else short[base]
+
+        against = list(map(name_baseline, rows["condition"], rows["against"]))
+        return rows.assign(condition=rows["condition"].map(short), against=against)
 
 
 def questions_panel(state: Questions | None = None, name: str = "questions") -> Panel:
@@ -73,7 +82,8 @@ def questions_panel(state: Questions | None = None, name: str = "questions") -> 
             return f"{wanted} was not compared for this question: choose another metric, or all steps."
         named = state.named(rows)
         draw_findings(plot, named, metric(state.measure).label)
-        return describe_findings(named)
+        words = f"<details><summary>in words</summary>{describe_findings(named)}</details>"
+        return f"{count_findings(named)}.{words}"
 
     alt = "One line a condition: the mean difference from its baseline and its 95 % interval, around a line at 0."
     return Panel(name, state, controls, plot, draw, alt)

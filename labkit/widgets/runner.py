@@ -31,6 +31,13 @@ class Loop(Protocol):
 AnyLoop = TypeVar("AnyLoop", bound=Loop)
 
 
+class Interrupted(KeyboardInterrupt):
+    """An interrupt of a cell that waits for a training; a notebook shows its message without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
 class Runner(Generic[AnyLoop]):
     """Drives a ``loop`` such as a Trainer or a Comparison.
 
@@ -130,7 +137,7 @@ class Runner(Generic[AnyLoop]):
                 pass
         except KeyboardInterrupt:
             self.stop()
-            raise
+            raise Interrupted("Interrupted. The training has stopped and is saved: Resume goes on with it.") from None
         if self.error is not None:
             raise self.error
         return self.status

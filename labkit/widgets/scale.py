@@ -17,7 +17,7 @@ from labkit.widgets.panel import Panel, State, choice, dropdown, log_slider, sli
 
 MINE, OWN = "this machine, measured", "a rate of your own"
 PATCHES, BATCHES = (2, 4, 8), (1, 2, 4, 8, 16, 32, 64, 128, 256)
-ROOM = 1.4  # width of a pane in units of its longest bar, for the words beside it
+ROOM = 1.6  # width of a pane in units of its longest bar, for the words beside it
 SLOWEST, FASTEST = 1e-3, 1e4  # TFLOP/s
 PARTS = {  # part → colour; the same thing has the same colour in every pane
     "all": "ink",
@@ -33,7 +33,7 @@ PARTS = {  # part → colour; the same thing has the same colour in every pane
     "EMA": "gold",
     "activations": "contrastive",
 }
-WORDS = {"attention": "attention: scores and mix", "ends": "ends, time"}  # names of parts in the pane of operations
+WORDS = {"attention": "attention proper", "ends": "ends, time"}  # names of parts in the pane of operations
 
 
 class Scale(State):
@@ -114,7 +114,9 @@ def scale_panel(state: Scale, name: str = "scale") -> Panel:
         plot.add_trace(bars, row, col)
         plot.update_yaxes(autorange="reversed", ticks="", row=row, col=col)
         plot.update_xaxes(rangemode="tozero", showticklabels=place == 3, ticks="", row=row, col=col)
-    plot.update_xaxes(type="log", dtick=1, title_text="days, each line ten times the last", row=2, col=2)
+    # A number at every second line: more would touch each other.
+    title = "days, each line ten times the last"
+    plot.update_xaxes(type="log", dtick=2, minor=dict(dtick=1, showgrid=True), title_text=title, row=2, col=2)
     plot.add_vline(0, line=dict(color=PALETTE["ink"], dash="dot", width=1.5), row=2, col=1)
     plot.update_layout(bargap=0.25, margin=dict(t=80))
     controls = {
@@ -142,9 +144,9 @@ def _draw(state: Scale, plot: BaseFigure) -> str:
     capacity = "" if room is None else f" of {room:g} GB" if fits else f", too much for {room:g} GB"
     titles = (
         f"parameters: <b>{amount(parameters)}</b>",
-        f"multiply-accumulates, one image forward: <b>{amount(macs)}</b>",
+        f"multiply-accumulates an image: <b>{amount(macs)}</b>",
         f"memory of training, {state.batch} images at a time: <b>{amount(held, 'B')}</b>{capacity}",
-        f"the paper's 80 epochs at {state.utilisation:.0%} of the rate: <b>{span(days[state.machine])}</b>",
+        f"the paper's 80 epochs: <b>{span(days[state.machine])}</b>",
     )
     for note, title in zip(plot.layout.annotations, titles, strict=False):
         note.text = title
@@ -179,7 +181,7 @@ def _draw_days(plot: BaseFigure, days: Mapping[str, float], chosen: str) -> None
     """Fill the pane of days, on a log axis, with every machine."""
     bars = plot.data[3]
     bars.x, bars.text = list(days.values()), [f" {span(d)}" for d in days.values()]
-    bars.y = [machine if machine in (MINE, OWN) else f"{machine}, datasheet" for machine in days]
+    bars.y = [machine.partition(",")[0] for machine in days]  # where its rate is from, the sentence says
     bars.marker.color = [PALETTE["dispersive" if machine == chosen else "quiet"] for machine in days]
     # log10 of days: bars start at a minute, or at a tenth of the shortest, and leave room for their words
     low, high = min(-3.0, log10(min(days.values())) - 1), log10(max(days.values()))

@@ -155,7 +155,7 @@ def springs_panel(name: str = "springs", state: Springs | None = None) -> Panel:
     """The points with sliders for λ and τ."""
     state = state or Springs()
     title = "Each point is held by a spring; the loss pushes all of them apart"
-    plot = _lay_out(title, ["where the points come to rest", "the two terms at rest"], 430, (3.2, 2.6))
+    plot = _lay_out(title, ["where the points come to rest", "the two terms at rest"], 430, (4, 3.3))
     x, y = state.start.T.tolist()
     ink, warm = PALETTE["quiet"], PALETTE["dispersive"]
     line, dot = dict(color=fade(warm, 0.35), width=1.2), dict(color="white", size=7, line=dict(color=ink, width=1.2))
@@ -179,9 +179,10 @@ def _draw_springs(state: Springs, plot: BaseFigure) -> str:
     bars.y = [rest.spring, rest.dispersive]
     before = mean_pairwise_distance(state.start)
     return (
-        f"λ = {state.lam:.2f}, τ = {state.tau:.2g}: two points lie {rest.distance / before:.2f} times as far apart "
-        f"as at the start; the springs' term is {rest.spring:.3f}, L_disp is {rest.dispersive:.2f} (its floor: "
-        f"{dispersive_floor(POINTS):.2f}), the sum {rest.spring + state.lam * rest.dispersive:.3f}."
+        f"λ = {state.lam:.2f}, τ = {state.tau:.2g}: on average, two points lie {rest.distance / before:.2f} times as "
+        f"far apart as at the start; the springs' term is {rest.spring:.3f}, L_disp is {rest.dispersive:.2f} (its "
+        f"floor: {dispersive_floor(POINTS):.2f}), and the springs' term + λ·L_disp is "
+        f"{rest.spring + state.lam * rest.dispersive:.3f}."
     )
 
 
@@ -189,7 +190,7 @@ def partners_panel(name: str = "partners", state: Partners | None = None) -> Pan
     """Twenty samples with two views each, between springs and the contrastive loss; α weighs the alignment."""
     state, inks = state or Partners(), {"first view z": PALETTE["dispersive"], "second view z⁺": PALETTE["contrastive"]}
     title = "The loss pushes all first views apart; α draws each to its partner"
-    plot = _lay_out(title, ["where the views come to rest", "the terms at rest"], 460, (2.7, 2.2))
+    plot = _lay_out(title, ["where the views come to rest", "the terms at rest"], 480, (2.7, 2.2))
     spring, bond = dict(color=fade(PALETTE["quiet"], 0.4), width=1.2), dict(color=PALETTE["ink"], width=1.5)
     plane, terms = dict(row=1, col=1), dict(row=1, col=2)
     plot.add_scatter(mode="lines", name="spring, from its start", line=spring, hoverinfo="skip", **plane)
@@ -200,6 +201,7 @@ def partners_panel(name: str = "partners", state: Partners | None = None) -> Pan
     mark = dict(symbol="line-ew", size=56, line=dict(color=PALETTE["ink"], width=2.5))
     plot.add_scatter(x=TERMS[2:], mode="markers", name="floor of the repulsion", marker=mark, **terms)
     plot.update_yaxes(title_text="value, before λ", **terms)
+    plot.update_layout(legend=dict(y=0, yref="container", yanchor="bottom"), margin=dict(b=84))  # five names, below
     controls = {
         "alpha": slider("α, weight of the alignment", 0, 1, 0.02),
         "lam": slider("λ, weight of the loss", 0, 1, 0.02),
@@ -228,6 +230,6 @@ def _draw_partners(state: Partners, plot: BaseFigure) -> str:
     return (
         f"α = {state.alpha:.2f}, λ = {state.lam:.2f}, {knob}: the two views of a sample lie {partners:.2f} apart, "
         f"{partners / near:.2f} times as far as at the start; views of two samples {others:.2f}, {others / far:.2f} "
-        f"times as far. Partner to others: {partners / others:.2f}, at the start {near / far:.2f}. The repulsion is "
-        f"{rest.repulsion:.2f}, its floor {floor:.2f}."
+        f"times as far. The first over the second is {partners / others:.2f}, at the start {near / far:.2f}. The "
+        f"repulsion is {rest.repulsion:.2f}, its floor {floor:.2f}."
     )

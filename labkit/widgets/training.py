@@ -9,7 +9,7 @@ from typing import get_args
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
-from plotly.basedatatypes import BaseFigure, BaseTraceType
+from plotly.basedatatypes import BaseFigure, BasePlotlyType, BaseTraceType
 from torch import Tensor
 
 from labkit import datasets
@@ -31,16 +31,12 @@ from labkit.widgets.watch import Watch
 
 REPELS = {"dispersive", "contrastive"}
 USUAL = ("dispersive", "feature_norm", "effective_rank", "gradient_cosine", "gradient_ratio")
-INSIDE = {
-    "lam": "λ over the steps",
-    "cloud": "features of held-out images, on two common axes",
-    "distances": "distances between them, √D",
-}
+INSIDE = {"lam": "λ over the steps", "cloud": "features on two common axes", "distances": "distances of two samples"}
 """Panes that show something else than a logged metric."""
 RULED = ("dispersive", "distances")
 """Panes with a dotted rule beside the lines of the runs."""
 POINTS = 2000  # drawn of a curve, at most
-ACROSS = 3  # panes in a row
+ACROSS = 3  # panes in a row, at most
 Lines = Mapping[str, BaseTraceType]  # run → its trace
 FORK_INKS = [PALETTE[name] for name in ("contrastive", "accent", "gold", "sky", "ink", "quiet")]
 
@@ -48,6 +44,7 @@ FORK_INKS = [PALETTE[name] for name in ("contrastive", "accent", "gold", "sky", 
 def _control(trait: str, state: TrainingState) -> widgets.Widget:
     """The control of a trait; sliders do not redraw while they are dragged, since only Start reads them."""
     make = {
+        "images": lambda: dropdown("images", list(state.traits()["images"].values), "180px"),
         "lam": lambda: slider("λ (paper: 0.5)", 0, 2, 0.05, live=False),
         "tau": lambda: log_slider("τ (paper: 0.5)", -1.3, 1.0, live=False),
         "variant": lambda: dropdown("variant", list(KNOBS)),
@@ -59,7 +56,7 @@ def _control(trait: str, state: TrainingState) -> widgets.Widget:
         "steps": lambda: widgets.IntSlider(
             min=min(50, state.steps), max=4 * state.steps, step=50, description="steps", **look()
         ),
-        "seed": lambda: widgets.BoundedIntText(min=0, max=9999, description="seed", **look("150px")),
+        "seed": lambda: widgets.BoundedIntText(min=0, max=9999, description="seed", **look()),
         "branch": lambda: dropdown("fork", list(state.configs), "220px"),
         "at": lambda: widgets.BoundedIntText(min=0, max=10**7, description="at step (0: now)", **look("190px")),
         "over": lambda: dropdown("against", ["steps", "samples"], "180px"),
@@ -70,7 +67,12 @@ def _control(trait: str, state: TrainingState) -> widgets.Widget:
 
 
 def training_panel(
-    name: str, state: TrainingState, sliders: Sequence[str], title: str, panes: Sequence[str] | None = None
+    name: str,
+    state: TrainingState,
+    sliders: Sequence[str],
+    title: str,
+    panes: Sequence[str] | None = None,
+    marks: Mapping[str, tuple[float, str]] | None = None,
 ) -> Panel:
     """Buttons and a live figure: for one run its loss and samples, for several all metrics, samples below.
 
@@ -78,10 +80,16 @@ def training_panel(
         name: name of the panel; making it again stops the training of the earlier one.
         state: what trains.  sliders: the traits of ``state`` that get a control.
         title: what the figure asks or shows.  panes: names of metrics, the base loss and the usual ones by default.
+        marks: pane → height of a dotted line across it, and the line's name.
     """
     base = base_term(next(iter(state.configs.values())))
     panes = panes or ((base,) if len(state.configs) == 1 else (base, *USUAL))
     plot = _lay_out(state, panes, title)
+    for pane, (height, text) in (marks or {}).items():
+        row_before, column_before = divmod(list(panes).index(pane), _across(panes))
+        label = dict(text=text, textposition="end", font_color=PALETTE["quiet"])
+        line = dict(color=PALETTE["quiet"], width=1.5, dash="dot")
+        plot.add_hline(height, line=line, label=label, row=row_before + 1, col=column_before + 1)
     state.shows_features = not {"cloud", "distances"}.isdisjoint(panes)
     forks: tuple[str, ...] = ()
     if isinstance(state, LiveTraining) and state.out is not None:
@@ -126,8 +134,9 @@ def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: s
 
 def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figure:
     """The empty figure: in each pane lines for the runs and for forks to come, and what is drawn beside them."""
-    rows = -(-len(panes) // ACROSS)
-    columns, spacing = min(len(panes), ACROSS), dict(horizontal_spacing=0.07, vertical_spacing=0.32 / rows)
+    columns = _across(panes)
+    rows = -(-len(panes) // columns)
+    spacing = dict(horizontal_spacing=0.07, vertical_spacing=0.32 / rows)
     plot = figure(title, rows, columns, 125 + 215 * rows, subplot_titles=[" "] * len(panes), **spacing)
     for number, name in enumerate(panes):
         place = dict(row=number // columns + 1, col=number % columns + 1)
@@ -145,17 +154,27 @@ def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figur
             distances_axes(plot, **place)
         else:
             scale_axis(plot, name, **place)
+        if name == "lam":
+            plot.update_yaxes(rangemode="tozero", **place)
     key = dict(orientation="h", x=0, xanchor="left", y=0, yref="container", yanchor="bottom")  # six runs are wide
     return plot.update_traces(showlegend=False).update_layout(showlegend=True, legend=key, margin=dict(b=95))
 
 
+def _across(panes: Sequence[str]) -> int:
+    """Number of panes in a row: of four, none stands alone."""
+    return 2 if len(panes) == 4 else min(len(panes), ACROSS)
+
+
 def _inks(state: TrainingState) -> dict[str, str]:
-    """Run → its colour: its own, or for a fork one that is still free."""
+    """Run → its colour: its own, or one that is still free for a fork, and for a name that has no colour."""
     runs = state.configs
     own = {run: colour(run) for run in runs if run not in state.parents}
     if len(own) == 1:
         own = {run: colour(next(iter(runs[run].regularizers), "baseline")) for run in own}
     free = (ink for ink in FORK_INKS if ink not in own.values())
+    for place, (run, ink) in enumerate(own.items()):
+        if ink in list(own.values())[:place]:
+            own[run] = next(free)
     return own | {run: next(free) for run in runs if run in state.parents}
 
 
@@ -173,7 +192,8 @@ def _sheets(state: TrainingState) -> str:
 
 
 def _origin(state: TrainingState, run: str) -> str:
-    return f"forked from {state.parents[run].describe()}"
+    words = state.parents[run].describe().replace("dispersive.lam:", "λ").replace("dispersive.tau:", "τ")
+    return f"forked from {words}"
 
 
 def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
@@ -189,6 +209,8 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
         for run, line in used.items():
             line.name, line.showlegend = run, number == 0 and len(configs) > 1
             line.line.color = line.marker.color = inks[run]
+            known = inks[run] == colour(run) != PALETTE["ink"]  # other runs may lie on one of those
+            line.line.dash = "solid" if known or run in (*state.parents, next(iter(inks))) else "dash"
         title.text = INSIDE.get(name) or _title(list(configs.values()), name)
         if name == "cloud":
             values = _draw_cloud(state, used)
@@ -196,6 +218,9 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
             values = _draw_distances(state, used, rule)
         else:
             values = _draw_curves(state, name, used, rule)
+            if metric(name).log:
+                logged = [value for run in configs for value in state.curve(run, name).values]  # not yet in the lines
+                _limit(plot.layout["yaxis" + lines[0].yaxis[1:]], logged)
             plot.layout["xaxis" + lines[0].xaxis[1:]].title.text = "samples seen" if state.over == "samples" else "step"
         if name in BASE_LOSSES:
             plot.layout["yaxis" + lines[0].yaxis[1:]].type = "log" if state.log else "linear"
@@ -239,6 +264,15 @@ def _draw_curves(state: TrainingState, name: str, lines: Lines, rule: BaseTraceT
         rule.x, rule.y = ([0, end], [floor] * 2) if shown else ([], [])
         rule.name, rule.showlegend = floor_name, shown
     return words
+
+
+def _limit(axis: BasePlotlyType, values: Sequence[float]) -> None:
+    """Let a log axis end four powers of ten under the highest value: lower ones would press all others together."""
+    above = [value for value in values if value > 0]
+    limited = bool(above) and min(above) < 1e-4 * max(above)
+    axis.autorange = not limited
+    if limited:
+        axis.range = [math.log10(1e-4 * max(above)), math.log10(1.5 * max(above))]
 
 
 def _draw_cloud(state: TrainingState, lines: Lines) -> dict[str, str]:

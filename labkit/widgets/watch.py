@@ -67,8 +67,7 @@ class Watch(TrainingState):
         return min(self.job.history.step / self.job.config.steps, 1.0)
 
     def describe_sheet(self, run: str) -> str:
-        step, _ = self.sheets.get(run, (0, ""))
-        return f"samples of the averaged weights at step {step:,}" if step else "no samples drawn yet"
+        return "samples of the averaged weights" if run in self.sheets else "no samples drawn yet"
 
     def stop(self) -> None:
         """Have the job save and leave."""

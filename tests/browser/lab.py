@@ -69,10 +69,13 @@ class LabPage:
 
     # -- opening and running ----------------------------------------------------------------------------
 
-    def open(self, notebook: str, timeout: float = 2 * PATIENCE) -> LabPage:
-        """Open `notebook` (relative to the server's root) in a new workspace; its kernel is idle on return."""
-        space = f"test-{next(_workspaces)}"
-        address = f"{self.server.url}/lab/workspaces/{space}/tree/{quote(notebook)}"
+    def open(self, notebook: str, timeout: float = 2 * PATIENCE, *, in_notebook_7: bool = False) -> LabPage:
+        """Open `notebook` (relative to the server's root); its kernel is idle on return.
+
+        In a new workspace of JupyterLab, or in Notebook 7.
+        """
+        place = "notebooks" if in_notebook_7 else f"lab/workspaces/test-{next(_workspaces)}/tree"
+        address = f"{self.server.url}/{place}/{quote(notebook)}"
         self.page.goto(f"{address}?reset&token={self.server.token}", wait_until="domcontentloaded")
         self._settle(notebook, timeout)
         if self.page.locator(".jp-Dialog").count():

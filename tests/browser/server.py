@@ -100,6 +100,7 @@ def running_server(work: Path, notebooks: Path | None = None, tier: str = "smoke
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     command += [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     command += [f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True"]
+    command += ["--JupyterNotebookApp.expose_app_in_browser=True"]
     command += ["--LabApp.extension_manager=readonly", "--LabApp.news_url=None"]
     url, began = f"http://127.0.0.1:{port}", time.monotonic()
     with log.open("wb") as out:

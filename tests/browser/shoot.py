@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--tier", default="cpu", choices=["smoke", "cpu", "gpu"], help="LAB_TIER (default: cpu)")
     parser.add_argument("--size", default="1280x900", help="of the window (default: %(default)s)")
     parser.add_argument("--wide", action="store_true", help="without the file browser at the left")
+    parser.add_argument("--dark", action="store_true", help="in JupyterLab's dark theme")
     parser.add_argument("--patience", type=float, default=900, metavar="S", help="seconds to wait for it to run")
     args = parser.parse_args()
     if (reason := why_not()) is not None:
@@ -59,6 +60,8 @@ def shoot(lab: LabPage, args: argparse.Namespace) -> int:
     lab.open(args.notebook.name)
     if args.wide:
         lab.command("application:toggle-left-area")
+    if args.dark:
+        lab.command("apputils:change-theme", theme="JupyterLab Dark")
     began = time.monotonic()
     if args.run_all:
         lab.run_all(args.patience)

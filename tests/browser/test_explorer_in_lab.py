@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 RUNS = """
+import torch
 from labkit import Run, recipes
 from labkit.config import Optimizer
+from labkit.exercises import check, mine
 from labkit.experiments import Comparison
 from labkit.widgets import Explorer, explorer_panel
 
@@ -15,8 +17,23 @@ config = config.replace(optimizer=Optimizer(lr=1e-2), ema_decay=0.5)
 for _ in Comparison.with_and_without(config, "runs"):
     pass
 runs = {name: Run.open(f"runs/{name}") for name in ("baseline", "dispersive")}
+measured = []
+
+
+def effective_rank(z):
+    measured.append(len(z))
+    sigma = torch.linalg.svdvals(z - z.mean(dim=0))
+    p = sigma / sigma.sum()
+    return torch.exp(-torch.special.xlogy(p, p).sum())
+
+
+print(check("effective_rank", effective_rank))
+measured.clear()
 """
-PANEL = 'state = Explorer(runs, count=40, times=(0.3, 0.8, "mixed"))\nexplorer_panel(state)'
+PANEL = """
+state = Explorer(runs, count=40, times=(0.3, 0.8, "mixed"), effective_rank=mine("effective_rank"))
+explorer_panel(state)
+"""
 RUNS_CELL, CELL = 0, 1
 COUNT, DOTS, RINGS, DISTANCES, CURVES, IMAGES = 40, (0, 2), (1, 3), (4, 5), range(7, 11), (11, 12)
 PICTURE = """div => ({
@@ -114,6 +131,8 @@ def test_every_control_moves_the_picture_and_the_words_and_leaves_nothing_behind
     assert before[:2] == (1, 0) and before[-1] == 1, "one figure, drawn without WebGL, and one thread"
     traces = lab.plots(CELL)[0]["traces"]
     wait_text(lab, "PCA at step 6, block 1, t = 0.3, with the class", "PCA keeps lengths")
+    assert "✓ Right" in lab.output(RUNS_CELL).inner_text()
+    assert lab.kernel_eval("print({*measured})").strip() == "{40}", "the reader's function measures what is shown"
     assert [len(traces[i]["x"]) for i in DOTS] == [COUNT] * 2 and picture(lab)["rules"] == [3, 3]
 
     assert lab.press_slider("training step", "ArrowLeft", 2, within=CELL) == "2"

@@ -130,6 +130,21 @@ def test_the_questions_have_their_intervals(lab, opened):
     lab.wait_for(lambda: "block 3, measured at block 0" in sentence(lab), 60, "a line for each block")
 
 
+def test_what_the_kernel_says_while_the_plot_library_loads_is_not_lost(lab, opened):
+    opened("from labkit.widgets import variants_panel\nvariants_panel()")
+    lab.page.evaluate(
+        "() => { late = labkitPlotly; labkitPlotly = new Promise((go) => setTimeout(() => go(late), 4000)) }"
+    )
+    cell = lab.add_cell("panel = variants_panel('late')\npanel")
+    lab.run_cell(cell)
+    lab.kernel_eval("panel.state.stretch = 0.9; panel.state.stretch = 0.7")
+    assert "Loading the plot library" in lab.output(cell).inner_text() and not lab.plots(cell)
+    x = eval(lab.kernel_eval("print([list(trace.x) for trace in panel.figure.data])"))
+    lab.wait_plot(cell, lambda plot: [trace["x"] for trace in plot["traces"]] == x, 60)
+    lab.press_slider("stretch", "ArrowRight", 3, cell)
+    lab.wait_plot(cell, lambda plot: [trace["x"] for trace in plot["traces"]] != x, 60)
+
+
 MINE = """
 from labkit import recipes
 from labkit.exercises import check, mine
@@ -166,6 +181,84 @@ def test_my_loss_is_judged_and_then_trains_in_the_panel(lab, opened):
     assert plot["traces"][own]["y"] == pytest.approx(plot["traces"][library]["y"], rel=1e-3)
     own_code = "print(state.runs.trainers['my loss'].objective.repulsion is dispersive_loss)"
     assert lab.kernel_eval(own_code).strip() == "True"
+
+
+SAMPLER = """
+import torch
+from labkit import Trainer, recipes
+from labkit.exercises import check, mine
+from labkit.widgets import sampler_panel
+
+calls = []
+
+
+def heun_step(velocity, x, now, then):
+    calls.append(now)
+    t = torch.full((len(x),), now, dtype=x.dtype, device=x.device)
+    first = velocity(x, t)
+    return x + (then - now) * (first + velocity(x + (then - now) * first, t + (then - now))) / 2
+
+
+def guided_velocity(network, x, t, y, null, w):
+    calls.append(w)
+    without = network(x, t, torch.full_like(y, null))
+    return without + w * (network(x, t, y) - without)
+
+
+print(check("heun_step", heun_step), check("guided_velocity", guided_velocity))
+trainer = Trainer(recipes.digits(model="SiT-Nano/4", steps=1, batch_size=4))
+for _ in trainer:
+    pass
+own = dict(step={"heun": mine("heun_step")}, guided=mine("guided_velocity"), guidance=(1.0, 3.0))
+calls.clear()
+sampler_panel(trainer.ema.network, trainer.config, **own)
+"""
+
+
+def test_my_step_and_my_guidance_draw_the_sampler_panel(lab, opened):
+    plot = opened(SAMPLER)
+    assert "✓ Right" in lab.output(CELL).inner_text() and "Heun, your step" in plot["annotations"]
+    assert lab.kernel_eval("print({*calls} > {0.0, 1.0}, 3.0 in calls)").split() == ["True", "False"]
+    curves = plot["traces"][2:4]
+    lab.choose("3", CELL)
+    lab.wait_plot(CELL, lambda p: p["traces"][3]["y"] != curves[1]["y"])
+    assert lab.kernel_eval("print(3.0 in calls)").strip() == "True"
+
+
+TARGET = """
+import torch
+from labkit import recipes
+from labkit.exercises import check, mine
+from labkit.widgets import LiveTraining, training_panel
+
+calls = []
+
+
+def meanflow_target(u, x, t, span, velocity):
+    calls.append(len(x))
+    one = torch.ones_like(t)
+    du_dt = torch.func.jvp(u, (x, t, span), (velocity, one, -one))[1]
+    return (velocity + span.reshape(-1, *[1] * (x.ndim - 1)) * du_dt).detach()
+
+
+print(check("meanflow_target", meanflow_target))
+config = recipes.digits(model="MeanFlow-Nano/4", batch_size=8, steps=40, log_every=10)
+own = lambda s: {"your target": {"target": mine("meanflow_target")}}
+state = LiveTraining(lambda s: {"the library's target": config, "your target": config}, own=own, steps=40)
+calls.clear()
+training_panel("own target", state, (), "Whose target?", ("average_velocity",))
+"""
+
+
+def test_my_target_trains_in_the_panel(lab, opened):
+    opened(TARGET)
+    assert "✓ Right" in lab.output(CELL).inner_text()
+    assert lab.kernel_eval("print(len(calls))").strip() == "0"
+    lab.click("Start", CELL)
+    plot = lab.wait_plot(CELL, lambda p: 40 in (p["traces"][1]["x"] or []), 120)
+    library, own = (trace["y"] for trace in plot["traces"][:2])
+    assert own == pytest.approx(library, rel=1e-3)
+    assert lab.kernel_eval("print(len(calls))").strip() == "40", "a call in every step"
 
 
 FORKS = """

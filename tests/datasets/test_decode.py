@@ -69,9 +69,8 @@ def test_bits_that_are_stated_are_read_and_others_can_be_given(bits, stated):
     expected = np.round(deep / ((2**bits - 1) / 255)).astype(np.uint8)
     if stated == "TIFF":  # two values of 12 bits in three bytes
         first, second = deep.reshape(-1, 2).astype(int).T
-        packed = (
-            np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8).tobytes()
-        )
+        bytes_of = [first >> 4, (first & 15) << 4 | second >> 8, second & 255]
+        packed = np.stack(bytes_of, axis=1).astype(np.uint8).tobytes()
         tags = [(256, 8), (257, 8), (258, 12), (259, 1), (262, 1), (273, 122), (277, 1), (278, 8), (279, len(packed))]
         entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
         file = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + packed

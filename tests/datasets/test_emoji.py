@@ -74,7 +74,7 @@ def test_relatives_by_code_points_and_look_alikes_are_kin(builder):
 def test_families_and_both_styles_of_an_emoji_are_never_parted(builder, file):
     """A split of made-up families, and the one that ships."""
     kin, labels = np.repeat(np.arange(40), 3), np.tile([0, 1, 1], 40)
-    side = builder.split(kin, labels)
+    side = builder.split(kin, builder.HELD_OUT, labels)
     assert all(len(set(side[kin == family])) == 1 for family in kin)
     assert 0.1 < side.mean() <= 0.2
     families = set(zip(file["kin"].tolist(), file["held_out"].tolist(), strict=True))

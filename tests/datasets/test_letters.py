@@ -116,7 +116,7 @@ def test_doubles_are_left_out_and_kin_stay_together(builder):
     kin = builder.kinships(np.array(["a", "b", "c", "fira", "firamath"]), between)
     assert kin[0] == kin[1] == kin[2] != kin[3] == kin[4]  # 20 / 127.5 < 0.2, and a name that goes on
     kin = np.repeat(np.arange(60), 2)
-    side = builder.split(kin)
+    side = builder.split(kin, builder.HELD_OUT)
     assert 0.05 < side.mean() <= 0.1 and (side.reshape(-1, 2).all(1) == side.reshape(-1, 2).any(1)).all()
 
 

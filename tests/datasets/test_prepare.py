@@ -85,27 +85,14 @@ def test_every_row_is_its_image_and_the_record_is_true(source, tmp_path):
 
 def test_a_store_in_words(source, tmp_path):
     text = describe(prepared(source, tmp_path / "store", size=24))
-    for words in (
-        "9 images of 3×24×24, in 2 classes (a, b), 2 of them held out",
-        "9 images had to be enlarged",
-        "2 images could",
-    ):
+    assert "9 images of 3×24×24, in 2 classes (a, b), 2 of them held out" in text
+    for words in ("9 images had to be enlarged", "2 images could", "a/003.png: cannot identify"):
         assert words in text
-    assert "a/003.png: cannot identify" in text
     (source / "a" / "003.png").unlink()
     text = describe(prepared(source / "a", tmp_path / "plain", held_out=0))
     assert text == f"{tmp_path / 'plain'} holds 5 images of 3×16×16, in 1 class (a)."
     (source / "a" / "x.heic").touch()
     assert "\nNot taken: .heic files (1: x.heic)." in describe(prepared(source / "a", tmp_path / "plain", held_out=0))
-
-
-def test_grey_images_and_arrays(tmp_path):
-    images, labels = noise(6, 9, 9), np.array([0, 1, 2, 0, 1, 2])
-    np.savez(tmp_path / "a.npz", x=images, y=labels)
-    store = prepared(tmp_path / "a.npz", tmp_path / "store", size=9, channels=1)
-    assert np.array_equal(rows_of(store)[:, 0], images)
-    assert np.load(store / "labels.npy").tolist() == labels.tolist()
-    assert about(store)["root"] is None and not (store / "files.txt").exists()
 
 
 @pytest.mark.parametrize("flips", [True, False])
@@ -205,9 +192,8 @@ def test_images_that_use_few_of_their_16_bits_are_refused_until_the_number_is_kn
         with refused(message):
             prepared(tmp_path / "p", out, bits=bits, **settings)
     narrow = prepared(tmp_path / "p", tmp_path / "narrow", bits=10, **settings)
-    assert [entry["why"] for entry in about(narrow)["skipped"]] == [
-        "its brightest value is 4095, and 10 bits hold up to 1023"
-    ]
+    [skipped] = about(narrow)["skipped"]
+    assert skipped["why"] == "its brightest value is 4095, and 10 bits hold up to 1023"
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -303,8 +289,7 @@ def test_another_vae_is_refused(source, tmp_path, vae):
         ({"size": 20, "latents": "vae"}, "^size = 20 .*by 8"),
     ],
 )
-@pytest.mark.usefixtures("unchecked")
-def test_bad_settings_leave_nothing_behind(source, tmp_path, settings, message, request):
+def test_bad_settings_leave_nothing_behind(source, tmp_path, settings, message, request, unchecked):
     if settings.get("latents") == "vae":
         settings = settings | {"latents": request.getfixturevalue("vae")}
     with refused(message, ConfigError):
@@ -394,9 +379,6 @@ def test_names_that_are_no_valid_text(source, tmp_path, capsys):
     assert (len(train), len(held_out)) == (8, 2)
     rows = sorted([*train.files, *held_out.files])
     assert rows == [path for path in kept(source) if path.name != os.fsdecode(b"\xff.png")]
-
-
-# --- held out
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(0, 2**40), st.data())

@@ -122,10 +122,7 @@ X = np.zeros((4, 9, 9, 3), dtype=np.uint8)
         ({"x": X[0]}, r"\(9, 9, 3\) looks like a single image; .*x\[None\]"),
         ({"x": X[0].T}, r"\(3, 9, 9\) looks like a single image"),
         ({"x": X[0, ..., :1]}, r"\(9, 9, 1\) looks like a single image"),
-        (
-            {"x_train": X, "y_train": X},
-            "no array named x, images or arr_0: it has x_train, y_train; save the images as x",
-        ),
+        ({"x_train": X, "y_train": X}, "x, images or arr_0: it has x_train, y_train; save the images as x"),
         ({"x": X[:0]}, "no images"),
         ({"x": X, "y": np.zeros((4, 10), dtype=int)}, "4 images and 40 labels"),
         ({"x": X, "y": np.array([0, 1, np.nan, 0])}, "its labels are float64; give whole numbers"),

@@ -82,9 +82,6 @@ def test_published_weights_have_older_names(folder):
     assert Codec(str(folder)).digest == newer
 
 
-# --- refusals
-
-
 def refused(source, *words):
     with pytest.raises(ConfigError) as error:
         Codec(str(source))
@@ -102,6 +99,13 @@ def test_weights_that_cannot_be_loaded(folder):
     refused(folder, "cannot be loaded")
     (folder / WEIGHTS).unlink()
     refused(folder, "cannot be loaded", WEIGHTS)
+
+
+def test_a_decoder_that_gives_no_numbers(folder):
+    edited(folder, lambda weights: weights | {"decoder.conv_out.bias": torch.full((3,), torch.nan)})
+    codec = Codec(str(folder))
+    with pytest.raises(ConfigError, match=r"^vae = .*not finite"):
+        codec.decode(torch.zeros(3, 4, 2, 2))
 
 
 @pytest.mark.parametrize(

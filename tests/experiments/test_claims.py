@@ -104,7 +104,7 @@ def test_ways_of_sampling_are_paired_by_seed():
     )
     e = rules.Evidence(pd.DataFrame(), table, pd.DataFrame())
     assert e.by_sampler("off", "other")["difference"] == pytest.approx(1) and e.by_sampler("off", "other")["p"] < 0.01
-    shift = e.shift("on", "off", "other")
+    shift = e.by_sampler("on", "other", "off")
     assert shift["difference"] == pytest.approx(3) and shift["n"] == 3 and shift["p"] < 0.01
     with pytest.raises(rules.Missing):
         e.by_sampler("off", "no such way")

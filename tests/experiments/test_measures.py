@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from labkit import Run, Trainer, datasets, recipes, sample
 from labkit.checks import ConfigError
-from labkit.evaluation import memorisation
+from labkit.evaluation import EvaluationConfig, evaluate, memorisation
 from labkit.experiments.measures import Measures
 from labkit.metrics import DigitsClassifier, frechet_distance, geometry
 from labkit.metrics.extractors import to_bytes, to_floats
@@ -132,8 +132,8 @@ def test_parts_of_a_data_set_are_measured_against_the_whole(run, tmp_path):
     assert FEW.real("digits-few") == FEW.real("digits")
     few = trained(tmp_path / "few", dataset="digits-few")
     found = Measures(40, (Sampler("euler", 2),))(few, [6])
-    expected = Measures(40, (Sampler("euler", 2),))._samples(few.model(), TINY, Sampler("euler", 2))
-    assert value(found, "frechet_pixels") == value(expected, "frechet_pixels")
+    expected = evaluate(few.model(), TINY, EvaluationConfig(40, Sampler("euler", 2))).values
+    assert value(found, "frechet_pixels") == expected["frechet_pixels"]
     assert len(datasets.load("digits-few")) == 200
     assert torch.equal(datasets.load("digits-few").x, datasets.digits().x[:200])
 

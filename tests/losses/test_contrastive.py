@@ -4,18 +4,13 @@ import math
 
 import pytest
 import torch
-from every_loss import VARIANTS, value_and_gradients
+from every_loss import VARIANTS, two_views, value_and_gradients
 
 from labkit.checks import ConfigError
 from labkit.losses import contrastive_loss, contrastive_parts, dispersive_loss
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 both_forms = pytest.mark.parametrize("form", ["additive", "original"])
-
-
-def two_views(*shape, dtype=torch.float64):
-    first = 0.7 * torch.randn(shape, dtype=dtype)
-    return first, first + 0.5 * torch.randn(shape, dtype=dtype)
 
 
 @every_variant
@@ -67,10 +62,6 @@ def test_the_original_infonce_is_ntxent_of_pytorch_metric_learning():
         torch.testing.assert_close(contrastive_loss(a, b, variant, tau=tau, form="original"), theirs)
 
 
-# --- bad input
-
-
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("name", "value", "others", "remedy"),
     [
@@ -84,12 +75,11 @@ def test_the_original_infonce_is_ntxent_of_pytorch_metric_learning():
         ("tau", 0.0, {"form": "original"}, "a finite number above 0"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(name, value, others, remedy):
+def test_settings_that_cannot_work_are_refused(name, value, others, remedy, unchecked):
     with pytest.raises(ConfigError, match=f"^{name} = {value!r} cannot be used: .*{remedy}"):
         contrastive_loss(torch.randn(4, 3), torch.randn(4, 3), **{name: value}, **others)
 
 
-@pytest.mark.usefixtures("unchecked")
 @both_forms
 @pytest.mark.parametrize(
     ("a", "b", "error", "message"),
@@ -101,7 +91,7 @@ def test_settings_that_cannot_work_are_refused(name, value, others, remedy):
     ],
     ids=["batches", "features", "one sample", "integers"],
 )
-def test_views_that_do_not_belong_together_are_refused(form, a, b, error, message):
+def test_views_that_do_not_belong_together_are_refused(form, a, b, error, message, unchecked):
     with pytest.raises(error, match=f"^{message}"):
         contrastive_loss(a, b, form=form)
 

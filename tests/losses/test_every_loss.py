@@ -4,28 +4,21 @@ import math
 
 import pytest
 import torch
-from every_loss import LOSSES, VARIANTS, dispersive, value_and_gradients
+from every_loss import LOSSES, VARIANTS, dispersive, two_views, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from labkit.losses import dispersive_loss, repa_loss
+from labkit.losses import dispersive_loss, repa_loss, velocity_loss
 
 CASES = LOSSES | {
     "without self-pairs": lambda a, b: dispersive(a, b, include_self=False),
     "repa": lambda a, b: repa_loss(a.flatten(1)[:, None], b.flatten(1)[:, None]),
+    "velocity": velocity_loss,
 }
 every_loss = pytest.mark.parametrize("name", CASES)
-
-
-def two_views(*shape, dtype=torch.float32):
-    a = torch.randn(shape, dtype=dtype)
-    return a, a + 0.5 * torch.randn(shape, dtype=dtype)
-
-
-# --- symmetries
 
 
 def draw(seed, *shape):
@@ -59,9 +52,6 @@ def test_each_variant_sees_what_it_should_and_nothing_else(name, move, seed, bat
     assert math.isclose(before, after, rel_tol=1e-9, abs_tol=1e-12) == (name.split()[1] in blind)
 
 
-# --- precision, and other ways to call
-
-
 @every_loss
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_raised_to_float32_first(name, dtype):
@@ -77,7 +67,7 @@ def test_half_precision_is_raised_to_float32_first(name, dtype):
 
 @every_loss
 def test_autocast_changes_neither_value_nor_gradients(name):
-    views = [z.requires_grad_() for z in two_views(8, 16, 8)]
+    views = [z.requires_grad_() for z in two_views(8, 16, 8, dtype=torch.float32)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = CASES[name](*views)
     inside = value, *torch.autograd.grad(value, views, allow_unused=True, materialize_grads=True)
@@ -86,7 +76,7 @@ def test_autocast_changes_neither_value_nor_gradients(name):
 
 @every_loss
 def test_vmap_of_value_and_gradients_equals_a_loop(name):
-    a, b = two_views(3, 5, 7, dtype=torch.float64)
+    a, b = two_views(3, 5, 7)
     gradients, values = torch.func.vmap(torch.func.grad_and_value(CASES[name], argnums=(0, 1)))(a, b)
     looped = [value_and_gradients(CASES[name], *pair) for pair in zip(a, b, strict=True)]
     torch.testing.assert_close((values, *gradients), tuple(torch.stack(parts) for parts in zip(*looped, strict=True)))
@@ -96,9 +86,6 @@ def test_vmap_of_value_and_gradients_equals_a_loop(name):
 def test_on_meta_tensors_it_is_a_scalar(name):
     loss = CASES[name](*torch.empty(2, 4, 8, 6, device="meta").requires_grad_())
     assert (loss.shape, loss.device.type, loss.dtype) == ((), "meta", torch.float32)
-
-
-# --- memory
 
 
 def peak(act) -> int:
@@ -123,7 +110,7 @@ def test_the_meter_of_memory_reads_what_is_allocated():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_and_gradient_take_three_times_the_features(name):
-    views = two_views(64, 20_000)
+    views = two_views(64, 20_000, dtype=torch.float32)
     used = [z.requires_grad_() for z in views][: 1 if name.startswith("dispersive") else 2]
     assert peak(lambda: torch.autograd.grad(LOSSES[name](*views), used)) <= 3.1 * sum(z.nbytes for z in used)
 

@@ -1,12 +1,13 @@
-"""Dispersive and contrastive losses against their formulas, written out over all pairs, in value and derivatives."""
+"""Losses against their formulas, the repelling ones written out over all pairs, in value and derivatives."""
 
 from functools import partial
 
 import pytest
 import torch
-from every_loss import dispersive, value_and_gradients
+import torch.nn.functional as F
+from every_loss import ARGUMENTS, dispersive, two_views, value_and_gradients
 
-from labkit.losses import contrastive_loss
+from labkit.losses import contrastive_loss, repa_loss, velocity_loss
 
 
 def standard(z):
@@ -51,22 +52,28 @@ def original(a, b, variant, tau=0.5):
     return -similarities(a, b, variant, tau).log_softmax(dim=1).diagonal().mean()
 
 
+def tokens(z):
+    return z.reshape(len(z), -1, 2)
+
+
+def cosine(a, b):
+    return -F.cosine_similarity(tokens(a), tokens(b.detach()), dim=2, eps=0).mean()  # none reaches the teacher
+
+
 FORMULAS = {
     "dispersive": (dispersive, lambda a, b, **knobs: repulsion(a, **knobs)),
     "contrastive": (contrastive_loss, lambda a, b, **knobs: alignment(a, b, **knobs) + repulsion(a, **knobs)),
     "original": (partial(contrastive_loss, form="original"), original),
+    "repa": (lambda a, b: repa_loss(tokens(a), tokens(b)), cosine),
+    "velocity": (velocity_loss, lambda a, b: (a - b).square().mean()),
 }
-ARGUMENTS = [
-    *({"variant": v} for v in ("infonce_l2", "infonce_cosine", "hinge", "covariance")),  # by default
-    {"variant": "infonce_l2", "tau": 2.0, "include_self": False},
-    {"variant": "infonce_cosine", "tau": 0.2, "include_self": False},
-    {"variant": "hinge", "margin": 3.0, "include_self": False},
-]
 CASES = [
     *(("dispersive", arguments) for arguments in ARGUMENTS),
     *(("contrastive", arguments) for arguments in ARGUMENTS),
     *(("original", {"variant": v, "tau": 0.3}) for v in ("infonce_l2", "infonce_cosine")),
     ("original", {"variant": "covariance"}),
+    ("velocity", {}),
+    ("repa", {}),
 ]
 every_case = pytest.mark.parametrize(("family", "arguments"), CASES, ids=str)
 
@@ -75,11 +82,6 @@ def pair(family, arguments):
     """The loss, and its formula in float64, as functions of two views."""
     loss, formula = (partial(function, **arguments) for function in FORMULAS[family])
     return loss, lambda a, b: formula(*(z.double().flatten(1) for z in (a, b)))
-
-
-def two_views(*shape, dtype=torch.float64):
-    a = 0.5 * torch.randn(shape, dtype=dtype)
-    return a, a + 0.5 * torch.randn(shape, dtype=dtype)
 
 
 @every_case
@@ -101,17 +103,18 @@ def test_the_gradient_in_both_views_is_that_of_the_formula(family, arguments, sh
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-13)
 
 
-@every_case
+@pytest.mark.parametrize(("family", "arguments"), CASES[:-1], ids=str)  # REPA's target is detached
 def test_the_second_derivative_passes_gradgradcheck(family, arguments):
     loss, _ = pair(family, arguments)
-    views = tuple(z.requires_grad_() for z in two_views(4, 3))
+    views = tuple(z.requires_grad_() for z in two_views(4, 4))
     assert torch.autograd.gradgradcheck(lambda a, b: loss(a, b) + 0 * b.sum(), views)
 
 
 @every_case
 @pytest.mark.parametrize("exponent", [-12, -9, -6, -3, 3, 6, 9])
 def test_at_any_norm_value_and_gradients_are_those_of_the_formula_and_never_nan(family, arguments, exponent):
-    views = (torch.rand(2, 6, 8, dtype=torch.float64) * 2 - 1).mul(10.0**exponent).float()
+    signs = torch.randn(2, 6, 8, dtype=torch.float64).sign()  # and no entry near 0: the shortest rows have no direction
+    views = (signs * (0.5 + torch.rand(2, 6, 8)) * 10.0**exponent).float()
     loss, formula = pair(family, arguments)
     value, *actual = value_and_gradients(loss, *views)
     assert value.isfinite() and all(gradient.isfinite().all() for gradient in actual)
@@ -133,11 +136,3 @@ def test_a_large_common_offset_costs_little_accuracy(variant, offset):
     expected_value, expected, _ = value_and_gradients(formula, *(z.double() for z in views))
     assert value.item() == pytest.approx(expected_value.item(), rel=1e-3)
     assert (actual - expected).norm() < 1e-3 * expected.norm()
-
-
-def test_nearly_identical_samples_are_still_pushed_apart():
-    clusters = 30.0 * torch.tensor([1, 1, 1, 1, -1, -1, -1, -1])[:, None]  # too far apart to push each other
-    z = clusters + 1e-3 * torch.randn(8, 256)  # and inside them closer than a Gram matrix resolves
-    loss, formula = pair("dispersive", {"variant": "infonce_l2"})
-    actual, expected = value_and_gradients(loss, z, z)[1], value_and_gradients(formula, z.double(), z.double())[1]
-    assert (actual - expected).norm() < 0.05 * expected.norm()

@@ -217,15 +217,13 @@ def test_one_sample_has_a_norm_and_no_spread():
             metric(one)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_batch_without_features_is_refused(metric):
+def test_a_batch_without_features_is_refused(metric, unchecked):
     with pytest.raises(ValueError, match=r"^z has shape .* at least one entry"):
         metric(torch.zeros(4, 0))
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_different_samples_are_refused_by_name():
+def test_different_samples_are_refused_by_name(unchecked):
     with pytest.raises(ValueError, match=r"a has 5, b has 7.*the same number"):
         linear_cka(torch.randn(5, 3), torch.randn(7, 3))
     with pytest.raises(ValueError, match="there is none"):
@@ -235,9 +233,6 @@ def test_different_samples_are_refused_by_name():
     for shape in ((5, 3), (6, 4), (6,), (6, 1, 3)):
         with pytest.raises(ValueError, match=r"^a has shape \(6, 3\) and b \(.*two views of the same samples"):
             alignment(torch.randn(6, 3), torch.randn(shape))
-
-
-# --- the table of CKA
 
 
 @pytest.mark.parametrize("labels", [[3, 0, "pixels"], [("baseline", 0), ("dispersive", 0), ("dispersive", 1)]])

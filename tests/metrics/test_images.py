@@ -25,9 +25,6 @@ def cloud(n, d=5, shift=0.0, seed=0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-# --- Fréchet distance
-
-
 def test_any_two_sets_agree_with_scipys_matrix_root():
     a = torch.randn(40, 6) @ torch.randn(6, 6)
     b = torch.randn(70, 6) @ torch.randn(6, 6) + 2
@@ -53,9 +50,8 @@ def test_a_small_distance_beside_a_large_mean_keeps_its_digits():
     assert frechet_distance(z, z + 0.01) == pytest.approx(4e-4, rel=1e-2)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("a", "b"), [((5, 4), (5, 3)), ((5, 4), (5,)), ((1, 4), (5, 4)), ((5, 4), (0, 4))])
-def test_sets_that_cannot_be_compared_are_refused(a, b):
+def test_sets_that_cannot_be_compared_are_refused(a, b, unchecked):
     with pytest.raises(ConfigError, match=r"^features = \(.*(same number of columns|at least 2 rows)"):
         frechet_distance(torch.randn(a), torch.randn(b))
 
@@ -66,9 +62,6 @@ def test_features_that_are_not_finite_are_refused(bad):
     spoilt[3, 5] = bad
     with pytest.raises(ConfigError, match=r"^features .*finite"):
         frechet_distance(spoilt, torch.randn(64, 64))
-
-
-# --- kernel distance
 
 
 def test_kid_over_the_whole_is_the_unbiased_discrepancy():
@@ -99,9 +92,6 @@ def test_the_size_of_subsets():
             kernel_distance(cloud(12), cloud(20), size=size)
 
 
-# --- Inception Score
-
-
 @pytest.mark.parametrize("size", [3, 10, 5000])
 def test_inception_score_is_the_formula_in_parts(size):
     """Of at most so many images, as in ADM's evaluator: the last part is what is left."""
@@ -121,9 +111,6 @@ def test_the_ends_of_inception_score():
     assert inception_score(cloud(3), part=1)[0] == pytest.approx(1)
     with pytest.raises(ConfigError, match="give finite numbers"):
         inception_score(torch.full((3, 2), math.nan))
-
-
-# --- precision and recall
 
 
 def among(members, points, k):
@@ -149,9 +136,6 @@ def test_precision_and_recall_are_the_loops(n, m, k, shift, block):
 def test_precision_and_recall_need_more_rows_than_neighbours():
     with pytest.raises(ConfigError, match="give more than 3 rows of each"):
         precision_recall(cloud(40), cloud(3))
-
-
-# --- pixel axes and classes
 
 
 @pytest.mark.parametrize("components", [1, 2, 5, 16])  # a few, each by an iteration, and many

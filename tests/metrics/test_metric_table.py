@@ -3,7 +3,7 @@
 from labkit.evaluation import EvaluationConfig, evaluator
 from labkit.evaluation.evaluate import evaluate
 from labkit.evaluation.network import block_geometry, losses
-from labkit.metrics import METRICS, metric
+from labkit.metrics import METRICS, metric, three_digits
 from labkit.recipes import digits
 from labkit.sampling import Sampler
 from labkit.training import Trainer
@@ -31,3 +31,9 @@ def test_logged_names_are_those_of_their_metric_and_another_is_its_own_title():
     entries = {"block1.feature_norm": "feature_norm", "velocity.t3": "velocity", "fid_excess": "fid"}
     assert all(metric(name) is METRICS[entry] for name, entry in entries.items())
     assert (metric("block1.mine").title, metric("mine").direction) == ("block1.mine", 0)
+
+
+def test_three_digits_keep_their_zeros():
+    numbers = {0.95: "0.950", 1.2: "1.20", 211.4: "211", 1722.3: "1,722", -0.0126: "-0.0126", 0.0: "0.00"}
+    assert {value: three_digits(value) for value in numbers} == numbers
+    assert three_digits(0.7, "+") == "+0.700" and three_digits(1500, "+") == "+1,500"

@@ -29,9 +29,6 @@ def task(seed=0, train=60, judged=40, width=6, classes=3, gap=1.0):
     return train_z, train_y, z, y
 
 
-# --- nearest neighbours
-
-
 def voted(train_z, train_y, one, k):
     """The class that the rule gives one sample, in plain Python."""
     cosines = [p @ one / math.sqrt((p @ p) * (one @ one)) for p in train_z]
@@ -73,13 +70,9 @@ def test_autocast_does_not_reach_the_neighbours():
 
 
 @pytest.mark.parametrize("k", [0, 61, 2.5, True])
-@pytest.mark.usefixtures("unchecked")
-def test_a_number_of_neighbours_that_there_are_not_is_refused(k):
+def test_a_number_of_neighbours_that_there_are_not_is_refused(k, unchecked):
     with pytest.raises(ConfigError, match=rf"^k = {k} cannot be used: .*1 to 60"):
         knn_accuracy(*task(), k=k)
-
-
-# --- logistic regression
 
 
 def test_the_linear_probe_is_scikit_learns_on_features_standardised_by_the_training_samples():
@@ -112,9 +105,6 @@ def test_the_regression_runs_on_one_thread_and_the_others_come_back(monkeypatch)
     assert set(limited) == {1}
 
 
-# --- both
-
-
 @BOTH
 def test_any_labels_do_and_one_without_training_samples_is_never_predicted(probe):
     train_z, train_y, z, y = task(gap=20.0)
@@ -135,7 +125,6 @@ def test_any_shape_and_precision_is_read_without_gradient(probe, dtype):
 
 
 @BOTH
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -148,12 +137,9 @@ def test_any_shape_and_precision_is_read_without_gradient(probe, dtype):
         (lambda a, b, z, y: (a, 0 * b + 4, z, y), "train_y has one class, 4; give samples of two"),
     ],
 )
-def test_sets_that_cannot_be_probed_are_refused(probe, change, fault):
+def test_sets_that_cannot_be_probed_are_refused(probe, change, fault, unchecked):
     with pytest.raises(ValueError, match=f"^{fault}"):
         probe(*change(*task()))
-
-
-# --- neighbour purity
 
 
 def test_purity_is_the_share_of_near_others_of_the_same_class_counted_one_by_one():

@@ -54,19 +54,11 @@ LAYOUTS = {  # as trainers leave them
     "train.py": by_train_py,
     "train.py of REPA": lambda weights: by_train_py(weights, steps=50_000),
     "plain": lambda weights: weights,
-    "averaged": lambda weights: {
-        "ema": weights,
-        "model": {name: torch.zeros_like(tensor) for name, tensor in weights.items()},
-        "opt": {},
-        "args": None,
-    },
     "state_dict": lambda weights: {"state_dict": weights},
     "compiled, then DDP": prefixed("module._orig_mod."),
     "DDP, then compiled": prefixed("_orig_mod.module."),
     "sharded twice": prefixed("module._fsdp_wrapped_module.module."),
-    "a module that holds the network": lambda weights: {
-        "state_dict": {f"net.module.{name}": tensor for name, tensor in weights.items()}
-    },
+    "a module that holds the network": prefixed("net.module."),
     "blocks compiled one by one": lambda weights: {
         name.replace("blocks.1.", "blocks.1._orig_mod."): tensor for name, tensor in weights.items()
     },
@@ -129,6 +121,7 @@ def without(weights, *names):
         (lambda w: {"opt": {}, "steps": torch.tensor(3)}, "no state dict.*ema, model"),
         (lambda w: {}, "no state dict"),
         (lambda w: w | {"blocks.2.mlp.fc1.bias": torch.full((256,), torch.nan)}, "NaN .*blocks.2.mlp.fc1.bias"),
+        (lambda w: w | {"blocks.2.mlp.fc1.bias": torch.full((256,), torch.inf)}, "infinit.*blocks.2.mlp.fc1.bias"),
         (lambda w: torch.zeros(3), "no state dict"),
     ],
 )
@@ -161,7 +154,6 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path, weights, save, capsys):
     assert "must not run" not in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_an_unknown_family_is_refused(tmp_path):
+def test_an_unknown_family_is_refused(tmp_path, unchecked):
     with pytest.raises(ConfigError, match=r"family = 'UiT' .*SiT, DiT"):
         load_official(tmp_path / "x.pt", "UiT")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
 from diffusers.models.unets.unet_2d import UNet2DOutput
+from small import randomised
 from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
@@ -90,8 +91,8 @@ def refused(tapped, *words):
 
 
 @pytest.mark.parametrize("blocks", [(1,), (0, 3)])
-def test_gradients_equal_those_of_features_by_value(blocks, open_gates):
-    network = open_gates(build_model("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10)).double()
+def test_gradients_equal_those_of_features_by_value(blocks):
+    network = randomised(build_model("SiT-Nano/2", input_size=8, in_channels=1, num_classes=10)).double()
     inputs = torch.randn(5, 1, 8, 8).double(), torch.rand(5).double(), torch.randint(11, (5,))
     taps = {n: tap(network, f"blocks.{n}") for n in blocks}
 

@@ -39,12 +39,6 @@ def tiny(tmp_path):
     return tiny_dino(tmp_path / "tiny")
 
 
-@pytest.fixture(scope="module")
-def record():
-    with safe_open(teachers.data_dir() / teachers.FILE, framework="pt") as file:
-        return json.loads(file.metadata()["record"])
-
-
 # --- the digits teacher
 
 
@@ -71,7 +65,9 @@ def test_images_that_are_no_digits_are_refused(digits_teacher, shape):
         digits_teacher(torch.zeros(shape))
 
 
-def test_its_cost_and_probes_are_those_of_its_record(digits_teacher, record):
+def test_its_cost_and_probes_are_those_of_its_record(digits_teacher):
+    with safe_open(teachers.data_dir() / teachers.FILE, framework="pt") as file:
+        record = json.loads(file.metadata()["record"])
     cost = digits_teacher.cost
     assert cost == TeacherCost(**record["cost"])
     assert cost.parameters == sum(w.numel() for w in load_file(teachers.data_dir() / teachers.FILE).values())
@@ -104,9 +100,6 @@ def test_a_missing_file_is_named_with_two_remedies(tmp_path, monkeypatch):
     monkeypatch.setattr(teachers, "data_dir", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match=r"digits_teacher.* is missing.*git.*build_teacher"):
         load_teacher("digits")
-
-
-# --- frozen
 
 
 @pytest.mark.parametrize("kind", ["digits", "dino"])
@@ -175,8 +168,7 @@ def test_defaults_are_repas_grid_and_the_published_cost(tiny):
         assert fact in cost.describe()
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_impossible_grids_and_latents_are_refused(tiny):
+def test_impossible_grids_and_latents_are_refused(tiny, unchecked):
     for grid in (0, 16.0):
         with pytest.raises(ConfigError, match=rf"^grid = {grid} .*whole number"):
             DinoTeacher(str(tiny), grid=grid)
@@ -185,11 +177,6 @@ def test_impossible_grids_and_latents_are_refused(tiny):
 
 
 # --- weights that cannot be loaded
-
-
-def torn(folder):
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:1000])
 
 
 def pickled(folder):
@@ -214,9 +201,7 @@ def another_kind(folder):
         ("facebook/dinov2-base", "folder of downloaded weights"),
         ("/no/such/place", "folder of downloaded weights"),
         (lambda folder: (folder / "config.json").unlink(), "folder of downloaded weights"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
         (pickled, "model.safetensors"),
-        (torn, "cannot be loaded"),
         (incomplete, "(layernorm.weight)"),
         (another_kind, "vit; name a DINOv2"),
     ],
@@ -239,13 +224,7 @@ def test_without_transformers_the_remedy_is_named(monkeypatch):
     assert isinstance(load_teacher("digits"), DigitsTeacher)  # which needs no such package
 
 
-# --- the projector
-
-
-def test_the_projector_is_repas():
+def test_the_projector_starts_as_repas():
     projector = Projector(48, 2048, 768)
-    assert [type(layer) for layer in projector] == [nn.Linear, nn.SiLU, nn.Linear, nn.SiLU, nn.Linear]
-    assert [tuple(projector[n].weight.shape) for n in (0, 2, 4)] == [(2048, 48), (2048, 2048), (768, 2048)]
     assert not any(layer.bias.any() for layer in projector if isinstance(layer, nn.Linear))
     assert projector[2].weight.abs().max() <= math.sqrt(6 / 4096)
-    assert projector(torch.randn(2, 16, 48)).shape == (2, 16, 768)

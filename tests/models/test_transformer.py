@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from published import SHAPES
+from small import randomised
 from torch import nn
 
 from labkit.checks import ConfigError
@@ -17,8 +18,8 @@ def fresh():
 
 
 @pytest.fixture
-def network(fresh, open_gates):
-    return open_gates(fresh)
+def network(fresh):
+    return randomised(fresh)
 
 
 @pytest.fixture
@@ -51,9 +52,6 @@ def test_initial_weights_and_norms_are_as_published(fresh):
     assert not fresh.pos_embed.requires_grad
     norms = [m for m in fresh.modules() if isinstance(m, nn.LayerNorm)]
     assert [(norm.eps, norm.elementwise_affine) for norm in norms] == [(1e-6, False)] * 9
-
-
-# --- features
 
 
 @pytest.mark.parametrize(("taps", "runs"), [((), 0), ((0,), 1), ((2, 0), 3), (range(4), 4)])

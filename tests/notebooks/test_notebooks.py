@@ -23,10 +23,14 @@ def names(path: Path) -> str:
     return path.stem
 
 
+def read(path: Path) -> list[dict]:
+    """All cells of a notebook."""
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
 def cells(path: Path, kind: str) -> list[str]:
     """The sources of all cells of a kind."""
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
+    return ["".join(cell["source"]) for cell in read(path) if cell["cell_type"] == kind]
 
 
 def markdown_of(number: str) -> str:
@@ -46,6 +50,15 @@ def test_it_is_committed_clean(path):
     assert "widgets" not in notebook.metadata, "widget state is 5 MB a figure"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code), "clear the outputs before a commit"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_code_that_holds_an_answer_is_hidden_in_jupyter_and_on_colab(path):
+    hidden = [cell for cell in read(path) if cell["metadata"].get("jupyter", {}).get("source_hidden")]
+    asking = [cell for cell in read(path) if "predictions.ask(\n" in "".join(cell["source"])]
+    assert all(cell in hidden for cell in asking)
+    for cell in hidden:
+        assert cell["metadata"]["cellView"] == "form" and cell["source"][0].startswith("# @title ")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=names)

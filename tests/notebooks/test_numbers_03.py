@@ -365,7 +365,7 @@ def where_it_pays():
     total, better, worse, few = compared()
     return (
         f"of {total} comparisons {better} are better with the loss, {worse} are worse, and {total - better - worse} "
-        f"are not told apart. Of the {better} better ones, {few} are with 200 training digits"
+        f"cannot be told apart. Of the {better} better ones, {few} are with 200 training digits"
     )
 
 
@@ -388,9 +388,9 @@ def pictures():
         assert loss("coarse-dispersive", step) == pytest.approx(floor("coarse-dispersive", step), abs=0.01)
     contrastive, baseline = (rank(name, 1500) for name in ("coarse-l2-independent", "coarse-baseline"))
     return (
-        f"at λ = τ = 0.5 two images lie {early:.0f} times as far apart as the baseline's after 50 steps, and "
-        f"{late:.1f} times after 1,500; the loss has been at its floor since step 50. At α = 1 the digits gather in "
-        f"clusters, and the effective rank is {contrastive:.0f} instead of {baseline:.0f}"
+        f"at λ = τ = 0.5 the features of two images lie {early:.0f} times as far apart as the baseline's after 50 "
+        f"steps, and {late:.1f} times after 1,500; the loss has been at its floor since step 50. At α = 1 the digits "
+        f"gather in clusters, and the effective rank is {contrastive:.0f} instead of {baseline:.0f}"
     )
 
 

@@ -41,9 +41,9 @@ def slow_start():
     assert rows["half"]["low"] > rows["always"]["high"] and not leaves_out_0(rows["covariance"])
     return (
         f"with the loss at every step the model is behind by {interval(rows['always'], 3)}. Twelve steps of the loss "
-        f"make {share(rows, 'burst')} of that, and a hundred {share(rows, 'longer')}. Large embeddings without any "
-        f"loss make {share(rows, 'large')} if they are multiplied by 8, and {share(rows, 'larger')} if by 4. Twelve "
-        f"steps of the cosine variant, which no growth can lower, make {share(rows, 'cosine')}; of the covariance "
+        f"cause {share(rows, 'burst')} of that, and a hundred {share(rows, 'longer')}. Large embeddings without any "
+        f"loss cause {share(rows, 'large')} if they are multiplied by 8, and {share(rows, 'larger')} if by 4. Twelve "
+        f"steps of the cosine variant, which no growth can lower, cause {share(rows, 'cosine')}; for the covariance "
         f"variant no difference is shown, {interval(rows['covariance'], 3)}. If λ is warmed up over the 500 steps, "
         f"{share(rows, 'warm')} are left. Half the learning rate is further behind than any of them, "
         f"{interval(rows['half'], 3)}"
@@ -80,7 +80,7 @@ def later():
     assert not leaves_out_0(rows["large"]) and not leaves_out_0(rows["larger"])
     return (
         f"the loss at every step is still behind by {interval(rows['always'], 4)}, and twelve steps of it by "
-        f"{interval(rows['burst'], 4)}. Of large embeddings no difference is shown any more, "
+        f"{interval(rows['burst'], 4)}. For large embeddings no difference is shown any more, "
         f"{interval(rows['large'], 4)} for × 8 and {interval(rows['larger'], 4)} for × 4. "
         f"The loss that came only at step 2,000 is behind by "
         f"{interval(rows['late'], 4)}"
@@ -107,9 +107,9 @@ def gain_on_few():
     assert not leaves_out_0(rows["cosine"])
     return (
         f"({WORDS[rows['burst']['n']]} seeds): the loss at every step lowers it by {magnitude(rows['always'], 4)}. "
-        f"Twelve steps make {share(rows, 'burst')} of that, and λ that is warmed up over 500 steps "
-        f"{share(rows, 'warm')}; from step 500 on the loss makes {share(rows, 'late')}. Large embeddings without the "
-        f"loss make {share(rows, 'larger')} (× 4), {interval(rows['larger'], 4)}, and {share(rows, 'large')} (× 8), "
+        f"Twelve steps bring {share(rows, 'burst')} of that, and a λ that is warmed up over 500 steps "
+        f"{share(rows, 'warm')}; from step 500 on the loss brings {share(rows, 'late')}. Large embeddings without the "
+        f"loss bring {share(rows, 'larger')} (× 4), {interval(rows['larger'], 4)}, and {share(rows, 'large')} (× 8), "
         f"{interval(rows['large'], 4)}. Half the learning rate makes it worse, {interval(rows['half'], 4)}, and twelve "
         f"steps of the cosine variant change nothing that shows, {interval(rows['cosine'], 4)}"
     )
@@ -119,7 +119,7 @@ def bank():
     row = evidence().row("batch", "coarse-bank", against="coarse-dispersive")
     assert not leaves_out_0(row)
     return (
-        f"over {WORDS[row['n']]} seeds its Fréchet distance is not told apart from that of the batch alone, "
+        f"over {WORDS[row['n']]} seeds its Fréchet distance cannot be told from that of the batch alone, "
         f"{interval(row)}"
     )
 
@@ -127,8 +127,8 @@ def bank():
 def readme_causes():
     slow, few = causes(500, burst="burst12"), {key: at_best(of) for key, of in BURST.items()}
     return (
-        f"Both are made at the start: with the loss on for the first 12 steps alone, {share(slow, 'burst')} of the "
-        f"slow start are there, and {share(few, 'burst')} of the gain on 200 digits (notebook 12)."
+        f"Both arise at the start: the first 12 steps of the loss alone cause {share(slow, 'burst')} of the slow "
+        f"start, and bring {share(few, 'burst')} of the gain on 200 digits (notebook 12)."
     )
 
 
@@ -165,8 +165,8 @@ def other_models():
     one_step, both = evidence().row("meanflow", "meanflow-dispersive"), evidence().row("both", "repa-dispersive")
     assert dit["low"] > 0 and both["low"] > 0 and not leaves_out_0(one_step)
     return (
-        f"here DiT was worse, {interval(dit, 1)}; one-step MeanFlow was not told apart, {interval(one_step)}; beside "
-        f"REPA the term cost, {interval(both)}."
+        f"here DiT was worse, {interval(dit, 1)}; for one-step MeanFlow no difference was shown, {interval(one_step)}; "
+        f"beside REPA the term cost something, {interval(both)}."
     )
 
 

@@ -15,7 +15,18 @@ from nbconvert import HTMLExporter
 
 from labkit.evaluation import Evaluation, EvaluationConfig, Metric, Real
 from labkit.experiments import ComparisonResult, Cost
-from labkit.plots import PALETTE, cost_figure, curves_figure, describe, digit_trace, samples_figure, spread_figure, tile
+from labkit.plots import (
+    PALETTE,
+    cost_figure,
+    curves_figure,
+    describe,
+    digit_trace,
+    fold,
+    metrics_table,
+    samples_figure,
+    spread_figure,
+    tile,
+)
 from labkit.recipes import digits
 from labkit.training import Samples
 
@@ -102,7 +113,7 @@ def test_a_notebook_written_as_html_holds_the_figure_as_svg_with_its_words(resul
     cell = nbformat.v4.new_code_cell("plot", outputs=[output])
     page, _ = HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
     ((alt, source),) = re.findall(r'<img alt="([^"]*)" [^>]*src="data:image/svg\+xml;base64,([^"]*)"', page)
-    assert html.unescape(alt) == describe(plot)
+    assert html.unescape(alt) == describe(plot) and fold(describe(plot)) in plot._repr_html_()
     svg = fromstring(base64.b64decode(source))
     assert svg.tag.endswith("svg") and svg.get("role") == "img" and svg.get("aria-label").startswith("Do the other")
     texts = [element for element in svg.iter() if element.tag.endswith("text")]
@@ -111,7 +122,7 @@ def test_a_notebook_written_as_html_holds_the_figure_as_svg_with_its_words(resul
 
 
 def test_the_finding_says_worse_as_plainly_as_better(result):
-    finding = result.finding()
+    finding = " ".join(result.finding().split())
     assert "20.0% of the baseline" in finding and "2.00 against 5.00" in finding and "2.0 times" in finding
 
 
@@ -121,3 +132,15 @@ def test_the_table_has_real_digits_beside_the_runs(result):
     assert table.loc["real against real", "frechet"] == 0.5 and table.loc["dispersive", "frechet_excess"] == 4.5
     assert table.loc["dispersive", "feature_norm"] == 6  # block 1 is the regularized one
     assert table.loc["baseline", "images_per_second"] == 640
+
+
+def test_a_table_of_metrics_is_text_for_people():
+    table = pd.DataFrame({"frechet": [1.2, np.nan], "frechet_excess": [-0.04, 1722.3], "agreement": [0.95, 1.0]})
+    shown = metrics_table(table.assign(evaluations=[50, 1044], place=["a", "b"]))
+    assert shown.to_dict("list") == {
+        "Fréchet distance": ["1.20", "–"],
+        "Fréchet distance, above real": ["−0.0400", "1,722"],
+        "recognised as requested": ["95.0%", "100.0%"],
+        "evaluations": ["50", "1,044"],
+        "place": ["a", "b"],
+    }

@@ -36,6 +36,9 @@ def test_principal_axes_share_a_scale_and_umap_does_not(maps):
     notes = [note.text for note in plot.layout.annotations]
     assert notes[:4] == ["small", "large", *["trustworthiness 0.90"] * 2]
     assert describe_maps(maps, ["small", "large"]).endswith("relative to small: large ×5.")
+    names = {"small": "the baseline", "large": "L2"}
+    assert [note.text for note in maps_figure(maps, names, "where").layout.annotations[:2]] == ["the baseline", "L2"]
+    assert describe_maps(maps, names).endswith("relative to the baseline: L2 ×5.")
 
 
 def pixels(source):

@@ -39,9 +39,9 @@ def test_the_last_step_is_shown_unless_another_is_asked_for(outcome):
     with pytest.raises(ConfigError, match=r"^step = 15 .*10, 20"):
         outcome.at(15)
     assert outcome.ranges(["agreement"], 10).loc["agreement"].to_dict() == {
-        "baseline": "0.2  (0.1 … 0.3)",
-        "dispersive": "0.25  (0.15 … 0.4)",
-        REAL: "0.05",
+        "baseline": "0.200  (0.100 … 0.300)",
+        "dispersive": "0.250  (0.150 … 0.400)",
+        REAL: "0.0500",
     }
 
 
@@ -64,7 +64,8 @@ def test_differences_are_paired_by_seed_with_students_interval(outcome):
     back = differences(outcome, "frechet", step=10, against="dispersive").iloc[0]
     assert back.difference == pytest.approx(-0.5)
     words = describe_differences(outcome, "frechet", 10)
-    assert "dispersive (L2) +0.5" in words and "3 seeds" in words
+    assert "dispersive (L2) +0.500" in words and "3 seeds" in words
+    assert "(in points)" in describe_differences(outcome, "agreement", 10)
 
 
 def test_a_meter_is_looked_up_by_the_name_under_which_it_was_logged(outcome):

@@ -8,6 +8,7 @@ from labkit.sampling import Problem, Sampler
 from labkit.schedule import Schedule
 
 SHAPE = (3, 2, 4, 4)
+SCHEDULE = Schedule.linear()
 
 
 def network(x, t):
@@ -29,21 +30,16 @@ def noises(count, seed=0):
     return [torch.randn(SHAPE, generator=draw, dtype=torch.float64) for _ in range(count)]
 
 
-@pytest.fixture
-def schedule():
-    return Schedule.linear()
-
-
 @pytest.mark.parametrize("clip", [False, True])
-def test_ancestral_steps_are_those_of_diffusers(schedule, clip):
+def test_ancestral_steps_are_those_of_diffusers(clip):
     scheduler = diffusers.DDPMScheduler(
         beta_start=1e-4, beta_end=0.02, beta_schedule="linear", variance_type="learned_range", clip_sample=clip
     )
-    scheduler.alphas_cumprod, scheduler.betas = schedule.alpha_bar, schedule.betas  # theirs are float32
-    scheduler.alphas, scheduler.one = 1 - schedule.betas, torch.ones((), dtype=torch.float64)
+    scheduler.alphas_cumprod, scheduler.betas = SCHEDULE.alpha_bar, SCHEDULE.betas  # theirs are float32
+    scheduler.alphas, scheduler.one = 1 - SCHEDULE.betas, torch.ones((), dtype=torch.float64)
     x, *fresh = noises(51)
     supply = iter(fresh)
-    ours = states(network, x, lambda: next(supply), schedule, clip=clip)
+    ours = states(network, x, lambda: next(supply), SCHEDULE, clip=clip)
     assert next(ours)[0] == 1000
     for step, noise in zip(reversed(range(950, 1000)), fresh, strict=True):
         output = network(x, torch.full((3,), step, dtype=torch.float64))
@@ -56,11 +52,11 @@ def test_ancestral_steps_are_those_of_diffusers(schedule, clip):
 
 
 @pytest.mark.parametrize(("count", "eta", "clip"), [(10, 0.0, False), (50, 0.0, True), (50, 1.0, False)])
-def test_ddim_steps_are_those_of_diffusers(schedule, count, eta, clip):
+def test_ddim_steps_are_those_of_diffusers(count, eta, clip):
     scheduler = diffusers.DDIMScheduler(
         beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=clip, set_alpha_to_one=True
     )
-    few = schedule.respaced(count)
+    few = SCHEDULE.respaced(count)
     # Their grid leaves the last steps out; on ours, each of their steps goes from one of ours to the next.
     scheduler.alphas_cumprod = few.alpha_bar
     scheduler.config.num_train_timesteps = count
@@ -76,8 +72,8 @@ def test_ddim_steps_are_those_of_diffusers(schedule, count, eta, clip):
 
 
 @pytest.mark.parametrize(("method", "eta", "count"), [("ancestral", 0.0, 6), ("ddim", 0.0, 0), ("ddim", 0.3, 6)])
-def test_noise_is_drawn_once_a_step_except_the_last(schedule, method, eta, count):
+def test_noise_is_drawn_once_a_step_except_the_last(method, eta, count):
     supply, start = iter(noises(count)), noises(1, seed=1)[0]
-    walk = list(states(network, start, lambda: next(supply), schedule.respaced(7), method, eta))
+    walk = list(states(network, start, lambda: next(supply), SCHEDULE.respaced(7), method, eta))
     assert [remaining for remaining, _ in walk] == [7, 6, 5, 4, 3, 2, 1, 0]
     assert next(supply, None) is None

@@ -1,14 +1,14 @@
 """What no network learnt is not drawn: guidance by an untrained null class, and samples that are not finite."""
 
+import copy
+
 import pytest
 import torch
-from safetensors.torch import save_file
+from small import randomised
 
-from labkit import Config, ConfigError, build_model, load_official
-from labkit.datasets import Codec
+from labkit import Config, ConfigError, build_model
 from labkit.evaluation import EvaluationConfig, evaluate
 from labkit.losses import MeanFlow
-from labkit.models import WeightsError
 from labkit.objective import Objective
 from labkit.sampling import SampleError, Sampler, film_network, sample_network
 from labkit.widgets.live import LiveTraining
@@ -46,23 +46,12 @@ def test_so_are_no_label_and_a_guided_target(network):
 
 @pytest.mark.parametrize("draw", [sample_network, film_network])
 def test_samples_that_are_not_finite_are_refused(network, draw):
+    network = randomised(copy.deepcopy(network), 1.0)  # so that labels matter
     with pytest.raises(SampleError, match=r"^Sample 0 is not finite: lower guidance = 1e\+38"):
-        list(draw(_open(network), Config(model="SiT-Nano/4"), 2, steps=2, guidance=1e38))
+        list(draw(network, Config(model="SiT-Nano/4"), 2, steps=2, guidance=1e38))
+    network.final_layer.linear.bias.data.fill_(torch.nan)
     with pytest.raises(SampleError, match=r"^Sample 0 is not finite: has the run diverged\? Choose an earlier step"):
-        list(draw(_open(network, float("nan")), Config(model="SiT-Nano/4"), 2, steps=1))
-
-
-def _open(network, value: float = 1.0):
-    """The network with one value in its last layer, so that labels matter."""
-    opened = build_model("SiT-Nano/4", 8, 1, 10).eval()
-    opened.load_state_dict(network.state_dict())
-    with torch.no_grad():
-        for block in opened.blocks:
-            block.adaLN_modulation[-1].weight.normal_()
-        opened.final_layer.adaLN_modulation[-1].weight.normal_()
-        opened.final_layer.linear.weight.normal_()
-        opened.final_layer.linear.bias.fill_(value)
-    return opened
+        list(draw(network, Config(model="SiT-Nano/4"), 2, steps=1))
 
 
 def test_a_preview_that_overflows_ends_no_training(monkeypatch):
@@ -73,22 +62,3 @@ def test_a_preview_that_overflows_ends_no_training(monkeypatch):
     live = LiveTraining(lambda state: {"one": Config(model="SiT-Nano/4", steps=2, batch_size=4)})
     live.wait()
     assert live.progress["one"].step == 2 and live.sheets == {}
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_official_weights_that_are_not_finite_are_refused(tmp_path, value):
-    weights = build_model("SiT-S/2", 8, 4, 10).state_dict()
-    weights["blocks.3.mlp.fc1.bias"][7] = value
-    save_file(weights, tmp_path / "nan.safetensors")
-    with pytest.raises(
-        WeightsError, match=r"nan\.safetensors holds NaN .*one of its tensors \(blocks.3.mlp.fc1.bias\)"
-    ):
-        load_official(tmp_path / "nan.safetensors")
-
-
-def test_a_decoder_that_gives_no_numbers_is_refused():
-    codec = Codec.__new__(Codec)
-    codec.source, codec.device, codec.scale, codec.batch = "broken-vae", torch.device("cpu"), 1.0, 2
-    codec.vae = type("Vae", (), {"decode": lambda self, x: type("Out", (), {"sample": x / 0})()})()
-    with pytest.raises(ConfigError, match=r"vae = 'broken-vae' .*not finite"):
-        codec.decode(torch.zeros(3, 4, 2, 2))

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from small import randomised
 
 from labkit import build_model, paths
 from labkit.process import DiffusionProcess
@@ -22,10 +23,8 @@ SHAPE = (3, 4, 8, 8)
 def networks():
     def random(family):
         torch.manual_seed(2)
-        network = build_model(f"{family}-Nano/4", 8, 4, NULL, learn_sigma=family == "DiT").double().eval()
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        built = build_model(f"{family}-Nano/4", 8, 4, NULL, learn_sigma=family == "DiT")
+        network = randomised(built.double().eval(), 0.05)
         return lambda x, t, y: network(x, t, y).output
 
     return {family: random(family) for family in ("SiT", "DiT")}

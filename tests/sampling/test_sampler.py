@@ -22,9 +22,6 @@ PAIRS = [(family, method) for family in METHODS for method in METHODS[family]]
 STEPS = {"euler": 50, "heun": 50, "dopri5": None, "euler_maruyama": 250, "sde_heun": 250, "ancestral": 250, "ddim": 50}
 
 
-# --- defaults
-
-
 def test_the_tables_hold_every_family_method_and_setting():
     assert METHODS.keys() == set(get_args(Family))
     assert {m for methods in METHODS.values() for m in methods} == SOLVERS.keys() == set(get_args(Method))
@@ -49,9 +46,6 @@ def test_each_method_has_its_default_steps_and_keeps_other_settings(family, meth
     assert Sampler(**filled.record()).filled(family) == filled  # a record makes the same sampler
 
 
-# --- refusals
-
-
 @pytest.mark.parametrize("family", METHODS)
 def test_a_method_of_another_family_is_refused_with_those_of_this_one(family):
     for method in set(get_args(Method)) - set(METHODS[family]):
@@ -73,7 +67,6 @@ def test_a_method_that_chooses_its_own_steps_takes_none():
         Sampler("dopri5", 50).filled("SiT")
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("name", "values", "allowed"),
     [
@@ -90,7 +83,7 @@ def test_a_method_that_chooses_its_own_steps_takes_none():
         ("last", (0.0005, 1.0), "from 0.001 to below 1"),
     ],
 )
-def test_a_bad_value_is_refused_by_name_at_once(name, values, allowed):
+def test_a_bad_value_is_refused_by_name_at_once(name, values, allowed, unchecked):
     for value in values:
         with pytest.raises(ConfigError, match=rf"^{name} = .*{allowed}") as error:
             Sampler(**{name: value})
@@ -109,13 +102,9 @@ def test_a_setting_that_another_makes_idle_is_refused(settings, message):
         Sampler(**settings).filled("SiT")
 
 
-# --- words and records
-
-
 @pytest.mark.parametrize(
     ("family", "settings", "text"),
     [
-        ("SiT", {}, "heun with 50 steps, guidance 1"),
         ("SiT", {"method": "dopri5", "guidance": 1.5}, "dopri5, guidance 1.5"),
         ("DiT", {"steps": 2, "guidance": 4.0}, "ddim with 2 steps, guidance 4"),
         ("MeanFlow", {}, "meanflow with 1 step, guidance 1"),

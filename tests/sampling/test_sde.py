@@ -1,30 +1,19 @@
 """Stochastic samplers on a field in closed form: from N(0, 1) to N(m, s²) on every path, with every form of noise."""
 
 import itertools
+from functools import partial
 from typing import get_args
 
 import pytest
 import torch
+from gaussian import DEVIATION, MEAN, score, velocity
 
 from labkit import ConfigError, paths
 from labkit.sampling import METHODS, SOLVERS, Diffusion, Problem, Sampler, integrate
 from labkit.sampling.solvers import diffusion
 
-MEAN, DEVIATION = 1.5, 0.3
 FORMS = get_args(Diffusion)
 SDE_METHODS = [method for method in METHODS["SiT"] if "diffusion" in SOLVERS[method].settings()]
-
-
-def ideal(path):
-    """E[v | x_t = x] when the data are N(m, s²): both ends, regressed on the point."""
-
-    def velocity(x, t):
-        c = path.coefficients(t[:, None])
-        variance = (c.alpha * DEVIATION) ** 2 + c.sigma**2
-        off = (x - c.alpha * MEAN) / variance
-        return c.d_alpha * (MEAN + c.alpha * DEVIATION**2 * off) + c.d_sigma * c.sigma * off
-
-    return velocity
 
 
 def normals(shape, seed=0):
@@ -43,7 +32,7 @@ def walk(field, start, noise, path, steps, method="euler_maruyama", **settings):
 def test_samples_have_the_mean_and_deviation_of_the_data(path, form, method):
     vp, noise = path is paths.vp, normals((4000, 1))
     steps, last = (600, 0.005) if vp else (200, 0.01)
-    *_, (t, x) = walk(ideal(path), noise(), noise, path, steps, method, diffusion=form, last=last)
+    *_, (t, x) = walk(partial(velocity, path=path), noise(), noise, path, steps, method, diffusion=form, last=last)
     assert t == 1
     assert x.mean().item() == pytest.approx(MEAN, abs=0.05 if vp else 0.03)
     # The last step takes w·s·last off without putting noise back: where w has not faded by then, that is too much.
@@ -52,7 +41,7 @@ def test_samples_have_the_mean_and_deviation_of_the_data(path, form, method):
 
 @pytest.mark.parametrize(("method", "ode"), [("euler_maruyama", "euler"), ("sde_heun", "heun")])
 def test_without_noise_it_is_the_solver_of_the_flow(method, ode):
-    field, noise = ideal(paths.gvp), normals((9, 1))
+    field, noise = partial(velocity, path=paths.gvp), normals((9, 1))
     start = noise()
     *_, (_, before), (_, last) = walk(field, start, noise, paths.gvp, 24, method, strength=0.0, last=0.04)
     expected = integrate(field, start, 24, ode, interval=(0.0, 0.96))
@@ -62,31 +51,10 @@ def test_without_noise_it_is_the_solver_of_the_flow(method, ode):
 
 
 @pytest.mark.parametrize("method", SDE_METHODS)
-def test_noise_is_drawn_once_a_step_except_the_last_and_evaluations_are_as_stated(method):
-    draws, evaluations, field = [], [], ideal(paths.linear)
-
-    def noise():
-        draws.append(torch.randn(5, 1, dtype=torch.float64))
-        return draws[-1]
-
-    def counted(x, t):
-        evaluations.append(t)
-        return field(x, t)
-
-    start = torch.randn(5, 1, dtype=torch.float64)
-    first = list(walk(counted, start, noise, paths.linear, 7, method))
-    assert len(draws) == 7
-    assert len(evaluations) == 7 * SOLVERS[method].evaluations + SOLVERS[method].closing_steps
-    assert [t for t, _ in first] == pytest.approx([*(0.96 * k / 7 for k in range(8)), 1.0])
-    *_, (_, other) = walk(field, start, noise, paths.linear, 7, method)
-    assert (first[-1][1] != other).all()
-
-
-@pytest.mark.parametrize("method", SDE_METHODS)
 @pytest.mark.parametrize("path", [paths.linear, paths.gvp, paths.vp])
 def test_the_last_step_is_one_of_the_four_of_sit_s_release(path, method):
     """From the same state at 1 − last: its formulas, with the score that the field's velocity implies."""
-    field, start = ideal(path), torch.randn(9, 1, dtype=torch.float64)
+    field, start = partial(velocity, path=path), torch.randn(9, 1, dtype=torch.float64)
 
     def run(**settings):
         return list(walk(field, start, normals((9, 1)), path, 6, method, **settings))
@@ -96,10 +64,10 @@ def test_the_last_step_is_one_of_the_four_of_sit_s_release(path, method):
     assert now == pytest.approx(0.9) and all(torch.equal(x, other) for _, other in others)
     t = torch.full((9,), 0.9, dtype=torch.float64)
     c, v = path.coefficients(t[:, None]), field(x, t)
-    score = -(x - c.alpha * MEAN) / ((c.alpha * DEVIATION) ** 2 + c.sigma**2)  # of the Gaussian itself
+    s = score(x, t, path)  # of the Gaussian itself
     expected = {
-        "mean": x + 0.1 * (v + c.sigma * score),
-        "tweedie": x / c.alpha + c.sigma**2 / c.alpha * score,
+        "mean": x + 0.1 * (v + c.sigma * s),
+        "tweedie": x / c.alpha + c.sigma**2 / c.alpha * s,
         "euler": x + 0.1 * v,
     }
     for last_step, states in ends.items():
@@ -122,23 +90,14 @@ def test_forms_have_the_published_values():
     torch.testing.assert_close(diffusion("sbdm", paths.vp, t), (0.1 + 19.9 * (1 - t)) / 2)
 
 
-def test_it_may_begin_where_the_velocity_is_finite():
-    """Steps of one length from there to the last one; a last step that reaches beyond the start is refused."""
-    evaluated, noise = [], torch.randn(2, 3)
-
-    def solver(first):
-        problem = Problem(lambda x, t: evaluated.append(t) or -x, (first, 1.0), lambda: torch.randn(2, 3), paths.linear)
-        return Sampler("euler_maruyama", 4).solver(problem)
-
-    times = [0.2, 0.39, 0.58, 0.77, 0.96]
-    assert [t for t, _ in solver(0.2).states(noise)] == pytest.approx([*times, 1])
-    assert [t.unique().item() for t in evaluated] == pytest.approx(times)
-    with pytest.raises(ConfigError, match=r"^last = 0\.04 .*below"):
-        list(solver(0.96).states(noise))
-
-
 def test_where_the_score_is_infinite_sbdm_begins_later():
     for path, first in ((paths.linear, paths.EDGE), (paths.vp, 0)):
         noise = normals((2, 1))
-        (t, _), *_ = walk(ideal(path), noise(), noise, path, 3, diffusion="sbdm")
+        (t, _), *_ = walk(velocity, noise(), noise, path, 3, diffusion="sbdm")
         assert t == first
+
+
+def test_a_last_step_that_reaches_beyond_the_start_is_refused():
+    problem = Problem(velocity, (0.96, 1.0), normals((2, 3)), paths.linear)
+    with pytest.raises(ConfigError, match=r"^last = 0\.04 .*below"):
+        list(Sampler("euler_maruyama", 4).solver(problem).states(torch.randn(2, 3)))

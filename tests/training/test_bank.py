@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import assert_same, finished, outcome, tiny, trained, weights
 
-from labkit import Config, ConfigError, Run, Trainer
+from labkit import Config, Run, Trainer
 from labkit.losses import Bank, Dispersive, dispersive_loss
 
 VARIANTS = {"infonce_l2": dict(tau=0.3), "infonce_cosine": dict(tau=0.7), "hinge": dict(margin=1.5)}
@@ -81,10 +81,8 @@ def test_resumed_equals_straight_and_a_lost_bank_does_not(tmp_path):
     trainer.banks["1"].filled.zero_()
     trainer.config = config()
     list(trainer)
-    assert (
-        weights(trainer)["model.blocks.0.attn.qkv.weight"].numpy().tobytes()
-        != straight[1]["model.blocks.0.attn.qkv.weight"]
-    )
+    name = "model.blocks.0.attn.qkv.weight"
+    assert weights(trainer)[name].numpy().tobytes() != straight[1][name]
 
 
 def test_a_weight_of_0_leaves_no_trace_and_a_fork_begins_with_an_empty_bank(tmp_path):
@@ -93,11 +91,3 @@ def test_a_weight_of_0_leaves_no_trace_and_a_fork_begins_with_an_empty_bank(tmp_
     assert int(fork.trainer().banks["1"].filled) == 0
     list(fork.trainer())
     assert fork.config.dispersive.bank == 20
-
-
-@pytest.mark.parametrize(
-    ("settings", "field"), [(dict(variant="covariance"), "negatives"), (dict(bank=0), "bank"), (dict(chunk=4), "chunk")]
-)
-def test_refused(settings, field):
-    with pytest.raises(ConfigError, match=f"dispersive.{field} = "):
-        Dispersive(0.5, **dict(negatives="bank") | settings)

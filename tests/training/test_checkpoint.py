@@ -11,16 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from labkit.training.checkpoint import (
-    FORMAT,
-    Checkpoint,
-    CheckpointError,
-    load_optimizer,
-    optimizer_tensors,
-    read,
-    replace_file,
-    write,
-)
+from labkit.training.checkpoint import FORMAT, Checkpoint, CheckpointError, read, replace_file, write
 
 TENSORS = {"model.a": torch.arange(6.0).reshape(2, 3), "ema.a": torch.ones(2), "optimizer.step.a": torch.tensor(3.0)}
 STATE = Checkpoint(3, 24, '{"λ": "quoted"}', TENSORS)
@@ -127,29 +118,3 @@ def test_a_folder_that_cannot_be_created(tmp_path):
     with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / "x" / "y" / "z"))):
         replace_file(tmp_path / "x" / "y" / "z", b"")
     assert (tmp_path / "x").read_text() == "in the way"
-
-
-def test_the_moments_round_trip_by_parameter_name():
-    def stepped(network, optimizer):
-        optimizer.zero_grad()
-        network(torch.ones(2, 3)).sum().backward()
-        optimizer.step()
-        return optimizer_tensors(optimizer, dict(network.named_parameters()))
-
-    pairs = []
-    for _ in range(2):
-        network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
-        network[0].bias.requires_grad_(False)
-        trained = [p for p in network.parameters() if p.requires_grad]
-        pairs.append((network, torch.optim.AdamW(trained, lr=0.1, fused=True)))
-    (network, optimizer), (other, fresh) = pairs
-    tensors = stepped(network, optimizer)
-    names = ("0.weight", "1.weight", "1.bias")
-    assert tensors.keys() == {f"{m}.{n}" for m in ("step", "exp_avg", "exp_avg_sq") for n in names}
-    other.load_state_dict(network.state_dict())
-    load_optimizer(fresh, dict(other.named_parameters()), tensors)
-    went_on, again = stepped(network, optimizer), stepped(other, fresh)
-    for name, tensor in again.items():
-        assert torch.equal(tensor, went_on[name])
-        assert tensor.data_ptr() != went_on[name].data_ptr()
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))

@@ -3,12 +3,13 @@
 In one process without the checker of shapes that the tests have on, which torch.compile does not see through.
 """
 
-import functools
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
+from every_loss import VARIANTS
 from forked import elsewhere
 from small import WHOLE, gradients, some_batch, some_draws, whole_objective
 from tiny import tiny
@@ -20,7 +21,7 @@ from labkit.losses import contrastive_loss, dispersive_loss, warm_up
 from labkit.models.taps import TapError, tap
 from labkit.training import engine, trainer
 
-compiled = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+compiled = partial(torch.compile, backend="aot_eager", fullgraph=True)
 BLOCKS = 2  # of Nano's four: tracing takes a second for each
 WEIGHTS = 2 + 4 + 1 + BLOCKS * 10 + 4  # patches, times, labels, blocks, last layer
 REACHED = {  # weights that get a gradient
@@ -111,7 +112,7 @@ def a_tapped_model() -> None:
 
 def a_run(count: int, backend: str = "aot_eager") -> None:
     """Also the gradients' angles, for which the graph is walked twice. One graph, whole, serves every step."""
-    trainer.compile_in_place = functools.partial(engine.compile_in_place, backend=backend)
+    trainer.compile_in_place = partial(engine.compile_in_place, backend=backend)
     config = tiny(steps=20, chunk=4, schedule=warm_up(10), log_every=1)
     ours, theirs = (
         [report.values() for report in Trainer(config.replace(engine=Engine(accumulate=count, compile=on)))]
@@ -126,22 +127,19 @@ def a_run(count: int, backend: str = "aot_eager") -> None:
             assert not far or (step == 0 and "gradient" in name), (step, name, a[name], b[name])
 
 
-VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
 CHECKS = {
-    **{f"{name}, float32": functools.partial(an_objective, name, "float32") for name in WHOLE},
-    **{f"{name}, bfloat16": functools.partial(an_objective, name, "bfloat16") for name in ("SiT", "MeanFlow guided")},
-    **{variant: functools.partial(the_losses, variant) for variant in VARIANTS},
+    **{f"{name}, float32": partial(an_objective, name, "float32") for name in WHOLE},
+    **{f"{name}, bfloat16": partial(an_objective, name, "bfloat16") for name in ("SiT", "MeanFlow guided")},
+    **{variant: partial(the_losses, variant) for variant in VARIANTS},
     "tapped": a_tapped_model,
-    **{f"run of {count} micro-batches": functools.partial(a_run, count) for count in (1, 2)},
+    **{f"run of {count} micro-batches": partial(a_run, count) for count in (1, 2)},
 }
-QUICK = (
-    {name: CHECKS[name] for name in ("covariance", "tapped")}
-    | {"run of 2 micro-batches, traced": functools.partial(a_run, 2, "eager")}
-    | {
-        f"{name}, traced": functools.partial(an_objective, name, "float32", "eager")
-        for name in ("SiT", "contrastive restricted")
-    }
-)
+QUICK = {
+    **{name: CHECKS[name] for name in ("covariance", "tapped")},
+    "run of 2 micro-batches, traced": partial(a_run, 2, "eager"),
+    "SiT, traced": partial(an_objective, "SiT", "float32", "eager"),
+    "contrastive restricted, traced": partial(an_objective, "contrastive restricted", "float32", "eager"),
+}
 
 
 def every_failure(checks: dict[str, Callable[[], None]]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import outcome, tiny, trained
+from tiny import files, outcome, tiny, trained
 
 from labkit import ConfigError, Job, Run, Trainer
 from labkit.datasets import DataIdentity, identify, prepare
@@ -41,10 +41,6 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def texts(folder: Path) -> dict[Path, bytes]:
-    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
 OTHERS = {
     "pixels": dict(grey=255),
     "classes": dict(classes=4),
@@ -69,19 +65,13 @@ def test_a_run_refuses_data_that_replaced_its_own(project, other):
     Run.open("run").features()  # cached, which must not hide the change
     mine = identify("data")
     theirs = identify(store(Path("data"), **dict(held_out=4) | OTHERS[other]))
-    before = texts(Path("run"))
+    before = files(Path("run"))
     for use in USES.values():
         with pytest.raises(RunError) as refusal:
             use()
-        for words in (
-            "run was trained on",
-            mine.describe(),
-            theirs.describe(),
-            str(project / "data"),
-            "put the former",
-        ):
+        for words in (mine.describe(), theirs.describe(), str(project / "data"), "was trained on", "put the former"):
             assert words in str(refusal.value)
-    assert texts(Path("run")) == before and not Path("fork").exists()
+    assert files(Path("run")) == before and not Path("fork").exists()
 
 
 def test_a_path_is_that_of_the_folder_where_the_run_was_made(project, monkeypatch, tmp_path):
@@ -142,10 +132,10 @@ def test_runs_of_earlier_versions_open_and_go_on(project):
     assert run.data is None and run.config.dataset == "data" and len(run.sample(2, steps=1).x) == 2
     os.rename("data", "kept")
     store(Path("data"), classes=4)
-    before = texts(Path("run"))
+    before = files(Path("run"))
     with pytest.raises(RunError, match=r"digest not known \(2 classes of 1×8×8\), and .* \(4 classes of 1×8×8\)"):
         Trainer(config(steps=4), "run")
-    assert texts(Path("run")) == before
+    assert files(Path("run")) == before
     shutil.rmtree("data")
     os.rename("kept", "data")
     store(Path("other"), held_out=4)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny import tiny
+from tiny import tiny, trained
 
-from labkit import Run, Trainer, paths
+from labkit import Run, paths
 from labkit.checks import ConfigError
 from labkit.config import Config
 from labkit.datasets import digits
@@ -14,10 +14,7 @@ from labkit.training.features import inputs
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    for _ in Trainer(tiny(steps=4, save_every=2, keep_last=5), path):
-        pass
-    return path
+    return trained(tiny(steps=4, save_every=2, keep_last=5), tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture
@@ -89,9 +86,7 @@ def test_whatever_makes_a_difference_is_part_of_the_key(run, other):
 def test_a_checkpoint_trained_anew_has_new_features(tmp_path):
     both = []
     for seed in (0, 1):
-        folder = tmp_path / f"seed{seed}"
-        for _ in Trainer(tiny(steps=2, seed=seed), folder):
-            pass
+        folder = trained(tiny(steps=2, seed=seed), tmp_path / f"seed{seed}")
         run = Run.open(folder, shelf=tmp_path / "shelf")  # one cache, as when a folder is emptied and used again
         both.append(run.features(Look(count=4)).features[3])
         torch.testing.assert_close(both[-1], extract_features(run.model(), Look(count=4), run.config).features[3])
@@ -116,7 +111,6 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(folder, tmp_path):
     assert features.features[0].shape == (4, 4, 64)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -127,17 +121,16 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(folder, tmp_path):
         (dict(weights="best"), "weights = 'best'"),
     ],
 )
-def test_bad_requests_are_refused_by_name(run, settings, message):
+def test_bad_requests_are_refused_by_name(run, settings, message, unchecked):
     with pytest.raises(ConfigError, match=message):
         run.features(Look(count=2), **settings)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("field", "value"),
     [*(("t", value) for value in (1.1, -0.1, float("nan"), "half")), ("count", 0), ("split", "test"), ("seed", -1)],
 )
-def test_a_bad_look_is_refused(field, value):
+def test_a_bad_look_is_refused(field, value, unchecked):
     with pytest.raises(ConfigError, match=f"^{field} = "):
         Look(**{field: value})
 

@@ -97,10 +97,8 @@ def test_killed_then_stopped_it_says_so_and_goes_on_to_the_straight_run(out, tmp
     job = until(Job.launch(endless, out), 20)
     os.kill(job.process.pid, signal.SIGKILL)
     assert job.wait(10) and job.state == "lost"
-    saved = max(job.folder.checkpoints)
-    assert f"killed by SIGKILL, as the system does when memory runs out; training can go on from step {saved}" in (
-        job.describe()
-    )
+    saved, words = max(job.folder.checkpoints), job.describe()
+    assert f"killed by SIGKILL, as the system does when memory runs out; training can go on from step {saved}" in words
     job = until(Job.launch(endless, out), saved + 20)
     assert "steps/s" in job.describe() and f"(process {job.process.pid})" in job.describe()
     assert not job.wait(0.2)
@@ -258,9 +256,7 @@ RANK1 = TRACE.replace("Tr", "[rank1]: Tr").replace("  F", "[rank1]:   F").replac
 )
 def test_the_log_of_the_last_launch(tmp_path, printed, error, killed_rank):
     log = JobLog(tmp_path / "job.log")
-    assert (log.error(), log.killed_rank(), log.last(), log.stop_requested) == ("", "", "", False), (
-        "there is no log yet"
-    )
+    assert (log.error(), log.killed_rank(), log.last(), log.stop_requested) == ("", "", "", False), "no log yet"
     for words in ("labkit: a fault of the launch before\n", printed):
         with log.begin("here: labkit train") as file:
             file.write(words.encode())

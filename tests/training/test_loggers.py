@@ -107,8 +107,7 @@ def test_without_its_package_a_logger_is_refused_before_anything_is_written(name
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_a_logger_needs_a_name_and_a_folder(tmp_path):
+def test_a_logger_needs_a_name_and_a_folder(tmp_path, unchecked):
     with pytest.raises(ConfigError, match=r"logger = 'mlflow' .*tensorboard, wandb"):
         Trainer(recipes.digits(**TINY), tmp_path, ("mlflow",))
     with pytest.raises(ConfigError, match=r"logger = .*folder"):

@@ -53,7 +53,5 @@ def test_full_memory_in_sampling_names_the_settings(tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [100_000, 10**9])
 def test_a_store_of_images_beyond_the_memory_is_refused_before_the_first(tmp_path: Path, size):
     np.savez(tmp_path / "i.npz", x=np.zeros((20, 8, 8, 3), np.uint8))
-    with pytest.raises(
-        ConfigError, match=rf"size = {size} .* GiB .*take a smaller size or a smaller shard \(now 4096\)"
-    ):
+    with pytest.raises(ConfigError, match=rf"size = {size} .*take a smaller size or a smaller shard \(now 4096\)"):
         prepare(tmp_path / "i.npz", tmp_path / "store", size=size, progress=False)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import rows
 from tiny import everything, leftovers, outcome, tiny, trained, training_elsewhere, wait_for
 
 from labkit import Run, Trainer
@@ -155,10 +156,9 @@ def test_kill_9_before_the_first_save_starts_over(tmp_path):
 
 @pytest.mark.parametrize("moment", ["half written", "before fsync", "before replace", "after replace"])
 def test_kill_9_within_a_save(tmp_path, straight, moment):
-    with training_elsewhere(tiny(), tmp_path, hang=moment) as process:
-        wait_for((tmp_path / "hanging").exists)
-        process.kill()
-    (tmp_path / "hanging").unlink()
+    with training_elsewhere(tiny(), tmp_path, dies=moment) as process:
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
     whole = {5: "step-00000005.safetensors"} | ({10: "step-00000010.safetensors"} if "after" in moment else {})
     checkpoints = Run.open(tmp_path).checkpoints
     assert {step: file.name for step, file in checkpoints.items()} == whole
@@ -191,11 +191,6 @@ def test_a_trainer_that_another_one_overtook_goes_on_from_there(tmp_path, straig
     next(r for r in Trainer(tiny(), tmp_path) if r.step == 7)
     assert next(iter(early)).step == 8
     assert outcome(trained(tiny(), tmp_path)) == straight
-
-
-def rows(folder: Path) -> int:
-    table = folder / "metrics.csv"
-    return table.read_text().count("\n") if table.exists() else 0
 
 
 def newest(folder: Path) -> int:

@@ -78,7 +78,6 @@ def test_settings_stand_beside_the_samples(run):
         ({"y": [1, 2, 3]}, "give 2 labels between 0 and 10"),
         ({"y": []}, "y = []"),
         ({"y": [float("nan"), 0]}, "y = [nan, 0.0]"),
-        ({"method": "rk4"}, "method = 'rk4'"),
         ({"seed": -1}, "seed = -1"),
         ({"batch_size": 0}, "batch_size = 0"),
     ],

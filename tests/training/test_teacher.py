@@ -25,9 +25,6 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-# --- the loop
-
-
 def test_iterating_reports_each_step_and_can_stop_and_go_on():
     run = TeacherTraining(steps=4)
     assert len(run) == 4
@@ -72,9 +69,8 @@ def test_all_digits_have_their_turn():
     assert len(torch.cat([epoch, *(run._pick() for _ in range(60))]).unique()) == 1297
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"steps": 1}, {"steps": True}])
-def test_impossible_settings_are_refused_by_name(wrong):
+def test_impossible_settings_are_refused_by_name(wrong, unchecked):
     with pytest.raises(ConfigError, match=f"^{next(iter(wrong))} = "):
         TeacherTraining(**wrong)
 
@@ -95,9 +91,6 @@ def test_the_teacher_so_far_is_a_frozen_copy_with_its_cost():
     assert run.encoder.embed.weight.requires_grad
 
 
-# --- the views
-
-
 def test_views_of_a_digit_differ_and_stay_near_it():
     x, draw = digits("train").x[:300], torch.Generator().manual_seed(0)
     first, second = distorted(x, draw), distorted(x, draw)
@@ -108,9 +101,6 @@ def test_views_of_a_digit_differ_and_stay_near_it():
     assert away.diagonal().median() < away.median()  # nearer to its other view than to other digits
     assert (away.argmin(dim=1) == torch.arange(300)).float().mean() > 10 / 300  # far above chance, far from trivial
     assert torch.equal(distorted(x, torch.Generator().manual_seed(1)), distorted(x, torch.Generator().manual_seed(1)))
-
-
-# --- measuring
 
 
 def test_the_probe_of_labels_is_perfect_and_of_nothing_is_chance():

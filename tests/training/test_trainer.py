@@ -28,9 +28,8 @@ def test_equals_a_loop_written_by_hand(lam):
     data = datasets.digits("train")
     torch.manual_seed(3)
     net = build_model("SiT-Nano/4", 8, 1, 10, learn_sigma=False)
-    optimizer = torch.optim.AdamW(
-        [p for p in net.parameters() if p.requires_grad], lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-    )
+    learnt = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     totals = []
     for step in range(5):
         (x1, y, _), (x0, uniforms, number, second, ends) = Stream(data, 8, 3, torch.device("cpu")).at(8 * step)
@@ -70,6 +69,22 @@ def test_reports(steps, every, logged):
         values = report.values()
         assert values["total"] == total.item()
         assert all(type(value) is float for value in values.values())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9999])
+def test_the_average_follows_the_live_weights_by_the_recursion(decay):
+    trainer = Trainer(tiny(ema_decay=decay))
+    name = "blocks.1.mlp.fc1.weight"
+    average = trainer.network.get_parameter(name).detach().double()
+    for report in trainer:
+        n = report.step - 1
+        d = min(decay, (1 + n) / (10 + n))
+        average = d * average + (1 - d) * trainer.network.get_parameter(name).detach().double()
+    followed = trainer.ema.network.get_parameter(name)
+    torch.testing.assert_close(followed.double(), average, rtol=1e-5, atol=1e-7)
+    assert torch.equal(followed, trainer.network.get_parameter(name)) == (decay == 0)
+    assert torch.equal(trainer.ema.network.pos_embed, trainer.network.pos_embed)
+    assert not trainer.ema.network.training and not any(p.requires_grad for p in trainer.ema.network.parameters())
 
 
 def test_another_thread_that_builds_networks_takes_no_numbers_from_the_initial_weights():

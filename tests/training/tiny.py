@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -74,6 +75,11 @@ def outcome(folder: Path) -> tuple[int, dict[str, bytes], list[Any]]:
     return step, tensors, run.metrics().drop(columns="seconds").to_numpy().tolist()
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    """What every file below a folder holds, by its path from there."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 def leftovers(folder: Path) -> list[Path]:
     return list(folder.rglob("*.part"))
 
@@ -86,17 +92,17 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
         time.sleep(0.002)
 
 
-def training_elsewhere(config: Config, folder: Path, hang: str | None = None) -> contextlib.AbstractContextManager[Any]:
-    """A process that trains in ``folder``; it hangs at a moment of its second save if ``hang`` names one."""
-    return running(_train, config.to_json(), folder, hang)
+def training_elsewhere(config: Config, folder: Path, dies: str | None = None) -> contextlib.AbstractContextManager[Any]:
+    """A process that trains in ``folder``; it dies at a moment of its second save if ``dies`` names one."""
+    return running(_train, config.to_json(), folder, dies)
 
 
-def _train(config: str, folder: Path, hang: str | None) -> None:
+def _train(config: str, folder: Path, dies: str | None) -> None:
     torch.set_num_threads(1)  # as in the tests: bits may depend on it
     importlib.import_module("smoke")
     trainer = Trainer(Config.from_json(config), folder)
-    if hang is not None:
-        _hang_in_second_save(trainer, hang)
+    if dies is not None:
+        _die_in_second_save(trainer, dies)
     try:
         for _ in trainer:
             pass
@@ -104,20 +110,19 @@ def _train(config: str, folder: Path, hang: str | None) -> None:
         sys.exit(130)  # what a shell expects of an interrupted command
 
 
-def _hang_in_second_save(trainer: Trainer, moment: str) -> None:
-    def hang() -> None:
-        (trainer.folder.path / "hanging").touch()
-        while True:
-            time.sleep(1)
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
+
+def _die_in_second_save(trainer: Trainer, moment: str) -> None:
     def watched(name: str, original: Callable[..., Any], *args: Any) -> Any:
         saving = trainer.step == 2 * trainer.config.save_every
         if saving and moment == f"before {name}":
-            hang()
+            _die()
         result = original(*args)
         if saving and moment == f"after {name}":
-            hang()
-        return HalfWritten(result, hang) if saving and moment == "half written" and name == "open" else result
+            _die()
+        return HalfWritten(result) if saving and moment == "half written" and name == "open" else result
 
     os.fsync = functools.partial(watched, "fsync", os.fsync)
     os.replace = functools.partial(watched, "replace", os.replace)
@@ -127,8 +132,8 @@ def _hang_in_second_save(trainer: Trainer, moment: str) -> None:
 class HalfWritten:
     """A file whose first write stops in the middle."""
 
-    def __init__(self, file: Any, hang: Callable[[], None]) -> None:
-        self.file, self.hang = file, hang
+    def __init__(self, file: Any) -> None:
+        self.file = file
 
     def __enter__(self) -> "HalfWritten":
         return self
@@ -139,4 +144,4 @@ class HalfWritten:
     def write(self, data: bytes) -> None:
         self.file.write(data[: len(data) // 2])
         self.file.flush()
-        self.hang()
+        _die()

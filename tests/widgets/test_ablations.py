@@ -77,11 +77,13 @@ def test_the_figure_shows_the_seeds(state, panel, atlas):
     at = [row for row in heat.y].index("λ = 0.1"), [*heat.x].index("τ = 0.5")
     expected = atlas.difference("coarse-lam0.1-tau0.5", "frechet")["difference"]
     assert heat.z[at[0]][at[1]] == pytest.approx(expected)
-    assert heat.text[at[0]][at[1]].startswith(f"{expected:+.2g}")
+    assert heat.text[at[0]][at[1]].startswith(f"{expected:+#.2g}")
+    assert ("InfoNCE-L2", "infonce_l2") in panel.controls["variant"].options
 
 
 def test_the_words_say_what_the_atlas_says(state, panel, atlas):
     row, words = atlas.difference(FIRST, "frechet"), panel.sentence.value
+    assert f"{atlas.title(FIRST)}</b> ({FIRST} in the atlas)" in words
     assert f"Difference by seed {row['difference']:+.3g}" in words and f"n = {row['n']}" in words
     sure = not row["low"] <= 0 <= row["high"]
     assert ("no difference shown" in words) != sure and ("than seeds alone" in words) == sure
@@ -159,6 +161,14 @@ def test_every_question_is_answered_in_every_measure_that_it_has(atlas, question
             for trace in questions.figure.data:
                 own = [row["difference"] for _, row in rows.iterrows() if side(row) == trace.name]
                 assert list(trace.x) == pytest.approx(own), "colours say on which side of 0 an interval lies"
+
+
+def test_labels_say_only_what_differs(atlas):
+    age, batch = (Questions(atlas, question=question) for question in ("age", "batch"))
+    assert {*age.named(age.rows())["against"]} == {"its baseline"}
+    assert labels(age.named(age.rows()))[:2] == [f"SiT-Nano/4, λ 0.5, τ 0.5, step {step}" for step in ("500", "1,000")]
+    bank = batch.named(batch.rows()).query("condition.str.contains('bank')")["against"]
+    assert [*bank] == ["its baseline", "SiT-Nano/4, λ 0.5, τ 0.5"]
 
 
 def test_a_step_narrows_a_question_and_one_that_it_lacks_is_said(questions):

@@ -77,6 +77,26 @@ def test_a_run_of_any_kind_shows_its_own_loss_and_samples(settings, title, sampl
     assert state.sheets["it"][1] in sheets(panel) and "samples drawn at step 3" in panel.sentence.value
 
 
+def test_marks_cross_their_pane_and_four_panes_stand_in_two_rows():
+    panes = ("velocity", "dispersive", "feature_norm", "effective_rank")
+    state = LiveTraining(configs, steps=4)
+    panel = training_panel("marked", state, (), "?", panes, marks={"feature_norm": (0.7, "as it was")})
+    layout, (line,) = panel.figure.layout, panel.figure.layout.shapes
+    assert (line.y0, line.y1, line.yref, line.label.text) == (0.7, 0.7, "y3", "as it was")
+    assert layout.xaxis3.domain == layout.xaxis.domain and layout.yaxis3.domain[1] < layout.yaxis.domain[0]
+
+
+def test_values_near_0_do_not_stretch_a_log_axis():
+    state = LiveTraining(configs, steps=4)
+    panel = show(state, (), ("velocity", "gradient_ratio"))
+    axis = panel.figure.layout.yaxis2
+    for values, lowest in (([0.5, 0.02], None), ([0.5, 1e-20, 0.0], 5e-5), ([0.5, 0.02], None)):
+        state._curves["dispersive"]["dispersive.gradient_ratio"] = list(enumerate(values))
+        panel.redraw()
+        assert axis.autorange is (lowest is None), "plotly takes no notice of a range as long as this is on"
+        assert lowest is None or axis.range[0] == pytest.approx(math.log10(lowest))
+
+
 def test_waiting_trains_what_nobody_started(live):
     panel = show(live)
     runs = live.wait()
@@ -198,7 +218,8 @@ def test_forks_go_on_beside_their_parents_and_come_back_after_the_kernel_is_gone
     forked(live, panel)
     again = live.configs["fork 2"].dispersive
     assert (again.lam, again.schedule) == (1.0, ((8, 0.0), (9, 1.0)))
-    assert "forked from baseline at step 6" in sheets(panel) and "forked from fork 1 at step 8" in sheets(panel)
+    origins = "forked from baseline at step 6, λ None → 1.0", "forked from fork 1 at step 8"
+    assert all(origin in sheets(panel) for origin in origins)
     inks = [line.line.color for line in panel.figure.data[:4]]
     assert len(set(inks)) == 4, "every run has a colour of its own"
     lam = live.lam_at("fork 2")  # the baseline's to step 5, that of fork 1 to step 7, its own
@@ -221,13 +242,21 @@ def test_forks_go_on_beside_their_parents_and_come_back_after_the_kernel_is_gone
     assert newer.parents == live.parents
 
 
+def test_runs_without_a_colour_of_their_own_can_be_told_apart():
+    small = recipes.digits(steps=2, log_every=1, lam=0.5, **SMALL)
+    panel = show(LiveTraining(lambda s: {"the library's loss": small, "your loss": small}), ())
+    panel.state.wait()
+    library, own = (line.line for line in panel.figure.data[:2])
+    assert library.color != own.color and (library.dash, own.dash) == ("solid", "dash"), "one may lie on the other"
+
+
 def test_lam_is_painted_and_the_slider_takes_it_back(live):
     assert live.weight() == {"lam": 0.5, "schedule": ()}
     live.paint(0, 12, 2.0)
     assert live.weight() == {"lam": 2.0, "schedule": ((11, 1.0), (12, 0.25))}
     live.paint(20, 30, 0.0)
     assert live.weight()["schedule"] == ((11, 1.0), (12, 0.25), (19, 0.25), (20, 0.0), (29, 0.0), (30, 0.25))
-    strip, numbers = painter(live).children
+    _, strip, numbers = painter(live).children
     strip.stroke = [0, 12, 1.0]
     assert strip.knots[0] == [11, 1.0] and "1 at step 11" in numbers.children[-1].value
     first, last, value, press = numbers.children[:4]

@@ -20,6 +20,7 @@ from labkit.widgets import (
     variants_panel,
     views_panel,
 )
+from labkit.widgets.figure import Figure, Library
 from labkit.widgets.panel import Panel, State, slider
 from labkit.widgets.scale import MINE
 
@@ -78,6 +79,16 @@ def test_state_slider_and_figure_follow_each_other():
     panel.controls["size"].value = 4.0
     assert panel.state.size == 4.0 and "twice 4" in panel.sentence.value
     assert 'aria-live="polite"' in panel.sentence.value and 'aria-label="a line"' in panel.widget.children[0].value
+
+
+def test_figures_share_one_copy_of_the_plot_library_which_comes_back_when_all_widgets_were_closed():
+    one, two = Figure({"data": [{"y": [1, 2]}]}), Figure()
+    library = Library.shared()
+    assert one._library == two._library == f"IPY_MODEL_{library.model_id}"
+    assert len(library.script) > 1e6 > 300 * len(str(one._esm)), "a figure's own script is a small part of plotly's"
+    library.close()
+    assert Figure()._library != one._library
+    assert Library.shared().script == library.script
 
 
 def test_a_closed_panel_draws_no_more():

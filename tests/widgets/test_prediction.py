@@ -109,7 +109,7 @@ def test_predictions_are_kept_and_asked_again_in_the_next_notebook(tmp_path):
         "missed": "up",
         "late": "down",
     }
-    assert "waiting" in Predictions("02", tmp_path).review().value, "its own are asked again by its score"
+    assert "Nothing to repeat" in Predictions("02", tmp_path).review().value, "its own are asked again by its score"
     again = second.review()
     assert len(again.children) == 1 + 2 and "02" in again.children[1].children[0].value
     radio, _, buttons, reply = again.children[1].children[1:]
@@ -122,7 +122,7 @@ def test_predictions_are_kept_and_asked_again_in_the_next_notebook(tmp_path):
 def test_progress_that_cannot_be_read_or_written_stops_nobody(tmp_path, content):
     (tmp_path / "02.json").write_text(content)
     predictions = Predictions("03", tmp_path)
-    assert "waiting" in predictions.review().value and "No prediction" in predictions.page().value
+    assert "Nothing to repeat" in predictions.review().value and "No prediction" in predictions.page().value
     blocked = Predictions("03", tmp_path / "02.json" / "below a file")
     blocked.ask(TEXT, OPTIONS, ("up", "because"))
     blocked.questions[TEXT].record("up")

@@ -5,7 +5,7 @@ from traitlets import TraitError
 
 from labkit.checks import ConfigError
 from labkit.scale import cost, memory
-from labkit.widgets.scale import MINE, OWN, Scale, amount, scale_panel, span
+from labkit.widgets.scale import MINE, OWN, ROOM, Scale, amount, scale_panel, span
 
 ALL = {"parameters", "macs", "bytes", "days"}
 
@@ -47,7 +47,7 @@ def test_the_bars_are_the_parts_and_their_sum(panel):
         assert list(bar.x) == [sum(values.values()), *values.values()] and bar.y[0] == "all"
     assert state.bytes() == memory(cost("SiT-B/2"), 32, "bfloat16")
     assert list(days.x) == list(state.days().values())
-    assert [y.removesuffix(", datasheet") for y in days.y] == list(state.rates())
+    assert [name.partition(",")[0] for name in state.rates()] == list(days.y)
     assert f"{sum(state.cost.parameters.values()):,} parameters" in panel.sentence.value
 
 
@@ -67,7 +67,7 @@ def test_the_chosen_machine_stands_out_and_its_memory_is_drawn_and_judged(panel,
     chosen = inks.pop(machine)
     assert len({*inks.values()}) == 1 and chosen not in inks.values()
     line, held = panel.figure.layout.shapes[0], sum(state.bytes().values())
-    assert line.visible == (room is not None and room * 1e9 <= 1.4 * held)
+    assert line.visible == (room is not None and room * 1e9 <= ROOM * held)
     words, titles = panel.sentence.value, " ".join(note.text for note in panel.figure.layout.annotations)
     assert span(state.days()[machine]) in words and origin in words and "2 such shares" in words
     if room is None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from small import randomised
 
 from labkit import recipes
 from labkit.datasets import digits
@@ -24,10 +25,10 @@ def test_pair_force_matches_the_closed_form():
 
 def test_cloud_without_the_division_is_dead_where_the_right_one_is_alive():
     state = Cloud(features=1024, scale=0.5)
-    loss, pull = state.at(0.5)
-    wrong, no_pull = state.at(0.5, divide=False)
-    assert pull > 1e-3 and loss > dispersive_floor(Cloud.BATCH) / 2
-    assert no_pull == 0 and wrong == pytest.approx(dispersive_floor(Cloud.BATCH))
+    loss, push = state.at(0.5)
+    wrong, no_push = state.at(0.5, divide=False)
+    assert push > 1e-3 and loss > dispersive_floor(Cloud.BATCH) / 2
+    assert no_push == 0 and wrong == pytest.approx(dispersive_floor(Cloud.BATCH))
 
 
 def test_interpolant_ends_are_noise_and_data():
@@ -41,7 +42,7 @@ def test_interpolant_ends_are_noise_and_data():
 def test_the_interpolant_s_panel_follows_time_and_path():
     state = Interpolant(path="gvp")
     panel = interpolant_panel("paths", state, ("t", "path"))
-    assert [trace.name for trace in panel.figure.data[2:5]] == ["linear", "gvp", "vp"]
+    assert [trace.name for trace in panel.figure.data[2:5]] == ["linear", "GVP", "VP"]
     for path in ("linear", "gvp", "vp"):
         for t in (0.0, 0.5, 1.0):
             state.path, state.t = path, t
@@ -93,9 +94,9 @@ def test_the_secant_s_panel_says_where_steps_lead():
     assert state.span == (0.99, 1.0)
 
 
-def test_the_sampler_looks_up_what_integration_gives(open_gates):
+def test_the_sampler_looks_up_what_integration_gives():
     config = recipes.digits(model="SiT-Nano/4")
-    panel = sampler_panel(open_gates(build_network(config, *digits().dimensions).eval(), 0.05), config)
+    panel = sampler_panel(randomised(build_network(config, *digits().dimensions).eval(), 0.05), config)
     state = panel.state
     panel.controls["steps"].value, panel.controls["film"].value = 4, 0.5
     assert torch.equal(state.at("euler"), state.paths["euler", 4][2])
