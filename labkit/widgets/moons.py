@@ -232,6 +232,8 @@ def moons_panel(state: Moons | None = None, name: str = "moons") -> Panel:
         )
 
     controls = {"t": slider("time t", 0, 1, 1 / FINE), "lam": slider("λ, for the next training", 0, 1, 0.1, live=False)}
-    alt = "Sixty points of noise on straight lines to points of two moons, and along the learned field; its loss."
+    alt = (
+        "Sixty points of noise on straight lines to random points of two moons, and along the learned field; its loss."
+    )
     finding = "The learned flow takes noise to the moons nearby, and not to the partners of training"
     return Panel(name, state, controls, plot, draw, alt, extra=[buttons.row()], finding=finding)
