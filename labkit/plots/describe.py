@@ -1,8 +1,11 @@
-"""Static figures in words: their alternative text, and what logs hold of them. Panels write their own sentence."""
+"""Figures in words: their alternative text, and what logs hold of them. Panels write their own sentence."""
 
 import html
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, SupportsFloat
+
+from plotly.basedatatypes import BaseFigure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -11,13 +14,16 @@ if TYPE_CHECKING:
 FEW = 20  # points; a longer line is described by its ends
 
 
-def describe(figure: "Figure") -> str:
-    """Title, panes, and the values of every named line and bar in them.
+def describe(figure: "Figure | BaseFigure") -> str:
+    """Title, panes, and the values of every named line and bar in them; of a plotly figure, names alone.
 
     Returns:
         One line for the title, one for each pane and each series. A series of more than ``FEW`` points is given by its
-        first and last; images and lines without a name have no numbers.
+        first and last; images and lines without a name have no numbers. For plotly one line: the title, and the names
+        of panes, axes and traces.
     """
+    if isinstance(figure, BaseFigure):
+        return _names(figure)
     return "\n".join([figure.get_suptitle(), *(line for axes in figure.axes for line in _pane(axes))])
 
 
@@ -41,3 +47,20 @@ def _pane(axes: "Axes") -> list[str]:
 def _values(values: Iterable[SupportsFloat]) -> str:
     numbers = [f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.3g}" for v in map(float, values)]
     return ", ".join(numbers) if len(numbers) <= FEW else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _names(plot: BaseFigure) -> str:
+    names = {
+        "panes": [note.text for note in plot.layout.annotations],
+        "axes": [axis.title.text for axis in (*plot.select_xaxes(), *plot.select_yaxes())],
+        "shown": [trace.name for trace in plot.data],
+    }
+    texts = {kind: ", ".join(dict.fromkeys(_plain(text) for text in found if text)) for kind, found in names.items()}
+    details = "; ".join(f"{kind}: {text}" for kind, text in texts.items() if text)
+    title = " ".join(text for text in (plot.layout.title.text, plot.layout.title.subtitle.text) if text)
+    return f"{_plain(title)} ({details})"
+
+
+def _plain(text: str) -> str:
+    """Text without tags, on one line."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())

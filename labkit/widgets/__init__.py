@@ -1,11 +1,10 @@
 """Panels of the notebooks: each a small state model that needs no browser, and a view that shows it."""
 
-from labkit.widgets.ablations import Ablations
-from labkit.widgets.ablations_view import ablations_panel
+from labkit.widgets.ablations import Ablations, ablations_panel
 from labkit.widgets.explorer import Explorer
 from labkit.widgets.explorer_view import explorer_panel
 from labkit.widgets.flow import Interpolant, Sampler, interpolant_panel, sampler_panel
-from labkit.widgets.forces import Cloud, PairForce, cloud_panel, force_panel
+from labkit.widgets.forces import Cloud, FourLosses, PairForce, cloud_panel, force_panel, variants_panel
 from labkit.widgets.honesty import Shrunk, shrunk_panel
 from labkit.widgets.hunt import Hunt, hunt_panel
 from labkit.widgets.live import LiveTraining
@@ -17,10 +16,9 @@ from labkit.widgets.questions import Questions, questions_panel
 from labkit.widgets.runner import Runner
 from labkit.widgets.scale import Scale, scale_panel
 from labkit.widgets.secant import Secant, secant_panel
-from labkit.widgets.springs import Partners, Springs, springs_panel
+from labkit.widgets.springs import Partners, Springs, partners_panel, springs_panel
 from labkit.widgets.training import training_panel, watch_panel
-from labkit.widgets.variants import FourLosses, variants_panel
-from labkit.widgets.views import TwoViews, partners_panel, views_panel
+from labkit.widgets.views import TwoViews, views_panel
 from labkit.widgets.watch import Watch
 
 __all__ = [

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from traitlets import Any as AnyTrait
-from traitlets import Bool, Enum, HasTraits, Int
+from traitlets import Bool, Enum, Int
 
 from labkit.checks import require, whole
 from labkit.metrics import distance_density, effective_rank, feature_norm, mean_pairwise_distance, neighbour_purity
@@ -23,15 +23,10 @@ from labkit.projection import Pca, UmapReference, seed_flicker
 from labkit.runtime import one_thread
 from labkit.training import Look, Run
 from labkit.training.features import FeatureSet, inputs
+from labkit.widgets.panel import State
 
 Time = float | Literal["mixed"]  # mixed: each image has its own; None would not do, as no menu of ipywidgets offers it
 TIMES: tuple[Time, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, "mixed")
-MEASURES: dict[str, Callable[[Tensor, Tensor], float]] = {
-    "feature_norm": lambda z, y: feature_norm(z),
-    "mean_pairwise_distance": lambda z, y: mean_pairwise_distance(z),
-    "effective_rank": lambda z, y: effective_rank(z),
-    "neighbour_purity": lambda z, y: neighbour_purity(z, y, min(10, len(z) - 1)),
-}
 Points = Float[Tensor, "n 2"]
 
 
@@ -53,7 +48,7 @@ class Spread(NamedTuple):
     """Axes → share of the cloud's variance that lies along them."""
     norms: Float[Tensor, " n"]
     numbers: dict[str, float]
-    """``MEASURES`` in the whole feature space, not in the picture."""
+    """Metric → its value in the whole feature space, not in the picture."""
     density: tuple[Tensor, Tensor]
     """``distance_density`` there."""
 
@@ -67,7 +62,7 @@ class Map(NamedTuple):
     """Procrustes disparity of another seed's map: 0 is the same map, 1 an unrelated one."""
 
 
-class Explorer(HasTraits):
+class Explorer(State):
     """A place in; clouds, maps and images out.
 
     Args:
@@ -100,8 +95,7 @@ class Explorer(HasTraits):
         times: tuple[Time, ...] = TIMES,
         effective_rank: Callable[[Tensor], Any] = effective_rank,
     ) -> None:
-        self.runs, self.times = dict(runs), times
-        self._measures = MEASURES | {"effective_rank": lambda z, y: float(effective_rank(z))}
+        self.runs, self.times, self._effective_rank = dict(runs), times, effective_rank
         self.steps, self.depth = _common(self.runs)
         require(whole(count, 3), "count", count, "a picture of spread takes 3 images or more")
         self._looks = {(t, on): Look(None if t == "mixed" else t, count, on) for t in times for on in (True, False)}
@@ -116,7 +110,6 @@ class Explorer(HasTraits):
         self._kept: set[tuple[str, Look, int]] = set()
         self._wake, self._closed = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self.changed: Callable[[], None] = lambda: None  # the view puts its redraw here
         super().__init__(step=self.steps[-1], block=min(1, self.depth - 1), t=times[len(times) // 2 - (len(times) > 1)])
         self.observe(lambda change: self._wake.set())
 
@@ -128,28 +121,33 @@ class Explorer(HasTraits):
     @property
     def ready(self) -> bool:
         """Whether this place can be drawn at once."""
-        return self.place in self.clouds and (self.projection == "PCA" or self.place in self.mapped)
+        return self.place in self._views
 
     @property
     def fault(self) -> Exception | None:
         """Why this place cannot be drawn."""
         return self.faults.get(("PCA", self.place)) or self.faults.get((self.projection, self.place))
 
-    def points(self) -> dict[str, Points]:
-        """Run → coordinates at this place; only when ``ready``."""
+    @property
+    def _views(self) -> Mapping[Place, Any]:
+        """Places that this projection can show."""
+        return self.clouds if self.projection == "PCA" else self.mapped
+
+    def points(self, place: Place | None = None) -> dict[str, Points]:
+        """Run → coordinates at this place, or at another that is ready."""
+        place = place or self.place
         if self.projection == "UMAP":
-            return self.mapped[self.place]
-        return {name: cloud.points[self.axes] for name, cloud in self.clouds[self.place].items()}
+            return self.mapped[place]
+        return {name: cloud.points[self.axes] for name, cloud in self.clouds[place].items()}
 
     def bounds(self, name: str) -> tuple[tuple[float, float], tuple[float, float]]:
         """Ends of both axes of a run's picture: of all steps mapped so far, and of all runs if axes are shared."""
-        film, runs = self._film(), self.runs if self.axes == "shared" else [name]
-        if self.projection == "UMAP":
-            points = torch.cat([self.mapped[p][run] for p in film if p in self.mapped for run in runs])
-            low, high = points.amin(0), points.amax(0)
-        else:
-            clouds = [self.clouds[p] for p in film if p in self.clouds]
-            high = max(runs_at[run].points[self.axes].abs().max() for runs_at in clouds for run in runs).expand(2)
+        runs = self.runs if self.axes == "shared" else [name]
+        film = [self.points(place) for place in self._film() if place in self._views]
+        points = torch.cat([points[run] for points in film for run in runs])
+        low, high = points.amin(0), points.amax(0)
+        if self.projection == "PCA":
+            high = points.abs().max().expand(2)
             low = -high
         margin = 0.06 * (high - low).amax().clamp_min(1e-6)
         (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
@@ -192,9 +190,9 @@ class Explorer(HasTraits):
 
     def progress(self) -> tuple[int, int]:
         """Number of views that are ready, and of all that can be: of every place by PCA, of this film by UMAP."""
-        places, views = (self._all(), self.clouds) if self.projection == "PCA" else (self._film(), self.mapped)
+        places = self._all() if self.projection == "PCA" else self._film()
         able = [p for p in places if not {("PCA", p), (self.projection, p)} & self.faults.keys()]
-        return sum(p in views for p in able), len(able)
+        return sum(p in self._views for p in able), len(able)
 
     def _all(self) -> list[Place]:
         return [Place(b, t, self.labelled, s) for t in self.times for s in self.steps for b in range(self.depth)]
@@ -222,8 +220,7 @@ class Explorer(HasTraits):
         """The job that this place needs, a projection and a place; None if it needs none, or if that failed before."""
         place = self.place
         job = ("UMAP" if place in self.clouds else "PCA", place)
-        done = place in (self.mapped if self.projection == "UMAP" else self.clouds)
-        return None if done or job in self.faults else job
+        return None if place in self._views or job in self.faults else job
 
     def _next_other(self) -> tuple[str, Place] | None:
         """The next missing place: first other steps, then other blocks, then other times."""
@@ -279,11 +276,17 @@ class Explorer(HasTraits):
         for name in self.runs:
             z = self._features(name, place)
             centred = _centred(z)
+            numbers = {
+                "feature_norm": feature_norm(z),
+                "mean_pairwise_distance": mean_pairwise_distance(z),
+                "effective_rank": float(self._effective_rank(z)),
+                "neighbour_purity": neighbour_purity(z, self.y, min(10, len(z) - 1)),
+            }
             clouds[name] = Spread(
                 {axes: pca[name].transform(centred) for axes, pca in basis.items()},
                 {axes: pca[name].explained(centred) for axes, pca in basis.items()},
                 z.norm(dim=1) / z.shape[1] ** 0.5,
-                {measure: compute(z, self.y) for measure, compute in self._measures.items()},
+                numbers,
                 distance_density(z),
             )
         self.clouds[place] = clouds

@@ -66,7 +66,6 @@ def explorer_panel(
     plot = _lay_out(state, title)
     controls = _controls(state)
     film = widgets.Play(min=0, max=len(state.steps) - 1, interval=800, show_repeat=False)
-    film.value = state.steps.index(state.step)
     shows, status = widgets.HTML(), widgets.HTML()
 
     def draw(state: Explorer, plot: BaseFigure) -> str:
@@ -84,18 +83,8 @@ def explorer_panel(
     alt = "Features of held-out digits as points, one pane a run, above their distances and their spread over training."
     below = row(widgets.Label("film of training"), film, status)
     panel = Panel(name, state, controls, plot, draw, alt, extra=[below, shows])
-
-    def follow(change: Any) -> None:
-        film.value = state.steps.index(change.new)
-
-    def close() -> None:
-        state.unobserve(follow, "step")
-        state.close()
-
-    film.observe(lambda change: state.set_trait("step", state.steps[change.new]), "value")
-    state.observe(follow, "step")
+    widgets.link((controls["step"], "index"), (film, "value"))
     _listen(panel)
-    state.changed, panel.on_close = panel.redraw, close
     state.start()
     return panel
 
@@ -160,18 +149,13 @@ def _lay_out(state: Explorer, title: str) -> go.Figure:
     layout = dict(row_heights=[side, 130], horizontal_spacing=0.033, vertical_spacing=90 / (side + 220))
     plot = figure(title, 2, GRID, height, specs=specs, subplot_titles=titles, **layout)
     digits = state.y.tolist()
+    pointed = dict(hovertemplate="a %{customdata[0]} (image %{customdata[1]})<extra></extra>")
+    pointed |= dict(customdata=np.array([digits, range(len(digits))]).T)
+    chosen = dict(unselected=dict(marker_opacity=0.08), selected=dict(marker_opacity=1))
     for place in range(len(names)):
         at = dict(row=1, col=place * wide + 1)
-        plot.add_scatter(
-            mode="markers",
-            showlegend=False,
-            customdata=np.array([digits, range(len(digits))]).T,
-            hovertemplate="a %{customdata[0]} (image %{customdata[1]})<extra></extra>",
-            marker=dict(size=6, line=dict(width=0), **class_marker(digits)),
-            unselected=dict(marker=dict(opacity=0.08)),
-            selected=dict(marker=dict(opacity=1)),
-            **at,
-        )
+        dots = dict(size=6, line=dict(width=0), **class_marker(digits))
+        plot.add_scatter(mode="markers", marker=dots, showlegend=False, **pointed, **chosen, **at)
         ring = dict(size=17, color="rgba(0,0,0,0)", line=dict(color=PALETTE["ink"], width=2))
         plot.add_scatter(mode="markers", marker=ring, showlegend=False, hoverinfo="skip", **at)
         anchor = plot.get_subplot(**at).xaxis.plotly_name.replace("axis", "")
@@ -240,12 +224,9 @@ def _draw_images(state: Explorer, plot: BaseFigure) -> None:
     shown = state.inputs[state.t]
     for trace, images in zip(plot.data[-2:], (shown.x1, shown.x_t), strict=True):
         trace.z = tile(images[state.image : state.image + 1], 1)
-    first, last = (
-        plot.layout.annotations[len(state.runs)],
-        plot.layout.annotations[len(state.runs) + 2 + len(HISTORIES)],
-    )
-    first.text = f"image {state.image}: a {shown.y[state.image]}"
-    last.text = f"as seen at t = {shown.t[state.image]:.2f}"
+    titles = plot.layout.annotations
+    titles[len(state.runs)].text = f"image {state.image}: a {shown.y[state.image]}"
+    titles[-2].text = f"as seen at t = {shown.t[state.image]:.2f}"  # the last is the key to the classes
 
 
 def _draw_history(state: Explorer, plot: BaseFigure) -> None:

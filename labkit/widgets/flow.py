@@ -1,12 +1,12 @@
 """Panels on flow matching: digits between noise and data, and two solvers along the same field."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 from plotly.basedatatypes import BaseFigure
 from torch import Tensor, nn
-from traitlets import Enum, Float, HasTraits, Int
+from traitlets import Enum, Float, Int
 
 from labkit import datasets, paths
 from labkit.config import Config
@@ -18,7 +18,7 @@ from labkit.sampling.guidance import guided
 from labkit.sampling.solvers import euler, grid, heun
 from labkit.training import starting_noise
 from labkit.types import PathSample
-from labkit.widgets.panel import Panel, choice, slider
+from labkit.widgets.panel import Panel, State, choice, slider
 
 SHOWN = 20
 TIMES = [i / 20 for i in range(21)]
@@ -26,7 +26,7 @@ NAMES = {"linear": "linear", "gvp": "GVP", "vp": "VP"}
 INKS = {"linear": PALETTE["baseline"], "gvp": PALETTE["contrastive"], "vp": PALETTE["gold"]}
 
 
-class Interpolant(HasTraits):
+class Interpolant(State):
     """Time and path in; the noised digits, and the share that a classifier recognises, out."""
 
     t = Float(0.3, min=0.0, max=1.0)
@@ -35,10 +35,8 @@ class Interpolant(HasTraits):
     def __init__(self, **traits: float | str) -> None:
         super().__init__(**traits)
         held_out = datasets.digits("held_out")
-        order = torch.argsort(held_out.y, stable=True)
-        picks = torch.cat([order[held_out.y[order] == digit][:2] for digit in range(10)])
-        self.picks = picks.reshape(10, 2).T.flatten()
         self.x1, self.y1 = held_out.x, held_out.y
+        self.picks = torch.stack([(self.y1 == digit).nonzero()[:2, 0] for digit in range(10)], dim=1).flatten()
         self.x0 = torch.randn(self.x1.shape, generator=generator(11))
         self.readable = {t: self.agreement(t) for t in TIMES}
         """Time → share of digits that are recognised, along the path that the state began with."""
@@ -108,7 +106,7 @@ def guided_velocity(
     return guided(network, y, null, w)(x, t)
 
 
-class Sampler(HasTraits):
+class Sampler(State):
     """Number of steps, time of the film and guidance in; both solvers' images and their error out.
 
     Every path is integrated once for each guidance, when that is first chosen; moving a slider only looks up.
@@ -116,7 +114,6 @@ class Sampler(HasTraits):
     Args:
         network: a SiT.  config: its run's.
         step: method → its step, in place of the library's.  guided: function in place of ``guided_velocity``.
-        traits: initial values of the controls.
     """
 
     steps = Int(8)
@@ -130,9 +127,8 @@ class Sampler(HasTraits):
         config: Config,
         step: Mapping[str, Step] = STEP,
         guided: Callable[..., Tensor] = guided_velocity,
-        **traits: float,
     ) -> None:
-        super().__init__(**traits)
+        super().__init__()
         self._network, self._guided, self._step = network, guided, {**STEP, **step}
         images = datasets.digits("train")
         self._null = images.num_classes
@@ -145,8 +141,7 @@ class Sampler(HasTraits):
     def paths(self) -> dict[tuple[str, int], Tensor]:
         """Method and number of steps → its states, (steps + 1, images, …), at the present guidance."""
         if self.guidance not in self._paths:
-            finest = ("heun", 2 * self.STEPS[-1])
-            every = [*((method, n) for method in STEP for n in self.STEPS), finest]
+            every = [*product(STEP, self.STEPS), ("heun", 2 * self.STEPS[-1])]
             with torch.no_grad():
                 self._paths[self.guidance] = {(method, n): self._integrate(method, n) for method, n in every}
         return self._paths[self.guidance]
@@ -225,16 +220,12 @@ def sampler_panel(
     plot.update_yaxes(type="log", dtick=1, row=1, col=3)
     plot.update_layout(legend=dict(x=0.99, xanchor="right", y=0.98, yanchor="top", orientation="v"))
 
-    drawn: dict[str, float] = {}
-
     def draw(state: Sampler, plot: BaseFigure) -> str:
-        words, moved = [], state.guidance != drawn.get("guidance")  # only guidance moves the curves
-        drawn["guidance"] = state.guidance
+        words = []
         for i, method in enumerate(kinds):
             plot.data[i].z = tile(state.at(method), 5)
             cost, error = state.cost(method, state.steps), state.error(method, state.steps)
-            if moved:
-                plot.data[2 + i].y = [state.error(method, n) for n in state.STEPS]
+            plot.data[2 + i].y = [state.error(method, n) for n in state.STEPS]
             plot.data[4 + i].x, plot.data[4 + i].y = [cost], [error]
             words.append(f"{method.capitalize()} takes {cost} evaluations and ends {error:.3f} away")
         beyond = f" and guidance {state.guidance:g}" if guidance else ""

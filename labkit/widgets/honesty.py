@@ -6,41 +6,37 @@ from plotly.basedatatypes import BaseFigure
 from torch import Tensor
 from tqdm.auto import tqdm
 from traitlets import Float as FloatTrait
-from traitlets import HasTraits
 
 from labkit.checks import finite, require
 from labkit.metrics import mean_pairwise_distance
 from labkit.plots import PALETTE, figure
 from labkit.projection import Pca, UmapReference
-from labkit.widgets.panel import Panel, choice
+from labkit.widgets.panel import Panel, State, choice
 
 SCALES = (1.0, 0.3, 0.1, 0.03, 0.01)
 CLOUDS = {"as it is": PALETTE["baseline"], "shrunk copy": PALETTE["dispersive"]}
 SPACES = {"features": PALETTE["quiet"], "PCA": PALETTE["contrastive"], "UMAP": PALETTE["accent"]}
 
 
-class Shrunk(HasTraits):
+class Shrunk(State):
     """A scale in; both clouds' maps, and the size of the copy in each, out. Every map is made beforehand.
 
     Args:
-        z: features.  scales: sizes of the copy to choose from; the middle one is shown first.  seed: seed of UMAP.
-        progress: whether to show a progress bar.
+        z: features.  scales: sizes of the copy to choose from; the middle one is shown first.
     """
 
     scale = FloatTrait(1.0)
 
-    def __init__(
-        self, z: Float[Tensor, "n ..."], scales: tuple[float, ...] = SCALES, seed: int = 0, progress: bool = True
-    ) -> None:
+    def __init__(self, z: Float[Tensor, "n ..."], scales: tuple[float, ...] = SCALES) -> None:
         possible = len(scales) > 0 and all(finite(scale) and scale > 0 for scale in scales)
         require(possible, "scales", scales, "take one or more numbers above 0")
         super().__init__(scale=scales[len(scales) // 2])
         self.scales = scales
         z = z.flatten(1) - z.flatten(1).mean(dim=0)
         self.maps: dict[float, dict[str, dict[str, Tensor]]] = {}
-        for scale in tqdm(scales, unit="map", disable=not progress):
+        for scale in tqdm(scales, unit="map"):
             clouds = dict(zip(CLOUDS, (z, scale * z), strict=True))
-            projections = {"PCA": Pca.fit(clouds), "UMAP": UmapReference.fit(clouds, seed=seed)}
+            projections = {"PCA": Pca.fit(clouds), "UMAP": UmapReference.fit(clouds)}
             self.maps[scale] = {"features": clouds} | {
                 space: {name: torch.as_tensor(projection.transform(x)) for name, x in clouds.items()}
                 for space, projection in projections.items()

@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TypedDict, get_args
+from typing import Any, get_args
 
 import numpy as np
 from torch import Tensor
-from traitlets import Bool, Enum, Float, HasTraits, Int, List, Unicode
+from traitlets import Bool, Enum, Float, Int, List, Unicode
 
 from labkit.config import REGULARIZERS, Config
 from labkit.experiments import Comparison
-from labkit.losses.dispersive import KNOBS, Knobs, Variant, own_knobs
-from labkit.losses.weight import Schedule, paint, value_at
+from labkit.losses.dispersive import KNOBS, own_knobs
+from labkit.losses.weight import paint, value_at
 from labkit.objective import OwnFunctions, regularized_blocks
 from labkit.plots import picture
 from labkit.process import base_term
@@ -30,8 +30,10 @@ from labkit.sampling import SampleError, Sampler
 from labkit.time_sampling import Noise
 from labkit.training import Look, Report, Run, Trainer, extract_features, few_steps, sample_network
 from labkit.training.folder import RunFolder
-from labkit.training.history import Curve
-from labkit.widgets.runner import Runner, Status
+from labkit.training.history import Curve, duration
+from labkit.training.runs import Parent
+from labkit.widgets.panel import State
+from labkit.widgets.runner import RunnerState, Status
 
 REDRAW_EVERY = 0.3  # seconds between two redraws while training
 PREVIEWS = 12  # sample sheets drawn in the course of a run
@@ -45,28 +47,14 @@ Configs = Callable[["LiveTraining"], Mapping[str, Config]]
 OwnOfRuns = Callable[["LiveTraining"], Mapping[str, OwnFunctions]]
 
 
-class LossSettings(Knobs):
-    """A variant, and τ or ε where it has one."""
-
-    variant: Variant
-
-
-class Weighted(TypedDict):
-    """λ and its schedule."""
-
-    lam: float
-    schedule: Schedule
-
-
-class TrainingState(HasTraits):
+class TrainingState(State):
     """Runs as a panel shows them. A subclass has also
 
     - ``configs``: run → its config;
     - ``logged(run, name)``: the curve that a run has logged under a name of its metrics.csv;
     - ``describe()`` and ``share_done``: how training stands, in words and as a share of all steps;
     - ``describe_sheet(run)``: title of a run's sheet of samples;
-    - ``actions``: name of a button → its function; ``unavailable()``: name → why it cannot be used now, or "";
-    - ``close()``: what happens when the panel is closed.
+    - ``actions`` and ``unavailable()``, for its buttons.
     """
 
     over = Enum(("steps", "samples"), "steps")
@@ -76,17 +64,14 @@ class TrainingState(HasTraits):
 
     def __init__(self, **traits: float | str | bool) -> None:
         super().__init__(**traits)
-        self.changed: Callable[[], None] = lambda: None  # the view puts its redraw here
         self.sheets: dict[str, tuple[int, str]] = {}
         """Run → step and data URI of its newest sheet of samples."""
         self.clouds: dict[str, tuple[int, Tensor]] = {}
         """Run → step and features of a few held-out images at its metered block."""
         self.shows_features = False
         """Whether the panel has a pane for them; else they are not computed."""
-        self.parents: dict[str, str] = {}
-        """Fork → where it comes from, in words."""
-        self.splits: dict[str, tuple[str, int]] = {}
-        """Fork → its parent, and the step at which it split."""
+        self.parents: dict[str, Parent] = {}
+        """Fork → the run, and the step of it, from which it comes."""
 
     def curve(self, run: str, metric: str) -> Curve:
         """Values of a metric: of the metered block, or of the run's first regularizer; empty where it has none."""
@@ -110,7 +95,8 @@ class TrainingState(HasTraits):
             return Curve(np.zeros(0, int), np.zeros(0))
         own = getattr(config, config.regularizers[0])
         knots = {step for step, _ in own.schedule if step < config.steps}
-        parent, split = self.splits.get(run, ("", 0))
+        fork = self.parents.get(run)
+        parent, split = (Path(fork.run).name, fork.step) if fork else ("", 0)
         steps = np.array([step for step in sorted({split, config.steps - 1} | knots) if step >= split])
         values = own.lam * np.array([value_at(own.schedule, step) for step in steps])
         if parent in self.configs and split:
@@ -121,7 +107,7 @@ class TrainingState(HasTraits):
         return Curve(steps, values)
 
 
-class LiveTraining(TrainingState):
+class LiveTraining(RunnerState[Comparison], TrainingState):
     """Sliders in, runs and their history out.
 
     Args:
@@ -155,15 +141,13 @@ class LiveTraining(TrainingState):
     ) -> None:
         super().__init__(**traits)
         self._configs, self.out, self._own = configs, out, own
-        self.runner: Runner[Comparison] = Runner(on_report=self._record, on_status=lambda status: self.changed())
-        self.close = self.runner.stop
         self._clear()
         self.observe(lambda change: setattr(self, "painted", []), "lam")
 
     def _clear(self) -> None:
         self._curves: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
         self._recent: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        self.sheets, self.clouds, self.parents, self.splits = {}, {}, {}, {}
+        self.sheets, self.clouds, self.parents = {}, {}, {}
         self.progress: dict[str, Report] = {}
         self._redrawn = 0.0
 
@@ -207,7 +191,11 @@ class LiveTraining(TrainingState):
             return {name: trainer.config for name, trainer in self.runs.trainers.items()}
         return self._configs(self)
 
-    def weight(self) -> Weighted:
+    def unused(self) -> set[str]:
+        unused = {"tau", "margin"} - KNOBS[self.variant].keys()  # the variant would refuse them
+        return unused if self.noise == "restricted" else unused | {"max_gap"}
+
+    def weight(self) -> dict[str, Any]:
         """``lam`` and ``schedule``, as configs take them: the slider's λ at all steps, or λ as it was painted."""
         if not self.painted:
             return {"lam": self.lam, "schedule": ()}
@@ -218,17 +206,13 @@ class LiveTraining(TrainingState):
         """Set λ at the steps first … last − 1."""
         self.painted = list(paint(tuple(self.painted) or ((0, self.lam),), first, last, lam))
 
-    def loss_settings(self) -> LossSettings:
+    def loss_settings(self) -> dict[str, Any]:
         """``variant``, and τ or ε where it has one, as configs take them."""
         return {"variant": self.variant, **own_knobs(self.variant, self)}
 
     @property
     def metered_block(self) -> int:
         return regularized_blocks(next(iter(self.configs.values())))[0]
-
-    def start(self) -> None:
-        """Begin afresh with the sliders as they stand, in the background; nothing happens while a run is going on."""
-        self.runner.begin(self._make)
 
     def fork(self) -> None:
         """Split a run: a copy of its state goes on with the regularizers and the optimizer that the controls give."""
@@ -239,20 +223,11 @@ class LiveTraining(TrainingState):
         was = self.status
         self.runner.stop()  # which saves
         try:
-            config = runs.trainers[parent].config
-            repa = config.repa
-            if repa.lam is not None:
-                repa = replace(repa, lam=wanted.repa.lam, schedule=wanted.repa.schedule)
-            trainer = runs.fork(
-                parent,
-                name,
-                self.at or None,
-                dispersive=wanted.dispersive,
-                contrastive=wanted.contrastive,
-                optimizer=wanted.optimizer,
-                repa=repa,
-            )
-            self._inherit(parent, name, trainer)
+            changes = {group: getattr(wanted, group) for group in ("dispersive", "contrastive", "optimizer")}
+            repa = runs.trainers[parent].config.repa
+            if repa.lam is not None:  # the projector that it trains stays
+                changes["repa"] = replace(repa, lam=wanted.repa.lam, schedule=wanted.repa.schedule)
+            self._inherit(parent, name, runs.fork(parent, name, self.at or None, **changes))
         finally:
             if was not in ("paused", "stopped"):
                 self.runner.start()
@@ -267,10 +242,8 @@ class LiveTraining(TrainingState):
 
     def _adopt(self, name: str, trainer: Trainer) -> None:
         """Note where a run was forked from, if it was."""
-        parent = trainer.folder and Run(trainer.folder.path).parent
-        if parent:
-            words = parent.describe().replace("dispersive.lam:", "λ").replace("dispersive.tau:", "τ")
-            self.parents[name], self.splits[name] = words, (Path(parent.run).name, parent.step)
+        if trainer.folder and (parent := Run(trainer.folder.path).parent):
+            self.parents[name] = parent
 
     def resume(self) -> None:
         """Go on after a pause or a stop, or with the runs that an earlier kernel left unfinished."""
@@ -295,15 +268,6 @@ class LiveTraining(TrainingState):
             self.progress[name] = Report(trainer.step, trainer.samples, trainer.seconds, {})
             self._adopt(name, trainer)
         return runs
-
-    def wait(self) -> Comparison:
-        """The runs: trained here and now if nobody pressed Start, else when the running training ends.
-
-        Paused and stopped runs are returned as they are.
-        """
-        self.runner.wait(self._make)
-        assert self.runs is not None  # ``wait`` has made them
-        return self.runs
 
     def _make(self) -> Comparison:
         """New runs; if they are refused, what was recorded before stays."""
@@ -360,7 +324,7 @@ class LiveTraining(TrainingState):
         now = f"step {done:,} of {total:,}"
         if self.status == "running":
             left = sum(r.seconds / r.step for r in list(self.progress.values())) * (total - done)
-            return f"Training, {now}; about {left:.0f} s left."
+            return f"Training, {now}; about {duration(left)} left."
         saved = f" Saved in {self.runs.out}." if self.runs.out is not None else ""
         if self.status == "finished":
             return f"Finished {total:,} steps.{saved}"

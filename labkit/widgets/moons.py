@@ -9,15 +9,13 @@ the data are N points y_k, the average that this loss asks for has a closed form
 """
 
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
-import ipywidgets as widgets
 import torch
 from jaxtyping import Float
 from plotly.basedatatypes import BaseFigure
 from torch import Tensor, nn
 from traitlets import Float as FloatTrait
-from traitlets import HasTraits
 
 from labkit import paths
 from labkit.losses import dispersive_loss
@@ -26,8 +24,8 @@ from labkit.metrics import effective_rank, feature_norm
 from labkit.plots import PALETTE, fade, figure
 from labkit.runtime import generator, one_thread, seeded
 from labkit.sampling import states
-from labkit.widgets.panel import Buttons, Panel, row, slider
-from labkit.widgets.runner import Runner
+from labkit.widgets.panel import Buttons, Panel, slider
+from labkit.widgets.runner import RunnerState
 from labkit.widgets.springs import lines_between
 
 POINTS, SHOWN, BATCH, WIDTH = 1000, 60, 128, 64
@@ -106,7 +104,7 @@ class FieldTraining:
                     yield
 
 
-class Moons(HasTraits):
+class Moons(RunnerState[FieldTraining]):
     """Time and λ in; points on straight lines and along the learned field out.
 
     The first field is trained here and now, with λ as given.
@@ -120,7 +118,7 @@ class Moons(HasTraits):
 
     def __init__(self, steps: int = STEPS, **traits: float) -> None:
         super().__init__(**traits)
-        self.steps, self.changed = steps, lambda: None
+        self.steps = steps
         self.data, moon = two_moons()
         draw = generator(31)
         partners = torch.randint(POINTS, (SHOWN,), generator=draw)
@@ -129,13 +127,12 @@ class Moons(HasTraits):
         """Moon of each point's partner."""
         self.curves: dict[float, list[tuple[int, float]]] = {}
         """λ → curve of its newest training."""
-        self.runner: Runner[FieldTraining] = Runner(on_report=self._record, on_status=lambda status: self.changed())
         x1, x0, t = FieldTraining(self.data, 0.0, steps).pairs(2000, generator(37))
         x_t, velocity = paths.linear(x1, x0, t)
         self._held_out, self.exact = (x_t, t), average_velocity(x_t, t, self.data)
         self.least = velocity_loss(self.exact, velocity).item()
         """Loss of the exact average, which no field can beat."""
-        self.runner.wait(self._make)
+        self.wait()
 
     def _make(self) -> FieldTraining:
         return FieldTraining(self.data, self.lam, self.steps)
@@ -174,15 +171,6 @@ class Moons(HasTraits):
             "end to data": torch.cdist(end, self.data).amin(dim=1).mean().item(),
         }
 
-    @property
-    def actions(self) -> dict[str, Callable[[], None]]:
-        return {"start": lambda: self.runner.begin(self._make), "stop": self.runner.stop}
-
-    def unavailable(self) -> dict[str, str]:
-        """Button → why it would do nothing now."""
-        reasons = self.runner.unavailable()
-        return {name: reasons[name] for name in self.actions}
-
     def describe(self) -> str:
         """How training stands."""
         training = self.runner.loop
@@ -199,37 +187,32 @@ def moons_panel(state: Moons | None = None, name: str = "moons") -> Panel:
     quiet, ink = dict(color=fade(PALETTE["quiet"], 0.35), size=3), dict(color=fade(PALETTE["ink"], 0.25), width=1)
     x, y = state.data[::4].T.tolist()
     marker = dict(size=7, color=[INKS[m] for m in state.moon], symbol=[SYMBOLS[m] for m in state.moon])
-    for col in (1, 2):
-        plot.add_scatter(x=x, y=y, mode="markers", marker=quiet, hoverinfo="skip", row=1, col=col)
-        plot.add_scatter(mode="lines", line=ink, hoverinfo="skip", row=1, col=col)
-        plot.add_scatter(mode="markers", marker=marker, hoverinfo="skip", row=1, col=col)
-        plot.update_xaxes(range=[-2.9, 2.9], row=1, col=col, title_text="coordinate 1")
-        plot.update_yaxes(range=[-2.3, 2.3], row=1, col=col, scaleanchor="x" if col == 1 else "x2")
-    plot.update_yaxes(title_text="coordinate 2", row=1, col=1)
+    lines, flow, loss = (dict(row=1, col=col) for col in (1, 2, 3))
+    for pane, axis in ((lines, "x"), (flow, "x2")):
+        plot.add_scatter(x=x, y=y, mode="markers", marker=quiet, hoverinfo="skip", **pane)
+        plot.add_scatter(mode="lines", line=ink, hoverinfo="skip", **pane)
+        plot.add_scatter(mode="markers", marker=marker, hoverinfo="skip", **pane)
+        plot.update_xaxes(range=[-2.9, 2.9], title_text="coordinate 1", **pane)
+        plot.update_yaxes(range=[-2.3, 2.3], scaleanchor=axis, **pane)
+    plot.update_yaxes(title_text="coordinate 2", **lines)
     across, up = torch.meshgrid(torch.linspace(-2.6, 2.6, 11), torch.linspace(-2, 2, 9), indexing="ij")
     grid = torch.stack([across.flatten(), up.flatten()], dim=1)
     arrow = dict(symbol="arrow", angleref="previous", color=PALETTE["contrastive"], size=[0, 9, 0] * len(grid))
-    plot.add_scatter(
-        mode="lines+markers", marker=arrow, line=dict(color=PALETTE["contrastive"], width=1.2), row=1, col=2
-    )
-    for dash in ("dot", "solid"):  # another training, and the one that is drawn
-        plot.add_scatter(
-            mode="lines", line=dict(color=PALETTE["quiet" if dash == "dot" else "ink"], dash=dash), row=1, col=3
-        )
-    least = dict(line=dict(color=PALETTE["quiet"], dash="dash"), annotation_text="exact average", row=1, col=3)
-    plot.add_hline(state.least, annotation_position="bottom left", **least)
-    plot.update_xaxes(title_text="step", range=[0, state.steps], row=1, col=3)
+    plot.add_scatter(mode="lines+markers", marker=arrow, line=dict(color=PALETTE["contrastive"], width=1.2), **flow)
+    plot.add_scatter(mode="lines", line=dict(color=PALETTE["quiet"], dash="dot"), **loss)  # of another training
+    plot.add_scatter(mode="lines", line=dict(color=PALETTE["ink"]), **loss)
+    least = dict(line=dict(color=PALETTE["quiet"], dash="dash"), annotation_text="exact average")
+    plot.add_hline(state.least, annotation_position="bottom left", **least, **loss)
+    plot.update_xaxes(title_text="step", range=[0, state.steps], **loss)
     plot.update_layout(showlegend=False)
-    start = widgets.Button(description="Train with this λ", icon="play", button_style="primary")
-    buttons = Buttons(state, start=start, stop=widgets.Button(description="Stop", icon="stop"))
+    buttons = Buttons(state, start="Train with this λ")
 
     def draw(state: Moons, plot: BaseFigure) -> str:
         buttons.refresh(state.describe())
         straight, learned = state.along(state.t)
         _, lines, dots, _, curves, moving, arrows, other, loss = plot.data
         lines.x, lines.y = lines_between(state.noise, state.partners)
-        gaps = torch.full((1, SHOWN, 2), torch.nan)
-        curves.x, curves.y = torch.cat([state.path, gaps]).transpose(0, 1).reshape(-1, 2).T.numpy()
+        curves.x, curves.y = lines_between(*state.path)
         (dots.x, dots.y), (moving.x, moving.y) = straight.T.tolist(), learned.T.tolist()
         velocity = state.velocity(grid, torch.full((len(grid),), state.t))
         arrows.x, arrows.y = lines_between(grid, grid + 0.16 * velocity)
@@ -252,8 +235,5 @@ def moons_panel(state: Moons | None = None, name: str = "moons") -> Panel:
     alt = (
         "Sixty points of noise on straight lines to random points of two moons, and along the learned field; its loss."
     )
-    extra = [row(*buttons.buttons.values(), buttons.status)]
     finding = "The learned flow takes noise to the moons nearby, and not to the partners of training"
-    panel = Panel(name, state, controls, plot, draw, alt, extra, finding=finding)
-    state.changed, panel.on_close = panel.redraw, state.runner.stop
-    return panel
+    return Panel(name, state, controls, plot, draw, alt, extra=[buttons.row()], finding=finding)

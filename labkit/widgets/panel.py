@@ -1,8 +1,8 @@
 """The pattern that every panel follows: a state, controls bound to it, one figure, one sentence.
 
-The state is a ``traitlets.HasTraits`` that knows nothing of widgets: a test sets a value and looks at what follows. The
-view binds a control to each trait and calls ``draw(state, figure)``, which changes the figure in place and returns the
-sentence that says in words what the figure shows.
+The state has traits and knows nothing of widgets: a test sets a value and looks at what follows. The view binds a
+control to each trait and calls ``draw(state, figure)``, which changes the figure in place and returns the sentence that
+says in words what the figure shows.
 """
 
 import copy
@@ -28,6 +28,23 @@ CSS = """<style>
 .labkit-panel .widget-readout { font-variant-numeric: tabular-nums; }
 .labkit-text { line-height: 1.45; color: #222; }
 </style>"""
+ICONS = dict(start="play", pause="pause", fork="code-fork", resume="forward", stop="stop")
+CONFIG = {"displayModeBar": False, "responsive": True}
+"""How plotly shows a figure."""
+
+
+class State(HasTraits):
+    """What a panel shows: traits in, everything else out."""
+
+    changed: Callable[[], None] = staticmethod(lambda: None)
+    """Called when something in the background has news; the panel puts its redraw here."""
+
+    def unused(self) -> set[str]:
+        """Traits that change nothing as the others stand; their controls are greyed out."""
+        return set()
+
+    def close(self) -> None:
+        """End what runs in the background; called when the panel is closed."""
 
 
 def look(width: str = "330px") -> dict[str, dict[str, str]]:
@@ -68,18 +85,27 @@ def live_text(text: str) -> str:
 
 
 class Buttons:
-    """Buttons for the actions of a state, with a status text beside them.
+    """A button for each action of a state, with a status text beside them.
 
     Args:
-        state: has ``actions``: name → function, which may refuse by a ``LabError`` or ``OSError``;
-            ``unavailable()``: name → why an action cannot be used now, or ""; and ``changed()``, which redraws.
-        buttons: name → its button.
+        state: has ``actions``: name → function, which may refuse by a ``LabError`` or ``OSError``; and
+            ``unavailable()``: name → why an action cannot be used now, or "".
+        texts: name → the text of its button, in place of the usual one.
     """
 
-    def __init__(self, state: Any, **buttons: widgets.Button) -> None:
-        self.state, self.buttons, self.status, self._refusal = state, buttons, widgets.HTML(), ""
-        for name, button in buttons.items():
+    def __init__(self, state: State, **texts: str) -> None:
+        self.state, self.status, self._refusal = state, widgets.HTML(), ""
+        self.buttons = {}
+        for name in state.actions:
+            button = widgets.Button(description=texts.get(name, name.capitalize()), icon=ICONS[name])
+            button.button_style = "primary" if name == "start" else ""
+            button.layout.width, button.layout.min_width = "auto", "148px"
             button.on_click(lambda _, name=name: self._use(name))
+            self.buttons[name] = button
+
+    def row(self, *between: widgets.Widget) -> widgets.HBox:
+        """Buttons, what stands ``between``, and the status."""
+        return row(*self.buttons.values(), *between, self.status)
 
     def _use(self, name: str) -> None:
         self.buttons[name].disabled, self.status.value, self._refusal = True, live_text("One moment…"), ""
@@ -139,7 +165,7 @@ class Panel:
     def __init__(
         self,
         name: str,
-        state: HasTraits,
+        state: State,
         controls: Mapping[str, widgets.Widget],
         plot: go.Figure,
         draw: Draw,
@@ -153,17 +179,17 @@ class Panel:
         self.name, self.state, self.controls, self._draw, self.finding = name, state, dict(controls), draw, finding
         if finding and name in Panel._revealed:
             plot.layout.title.text = finding
-        self.sentence = widgets.HTML(live_text(draw(state, plot)))
+        self.sentence = widgets.HTML(live_text(self._show(plot)))
         self.figure = Figure(plot)
-        self.figure._config = {"displayModeBar": False, "responsive": True}
+        self.figure._config = CONFIG
         self._lock, self._stale, self.closed = threading.Lock(), False, False
-        self.on_close: Callable[[], None] = lambda: None
         self._links = [link((state, trait), (control, "value")) for trait, control in self.controls.items()]
         described = widgets.HTML(f'<div role="img" aria-label="{html.escape(alt)}"></div>{CSS}')
         parts = [described, row(*self.controls.values()), *extra, self.figure, Fit(), *below, self.sentence]
         self.widget = widgets.VBox(parts)
         self.widget.add_class("labkit-panel")
         state.observe(self.redraw, names=list(self.controls))
+        state.changed = self.redraw
         Panel._open[name] = self
 
     @classmethod
@@ -182,7 +208,7 @@ class Panel:
             try:
                 self._stale = False
                 with self.figure.batch_update():
-                    sentence = self._draw(self.state, self.figure)
+                    sentence = self._show(self.figure)
                 self.sentence.value = live_text(sentence)
                 self._remember()
             except Exception as error:  # shown to the reader; a training that draws goes on
@@ -190,6 +216,13 @@ class Panel:
                 logging.getLogger(__name__).exception("Panel %r could not be drawn", self.name)
             finally:
                 self._lock.release()
+
+    def _show(self, plot: BaseFigure) -> str:
+        """Show the state in the figure and in the controls; returns the sentence."""
+        unused = self.state.unused()
+        for trait, control in self.controls.items():
+            control.disabled = trait in unused
+        return self._draw(self.state, plot)
 
     def _remember(self) -> None:
         """Let a page that is reloaded get the figure as it is now; plotly hands out what was first displayed."""
@@ -201,7 +234,7 @@ class Panel:
         if self.closed:
             return
         self.closed = True  # first: what stops now must not draw on widgets that are about to go
-        self.on_close()
+        self.state.close()
         self.state.unobserve(self.redraw, names=list(self.controls))
         for bond in self._links:
             bond.unlink()

@@ -11,6 +11,7 @@ import contextlib
 import html
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,6 @@ from labkit.runtime import runs_dir
 from labkit.widgets.panel import CSS, Panel, live_text
 
 WIDE = dict(width="auto")
-HEADINGS = ("notebook", "question", "you predicted", "what came out")
 
 
 class NotMeasured(Exception):
@@ -85,26 +85,30 @@ class Question:
     def answer(self) -> Answer:
         return self._answer() if callable(self._answer) else self._answer
 
-    @property
-    def because(self) -> str:
-        """The reader's reason, which may be empty."""
-        return self._because.value.strip()
+    def look(self) -> tuple[Answer | None, str]:
+        """The answer, None until it was measured; and as HTML the answer and why, or what to run first."""
+        try:
+            answer = self.answer
+        except NotMeasured as missing:
+            return None, html.escape(str(missing))
+        except NameError:  # the cell that defines the answer's variables has not run yet
+            return None, "A cell below measures this: run it, then press again."
+        return answer, f"<b>{html.escape(answer.option)}.</b> {answer.why}"
 
     @property
     def entry(self) -> Entry | None:
         """What is kept of a recorded prediction; None without one."""
         if self.picked is None:
             return None
-        option, why = self.answer if self.right is not None else (None, "")
-        return Entry(self.options, self.picked, self.because, option, why)
+        answer, _ = self.look()
+        option, why = answer or (None, "")
+        return Entry(self.options, self.picked, self._because.value.strip(), option, why)
 
     @property
     def right(self) -> bool | None:
         """Whether the recorded prediction holds; None without a prediction, and until its answer was measured."""
-        try:
-            return None if self.picked is None else self.picked == self.answer.option
-        except (NotMeasured, NameError):
-            return None
+        entry = self.entry
+        return None if entry is None or entry.option is None else entry.picked == entry.option
 
     def record(self, option: str) -> None:
         """Record a prediction, once, and open the answer."""
@@ -120,17 +124,13 @@ class Question:
 
     def show(self) -> None:
         """Open the answer. If it has to be measured first, say so and stay closed."""
-        try:
-            answer = self.answer
-        except (NotMeasured, NameError) as missing:
-            remedy = str(missing)
-            if isinstance(missing, NameError):  # the cell that defines the answer's variables has not run yet
-                remedy = "A cell below measures this: run it, then press again."
+        answer, outcome = self.look()
+        if answer is None:
             recorded = "" if self.picked is None else f"Recorded: {html.escape(self.picked)}. "
-            self._reply.value = live_text(f"<i>{recorded}{html.escape(remedy)}</i>")
+            self._reply.value = live_text(f"<i>{recorded}{outcome}</i>")
             return
-        verdict = "" if self.picked is None else ("You predicted it. " if self.right else "It came out differently. ")
-        self._reply.value = live_text(f"{verdict}<b>{html.escape(answer.option)}.</b> {answer.why}")
+        verdict = "You predicted it. " if self.picked == answer.option else "It came out differently. "
+        self._reply.value = live_text(outcome if self.picked is None else verdict + outcome)
         self.shown = self._radio.disabled = self._record.disabled = self._skip.disabled = True
         self._because.disabled = True
         self._changed(self)
@@ -160,7 +160,7 @@ class Predictions:
         """Ask a question; a ``panel`` of this name gets its finding as title when the answer opens."""
 
         def changed(question: Question) -> None:
-            self._keep(question)
+            self._keep(question, self.notebook)
             if question.shown and panel:
                 Panel.reveal(panel)
 
@@ -168,17 +168,15 @@ class Predictions:
         self.questions[text] = question
         return question.widget
 
-    def _keep(self, question: Question) -> None:
-        if self.notebook:
-            self._write(self.notebook, question.text, question)
-
-    def _write(self, notebook: str, text: str, question: Question) -> None:
-        """Keep a prediction, if one was recorded."""
-        if question.entry is None:
+    def _keep(self, question: Question, notebook: str, text: str | None = None) -> None:
+        """Keep what was recorded of a question, under its text or the one that it had in its own notebook."""
+        entry = question.entry
+        if not notebook or entry is None:
             return
-        entries = {text: e._asdict() for text, e in (self.kept().get(notebook, {}) | {text: question.entry}).items()}
+        entries = self.kept().get(notebook, {}) | {text or question.text: entry}
+        content = json.dumps({key: kept._asdict() for key, kept in entries.items()}, indent=1, ensure_ascii=False)
         with contextlib.suppress(DiskError):  # a full disk must not keep an answer closed
-            replace_file(self.folder / f"{notebook}.json", json.dumps(entries, indent=1, ensure_ascii=False).encode())
+            replace_file(self.folder / f"{notebook}.json", content.encode())
 
     def kept(self) -> dict[str, dict[str, Entry]]:
         """Notebook → question → the prediction that was last recorded; a file that cannot be read counts as none."""
@@ -191,52 +189,37 @@ class Predictions:
 
     def review(self, count: int = 2) -> widgets.Widget:
         """A few predictions of other notebooks that came out differently, to be made once more."""
-        missed = [
-            (notebook, text, entry)
-            for notebook, entries in self.kept().items()
-            for text, entry in entries.items()
-            if notebook != self.notebook and entry.option not in (None, entry.picked)
-        ]
-        if not missed:
-            text = "Nothing to repeat: none of your predictions in other notebooks came out differently."
-            return widgets.HTML(live_text(text))
-        questions = [
-            Question(
-                f"(from notebook {notebook}) {text}",
-                entry.options,
-                Answer(entry.option or "", entry.why),
-                lambda question, notebook=notebook, text=text: self._write(notebook, text, question),
-            )
-            for notebook, text, entry in missed[:count]
-        ]
+        again = []
+        for notebook, text, entry in self._entries():
+            if len(again) < count and notebook != self.notebook and entry.option not in (None, entry.picked):
+                answer = Answer(entry.option or "", entry.why)
+                keep = partial(self._keep, notebook=notebook, text=text)
+                again.append(Question(f"(from notebook {notebook}) {text}", entry.options, answer, keep).widget)
+        if not again:
+            nothing = "Nothing to repeat: none of your predictions in other notebooks came out differently."
+            return widgets.HTML(live_text(nothing))
         heading = widgets.HTML(live_text("<b>Once more.</b> You predicted these differently when you met them:"))
-        return widgets.VBox([heading, *(question.widget for question in questions)])
+        return widgets.VBox([heading, *again])
+
+    def _entries(self) -> list[tuple[str, str, Entry]]:
+        return [(notebook, text, entry) for notebook, kept in self.kept().items() for text, entry in kept.items()]
 
     def page(self) -> widgets.Widget:
         """Every prediction that was kept, beside what came out."""
-        rows = [
-            "".join(
-                f"<td style='text-align:left;padding:4px 10px'>{html.escape(cell)}</td>"
-                for cell in (
-                    notebook,
-                    text,
-                    entry.picked + (f" — because {entry.because}" if entry.because else ""),
-                    "✓" if entry.picked == entry.option else entry.option or "not measured yet",
-                )
-            )
-            for notebook, entries in self.kept().items()
-            for text, entry in entries.items()
-        ]
-        if not rows:
+        lines = [_cells("th", "notebook", "question", "you predicted", "what came out")]
+        for notebook, text, entry in self._entries():
+            picked = f"{entry.picked} — because {entry.because}" if entry.because else entry.picked
+            outcome = "✓" if entry.picked == entry.option else entry.option or "not measured yet"
+            lines.append(_cells("td", notebook, text, picked, outcome))
+        if len(lines) == 1:
             return widgets.HTML(live_text("No prediction has been recorded in any notebook yet."))
-        head = "".join(f"<th style='text-align:left;padding:4px 10px'>{name}</th>" for name in HEADINGS)
-        return widgets.HTML(f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>")
+        return widgets.HTML(f"<table>{''.join(lines)}</table>")
 
     def tally(self) -> tuple[int, int, list[Question]]:
         """Number of right predictions, number of recorded ones, and the questions whose prediction was wrong."""
         recorded = [q for q in self.questions.values() if q.right is not None]
         for question in recorded:
-            self._keep(question)  # its answer may have been measured since
+            self._keep(question, self.notebook)  # its answer may have been measured since
         missed = [q for q in recorded if not q.right]
         return len(recorded) - len(missed), len(recorded), missed
 
@@ -250,3 +233,9 @@ class Predictions:
             text += " Try the others again, now that you have seen the answers:"
         again = [Question(q.text, q.options, q._answer).widget for q in missed]
         return widgets.VBox([widgets.HTML(live_text(text)), *again])
+
+
+def _cells(tag: str, *texts: str) -> str:
+    """A line of a table."""
+    cells = (f"<{tag} style='text-align:left;padding:4px 10px'>{html.escape(text)}</{tag}>" for text in texts)
+    return f"<tr>{''.join(cells)}</tr>"

@@ -3,18 +3,18 @@
 from typing import TYPE_CHECKING
 
 from plotly.basedatatypes import BaseFigure
-from traitlets import HasTraits, Int, Unicode, observe
+from traitlets import Int, Unicode, observe
 
 from labkit.experiments.atlas import Atlas
 from labkit.metrics import metric
 from labkit.plots.findings import count_findings, describe_findings, draw_findings, findings_figure
-from labkit.widgets.panel import Panel, dropdown
+from labkit.widgets.panel import Panel, State, dropdown
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Questions(HasTraits):
+class Questions(State):
     """A question, a metric and a training step in, the differences that answer it out."""
 
     question, measure = Unicode(), Unicode("frechet")

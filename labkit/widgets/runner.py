@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
+from labkit.widgets.panel import State
+
 Status = Literal["ready", "running", "paused", "stopped", "finished", "failed"]
 
 
@@ -191,3 +193,37 @@ class Runner(Generic[AnyLoop]):
             self.on_status(self.status)
         except Exception:
             logging.getLogger(__name__).exception("A listener to the runner's status failed")
+
+
+class RunnerState(State, Generic[AnyLoop]):
+    """A state whose Start and Stop drive a ``Runner``.
+
+    A subclass has ``_make()``, which makes a loop with the controls as they stand, and ``_record(report)``.
+    """
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        self.runner: Runner[AnyLoop] = Runner(on_report=self._record, on_status=lambda status: self.changed())
+
+    @property
+    def actions(self) -> dict[str, Callable[[], None]]:
+        return {"start": self.start, "stop": self.runner.stop}
+
+    def unavailable(self) -> dict[str, str]:
+        return self.runner.unavailable()
+
+    def start(self) -> None:
+        """Begin afresh with the controls as they stand, in the background; nothing happens while a run is going on."""
+        self.runner.begin(self._make)
+
+    def wait(self) -> AnyLoop:
+        """The loop: run here and now if nobody pressed Start, else when the one that is running ends.
+
+        A paused or stopped one is returned as it is.
+        """
+        self.runner.wait(self._make)
+        assert self.runner.loop is not None  # ``wait`` has made it
+        return self.runner.loop
+
+    def close(self) -> None:
+        self.runner.stop()

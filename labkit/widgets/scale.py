@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from math import log10
 from typing import get_args
 
-import ipywidgets as widgets
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
-from traitlets import Enum, HasTraits, observe
+from traitlets import Enum, observe
 from traitlets import Float as FloatTrait
 
 from labkit.checks import finite, require
 from labkit.models import SIZES, Family
 from labkit.plots import PALETTE, figure
 from labkit.scale import BATCH, DATASHEET, Cost, Precision, cost, memory, paper_days
-from labkit.widgets.panel import Panel, choice, dropdown, log_slider, slider
+from labkit.widgets.panel import Panel, State, choice, dropdown, log_slider, slider
 
 MINE, OWN = "this machine, measured", "a rate of your own"
 PATCHES, BATCHES = (2, 4, 8), (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -37,7 +36,7 @@ PARTS = {  # part → colour; the same thing has the same colour in every pane
 WORDS = {"attention": "attention proper", "ends": "ends, time"}  # names of parts in the pane of operations
 
 
-class Scale(HasTraits):
+class Scale(State):
     """A model, a batch and a machine in; parameters, operations, bytes and days by part out.
 
     Args:
@@ -120,12 +119,7 @@ def scale_panel(state: Scale, name: str = "scale") -> Panel:
     plot.update_xaxes(type="log", dtick=2, minor=dict(dtick=1, showgrid=True), title_text=title, row=2, col=2)
     plot.add_vline(0, line=dict(color=PALETTE["ink"], dash="dot", width=1.5), row=2, col=1)
     plot.update_layout(bargap=0.25, margin=dict(t=80))
-    alt = "Bars of the parameters, operations and memory of a model by part, and of its training time by machine."
-    return Panel(name, state, _controls(), plot, _draw, alt)
-
-
-def _controls() -> Mapping[str, widgets.Widget]:
-    return {
+    controls = {
         "size": choice("size", tuple(SIZES)),
         "patch": choice("patch", PATCHES),
         "batch": choice("images at a time", BATCHES),
@@ -135,6 +129,8 @@ def _controls() -> Mapping[str, widgets.Widget]:
         "tflops": log_slider("TFLOP/s of your own", -3, 4, form=".3g"),
         "utilisation": slider("share of it reached", 0.01, 1, 0.01),
     }
+    alt = "Bars of the parameters, operations and memory of a model by part, and of its training time by machine."
+    return Panel(name, state, controls, plot, _draw, alt)
 
 
 def _draw(state: Scale, plot: BaseFigure) -> str:

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from plotly.basedatatypes import BaseFigure
 from torch import Tensor
 from traitlets import Float as FloatTrait
-from traitlets import HasTraits, Int
+from traitlets import Int
 
 from labkit.plots import PALETTE, figure
 from labkit.sampling import states
-from labkit.widgets.panel import Panel, choice, slider
+from labkit.widgets.panel import Panel, State, choice, slider
 
 MEANS, WIDTH = (-1.0, 1.0), 0.15
 FINE = 400  # Heun steps of the paths that count as exact
@@ -34,7 +34,7 @@ def heap_velocity(x: Float[Tensor, " n"], t: Float[Tensor, " n"]) -> Float[Tenso
     return (weights * (heaps + slope * (x - t * heaps))).sum(dim=0)
 
 
-class Secant(HasTraits):
+class Secant(State):
     """Two times and a start in; tangent, secant and the ends of a few steps out."""
 
     t = FloatTrait(0.0, min=0.0, max=1.0)

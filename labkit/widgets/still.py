@@ -6,7 +6,6 @@ text and its options, with the answer in a fold. Figures are drawn by plotly's s
 
 import html
 import json
-import re
 import time
 from collections.abc import Iterable, Mapping
 
@@ -15,52 +14,25 @@ import psutil
 from ipywidgets.widgets.widget import _instances
 from plotly.basedatatypes import BaseFigure
 
-from labkit.widgets.prediction import NotMeasured, Predictions, Question
-
-CONFIG = {"displayModeBar": False, "responsive": True}
-SETTING = '<span class="labkit-setting">{} <b>{}</b></span>'
-FIGURE = '<div class="labkit-figure" role="img" aria-label="{}">{}</div>'
-QUESTION = (
-    '<div class="labkit-question"><p><b>Predict.</b> {}</p><ul>{}</ul>'
-    "<details><summary>What came out</summary><p>{}</p></details></div>"
-)
-
-
-def describe_plot(plot: BaseFigure) -> str:
-    """Alternative text of a plotly figure: its title, and the names of panes, axes and traces."""
-    names = {
-        "panes": [note.text for note in plot.layout.annotations],
-        "axes": [axis.title.text for axis in (*plot.select_xaxes(), *plot.select_yaxes())],
-        "shown": [trace.name for trace in plot.data],
-    }
-    texts = {
-        what: ", ".join(dict.fromkeys(_plain(text) for text in all_texts if text)) for what, all_texts in names.items()
-    }
-    details = "; ".join(f"{what}: {text}" for what, text in texts.items() if text)
-    title = " ".join(text for text in (plot.layout.title.text, plot.layout.title.subtitle.text) if text)
-    return f"{_plain(title)} ({details})"
-
-
-def _plain(text: str) -> str:
-    """Text without tags, on one line."""
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+from labkit.plots import describe
+from labkit.widgets.panel import CONFIG
+from labkit.widgets.prediction import Predictions, Question
 
 
 def still_figure(plot: BaseFigure) -> str:
     """A plotly figure as a ``div`` with alternative text, and the call that draws it."""
     drawn = plot.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
-    return FIGURE.format(html.escape(describe_plot(plot)), drawn)
+    return f'<div class="labkit-figure" role="img" aria-label="{html.escape(describe(plot))}">{drawn}</div>'
 
 
 def still_question(question: Question) -> str:
     """A question and its options; the fold holds the answer, or says what would measure it."""
-    try:
-        answer = question.answer
-        outcome = f"<b>{html.escape(answer.option)}.</b> {answer.why}"
-    except NotMeasured as missing:
-        outcome = html.escape(str(missing))
     options = "".join(f"<li>{html.escape(option)}</li>" for option in question.options)
-    return QUESTION.format(question.text, options, outcome)
+    _, outcome = question.look()
+    return (
+        f'<div class="labkit-question"><p><b>Predict.</b> {question.text}</p><ul>{options}</ul>'
+        f"<details><summary>What came out</summary><p>{outcome}</p></details></div>"
+    )
 
 
 def still(widget: widgets.Widget, questions: Mapping[str, Question] | None = None) -> str:
@@ -83,7 +55,8 @@ def still(widget: widgets.Widget, questions: Mapping[str, Question] | None = Non
     if isinstance(widget, widgets.HTML | widgets.HTMLMath):
         return f"<div>{widget.value}</div>" if widget.value else ""
     if isinstance(widget, widgets.ValueWidget) and getattr(widget, "description", ""):
-        return SETTING.format(html.escape(widget.description), html.escape(_shown(widget)))
+        words = html.escape(widget.description), html.escape(_shown(widget))
+        return '<span class="labkit-setting">{} <b>{}</b></span>'.format(*words)
     return ""
 
 

@@ -26,23 +26,19 @@ from labkit.time_sampling import Noise
 from labkit.training import Job
 from labkit.widgets.live import BLOCK_METRICS, BRANCHES, LiveTraining, TrainingState
 from labkit.widgets.painter import painter
-from labkit.widgets.panel import Buttons, Panel, choice, dropdown, log_slider, look, row, slider
+from labkit.widgets.panel import Buttons, Panel, choice, dropdown, log_slider, look, slider
 from labkit.widgets.watch import Watch
 
 REPELS = {"dispersive", "contrastive"}
 USUAL = ("dispersive", "feature_norm", "effective_rank", "gradient_cosine", "gradient_ratio")
 INSIDE = {"lam": "λ over the steps", "cloud": "features on two common axes", "distances": "distances of two samples"}
 """Panes that show something else than a logged metric."""
+RULED = ("dispersive", "distances")
+"""Panes with a dotted rule beside the lines of the runs."""
 POINTS = 2000  # drawn of a curve, at most
 ACROSS = 3  # panes in a row, at most
+Lines = Mapping[str, BaseTraceType]  # run → its trace
 FORK_INKS = [PALETTE[name] for name in ("contrastive", "accent", "gold", "sky", "ink", "quiet")]
-BUTTONS = {
-    "start": dict(description="Start", icon="play", button_style="primary"),
-    "pause": dict(description="Pause", icon="pause"),
-    "fork": dict(description="Fork", icon="code-fork"),
-    "resume": dict(description="Resume", icon="forward"),
-    "stop": dict(description="Stop", icon="stop"),
-}
 
 
 def _control(trait: str, state: TrainingState) -> widgets.Widget:
@@ -99,37 +95,25 @@ def training_panel(
     if isinstance(state, LiveTraining) and state.out is not None:
         forks, state.branch = ("branch", "at"), next(iter(state.configs))
     controls = {trait: _control(trait, state) for trait in (*(name for name in sliders if name != "painted"), *forks)}
-    buttons = Buttons(state, **{method: widgets.Button(**BUTTONS[method]) for method in state.actions})
+    buttons = Buttons(state)
     bar, sheets = widgets.FloatProgress(min=0, max=1, layout=dict(width="330px")), widgets.HTML()
 
     def draw(state: TrainingState, plot: BaseFigure) -> str:
         buttons.refresh(state.describe())
         bar.value = state.share_done
-        for trait in {"tau", "margin"} & controls.keys():  # a variant without this setting would refuse it
-            controls[trait].disabled = trait not in KNOBS[state.variant]
-        if "max_gap" in controls:
-            controls["max_gap"].disabled = state.noise != "restricted"
-        if "branch" in controls:
-            _offer(controls["branch"], list(state.configs))
+        menu, runs = controls.get("branch"), tuple(state.configs)
+        if menu is not None and menu.options != runs:
+            chosen = menu.value
+            menu.options = runs  # which chooses the first
+            menu.value = chosen if chosen in runs else runs[0]
         sheets.value = _sheets(state)
         return _draw(state, plot, panes)
 
     alt = "Training curves that grow while the model trains."
-    extra = [row(*buttons.buttons.values(), bar, buttons.status)]
+    extra = [buttons.row(bar)]
     if "painted" in sliders:
         extra.append(painter(state))
-    panel = Panel(name, state, controls, plot, draw, alt, extra, [sheets])
-    state.changed = panel.redraw
-    panel.on_close = state.close
-    return panel
-
-
-def _offer(menu: widgets.Dropdown, runs: Sequence[str]) -> None:
-    """Let a menu offer these runs; what was chosen stays."""
-    if menu.options != tuple(runs):
-        chosen = menu.value
-        menu.options = runs
-        menu.value = chosen if chosen in runs else runs[0]
+    return Panel(name, state, controls, plot, draw, alt, extra, [sheets])
 
 
 def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: str = "watch") -> Panel:
@@ -158,10 +142,11 @@ def _lay_out(state: TrainingState, panes: Sequence[str], title: str) -> go.Figur
         place = dict(row=number // columns + 1, col=number % columns + 1)
         for run in range(BRANCHES):
             plot.add_scatter(mode="markers" if name == "cloud" else "lines", legendgroup=str(run), **place)
-        if name in ("dispersive", "distances"):
+        if name in RULED:
             dots = dict(color=PALETTE["quiet"], width=1.5, dash="dot")
             plot.add_scatter(mode="lines", line=dots, **place)
         if name == "cloud":
+            plot.update_traces(marker=dict(size=5, opacity=0.55), **place)
             plot.update_xaxes(showticklabels=False, **place)
             across = plot.get_subplot(**place).xaxis.plotly_name.replace("axis", "")
             plot.update_yaxes(showticklabels=False, scaleanchor=across, **place)
@@ -200,63 +185,71 @@ def _sheets(state: TrainingState) -> str:
         if run in state.sheets:
             step, source = state.sheets[run]
             title = f"<b style='color:{ink}'>{html.escape(state.describe_sheet(run))}</b>, step {step:,}"
-            origin = f"<br>forked from {html.escape(state.parents[run])}" if run in state.parents else ""
+            origin = f"<br>{html.escape(_origin(state, run))}" if run in state.parents else ""
             image = f'<img src="{source}" alt="Samples of {html.escape(run)} at step {step}" style="max-width:100%">'
             parts.append(f'<figure style="margin:0"><figcaption>{title}{origin}</figcaption>{image}</figure>')
     return f'<div style="display:flex;flex-wrap:wrap;gap:10px 24px">{"".join(parts)}</div>'
+
+
+def _origin(state: TrainingState, run: str) -> str:
+    words = state.parents[run].describe().replace("dispersive.lam:", "λ").replace("dispersive.tau:", "τ")
+    return f"forked from {words}"
 
 
 def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
     """Show curves, floor, features and titles; every run's last values in words."""
     configs, inks, traces = state.configs, _inks(state), iter(plot.data)
     words: dict[str, list[str]] = {run: [] for run in configs}
-    titles = []
-    for number, name in enumerate(panes):
+    for number, (name, title) in enumerate(zip(panes, plot.layout.annotations, strict=True)):
         lines = [next(traces) for _ in range(BRANCHES)]
-        for line, (run, ink) in zip(lines, inks.items(), strict=False):
-            line.name, line.showlegend = run, number == 0 and len(configs) > 1
-            line.line.color = line.marker.color = ink
-            known = ink == colour(run) != PALETTE["ink"]  # other runs may lie on one of those
-            line.line.dash = "solid" if known or run in (*state.parents, next(iter(inks))) else "dash"
+        rule = next(traces) if name in RULED else None
+        used = dict(zip(configs, lines, strict=False))
         for line in lines[len(configs) :]:  # of runs that another Start had
             line.x, line.y, line.showlegend = [], [], False
-        used = dict(zip(configs, lines, strict=False))
-        rule = next(traces) if name in ("dispersive", "distances") else None
-        axis = plot.layout["xaxis" + lines[0].xaxis[1:]]
+        for run, line in used.items():
+            line.name, line.showlegend = run, number == 0 and len(configs) > 1
+            line.line.color = line.marker.color = inks[run]
+            known = inks[run] == colour(run) != PALETTE["ink"]  # other runs may lie on one of those
+            line.line.dash = "solid" if known or run in (*state.parents, next(iter(inks))) else "dash"
+        title.text = INSIDE.get(name) or _title(list(configs.values()), name)
         if name == "cloud":
-            titles.append(_draw_cloud(state, used))
+            values = _draw_cloud(state, used)
         elif name == "distances":
-            titles.append(_draw_distances(state, used, rule, words))
+            values = _draw_distances(state, used, rule)
         else:
-            titles.append(_draw_curves(state, name, used, rule, words))
+            values = _draw_curves(state, name, used, rule)
             if metric(name).log:
-                values = [value for run in configs for value in state.curve(run, name).values]  # not yet in the lines
-                _limit(plot.layout["yaxis" + lines[0].yaxis[1:]], values)
-            axis.title.text = "samples seen" if state.over == "samples" else "step"
+                logged = [value for run in configs for value in state.curve(run, name).values]  # not yet in the lines
+                _limit(plot.layout["yaxis" + lines[0].yaxis[1:]], logged)
+            plot.layout["xaxis" + lines[0].xaxis[1:]].title.text = "samples seen" if state.over == "samples" else "step"
         if name in BASE_LOSSES:
             plot.layout["yaxis" + lines[0].yaxis[1:]].type = "log" if state.log else "linear"
-    for note, title in zip(plot.layout.annotations, titles, strict=True):
-        note.text = title
+        for run, value in values.items():
+            words[run].append(value)
     sentences = []
     for run, values in words.items():
         if values:
             last = state.last_step(run)
             start = f"{run} at step {last:,}, {last * configs[run].batch_size:,} samples seen"
-            origin = f" (forked from {state.parents[run]})" if run in state.parents else ""
+            origin = f" ({_origin(state, run)})" if run in state.parents else ""
             drawn = f"; samples drawn at step {state.sheets[run][0]:,}" if run in state.sheets else ""
             sentences.append(f"{start}{origin}: {', '.join(values)}{drawn}.")
     return " ".join(map(html.escape, sentences)) or "No curve yet."
 
 
-def _draw_curves(
-    state: TrainingState,
-    name: str,
-    lines: Mapping[str, BaseTraceType],
-    rule: BaseTraceType | None,
-    words: dict[str, list[str]],
-) -> str:
-    """Curves of a metric, or of λ, and a floor; returns the pane's title."""
-    configs, end = state.configs, 0
+def _title(configs: Sequence[Config], name: str) -> str:
+    """Title of a metric's pane."""
+    title = metric(name).label
+    if name in BLOCK_METRICS:
+        blocks = {regularized_blocks(config)[0] for config in configs}
+        title += f" at block {blocks.pop()}" if len(blocks) == 1 else " at the metered block"
+    trained = any(REPELS & {*config.regularizers} for config in configs)
+    return title if trained or name != "dispersive" else f"{title}, not trained on"
+
+
+def _draw_curves(state: TrainingState, name: str, lines: Lines, rule: BaseTraceType | None) -> dict[str, str]:
+    """Curves of a metric, or of λ, and a floor; returns the last value of each run in words, none of λ."""
+    configs, end, words = state.configs, 0, {}
     floor, floor_name = _floor(list(configs.values()))
     for run, line in lines.items():
         curve = (state.lam_at(run) if name == "lam" else state.curve(run, name)).thinned(POINTS)
@@ -265,19 +258,12 @@ def _draw_curves(
         if x and name != "lam":
             end = max(end, x[-1])
             bound = f" ({floor_name})" if name == "dispersive" and floor_name else ""
-            words[run].append(f"{metric(name).title} {curve.values[-1]:.3g}{bound}")
-    if name == "lam":
-        return INSIDE["lam"]
-    blocks = {regularized_blocks(config)[0] for config in configs.values()}
-    block = f"block {blocks.pop()}" if len(blocks) == 1 else "the metered block"
-    title = metric(name).label + (f" at {block}" if name in BLOCK_METRICS else "")
+            words[run] = f"{metric(name).title} {curve.values[-1]:.3g}{bound}"
     if rule is not None:
-        trained = any(REPELS & {*config.regularizers} for config in configs.values())
-        title += "" if trained else ", not trained on"
         shown = bool(end and floor_name)
         rule.x, rule.y = ([0, end], [floor] * 2) if shown else ([], [])
         rule.name, rule.showlegend = floor_name, shown
-    return title
+    return words
 
 
 def _limit(axis: BasePlotlyType, values: Sequence[float]) -> None:
@@ -289,15 +275,14 @@ def _limit(axis: BasePlotlyType, values: Sequence[float]) -> None:
         axis.range = [math.log10(1e-4 * max(above)), math.log10(1.5 * max(above))]
 
 
-def _draw_cloud(state: TrainingState, lines: Mapping[str, BaseTraceType]) -> str:
-    """Features of every run on the principal axes of them all, so that sizes compare."""
+def _draw_cloud(state: TrainingState, lines: Lines) -> dict[str, str]:
+    """Features of every run on the principal axes of them all, so that sizes compare; no words."""
     there = [run for run in lines if run in state.clouds]
     placed = dict(zip(there, _places(tuple(state.clouds[run][1] for run in there)), strict=True))
     for run, line in lines.items():
         places = placed.get(run, [])
         line.x, line.y = [x for x, _ in places], [y for _, y in places]
-        line.marker.size, line.marker.opacity = 5, 0.55
-    return INSIDE["cloud"]
+    return {}
 
 
 @lru_cache(maxsize=2)  # a training redraws far more often than its features change
@@ -310,16 +295,12 @@ def _places(clouds: tuple[Tensor, ...]) -> list[list[list[float]]]:
 _density = lru_cache(maxsize=2 * BRANCHES)(distance_density)
 
 
-def _draw_distances(
-    state: TrainingState, lines: Mapping[str, BaseTraceType], rule: BaseTraceType, words: dict[str, list[str]]
-) -> str:
-    """The distribution of distances between two samples, and √τ."""
+def _draw_distances(state: TrainingState, lines: Lines, rule: BaseTraceType | None) -> dict[str, str]:
+    """The distribution of distances between two samples, and √τ; returns each run's mean distance in words."""
     clouds = {run: state.clouds[run][1] for run in lines if run in state.clouds}
-    for run, cloud in clouds.items():
-        words[run].append(f"mean distance of two samples {mean_pairwise_distance(cloud):.3g}")
     taus = {tau for config in state.configs.values() if (tau := config.repelling.arguments.get("tau"))}
     draw_distances(lines, rule, {run: _density(cloud) for run, cloud in clouds.items()}, taus)
-    return INSIDE["distances"]
+    return {run: f"mean distance of two samples {mean_pairwise_distance(z):.3g}" for run, z in clouds.items()}
 
 
 def _floor(configs: Sequence[Config]) -> tuple[float, str]:

@@ -1,26 +1,23 @@
-"""Panels on two views of a sample: what they have in common in spite of their noise, and what alignment does."""
+"""Two views of each digit: what they have in common in spite of their noise."""
 
 import torch
 from jaxtyping import Float
 from plotly.basedatatypes import BaseFigure
 from torch import Tensor
-from traitlets import Enum, HasTraits
+from traitlets import Enum
 from traitlets import Float as FloatTrait
 
 from labkit import datasets, paths, time_sampling
-from labkit.losses import dispersive_floor
 from labkit.metrics import DigitsClassifier
 from labkit.plots import PALETTE, digit_trace, fade, figure, style_digits, tile
 from labkit.runtime import generator
-from labkit.widgets.panel import Panel, dropdown, log_slider, slider
-from labkit.widgets.springs import SAMPLES, Partners, lines_between
+from labkit.widgets.panel import Panel, State, dropdown, slider
 
 PAIRS = 300
 NAMES = {"first view of 0 to 9": "t", "second view of the same digits": "t⁺"}
-TERMS = ["springs", "α·A<br>alignment", "repulsion<br>L_disp"]
 
 
-class TwoViews(HasTraits):
+class TwoViews(State):
     """Noise policy, largest gap and the first view's time t in; both views of every held-out digit out.
 
     Each view has its own noise. As in training, ``time_sampling.second`` makes the second view's time from one uniform
@@ -40,6 +37,9 @@ class TwoViews(HasTraits):
         self.first_times = torch.rand(PAIRS, generator=draw)
         self.picks = torch.stack([(self.y1 == digit).nonzero()[0, 0] for digit in range(10)])
         self.classifier = DigitsClassifier.load()
+
+    def unused(self) -> set[str]:
+        return set() if self.noise == "restricted" else {"max_gap"}
 
     def second_times(self, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """t⁺ of the first n digits."""
@@ -82,15 +82,10 @@ def views_panel(name: str = "views", state: TwoViews | None = None) -> Panel:
         "t": slider("time t of the first view", 0, 1, 0.01),
     }
     alt = "Ten digits as first view and as second view with its own noise and time, and the times of 300 such pairs."
-
-    def draw(state: TwoViews, plot: BaseFigure) -> str:
-        controls["max_gap"].disabled = state.noise != "restricted"
-        return _draw_views(state, plot)
-
-    return Panel(name, state, controls, plot, draw, alt)
+    return Panel(name, state, controls, plot, _draw, alt)
 
 
-def _draw_views(state: TwoViews, plot: BaseFigure) -> str:
+def _draw(state: TwoViews, plot: BaseFigure) -> str:
     first, second, when = state.views()
     top, bottom, pairs, line, dots = plot.data
     top.z, bottom.z = tile(first[state.picks], 10), tile(second[state.picks], 10)
@@ -108,64 +103,4 @@ def _draw_views(state: TwoViews, plot: BaseFigure) -> str:
         f"First view at t = {state.t:.2f}, second view with its own noise at a time {rule}: the two times differ by "
         f"{(when - state.t).abs().mean():.2f} on average. A classifier trained on clean digits recognises {one:.0%} of "
         f"{len(state.y1)} digits in the first view, {other:.0%} in the second, and {both:.0%} in both."
-    )
-
-
-def partners_panel(name: str = "partners", state: Partners | None = None) -> Panel:
-    """Twenty samples with two views each, between springs and the contrastive loss; α weighs the alignment."""
-    state, inks = state or Partners(), {"first view z": PALETTE["dispersive"], "second view z⁺": PALETTE["contrastive"]}
-    title = "The loss pushes all first views apart; α draws each to its partner"
-    panes = ["where the views come to rest", "the terms at rest"]
-    plot = figure(title, 1, 2, 480, column_widths=[0.64, 0.36], horizontal_spacing=0.12, subplot_titles=panes)
-    spring, bond = dict(color=fade(PALETTE["quiet"], 0.4), width=1.2), dict(color=PALETTE["ink"], width=1.5)
-    left, right = dict(row=1, col=1), dict(row=1, col=2)
-    plot.add_scatter(mode="lines", name="spring, from its start", line=spring, hoverinfo="skip", **left)
-    plot.add_scatter(mode="lines", name="partners", line=bond, hoverinfo="skip", **left)
-    for label, ink in inks.items():
-        plot.add_scatter(mode="markers", name=label, marker=dict(color=ink, size=9), **left)
-    colours = [PALETTE["baseline"], *reversed(inks.values())]
-    bars = dict(marker_color=colours, texttemplate="%{y:.3f}", textposition="outside", showlegend=False)
-    plot.add_bar(x=TERMS, **bars, **right)
-    mark = dict(symbol="line-ew", size=56, line=dict(color=PALETTE["ink"], width=2.5))
-    plot.add_scatter(x=TERMS[2:], mode="markers", name="floor of the repulsion", marker=mark, **right)
-    plot.update_xaxes(range=[-2.7, 2.7], row=1, col=1, title_text="coordinate 1")
-    plot.update_yaxes(range=[-2.2, 2.2], row=1, col=1, title_text="coordinate 2", scaleanchor="x")
-    plot.update_yaxes(title_text="value, before λ", row=1, col=2)
-    key = dict(x=0, xanchor="left", y=0, yref="container", yanchor="bottom")
-    plot.update_layout(legend=key, margin=dict(b=84))
-    controls = {
-        "alpha": slider("α, weight of the alignment", 0, 1, 0.02),
-        "lam": slider("λ, weight of the loss", 0, 1, 0.02),
-        "variant": dropdown("variant", [("InfoNCE-L2", "infonce_l2"), ("hinge", "hinge")]),
-        "tau": log_slider("τ (InfoNCE-L2)", -1.3, 1.0),
-        "margin": log_slider("margin ε (hinge)", -1, 0.3),
-    }
-    alt = "Twenty samples with two views each at rest, partners joined by lines; the three terms of the energy as bars."
-
-    def draw(state: Partners, plot: BaseFigure) -> str:
-        controls["tau"].disabled, controls["margin"].disabled = state.variant == "hinge", state.variant != "hinge"
-        return _draw_partners(state, plot)
-
-    return Panel(name, state, controls, plot, draw, alt)
-
-
-def _draw_partners(state: Partners, plot: BaseFigure) -> str:
-    rest = state.rest()
-    springs, bonds, *views, bars, mark = plot.data
-    springs.x, springs.y = lines_between(state.start.flatten(0, 1), rest.views.flatten(0, 1))
-    bonds.x, bonds.y = lines_between(*rest.views)
-    for dots, view in zip(views, rest.views, strict=True):
-        dots.x, dots.y = view.T.tolist()
-    knobs = state.settings().arguments
-    floor = dispersive_floor(SAMPLES, **knobs)
-    bars.y, mark.y = [rest.spring, state.alpha * rest.alignment, rest.repulsion], [floor]
-    low, high = min(*bars.y, floor, 0), max(*bars.y, 0.5)
-    plot.update_yaxes(range=[low - 0.15 * (high - low), high + 0.15 * (high - low)], row=1, col=2)
-    (partners, others), (near, far) = rest.distances, state.distances(state.start)
-    knob = f"τ = {state.tau:.2g}" if "tau" in knobs else f"ε = {state.margin:.2g}"
-    return (
-        f"α = {state.alpha:.2f}, λ = {state.lam:.2f}, {knob}: the two views of a sample lie {partners:.2f} apart, "
-        f"{partners / near:.2f} times as far as at the start; views of two samples {others:.2f}, {others / far:.2f} "
-        f"times as far. The first over the second is {partners / others:.2f}, at the start {near / far:.2f}. The "
-        f"repulsion is {rest.repulsion:.2f}, its floor {floor:.2f}."
     )

@@ -22,11 +22,10 @@ class Watch(TrainingState):
 
     Args:
         run: a job, which can be stopped and resumed, or the folder of any run.
-        traits: initial values of the controls.
     """
 
-    def __init__(self, run: Job | str | Path, **traits: str | bool) -> None:
-        super().__init__(**traits)
+    def __init__(self, run: Job | str | Path) -> None:
+        super().__init__()
         self._closed = threading.Event()
         self._open(run if isinstance(run, Job) else Job.attach(run))
 

@@ -24,9 +24,7 @@ def state(atlas, tmp_path):
 
 @pytest.fixture
 def panel(state):
-    panel = ablations_panel(state)
-    yield panel
-    panel.close()
+    return ablations_panel(state)
 
 
 def place(state):
@@ -141,14 +139,11 @@ def test_the_button_trains_in_the_background_stop_saves_and_a_refusal_is_shown(a
     state.out = tmp_path / "file"
     start.click()
     assert "<b>" in status.value and not state.runner.busy and not start.disabled
-    panel.close()
 
 
 @pytest.fixture
 def questions(atlas):
-    panel = questions_panel(Questions(atlas))
-    yield panel
-    panel.close()
+    return questions_panel(Questions(atlas))
 
 
 def test_every_question_is_answered_in_every_measure_that_it_has(atlas, questions):

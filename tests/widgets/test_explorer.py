@@ -8,11 +8,11 @@ import html
 import json
 import math
 import threading
-import time
 
 import pytest
 import torch
 from ipywidgets.widgets.widget import _instances
+from waiting import threads, wait_for
 
 from labkit import Run, recipes
 from labkit.checks import ConfigError
@@ -25,21 +25,11 @@ from labkit.plots import CLASSES
 from labkit.training import Look
 from labkit.widgets import Explorer, explorer_panel
 from labkit.widgets.explorer import Place
-from labkit.widgets.panel import Panel
 
 STEPS, DEPTH, COUNT, TIMES = [0, 2, 4, 6], 4, 40, (0.3, 0.8, "mixed")
 CONFIG = recipes.digits(model="SiT-Nano/4", batch_size=8, steps=6, save_every=2, keep_last=9, log_every=2).replace(
     optimizer=Optimizer(lr=1e-2), ema_decay=0.5
 )
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    """No panel and no thread of one test is there in the next."""
-    yield
-    for panel in list(Panel._open.values()):
-        panel.close()
-    wait_for(lambda: not alive())
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +70,7 @@ def finished(runs):
 def panel(explorer, finished):
     """A panel whose background has nothing to do: only the reader changes anything."""
     explorer.clouds, explorer._axes = dict(finished.clouds), dict(finished._axes)
-    panel = explorer_panel(explorer)
-    yield panel
-    panel.close()
+    return explorer_panel(explorer)
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +81,6 @@ def mapped(runs):
     state.settle()
     yield state
     state.close()
-
-
-def wait_for(condition):
-    """Poll; the limit only ends a test that would otherwise hang."""
-    limit = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.005)
 
 
 def filled(state):
@@ -115,7 +95,7 @@ def complete(panel):
 
 
 def alive():
-    return [t for t in threading.enumerate() if t.name == "labkit-explorer"]
+    return threads("labkit-explorer")
 
 
 def poison(monkeypatch, run, step, block):

@@ -5,7 +5,8 @@ import torch
 
 from labkit.losses import dispersive_floor, dispersive_loss
 from labkit.metrics import effective_rank
-from labkit.widgets.variants import LOOKS, FourLosses, variants_panel
+from labkit.widgets import FourLosses, variants_panel
+from labkit.widgets.forces import LOOKS
 
 every_variant = pytest.mark.parametrize("variant", LOOKS)
 MOST = {"infonce_l2": 0.0, "infonce_cosine": 1 / 0.4, "hinge": 1.5**2, "covariance": 1.0}
@@ -113,4 +114,3 @@ def test_markers_lie_on_their_curves_and_a_control_changes_only_the_curves_that_
     assert "Doubling s would move InfoNCE-L2 to" in panel.sentence.value and "and hinge to" in panel.sentence.value
     panel.state.scale = 10.0
     assert "move none" in panel.sentence.value
-    panel.close()

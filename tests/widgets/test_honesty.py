@@ -18,15 +18,13 @@ def cloud():
 
 @pytest.fixture(scope="module")
 def state(cloud):
-    return Shrunk(cloud, (1.0, SMALL), progress=False)
+    return Shrunk(cloud, (1.0, SMALL))
 
 
 @pytest.fixture
 def panel(state):
     state.scale = 1.0
-    panel = shrunk_panel(state)
-    yield panel
-    panel.close()
+    return shrunk_panel(state)
 
 
 def test_features_and_pca_keep_the_scale_and_umap_does_not(state, cloud):
@@ -57,14 +55,13 @@ def test_the_slider_moves_both_maps_the_rule_and_the_sentence(panel, state):
 
 
 def test_one_scale_is_enough_and_is_the_one_that_is_shown(cloud):
-    state = Shrunk(cloud, (0.5,), progress=False)
+    state = Shrunk(cloud, (0.5,))
     panel = shrunk_panel(state, "other")
     assert state.scale == 0.5 and "times 0.5." in panel.sentence.value
-    panel.close()
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -0.1), (float("nan"),), (0.1, float("nan")), (float("inf"),)])
 def test_scales_that_cannot_be_are_refused(cloud, scales):
     with pytest.raises(ConfigError, match=r"^scales = "):
-        Shrunk(cloud, scales, progress=False)
+        Shrunk(cloud, scales)

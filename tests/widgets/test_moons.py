@@ -6,15 +6,13 @@ import torch
 from labkit import paths
 from labkit.losses.flow import velocity_loss
 from labkit.metrics import feature_norm
-from labkit.widgets import Moons, Runner, moons_panel
+from labkit.widgets import Moons, moons_panel
 from labkit.widgets.moons import average_velocity
 
 
 @pytest.fixture(scope="module")
 def state():
-    yield Moons(steps=150)
-    if Runner._alive is not None:
-        Runner._alive.stop()
+    return Moons(steps=150)
 
 
 def test_the_average_is_the_best_answer_to_all_pairs_through_a_point():
@@ -68,14 +66,12 @@ def test_the_panel_follows_time_and_trains_with_the_loss(state):
     )
     assert feature_norm(state.features) > 3 * before and state.error < 2 * error, "features grow, the field is as good"
     assert len(panel.figure.data[7].x) == len(panel.figure.data[8].x) == 3, "the curve without the loss stays"
-    panel.close()
 
 
 def test_stop_leaves_the_training_where_it_is():
     state = Moons(steps=50)
-    panel = moons_panel(state, "stopped")
+    moons_panel(state, "stopped")
     state.steps = 10**6
     state.actions["start"]()
     state.actions["stop"]()
     assert state.runner.status == "stopped" and state.runner.loop.step < 10**5
-    panel.close()

@@ -6,7 +6,7 @@ import threading
 import plotly.graph_objects as go
 import pytest
 from ipywidgets.widgets.widget import _instances
-from traitlets import Float, HasTraits
+from traitlets import Float
 
 from labkit.widgets import (
     Scale,
@@ -21,7 +21,7 @@ from labkit.widgets import (
     views_panel,
 )
 from labkit.widgets.figure import Figure, Library
-from labkit.widgets.panel import Panel, slider
+from labkit.widgets.panel import Panel, State, slider
 from labkit.widgets.scale import MINE
 
 ALL_PANELS = {
@@ -33,16 +33,9 @@ ALL_PANELS = {
     views_panel: {"noise": "restricted", "max_gap": 0.4, "t": 0.2},
     partners_panel: {"alpha": 0.3, "lam": 0.9, "tau": 2.0, "variant": "hinge", "margin": 0.5},
     secant_panel: {"jumps": 4, "t": 0.3, "s": 0.8, "start": 2},
-    lambda: scale_panel(Scale(5e10, 16.0)): {
-        "size": "XL",
-        "patch": 8,
-        "family": "MeanFlow",
-        "batch": 64,
-        "precision": "float32",
-        "machine": MINE,
-        "tflops": 7.0,
-        "utilisation": 0.8,
-    },
+    lambda: scale_panel(Scale(5e10, 16.0)): dict(
+        size="XL", patch=8, family="MeanFlow", batch=64, precision="float32", machine=MINE, tflops=7, utilisation=0.8
+    ),
 }
 
 
@@ -66,24 +59,16 @@ def test_every_control_of_every_panel_moves_figure_and_sentence_and_leaks_no_wid
     assert set(_instances) == before
 
 
-class State(HasTraits):
+class Size(State):
     size = Float(1.0)
 
 
-@pytest.fixture
-def make():
-    """Makes a panel of a ``draw`` function, and closes it."""
-
-    def make(draw):
-        plot = go.Figure(go.Scatter(x=[0, 1], y=[0, 1]))
-        return Panel("test", State(), {"size": slider("size", 0, 10, 0.1)}, plot, draw, "a line")
-
-    yield make
-    for panel in list(Panel._open.values()):
-        panel.close()
+def make(draw):
+    plot = go.Figure(go.Scatter(x=[0, 1], y=[0, 1]))
+    return Panel("test", Size(), {"size": slider("size", 0, 10, 0.1)}, plot, draw, "a line")
 
 
-def test_state_slider_and_figure_follow_each_other(make):
+def test_state_slider_and_figure_follow_each_other():
     def double(state, plot):
         plot.data[0].y = [0, 2 * state.size]
         return f"twice {state.size:g}"
@@ -106,17 +91,17 @@ def test_figures_share_one_copy_of_the_plot_library_which_comes_back_when_all_wi
     assert Library.shared().script == library.script
 
 
-def test_a_closed_panel_draws_no_more(make):
+def test_a_closed_panel_draws_no_more():
     drawn, closed = [], []
     panel = make(lambda state, plot: drawn.append(state.size) or "")
-    panel.on_close = lambda: closed.append(True)
+    panel.state.close = lambda: closed.append(True)
     panel.close()
     panel.close()
     panel.state.size = 9.0
     assert drawn == [1.0] and closed == [True]
 
 
-def test_while_one_thread_draws_only_the_latest_request_is_drawn_after(make):
+def test_while_one_thread_draws_only_the_latest_request_is_drawn_after():
     inside, go_on, drawn = threading.Event(), threading.Event(), []
 
     def slow(state, plot):
@@ -137,7 +122,7 @@ def test_while_one_thread_draws_only_the_latest_request_is_drawn_after(make):
     assert drawn == [1.0, 2.0, 5.0]
 
 
-def test_a_drawing_that_fails_says_so_and_the_next_one_works(make):
+def test_a_drawing_that_fails_says_so_and_the_next_one_works():
     def fragile(state, plot):
         if state.size > 5:
             raise ArithmeticError("size too large")

@@ -31,7 +31,6 @@ def test_a_panel_says_its_finding_once_its_question_is_answered(monkeypatch, fir
     predictions.questions[TEXT]._skip.click()
     panel = panel or make()
     assert panel.figure.layout.title.text == panel.finding
-    panel.close()
 
 
 def test_showing_without_a_prediction_scores_nothing():

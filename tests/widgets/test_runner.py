@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from waiting import threads
 
 from labkit.widgets import Runner
 
@@ -43,15 +44,7 @@ class Reports:
 
 
 def training_threads() -> int:
-    return sum(thread.name == "labkit-training" for thread in threading.enumerate())
-
-
-@pytest.fixture(autouse=True)
-def no_thread_left():
-    yield
-    if Runner._alive is not None:
-        Runner._alive.stop()
-    assert training_threads() == 0
+    return len(threads("labkit-training"))
 
 
 def test_stop_gives_at_most_one_more_report_and_saves_and_resume_goes_on():

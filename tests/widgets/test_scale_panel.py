@@ -12,9 +12,7 @@ ALL = {"parameters", "macs", "bytes", "days"}
 
 @pytest.fixture
 def panel():
-    panel = scale_panel(Scale(5e10, 16.0))
-    yield panel
-    panel.close()
+    return scale_panel(Scale(5e10, 16.0))
 
 
 def parts(state):

@@ -6,10 +6,11 @@ import ipywidgets as widgets
 import pytest
 from plotly.graph_objects import FigureWidget
 
+from labkit.plots import describe
 from labkit.widgets import Answer, NotMeasured, Predictions, force_panel
 from labkit.widgets.panel import choice, log_slider, row, slider
 from labkit.widgets.prediction import Question
-from labkit.widgets.still import describe_plot, report, still, still_question
+from labkit.widgets.still import report, still, still_question
 
 OPTIONS = ["it grows", "it <falls>"]
 
@@ -22,7 +23,6 @@ def test_a_panel_keeps_settings_figure_and_sentence_as_they_are_now():
     assert panel.sentence.value in page and "With τ = 2 the push is strongest" in page
     assert page.count("Plotly.newPlot(") == 1 and '"responsive": true' in page
     assert f'role="img" aria-label="{panel.figure.layout.title.text}' in page
-    panel.close()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_figure_is_described_by_its_title_panes_axes_and_traces():
         title_text="Does it<br>grow?", xaxis_title_text="step", annotations=[dict(text="left <i>pane</i>")]
     )
     plot.add_scatter(y=[1, 2], name="norm")
-    assert describe_plot(plot) == "Does it grow? (panes: left pane; axes: step; shown: norm)"
+    assert describe(plot) == "Does it grow? (panes: left pane; axes: step; shown: norm)"
 
 
 def test_the_report_of_a_notebook_has_its_cost_and_its_widgets_but_no_closed_one():
@@ -80,4 +80,3 @@ def test_the_report_of_a_notebook_has_its_cost_and_its_widgets_but_no_closed_one
     kept = json.loads(report(names, predictions))
     assert list(kept["stills"]) == names[:2] and "<details>" in kept["stills"][names[0]]
     assert kept["seconds"] > 0 and 1e7 < kept["bytes"] < 1e12, "this process, in bytes"
-    panel.close()

@@ -1,8 +1,6 @@
 """A run watched from outside: its folder, drawn and described; its process only where buttons act on it."""
 
 import math
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,40 +10,30 @@ from pathlib import Path
 import psutil
 import pytest
 from ipywidgets.widgets.widget import _instances
+from waiting import threads, wait_for
 
 from labkit import Config, Job, Trainer, recipes
 from labkit.training import NonFiniteLoss, RunError
 from labkit.widgets import Watch, watch_panel
 from labkit.widgets import watch as module
 from labkit.widgets.live import BRANCHES
-from labkit.widgets.panel import Panel
 
 CONFIG = recipes.digits(model="SiT-Nano/4", lam=0.5, batch_size=8, steps=12, log_every=1, save_every=5)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    """Frequent readings; no panel, thread or process of one test is there in the next."""
+    """Frequent readings; no process of one test is there in the next."""
     monkeypatch.setattr(module, "EVERY", 0.02)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
-    for panel in list(Panel._open.values()):
-        panel.close()
-    wait_for(lambda: not watching())
     for process in psutil.process_iter(["cmdline"]):
         if any(str(tmp_path) in word for word in process.info["cmdline"] or []):
             process.kill()
 
 
-def wait_for(condition, seconds=60):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.02)
-
-
 def watching():
-    return [thread for thread in threading.enumerate() if thread.name == "labkit-watch"]
+    return threads("labkit-watch")
 
 
 def trained(folder: Path, to: int, config: Config = CONFIG) -> Path:
