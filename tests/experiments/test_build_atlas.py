@@ -96,6 +96,7 @@ def test_questions_are_answered_by_pairs_of_the_right_steps(monkeypatch):
         "early": Question("?", [("on@500", "off"), ("lost", "off")]),
     }
     monkeypatch.setattr(build, "QUESTIONS", questions)
+    monkeypatch.setattr(build, "CONDITIONS", dict.fromkeys(("on", "off", "lost"), recipes.digits()))
     found = build.differences(pd.DataFrame(rows)).set_index(["question", "condition", "step"])["difference"]
     shift, early = 0.015, 100 / 500 - 100 / 1500  # mean of 0.01·seed; what the baseline still gained meanwhile
     assert found.to_dict() == pytest.approx(
