@@ -23,6 +23,16 @@ function loadOnce(model) {
   return window.labkitPlotly;
 }
 
+// In a message "_undefined_" stands for a property that a trace keeps. Plotly's view knows that, but its model would take
+// it for a value, and a view that is drawn later would lack the property.
+function clean(part) {
+  if (!part || typeof part !== "object" || ArrayBuffer.isView(part)) return;
+  for (const key of Object.keys(part)) {
+    if (part[key] === "_undefined_") part[key] = undefined;
+    else clean(part[key]);
+  }
+}
+
 export default () => {
   let loaded;
   return {
@@ -30,14 +40,16 @@ export default () => {
     // kept for it.
     initialize({ model }) {
       const kept = [];
-      const listeners = MESSAGES.map((name) => [
-        `change:${name}`,
-        () => model.get(name) && kept.push([name, model.get(name)]),
-      ]);
-      for (const [event, listener] of listeners) model.on(event, listener);
+      let widget = null;
+      for (const name of MESSAGES) {
+        model.on(`change:${name}`, () => {
+          const message = model.get(name);
+          clean(message);
+          if (message && !widget) kept.push([name, message]);
+        });
+      }
       loaded = loadOnce(model).then((create) => {
-        for (const [event, listener] of listeners) model.off(event, listener);
-        const widget = create();
+        widget = create();
         widget.initialize({ model });
         for (const [name, message] of kept) {
           model.set(name, null); // or the same message again would be no change
