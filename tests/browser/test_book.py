@@ -3,20 +3,18 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "browser"))
-from server import REPO, running_chromium, why_not
+from playwright.sync_api import Browser
+from server import REPO, why_not
 
 FETCHED = re.compile(r"<(?:script|img|iframe|source)[^>]*?\ssrc=\"([^\"]*)|<link[^>]*?\shref=\"([^\"]*)")
 IMAGE = re.compile(r"<img\b[^>]*>")
 
 
 @pytest.mark.slow
-def test_the_book_is_built(tmp_path):
+def test_the_book_is_built(tmp_path, request):
     """With one notebook that is run, the quickest: it has questions, a panel and formulas."""
     book = tmp_path / "book"
     env = os.environ | {"LAB_TIER": "smoke"}
@@ -54,23 +52,22 @@ def test_the_book_is_built(tmp_path):
         assert not [url for url in fetched if not (book / page).parent.joinpath(url).exists()], "on this disk"
         assert all(re.search(r'alt="[^"]+"', image) for image in IMAGE.findall(text)), page
     if why_not() is None:
-        look(book)
+        look(book, request.getfixturevalue("chromium"))
 
 
-def look(book: Path) -> None:
+def look(book: Path, browser: Browser) -> None:
     """Open the site from its files, without a network: formulas and figures are drawn, and the search finds."""
-    with running_chromium() as browser:
-        context = browser.new_context(offline=True)
-        page, faults, asked = context.new_page(), [], []
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"{book.as_uri()}/notebooks/00_start_here.html")
-        page.locator("mjx-container svg").first.wait_for()
-        assert page.locator(".js-plotly-plot").count() == 1
-        assert page.evaluate("[...document.querySelectorAll('.main-svg')].every(d => d.clientWidth <= innerWidth)")
-        page.locator(".labkit-question summary").first.click()
-        assert page.locator(".labkit-question details p").first.is_visible()
-        page.goto(f"{book.as_uri()}/search.html?q=temperature")
-        page.locator("#search-results a", has_text="Dispersive Loss, one piece at a time").wait_for()
-        assert not faults and not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
-        context.close()
+    context = browser.new_context(offline=True)
+    page, faults, asked = context.new_page(), [], []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{book.as_uri()}/notebooks/00_start_here.html")
+    page.locator("mjx-container svg").first.wait_for()
+    assert page.locator(".js-plotly-plot").count() == 1
+    assert page.evaluate("[...document.querySelectorAll('.main-svg')].every(d => d.clientWidth <= innerWidth)")
+    page.locator(".labkit-question summary").first.click()
+    assert page.locator(".labkit-question details p").first.is_visible()
+    page.goto(f"{book.as_uri()}/search.html?q=temperature")
+    page.locator("#search-results a", has_text="Dispersive Loss, one piece at a time").wait_for()
+    assert not faults and not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
+    context.close()
