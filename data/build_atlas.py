@@ -263,7 +263,7 @@ def enough(table: pd.DataFrame) -> set[str]:
 def at_step(rows: pd.DataFrame, condition: str, steps: Sequence[int]) -> pd.DataFrame:
     """Rows of a condition at some steps, by default that of comparison; ``name@500`` has those of step 500."""
     name, _, early = condition.partition("@")
-    usual = compared_at(CONDITIONS[name])
+    usual = compared_at(CONDITIONS[name]) if name in CONDITIONS else 0  # which no row has
     own = rows[(rows["condition"] == name) & rows["step"].isin([int(early)] if early else steps or [usual])]
     return own.assign(condition=condition, step=usual) if early else own
 

@@ -119,6 +119,7 @@ def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
         CONDITIONS=conditions,
         FOLLOWED=list(conditions),
         STEPS=4,
+        COMPARED_AT={"digits": 4},
         LEAST=2,
         JUDGE=judge,
         OTHER_SAMPLERS=(Sampler("euler", 1),),
