@@ -45,7 +45,7 @@ def figures_of_all(folder: Path) -> list[str]:
 
 
 def describe_step(row: dict[str, Any]) -> str:
-    """What a training step of one model and loop costs, or why it was not measured."""
+    """Cost of a training step of one model and loop, or why it was not measured."""
     name = f"{row['model']:10} {row['row']:26}"
     if "skipped" in row:
         return f"{name} skipped: {row['skipped']}"[:110]

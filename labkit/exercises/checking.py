@@ -237,7 +237,7 @@ RANDOM = "It gives other numbers each time it is called. Does it draw random num
 
 
 def filled_in(value: T) -> T:
-    """What a reader's function returned.
+    """Result of a reader's function.
 
     Raises:
         Stopped: it is what a stub returns.

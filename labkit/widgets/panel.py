@@ -30,11 +30,11 @@ CSS = """<style>
 </style>"""
 ICONS = dict(start="play", pause="pause", fork="code-fork", resume="forward", stop="stop")
 CONFIG = {"displayModeBar": False, "responsive": True}
-"""How plotly shows a figure."""
+"""Plotly's settings of a figure in a panel."""
 
 
 class State(HasTraits):
-    """What a panel shows: traits in, everything else out."""
+    """State of a panel: traits in, everything else out."""
 
     changed: Callable[[], None] = staticmethod(lambda: None)
     """Called when something in the background has news; the panel puts its redraw here."""

@@ -76,7 +76,7 @@ def outcome(folder: Path) -> tuple[int, dict[str, bytes], list[Any]]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What every file below a folder holds, by its path from there."""
+    """Contents of every file below a folder, by its path from there."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
