@@ -147,13 +147,13 @@ def measured(config: Config, loop: str | None, turns: int, steps: int) -> dict[s
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
-        made = plain_loop(config, load(config.dataset), loop == "TF32") if loop else Trainer(config)
-        advance = partial(next, iter(made))
+        trainer = plain_loop(config, load(config.dataset), loop == "TF32") if loop else Trainer(config)
+        advance = partial(next, iter(trainer))
         first = seconds(advance)
         steps = max(1, min(steps, int(3 / first))) if loop else steps  # of a compiled loop the first says nothing
         times = in_turns({"step": advance}, turns, steps)["step"]
         peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else None
-        parts = split(made, steps) if isinstance(made, Trainer) else {}
+        parts = split(trainer, steps) if isinstance(trainer, Trainer) else {}
     except RuntimeError as error:  # memory is full, above all
         return {"skipped": str(error).splitlines()[0][:200]}
     network = build_network(config, *load(config.dataset).dimensions)

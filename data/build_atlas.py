@@ -263,8 +263,11 @@ def enough(table: pd.DataFrame) -> set[str]:
 def at_step(rows: pd.DataFrame, condition: str, steps: Sequence[int]) -> pd.DataFrame:
     """Rows of a condition at some steps, by default that of comparison; ``name@500`` has those of step 500."""
     name, _, early = condition.partition("@")
-    usual = compared_at(CONDITIONS[name]) if name in CONDITIONS else 0  # which no row has
-    own = rows[(rows["condition"] == name) & rows["step"].isin([int(early)] if early else steps or [usual])]
+    own = rows[rows["condition"] == name]
+    if own.empty:  # also of a condition that an atlas of few conditions does not have
+        return own
+    usual = compared_at(CONDITIONS[name])
+    own = own[own["step"].isin([int(early)] if early else steps or [usual])]
     return own.assign(condition=condition, step=usual) if early else own
 
 
@@ -278,7 +281,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
         for condition, baseline in question.pairs:
             own, other = at_step(rows, condition, question.steps), at_step(rows, baseline, question.steps)
             if len(own) and len(other):
-                pair = paired_differences(pd.concat([own, other]), baseline, of="condition")
+                pair = paired_differences(pd.concat([own, other]), baseline, column="condition")
                 parts.append(pair.assign(question=name, against=baseline))
     every = pd.concat(parts, ignore_index=True)
     every["p_holm"] = every.groupby(["question", *PLACE], dropna=False)["p"].transform(holm)
@@ -343,12 +346,12 @@ def recorded(table: pd.DataFrame, conditions: list[str], torches: Iterable[str])
     return {
         "command": "make atlas",
         "made": date.today().isoformat(),
-        "seeds_of_each": {of: int(rows.loc[rows["condition"] == of, "seed"].nunique()) for of in conditions},
+        "seeds_of_each": {name: int(rows.loc[rows["condition"] == name, "seed"].nunique()) for name in conditions},
         "commits": sorted(rows["commit"].dropna().unique()),
         "machines": sorted(rows["machine"].dropna().unique()),
         "torch": sorted({torch.__version__, *torches}),
         "core_hours": round(rows.groupby("run")["seconds"].max().sum() / 3600, 1),
-        "missing": [of for of in CONDITIONS if of not in conditions],
+        "missing": [name for name in CONDITIONS if name not in conditions],
         "judge": described(JUDGE),
         "compared_by": "Student's t of differences by seed, Holm within a question",
     }

@@ -100,7 +100,7 @@ class Evidence(NamedTuple):
         if not len(rows) or not {condition, "baseline"} <= {*rows["condition"]}:
             raise Missing(f"{condition} on few images, measured every 100 steps")
         own = at_best_step(rows[rows["condition"].isin([condition, "baseline"])])
-        return paired_differences(own[own["measure"] == measure], "baseline", of="condition").iloc[0]
+        return paired_differences(own[own["measure"] == measure], "baseline", column="condition").iloc[0]
 
     def by_sampler(self, condition: str, sampler: str, baseline: str | None = None) -> pd.Series:
         """One sampler minus the usual one, of a condition or of its difference from a baseline.

@@ -99,8 +99,12 @@ TAUGHT = Repa(lam=0.5, hidden=256)
 CONDITIONS = {
     "coarse-baseline": watched(LONG, **COARSE),
     "coarse-dispersive": watched(LONG, **COARSE, **ON),
-    **{coarse(name): digits(lam=0.5, variant=of, **COARSE) for name, of in VARIANTS.items() if name != "l2"},
-    **{coarse(f"{name}-{noise}"): parent(of, noise, **COARSE) for name, of in VARIANTS.items() for noise in NOISES},
+    **{coarse(name): digits(lam=0.5, variant=variant, **COARSE) for name, variant in VARIANTS.items() if name != "l2"},
+    **{
+        coarse(f"{name}-{noise}"): parent(variant, noise, **COARSE)
+        for name, variant in VARIANTS.items()
+        for noise in NOISES
+    },
     **{coarse(f"alpha{alpha:g}"): parent("infonce_l2", "independent", alpha, **COARSE) for alpha in ALPHAS},
     "coarse-alpha0.5-restricted": parent("infonce_l2", "restricted", 0.5, **COARSE),
     **{coarse(name): digits(**at, **COARSE) for name, at in GRID.items() if name != "dispersive"},
@@ -120,14 +124,14 @@ CONDITIONS = {
     "letters-dispersive": letters(**ON),
     "letters-burst12": letters(**ON, schedule=burst(12)),
     "letters-late2000": letters(**ON, schedule=late(2000)),
-    **{f"letters-{name}": letters(lam=0.5, variant=of) for name, of in VARIANTS.items() if name != "l2"},
+    **{f"letters-{name}": letters(lam=0.5, variant=variant) for name, variant in VARIANTS.items() if name != "l2"},
     "baseline": watched(TWICE),
     "dispersive": watched(TWICE, **ON),
     **{name: digits(**at) for name, at in CROSS.items()},
-    **{name: longer(lam=0.5, variant=of) for name, of in VARIANTS.items() if name != "l2"},
+    **{name: longer(lam=0.5, variant=variant) for name, variant in VARIANTS.items() if name != "l2"},
     **{f"l2-{noise}": parent("infonce_l2", noise) for noise in NOISES},
     "alpha0.5": parent("infonce_l2", "independent", 0.5),
-    **{name: digits(blocks=of, **ON) for name, of in BLOCKS.items()},
+    **{name: digits(blocks=blocks, **ON) for name, blocks in BLOCKS.items()},
     "few-baseline": digits(**FEW),
     "few-dispersive": digits(**FEW, **ON),
     "unlabelled-baseline": digits(dataset="digits-unlabelled"),

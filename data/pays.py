@@ -61,11 +61,11 @@ def rows(table: pd.DataFrame, stopping: pd.DataFrame) -> pd.DataFrame:
     for place, pair in PAIRS.items():
         own = usual[usual["condition"].isin(pair)]
         if own["condition"].nunique() == 2:
-            parts.append(paired_differences(own, pair[1], of="condition").assign(place=place))
+            parts.append(paired_differences(own, pair[1], column="condition").assign(place=place))
     if len(stopping):
         best = at_best_step(stopping[stopping["condition"].isin(["baseline", "dispersive"])])
         best = best[best["measure"].isin(MEASURES)]
-        parts.append(paired_differences(best, "baseline", of="condition").assign(place=BEST, step=0))
+        parts.append(paired_differences(best, "baseline", column="condition").assign(place=BEST, step=0))
     every = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=EMPTY)
     every = every[every["n"] >= 3].copy()
     for _, group in every.groupby("measure"):

@@ -161,8 +161,8 @@ def memory_for(work: str, remedy: str) -> Iterator[None]:
         text = str(error)
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not re.search(NO_MEMORY, text):
             raise
-        asked = re.search(r"llocate ([\d.,]+ ?\w+)", text)
-        size = f" ({asked[1]} were asked for at last)" if asked else ""
+        request = re.search(r"llocate ([\d.,]+ ?\w+)", text)
+        size = f" ({request[1]} were asked for at last)" if request else ""
         raise MemoryFull(f"The memory does not suffice for {work}{size}; {remedy}.") from error
 
 

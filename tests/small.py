@@ -38,10 +38,10 @@ class Patches(Teacher):
     def __init__(self):
         super().__init__()
         self.map = nn.Linear(4, 5)
-        self.seen = []
+        self.inputs = []
 
     def encode(self, x):
-        self.seen.append(x)
+        self.inputs.append(x)
         return self.map(F.unfold(x, 2, stride=2).transpose(1, 2))
 
 

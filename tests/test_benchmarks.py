@@ -28,11 +28,11 @@ def run(script: str, *words: str) -> str:
 
 @pytest.mark.slow
 def test_a_step_at_full_size(tmp_path):
-    told = run("step.py", "--smoke", "--out", str(tmp_path / "step.json"))
+    output = run("step.py", "--smoke", "--out", str(tmp_path / "step.json"))
     rows = json.loads((tmp_path / "step.json").read_text())["rows"]
     assert {"float32 loop", "fused", "recipe", "dispersive, whole", "contrastive"} <= {row["row"] for row in rows}
     assert all(row["images/s"] > 0 and row["share of the matmul"] > 0 for row in rows)
-    assert " FLOPs an image and step" in told
+    assert " FLOPs an image and step" in output
 
 
 def test_readme_says_of_gpus_what_was_measured():
@@ -47,12 +47,12 @@ def test_all_that_a_gpu_can_tell_is_rehearsed_without_the_packages_of_the_lab(tm
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert not list(out.glob("*-failed.json")), done.stdout
-    known = {name: record["figures"] for name, record in results.records(out).items()}
-    assert known.keys() == {"ceilings", "correctness", "steps", "models", "pair-seed0"}
-    assert known["correctness"]["failed"] == [] and known["correctness"]["passed"] > 5
-    assert len(known["steps"]) == 6 and all(row["images/s"] > 0 for row in known["steps"])
-    assert [row["models"] for row in known["models"]] == [1, 2]
-    pair = known["pair-seed0"]
+    figures = {name: record["figures"] for name, record in results.records(out).items()}
+    assert figures.keys() == {"ceilings", "correctness", "steps", "models", "pair-seed0"}
+    assert figures["correctness"]["failed"] == [] and figures["correctness"]["passed"] > 5
+    assert len(figures["steps"]) == 6 and all(row["images/s"] > 0 for row in figures["steps"])
+    assert [row["models"] for row in figures["models"]] == [1, 2]
+    pair = figures["pair-seed0"]
     assert {(row["condition"], row["step"]) for row in pair["rows"]} == {
         (name, step) for name in ("baseline", "dispersive") for step in (2, 4)
     }
@@ -63,9 +63,9 @@ def test_all_that_a_gpu_can_tell_is_rehearsed_without_the_packages_of_the_lab(tm
 
 @pytest.mark.slow
 def test_a_step_on_digits():
-    told = run("digits_step.py", "--turns", "1", "--steps", "1", "--heun", "2")
-    assert "a MeanFlow step takes" in told
-    assert "64 digits with 2 Heun steps" in told
+    output = run("digits_step.py", "--turns", "1", "--steps", "1", "--heun", "2")
+    assert "a MeanFlow step takes" in output
+    assert "64 digits with 2 Heun steps" in output
 
 
 @pytest.mark.slow

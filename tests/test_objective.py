@@ -209,7 +209,7 @@ def test_repa_is_minus_the_mean_cosine_of_projected_and_teachers_tokens(network,
     """The teacher takes the clean images; the projector is Linear-SiLU-Linear-SiLU-Linear, of the stated width."""
     module = objective(network, teacher, repa=Repa(0.7, block=2, hidden=7))
     losses = module(batch, draws)
-    assert len(teacher.seen) == 1 and torch.equal(teacher.seen[0], batch.x)
+    assert len(teacher.inputs) == 1 and torch.equal(teacher.inputs[0], batch.x)
     h = losses.features[2].double()
     for n, shape in {0: (7, 64), 2: (7, 7), 4: (5, 7)}.items():
         layer = module.projector[n].double()

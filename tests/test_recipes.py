@@ -54,15 +54,15 @@ def test_the_preset_of_repa_is_that_of_its_code(model, block):
 def test_the_presets_of_meanflow_are_guided_but_one_and_say_so():
     """ω, κ, first t (in our time) and epochs."""
 
-    def of(model=None, preset="meanflow"):
+    def settings(model=None, preset="meanflow"):
         config = recipes.imagenet256(model, preset=preset)
         m = config.meanflow
         return config.model, m.guidance, m.mixing, m.guidance_interval, config.steps / PAPER_STEPS
 
     xl = ("MeanFlow-XL/2", 0.2, 0.92, (0.25, 1.0), 3)
-    assert of() == of(preset="meanflow_dispersive") == xl
-    assert of("MeanFlow-B/4") == ("MeanFlow-B/4", 1.0, 0.5, (0.0, 1.0), 3)
-    assert of(preset="meanflow_unguided") == ("MeanFlow-XL/2", 1.0, 0.0, (0.0, 1.0), 1)
+    assert settings() == settings(preset="meanflow_dispersive") == xl
+    assert settings("MeanFlow-B/4") == ("MeanFlow-B/4", 1.0, 0.5, (0.0, 1.0), 3)
+    assert settings(preset="meanflow_unguided") == ("MeanFlow-XL/2", 1.0, 0.0, (0.0, 1.0), 1)
     assert recipes.imagenet256(preset="meanflow_dispersive").regularizers == ("dispersive",)
     assert recipes.imagenet256(preset="meanflow").optimizer.betas == (0.9, 0.95)
     with pytest.raises(ConfigError, match=r"^model = 'SiT-B/2' .*MeanFlow-XL/2"):

@@ -30,7 +30,7 @@ from labkit.runtime import one_thread
 Arguments = tuple[Any, ...]
 Function = Callable[..., Any]
 T = TypeVar("T")
-LETTERS = 96  # of a line, for a page of 1,280 pixels; a notebook breaks longer ones within words
+LINE = 96  # letters, for a page of 1,280 pixels; a notebook breaks longer lines within words
 
 
 class Verdict(NamedTuple):
@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
     def __repr__(self) -> str:
         sign = "✓" if self.passed else "○" if self.key == "empty" else "✗"
-        return fill(f"{sign} {self.text}", LETTERS, subsequent_indent="  ", break_long_words=False)
+        return fill(f"{sign} {self.text}", LINE, subsequent_indent="  ", break_long_words=False)
 
 
 def about(notebook: str, title: str, minutes: int, difficulty: int) -> dict[str, Any]:

@@ -20,13 +20,13 @@ PLACE = ("measure", "step", "block", "sampler")
 LEVEL = 0.95
 
 
-def paired_differences(table: "pd.DataFrame", baseline: str, of: str = "run") -> "pd.DataFrame":
+def paired_differences(table: "pd.DataFrame", baseline: str, column: str = "run") -> "pd.DataFrame":
     """Each condition minus the baseline, seed by seed.
 
     Args:
-        table: tidy: seed, measure, value, the column ``of``; step, block and sampler where there are such.
+        table: tidy: seed, measure, value, the column of conditions; step, block and sampler where there are such.
         baseline: the condition that the others are compared with.
-        of: column that names conditions, ``condition`` in a sweep's table; runs of one condition differ only in seed.
+        column: that of conditions, ``condition`` in a sweep's table; runs of one condition differ only in seed.
 
     Returns:
         A row for each measure (step, block, sampler) and condition: ``n`` seeds that both have, ``baseline``, the mean
@@ -41,28 +41,28 @@ def paired_differences(table: "pd.DataFrame", baseline: str, of: str = "run") ->
     """
     import pandas as pd
 
-    missing = [name for name in (of, "seed", "measure", "value") if name not in table]
+    missing = [name for name in (column, "seed", "measure", "value") if name not in table]
     require(not missing, "table", list(table), f"it has no column {', '.join(missing)}")
     table = table[table["seed"].notna()]  # real images have none
-    conditions = list(dict.fromkeys(table[of].dropna()))
+    conditions = list(dict.fromkeys(table[column].dropna()))
     require(baseline in conditions, "baseline", baseline, f"choose one of {', '.join(map(str, conditions))}")
-    require(len(conditions) > 1, of, conditions, "give another condition to compare with the baseline")
+    require(len(conditions) > 1, column, conditions, "give another condition to compare with the baseline")
     place = [name for name in PLACE if name in table]
-    twice = table.duplicated([*place, of, "seed"])
+    twice = table.duplicated([*place, column, "seed"])
     remedy = "it has two values for one seed; name the column whose runs differ in their seeds alone"
-    require(not twice.any(), of, table.loc[twice, of].iloc[0] if twice.any() else None, remedy)
+    require(not twice.any(), column, table.loc[twice, column].iloc[0] if twice.any() else None, remedy)
 
     rows = []
     for where, group in table.groupby(place, dropna=False, sort=False):
-        wide = group.pivot(index="seed", columns=of, values="value")
+        wide = group.pivot(index="seed", columns=column, values="value")
         if baseline in wide:
             others = [name for name in conditions if name in wide and name != baseline]
-            group_rows = [{of: name, **_compared(wide[name], wide[baseline], where[0])} for name in others]
+            group_rows = [{column: name, **_compared(wide[name], wide[baseline], where[0])} for name in others]
             adjusted = holm([row["p"] for row in group_rows])
             at = dict(zip(place, where, strict=True))
             rows += [{**at, **row, "p_holm": p} for row, p in zip(group_rows, adjusted, strict=True)]
     last = ["n", "baseline", "difference", "low", "high", "wins", "ties", "p", "p_holm", "note"]
-    return pd.DataFrame(rows, columns=[*place, of, *last])
+    return pd.DataFrame(rows, columns=[*place, column, *last])
 
 
 def _compared(values: "pd.Series", baseline: "pd.Series", measure: str) -> dict[str, Any]:

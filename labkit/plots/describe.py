@@ -55,7 +55,10 @@ def _names(plot: BaseFigure) -> str:
         "axes": [axis.title.text for axis in (*plot.select_xaxes(), *plot.select_yaxes())],
         "shown": [trace.name for trace in plot.data],
     }
-    texts = {kind: ", ".join(dict.fromkeys(_plain(text) for text in found if text)) for kind, found in names.items()}
+    texts = {
+        kind: ", ".join(dict.fromkeys(_plain(text) for text in texts_of_kind if text))
+        for kind, texts_of_kind in names.items()
+    }
     details = "; ".join(f"{kind}: {text}" for kind, text in texts.items() if text)
     title = " ".join(text for text in (plot.layout.title.text, plot.layout.title.subtitle.text) if text)
     return f"{_plain(title)} ({details})"

@@ -106,7 +106,7 @@ def differences(outcome: Outcome, measure: str, step: int | None = None, against
     Two runs of one seed share initial weights, data and noise, so their difference is steadier than either.
     """
     table = outcome.at(step)
-    paired = paired_differences(table[table["measure"] == measure], against, of="condition").set_index("condition")
+    paired = paired_differences(table[table["measure"] == measure], against, column="condition").set_index("condition")
     return paired[["difference", "low", "high", "n"]]
 
 

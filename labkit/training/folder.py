@@ -225,8 +225,8 @@ class RunFolder:
         remedy = "choose another folder for a run on these"
         if data.path is not None and mine.path == data.path:
             remedy = "move these to a folder of their own, for another run, and put the former back"
-        found = f"{data.path or data.name} holds {data.describe()}"
-        raise RunError(f"{self.path} was trained on {mine.describe()}, and {found}; {remedy}.")
+        holds = f"{data.path or data.name} holds {data.describe()}"
+        raise RunError(f"{self.path} was trained on {mine.describe()}, and {holds}; {remedy}.")
 
     def _data_of_weights(self, data: DataIdentity) -> DataIdentity:
         """All that the weights of a run of an early version show of its data; the rest as in ``data``."""

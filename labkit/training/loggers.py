@@ -61,8 +61,8 @@ def _wandb(folder: Path, config: Config) -> "Logger":
         def experiment(self) -> Any:
             if self.run is None:
                 file = folder / "wandb-id.txt"
-                known = file.read_text().strip() if file.exists() else None
-                settings = {"id": known, "resume": "allow", "dir": folder, "config": json.loads(config.to_json())}
+                run_id = file.read_text().strip() if file.exists() else None
+                settings = {"id": run_id, "resume": "allow", "dir": folder, "config": json.loads(config.to_json())}
                 try:
                     self.run = wandb.init(project="labkit", name=folder.name, **settings)
                 except (wandb.Error, OSError) as error:

@@ -198,7 +198,7 @@ def _draw_points(state: Explorer, plot: BaseFigure) -> None:
     shown, first = state.inputs[state.t], 2 * len(state.runs)
     below = dict(zip(clouds, plot.data[first:], strict=False))
     taus = {tau for run in state.runs.values() if (tau := run.config.repelling.arguments.get("tau"))}
-    draw_distances(below, plot.data[first + len(below)], {name: of.density for name, of in clouds.items()}, taus)
+    draw_distances(below, plot.data[first + len(below)], {name: cloud.density for name, cloud in clouds.items()}, taus)
     for place, (name, xy) in enumerate(points.items()):
         dots, ring, cloud = *plot.data[2 * place : 2 * place + 2], clouds[name]
         xy = xy.numpy()

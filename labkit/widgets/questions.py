@@ -50,9 +50,11 @@ class Questions(State):
         A baseline that differs from its condition in nothing else is named "its baseline".
         """
         columns = "condition", "against"
-        titles = {of: self.atlas.title(of).split(", ") for column in columns for of in rows[column]}
+        titles = {
+            condition: self.atlas.title(condition).split(", ") for column in columns for condition in rows[column]
+        }
         first = {title[0] for title in titles.values()}
-        short = {of: ", ".join(title[1:] if len(first) == 1 else title) for of, title in titles.items()}
+        short = {condition: ", ".join(title[1:] if len(first) == 1 else title) for condition, title in titles.items()}
 
         def name_baseline(own: str, base: str) -> str:
             others_alike = {*titles[base]} <= {*titles[own], "baseline"}

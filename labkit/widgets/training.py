@@ -209,8 +209,8 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
         for run, line in used.items():
             line.name, line.showlegend = run, number == 0 and len(configs) > 1
             line.line.color = line.marker.color = inks[run]
-            known = inks[run] == colour(run) != PALETTE["ink"]  # other runs may lie on one of those
-            line.line.dash = "solid" if known or run in (*state.parents, next(iter(inks))) else "dash"
+            has_own_ink = inks[run] == colour(run) != PALETTE["ink"]  # other runs may lie on one of those
+            line.line.dash = "solid" if has_own_ink or run in (*state.parents, next(iter(inks))) else "dash"
         title.text = INSIDE.get(name) or _title(list(configs.values()), name)
         if name == "cloud":
             values = _draw_cloud(state, used)

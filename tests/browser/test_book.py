@@ -58,9 +58,9 @@ def test_the_book_is_built(tmp_path, request):
 def look(book: Path, browser: Browser) -> None:
     """Open the site from its files, without a network: formulas and figures are drawn, and the search finds."""
     context = browser.new_context(offline=True)
-    page, faults, asked = context.new_page(), [], []
+    page, faults, requested = context.new_page(), [], []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(f"{book.as_uri()}/notebooks/00_start_here.html")
     page.locator("mjx-container svg").first.wait_for()
     assert page.locator(".js-plotly-plot").count() == 1
@@ -69,5 +69,5 @@ def look(book: Path, browser: Browser) -> None:
     assert page.locator(".labkit-question details p").first.is_visible()
     page.goto(f"{book.as_uri()}/search.html?q=temperature")
     page.locator("#search-results a", has_text="Dispersive Loss, one piece at a time").wait_for()
-    assert not faults and not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
+    assert not faults and not [url for url in requested if not url.startswith(("file:", "data:", "blob:"))]
     context.close()

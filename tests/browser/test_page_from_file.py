@@ -51,7 +51,7 @@ def press(page, control: str, *keys: str) -> None:
 
 def test_each_slider_of_the_playground_moves_the_pictures(opened):
     contents = Playground.load()
-    seen = {text(opened, "#p-headline")}
+    headlines = {text(opened, "#p-headline")}
 
     def check(condition: str, step: int) -> None:
         assert data(opened, "playground") == {"condition": condition, "step": str(step)}
@@ -59,11 +59,11 @@ def test_each_slider_of_the_playground_moves_the_pictures(opened):
             there = text(opened, f"#p-{name} b").replace("\N{MINUS SIGN}", "-")
             assert float(there) == pytest.approx(contents.number(condition, step, name), rel=0.006), name
         words = text(opened, "#p-headline")
-        assert words not in seen, "the live region says something else"
-        seen.add(words)
+        assert words not in headlines, "the live region says something else"
+        headlines.add(words)
         assert f"{step:,} steps" in text(opened, "#p-shown")
 
-    seen.clear()
+    headlines.clear()
     check("coarse-dispersive", contents.ages[-1])
     pictures = opened.evaluate("() => [...document.querySelectorAll('#playground canvas')].map(c => c.toDataURL())")
     press(opened, "p-lam", "ArrowRight")

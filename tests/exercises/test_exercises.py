@@ -18,7 +18,7 @@ import labkit.exercises
 from labkit import Trainer
 from labkit.checks import ConfigError
 from labkit.exercises import EXERCISES, check, exercise, mine
-from labkit.exercises.checking import LETTERS
+from labkit.exercises.checking import LINE
 from labkit.exercises.flows import loop_config, trained_weights
 from labkit.runtime import one_thread
 
@@ -60,7 +60,7 @@ def test_stub_is_empty_and_shown_with_what_surrounds_it(name):
     each = EXERCISES[name]
     verdict = check(name, written(name, each.stub))
     assert verdict.key == "empty" and repr(verdict).startswith("○ Still to be written")
-    assert max(map(len, repr(verdict).splitlines())) <= LETTERS, "a notebook would break the line within a word"
+    assert max(map(len, repr(verdict).splitlines())) <= LINE, "a notebook would break the line within a word"
     shown = each._repr_markdown_()
     assert each.stub in shown and each.why in shown and f"{each.minutes} min" in shown and "<details>" in shown
     assert each.answer.__doc__.splitlines()[0] in each.stub and each.answer.__doc__ not in each.solution

@@ -73,12 +73,12 @@ def test_another_version_and_no_atlas_at_all(copied, tmp_path):
 
 def test_a_band_by_hand():
     values = pd.Series([1.0, 2.0, 4.0], index=[0, 1, 2])
-    found, t = band(values), student.ppf(0.975, 2)
+    interval, t = band(values), student.ppf(0.975, 2)
     s = math.sqrt(((1 - 7 / 3) ** 2 + (2 - 7 / 3) ** 2 + (4 - 7 / 3) ** 2) / 2)
-    assert found.mean == pytest.approx(7 / 3) and found.n == 3
-    assert found.high - found.mean == pytest.approx(t * s / math.sqrt(3)) == found.mean - found.low
-    assert found.last - found.mean == pytest.approx(t * s * math.sqrt(4 / 3)) == found.mean - found.first
-    assert found.holds(found.first) and not found.holds(found.last + 1e-9)
+    assert interval.mean == pytest.approx(7 / 3) and interval.n == 3
+    assert interval.high - interval.mean == pytest.approx(t * s / math.sqrt(3)) == interval.mean - interval.low
+    assert interval.last - interval.mean == pytest.approx(t * s * math.sqrt(4 / 3)) == interval.mean - interval.first
+    assert interval.holds(interval.first) and not interval.holds(interval.last + 1e-9)
     assert band(values[:1]).holds(1e9), "one seed says nothing about another"
 
 
@@ -86,8 +86,8 @@ def test_one_more_seed_falls_inside_as_often_as_said():
     """Simulated: of 4,000 sets of five normal values, 95 % hold a sixth; of the mean's interval, 95 % hold the mean."""
     draws = np.random.default_rng(0).normal(3.0, 2.0, (4000, 6))
     bands = [band(pd.Series(row[:5])) for row in draws]
-    inside = np.mean([found.holds(row[5]) for found, row in zip(bands, draws, strict=True)])
-    holds_mean = np.mean([found.low <= 3.0 <= found.high for found in bands])
+    inside = np.mean([interval.holds(row[5]) for interval, row in zip(bands, draws, strict=True)])
+    holds_mean = np.mean([interval.low <= 3.0 <= interval.high for interval in bands])
     assert abs(inside - 0.95) < 0.012 and abs(holds_mean - 0.95) < 0.012  # 3.5 standard errors
 
 
@@ -103,8 +103,8 @@ def test_snapping_keeps_what_was_moved_and_never_leaves_the_measured(atlas):
     for name, at in atlas.points.items():
         for coordinate in COORDINATES:
             for value in atlas.choices(coordinate):
-                found = atlas.snap({**at, coordinate: value}, coordinate)
-                assert atlas.points[found][coordinate] == value, (name, coordinate, value)
+                point = atlas.snap({**at, coordinate: value}, coordinate)
+                assert atlas.points[point][coordinate] == value, (name, coordinate, value)
     with pytest.raises(ConfigError, match=r"lam = 0\.37 cannot be used: nothing was measured there"):
         atlas.snap({**atlas.points["baseline"], "lam": 0.37}, "lam")
 
@@ -134,15 +134,15 @@ def test_bands_and_differences_are_those_of_the_table(atlas):
         base = rows[(rows["condition"] == "baseline") & (rows["block"] == atlas.block(name))].set_index("seed")["value"]
         d = (own - base).dropna()
         half = student.ppf(0.975, len(d) - 1) * d.std() / math.sqrt(len(d))
-        found = atlas.difference(name, "feature_norm")
-        assert [found["difference"], found["low"], found["high"]] == pytest.approx(
+        difference = atlas.difference(name, "feature_norm")
+        assert [difference["difference"], difference["low"], difference["high"]] == pytest.approx(
             [d.mean(), d.mean() - half, d.mean() + half]
         )
     assert atlas.band("dispersive", "feature_norm", block=0).mean != atlas.band("dispersive", "feature_norm").mean
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("query", "message"),
     [
         (dict(condition="cats", measure="frechet"), "condition = 'cats' cannot be used: choose one of .*, baseline, "),
         (
@@ -154,9 +154,9 @@ def test_bands_and_differences_are_those_of_the_table(atlas):
         (dict(condition="baseline", measure="feature_norm", block=9), "block = 9 cannot be used"),
     ],
 )
-def test_what_was_not_measured_is_said(atlas, asked, told):
-    with pytest.raises(ConfigError, match=told):
-        atlas.band(asked.pop("condition"), asked.pop("measure"), **asked)
+def test_what_was_not_measured_is_said(atlas, query, message):
+    with pytest.raises(ConfigError, match=message):
+        atlas.band(query.pop("condition"), query.pop("measure"), **query)
 
 
 def test_a_baseline_has_no_difference(atlas):
@@ -175,13 +175,13 @@ def test_samples_are_of_the_same_noise(atlas):
 
 def test_findings_are_paired_and_corrected(atlas):
     """Each row of the findings against the table, and Holm's p within each question."""
-    found = atlas.findings
-    assert set(found["question"]) <= set(atlas.questions) and (found["n"] >= 3).all()
-    rows = found[(found["measure"] == "frechet") & found["sampler"].eq("heun with 50 steps, guidance 1")]
+    findings = atlas.findings
+    assert set(findings["question"]) <= set(atlas.questions) and (findings["n"] >= 3).all()
+    rows = findings[(findings["measure"] == "frechet") & findings["sampler"].eq("heun with 50 steps, guidance 1")]
     for row in rows.itertuples():
         bands = []
-        for of in (row.condition, row.against):
-            name, _, early = of.partition("@")
+        for condition in (row.condition, row.against):
+            name, _, early = condition.partition("@")
             bands.append(atlas.band(name, "frechet", step=int(early or row.step), sampler=row.sampler).values)
         assert row.difference == pytest.approx((bands[0] - bands[1]).dropna().mean())
     for _, group in rows.groupby(["question", "step"]):
@@ -223,14 +223,14 @@ def test_maps_are_of_the_same_images(atlas):
 @pytest.mark.slow
 def test_a_cell_trained_here_falls_into_its_band(atlas, tmp_path):
     """The whole way from a condition's config to its figures, on this machine, with a seed of the atlas."""
-    found = Rerun(atlas, QUICK, 0, tmp_path / "run")
-    for _ in found:
+    rerun = Rerun(atlas, QUICK, 0, tmp_path / "run")
+    for _ in rerun:
         pass
-    verdicts = {row["measure"]: row for row in found.verdicts()}
+    verdicts = {row["measure"]: row for row in rerun.verdicts()}
     assert {"frechet", "agreement", "loss_held_out", "feature_norm"} <= set(verdicts)
-    told = found.describe()
-    assert all(verdicts[name]["inside"] for name in ("loss_held_out", "feature_norm", "frechet")), told
-    assert "inside their bands" in told
+    text = rerun.describe()
+    assert all(verdicts[name]["inside"] for name in ("loss_held_out", "feature_norm", "frechet")), text
+    assert "inside their bands" in text
 
 
 def test_verdicts_are_whether_the_bands_hold_the_values(atlas, tmp_path):

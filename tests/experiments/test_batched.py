@@ -124,15 +124,15 @@ def test_groups_are_alike_but_for_seed_and_lam(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("second", "told"),
+    ("second", "message"),
     [
         (TINY.replace(tau=2.0, lam=1.0), "runs = .* train runs together that differ in seed and λ alone"),
         (None, "engine.clip = 1.0 cannot be used: models that are trained together need None"),
     ],
 )
-def test_what_cannot_share_a_program(tmp_path, second, told):
+def test_what_cannot_share_a_program(tmp_path, second, message):
     first = TINY if second is not None else TINY.replace(engine=replace(TINY.engine, clip=1.0))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         list(train_batched({tmp_path / "a": first, tmp_path / "b": second or first.replace(seed=1)}))
     assert not list(tmp_path.iterdir())
 

@@ -61,7 +61,7 @@ def test_conditions_without_seeds_or_baseline_are_left_out(monkeypatch, capsys):
     }
     monkeypatch.setattr(build, "CONDITIONS", conditions)
     seeds = {"off": range(3), "on": range(4), "few-off": range(2), "few-on": range(3), "strong": (1, 2, 3)}
-    table = pd.DataFrame([{"condition": of, "seed": seed} for of, own in seeds.items() for seed in own])
+    table = pd.DataFrame([{"condition": condition, "seed": seed} for condition, own in seeds.items() for seed in own])
     assert build.enough(table) == {"off", "on"}
     output = capsys.readouterr().out
     assert "few-on: its baseline few-off is not enough" in output and "strong: seeds [1, 2, 3] are not enough" in output
@@ -77,16 +77,16 @@ def test_questions_are_answered_by_pairs_of_the_right_steps(monkeypatch):
     """Simulated: condition minus baseline is 1 at step 500, 2 at 1,500, and the seeds' own part is the same in both."""
     rows = [
         {
-            "condition": of,
-            "run": f"{of}{seed}",
+            "condition": condition,
+            "run": f"{condition}{seed}",
             "seed": seed,
             "step": step,
             "block": None,
             "sampler": None,
             "measure": "frechet",
-            "value": 10.0 * seed + 100 / step + 0.01 * seed * (of == "on") + (of == "on") * effect,
+            "value": 10.0 * seed + 100 / step + 0.01 * seed * (condition == "on") + (condition == "on") * effect,
         }
-        for of in ("off", "on")
+        for condition in ("off", "on")
         for seed in range(4)
         for step, effect in ((500, 1), (1500, 2))
     ]
@@ -97,9 +97,9 @@ def test_questions_are_answered_by_pairs_of_the_right_steps(monkeypatch):
     }
     monkeypatch.setattr(build, "QUESTIONS", questions)
     monkeypatch.setattr(build, "CONDITIONS", dict.fromkeys(("on", "off", "lost"), recipes.digits()))
-    found = build.differences(pd.DataFrame(rows)).set_index(["question", "condition", "step"])["difference"]
+    differences = build.differences(pd.DataFrame(rows)).set_index(["question", "condition", "step"])["difference"]
     shift, early = 0.015, 100 / 500 - 100 / 1500  # mean of 0.01·seed; what the baseline still gained meanwhile
-    assert found.to_dict() == pytest.approx(
+    assert differences.to_dict() == pytest.approx(
         {
             ("usual", "on", 1500): 2 + shift,
             ("both", "on", 500): 1 + shift,
@@ -141,7 +141,7 @@ def test_an_atlas_is_made_and_completed(tmp_path, monkeypatch):
     assert set(outcome.curves["seed"]) == {0, 1} and {"velocity", "dispersive"} <= set(outcome.curves["name"])
     judged = first.stopping[first.stopping["measure"] == "loss_held_out"]
     assert set(zip(judged["condition"], judged["seed"], judged["step"], strict=True)) == {
-        (of, seed, step) for of in ("baseline", "dispersive") for seed in (0, 1) for step in (2, 4)
+        (condition, seed, step) for condition in ("baseline", "dispersive") for seed in (0, 1) for step in (2, 4)
     }
 
     build.main([*words, "--seeds", "3", "--missing", "--trained"])

@@ -47,10 +47,10 @@ def test_two_seeds_show_nothing_and_more_recall_is_better():
 
 
 def test_the_table_that_ships_is_what_the_rules_make_of_the_atlas(atlas):
-    found = rules.claims(atlas.findings, atlas.table, atlas.stopping)
+    verdicts = rules.claims(atlas.findings, atlas.table, atlas.stopping)
     words = {rules.CONFIRMED, rules.NOT_CONFIRMED, rules.CONTRADICTED, rules.ANSWERED, rules.NOT_TESTED}
-    assert set(found["verdict"]) <= words and len(found) == len(rules.CLAIMS) >= 28
-    for claim in found.itertuples(index=False):
+    assert set(verdicts["verdict"]) <= words and len(verdicts) == len(rules.CLAIMS) >= 28
+    for claim in verdicts.itertuples(index=False):
         assert "| " + " | ".join(str(cell).replace("|", "\\|") for cell in claim) + " |" in atlas.claims
         assert (claim.here == "–") == (claim.verdict == rules.NOT_TESTED)
 
@@ -70,8 +70,15 @@ def simulated(values):
     """A table of main measures: (condition, sampler) → its values by seed."""
     return pd.DataFrame(
         [
-            {"condition": of, "sampler": way, "seed": seed, "measure": "frechet", "step": rules.STEPS, "value": value}
-            for (of, way), column in values.items()
+            {
+                "condition": condition,
+                "sampler": way,
+                "seed": seed,
+                "measure": "frechet",
+                "step": rules.STEPS,
+                "value": value,
+            }
+            for (condition, way), column in values.items()
             for seed, value in enumerate(column)
         ]
     )
@@ -119,8 +126,15 @@ def test_each_run_is_taken_where_its_own_loss_is_lowest():
         ("dispersive", 1): (0, 1, 2),
     }
     rows = [
-        {"condition": of, "run": f"{of}{seed}", "seed": seed, "step": step, "measure": measure, "value": value}
-        for (of, seed), column in losses.items()
+        {
+            "condition": condition,
+            "run": f"{condition}{seed}",
+            "seed": seed,
+            "step": step,
+            "measure": measure,
+            "value": value,
+        }
+        for (condition, seed), column in losses.items()
         for step, loss in zip((100, 200, 300), column, strict=True)
         for measure, value in (("loss_held_out", float(loss)), ("frechet", 1000.0 * seed + step))
     ]

@@ -58,8 +58,8 @@ def test_a_compiled_sweep_is_the_same_but_for_rounding(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["labkit.experiments.sweep"], "worth_compiling", everything)
     compiled = sweep(configs, tmp_path / "compiled", Steps(), progress=False)
     assert not compiled.failures
-    told = ["run", "seed", "step", "measure", "value"]
-    pd.testing.assert_frame_equal(compiled.table[told], plain.table[told])
+    columns = ["run", "seed", "step", "measure", "value"]
+    pd.testing.assert_frame_equal(compiled.table[columns], plain.table[columns])
     for name in configs:
         one, other = (Run.open(tmp_path / way / name) for way in ("plain", "compiled"))
         assert other.config.engine.compile and not one.config.engine.compile

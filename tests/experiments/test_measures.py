@@ -36,8 +36,8 @@ def rows(run):
 
 
 def value(rows, measure, **where):
-    (found,) = [r["value"] for r in rows if r["measure"] == measure and where.items() <= r.items()]
-    return found
+    (matching,) = [r["value"] for r in rows if r["measure"] == measure and where.items() <= r.items()]
+    return matching
 
 
 def test_each_checkpoint_and_sampler_has_rows_and_the_rest_is_measured_once(rows):
@@ -66,25 +66,25 @@ def test_steps_choose_among_the_checkpoints(run, rows):
 
 
 def test_samples_are_those_of_the_run_with_its_own_seed(run, rows):
-    made = sample(run, 40, seed=TINY.seed, method="euler", steps=2)
-    saved, train, held_out = map(to_bytes, (made.x, *(datasets.digits(split).x for split in ("train", "held_out"))))
+    samples = sample(run, 40, seed=TINY.seed, method="euler", steps=2)
+    saved, train, held_out = map(to_bytes, (samples.x, *(datasets.digits(split).x for split in ("train", "held_out"))))
     way = dict(step=6, sampler="euler with 2 steps, guidance 1")
     assert value(rows, "memorisation", **way) == memorisation(saved, train, held_out)
-    seen = [DigitsClassifier.load().features(to_floats(x)) for x in (saved, held_out)]
-    assert value(rows, "frechet", **way) == pytest.approx(frechet_distance(*seen), rel=1e-4)
+    features = [DigitsClassifier.load().features(to_floats(x)) for x in (saved, held_out)]
+    assert value(rows, "frechet", **way) == pytest.approx(frechet_distance(*features), rel=1e-4)
 
 
 def test_memorisation_against_double_loops():
     draw = torch.Generator().manual_seed(0)
-    made, train, held_out = (torch.randint(256, (n, 1, 3, 3), generator=draw).byte() for n in (15, 12, 30))
-    made[:3] = train[:3]
+    samples, train, held_out = (torch.randint(256, (n, 1, 3, 3), generator=draw).byte() for n in (15, 12, 30))
+    samples[:3] = train[:3]
 
     def nearest(x):
         return [min(float(((a - b) ** 2).sum()) for b in train.double()) for a in x.double()]
 
     reach = np.quantile(nearest(held_out), 0.2)
-    expected = np.mean([distance < reach for distance in nearest(made)])
-    assert 0.2 <= expected < 1 and memorisation(made, train, held_out, near=0.2) == pytest.approx(expected)
+    expected = np.mean([distance < reach for distance in nearest(samples)])
+    assert 0.2 <= expected < 1 and memorisation(samples, train, held_out, near=0.2) == pytest.approx(expected)
     assert memorisation(train, train, held_out) == 1
     assert memorisation(held_out, train, held_out, near=0.2) == pytest.approx(0.2, abs=1 / 30)
 
@@ -97,8 +97,8 @@ def test_losses_are_the_error_of_the_velocity_on_fixed_noise_and_times(run, rows
         batch, draws = stream.at(40 * draw)
         t = draws.uniforms[:, :1, None, None]
         x_t = (1 - t) * draws.noise + t * batch.x
-        said = network(x_t, draws.uniforms[:, 0], batch.y).output
-        errors.append(((said - (batch.x - draws.noise)) ** 2).double().mean())
+        output = network(x_t, draws.uniforms[:, 0], batch.y).output
+        errors.append(((output - (batch.x - draws.noise)) ** 2).double().mean())
     assert value(rows, "loss_held_out", step=6) == pytest.approx(float(sum(errors) / 4), rel=1e-5)
     assert value(rows, "loss_train", step=6) != value(rows, "loss_held_out", step=6)
 
@@ -108,13 +108,13 @@ def test_geometry_and_probe_of_a_block(run, rows):
     z = extract_features(network, Look(count=40), TINY).features[2]
     for measure, expected in geometry(z).items():
         assert value(rows, measure, step=6, block=2) == pytest.approx(expected)
-    known, asked = (
+    train, held_out = (
         extract_features(network, Look(count=80, labelled=False, split=s), TINY) for s in ("train", "held_out")
     )
-    z, other = (seen.features[2].flatten(1).double().numpy() for seen in (known, asked))
+    z, other = (part.features[2].flatten(1).double().numpy() for part in (train, held_out))
     mean, deviation = z.mean(0), z.std(0)
-    fitted = LogisticRegression(max_iter=2000).fit((z - mean) / deviation, known.y)
-    expected = fitted.score((other - mean) / deviation, asked.y)
+    fitted = LogisticRegression(max_iter=2000).fit((z - mean) / deviation, train.y)
+    expected = fitted.score((other - mean) / deviation, held_out.y)
     assert value(rows, "linear_probe", step=6, block=2) == pytest.approx(expected, abs=1.5 / 80)
 
 
@@ -131,36 +131,36 @@ def test_real_images_are_better_than_a_network_of_six_steps(rows):
 def test_parts_of_a_data_set_are_measured_against_the_whole(run, tmp_path):
     assert FEW.real("digits-few") == FEW.real("digits")
     few = trained(tmp_path / "few", dataset="digits-few")
-    found = Measures(40, (Sampler("euler", 2),))(few, [6])
+    rows = Measures(40, (Sampler("euler", 2),))(few, [6])
     expected = evaluate(few.model(), TINY, EvaluationConfig(40, Sampler("euler", 2))).values
-    assert value(found, "frechet_pixels") == expected["frechet_pixels"]
+    assert value(rows, "frechet_pixels") == expected["frechet_pixels"]
     assert len(datasets.load("digits-few")) == 200
     assert torch.equal(datasets.load("digits-few").x, datasets.digits().x[:200])
 
 
 def test_without_labels_there_is_no_agreement_and_no_probe(tmp_path):
-    found = Measures(40, (Sampler("euler", 2),))(trained(tmp_path / "run", dataset="digits-unlabelled"), [6])
-    assert {"frechet", "recall"} < {row["measure"] for row in found}
-    assert not {"agreement", "linear_probe"} & {row["measure"] for row in found}
+    rows = Measures(40, (Sampler("euler", 2),))(trained(tmp_path / "run", dataset="digits-unlabelled"), [6])
+    assert {"frechet", "recall"} < {row["measure"] for row in rows}
+    assert not {"agreement", "linear_probe"} & {row["measure"] for row in rows}
 
 
 @pytest.mark.parametrize("changes", [dict(model="DiT-Nano/4"), dict(model="MeanFlow-Nano/4")])
 def test_other_families(tmp_path, changes):
-    found = Measures(40, (Sampler(),) if "Mean" in changes["model"] else (Sampler("ddim", 2),))(
+    rows = Measures(40, (Sampler(),) if "Mean" in changes["model"] else (Sampler("ddim", 2),))(
         trained(tmp_path / "run", **changes), [6]
     )
-    assert 0.2 < value(found, "loss_held_out") < 4 and np.isfinite(value(found, "frechet"))
+    assert 0.2 < value(rows, "loss_held_out") < 4 and np.isfinite(value(rows, "frechet"))
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (dict(count=3), "count = 3 cannot be used: take a whole number of at least 4"),
         (dict(samplers=()), "samplers = .* name at least one"),
     ],
 )
-def test_what_cannot_be(changes, told):
-    with pytest.raises(ConfigError, match=told):
+def test_what_cannot_be(changes, message):
+    with pytest.raises(ConfigError, match=message):
         Measures(**changes)
 
 

@@ -26,7 +26,9 @@ def test_what_ships_is_what_the_command_makes(shipped):
     assert (data_dir() / "playground.npz").stat().st_size < 1e6
     assert shipped.ages == build.AGES
     assert shipped.conditions == {
-        of: config for of, config in build.CONDITIONS.items() if of not in shipped.record["missing"]
+        condition: config
+        for condition, config in build.CONDITIONS.items()
+        if condition not in shipped.record["missing"]
     }
     shape = len(shipped.conditions), len(build.AGES)
     assert {name: array.shape[:2] for name, array in shipped.arrays.items() if name not in ("classes", "edges")} == {
@@ -82,7 +84,7 @@ def test_one_that_is_missing_or_of_another_kind_says_what_to_do(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def built(tmp_path_factory):
     """The whole way for two short trainings; the second call trains nothing."""
     folder = tmp_path_factory.mktemp("playground")
     names = ("coarse-baseline", "coarse-hinge")
@@ -98,8 +100,8 @@ def made(tmp_path_factory):
     return Playground.load(folder / "small.npz"), folder / "runs"
 
 
-def test_its_numbers_are_those_of_the_runs(made):
-    playground, folder = made
+def test_its_numbers_are_those_of_the_runs(built):
+    playground, folder = built
     assert (
         playground.record["missing"] == []
         and list(playground.conditions) == ["coarse-baseline", "coarse-hinge"]
@@ -119,9 +121,9 @@ def test_its_numbers_are_those_of_the_runs(made):
     )
 
 
-def test_places_keep_lengths(made):
+def test_places_keep_lengths(built):
     """Along the axes a cloud has the share of its own variance that is stated."""
-    playground, folder = made
+    playground, folder = built
     z = Run.open(folder / "coarse-hinge").features(Look(count=130), [1], 6).features[1].flatten(1).double()
     total = z.var(dim=0, unbiased=False).sum().item() / z.shape[1]
     places = playground.arrays["places"][1, 1] * playground.record["unit"]

@@ -34,8 +34,8 @@ def at(table, **where):
     """The one value of these rows."""
     for column, value in where.items():
         table = table[table[column] == value]
-    (found,) = table["value"]
-    return found
+    (single,) = table["value"]
+    return single
 
 
 def test_geometry_has_a_row_for_every_run_step_block_time_and_measure(runs):
@@ -76,10 +76,10 @@ def test_the_probe_learns_from_training_images_and_is_judged_on_held_out_ones(ru
     assert list(table.columns) == ["run", "block", "t", "measure", "value"] and len(table) == 2 * 2 * 2
     for name, run in runs.items():
         for t in (0.3, 0.9):
-            known, shown = (run.features(Look(t, 120, False, split), [1], 2) for split in ("train", "held_out"))
-            asked = known.features[1], known.y, shown.features[1], shown.y
-            assert at(table, run=name, t=t, measure="knn") == knn_accuracy(*asked, k=7)
-            assert at(table, run=name, t=t, measure="linear_probe") == linear_probe_accuracy(*asked)
+            train, held_out = (run.features(Look(t, 120, False, split), [1], 2) for split in ("train", "held_out"))
+            views = train.features[1], train.y, held_out.features[1], held_out.y
+            assert at(table, run=name, t=t, measure="knn") == knn_accuracy(*views, k=7)
+            assert at(table, run=name, t=t, measure="linear_probe") == linear_probe_accuracy(*views)
 
 
 def test_clean_digits_can_be_read_and_pure_noise_only_by_chance(runs):
@@ -99,8 +99,8 @@ def test_labels_that_mean_nothing_are_found_only_where_the_network_was_told_them
     run = Run.open(shipped_run("digits/baseline").path, shelf=tmp_path)
     monkeypatch.setattr("labkit.training.features.datasets", type("Shuffled", (), {"load": staticmethod(shuffled)}))
     accuracy = {
-        told: at(probe_table({"a": run}, (0.5,), [3], labelled=told, count=500), measure="linear_probe")
-        for told in (False, True)
+        labelled: at(probe_table({"a": run}, (0.5,), [3], labelled=labelled, count=500), measure="linear_probe")
+        for labelled in (False, True)
     }
     assert accuracy[False] < 0.17 and accuracy[True] > 0.5
 
@@ -133,13 +133,13 @@ def test_what_is_asked_for_may_come_from_an_iterator(runs):
         probe_table(runs, iter([0.5]), iter([1, 2]), count=30, k=3),
         similarity_table(runs, LOOK, iter([1, 2])),
     ]
-    for expected, found in zip(lists, once, strict=True):
-        pd.testing.assert_frame_equal(expected, found)
+    for expected, actual in zip(lists, once, strict=True):
+        pd.testing.assert_frame_equal(expected, actual)
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("make", "asked", "message"),
+    ("make", "arguments", "message"),
     [
         (geometry_table, dict(blocks=[4]), r"blocks = \(4,\) .*4 blocks, numbered 0 to 3"),
         (geometry_table, dict(steps=[3]), r"step = 3 .*steps are 0, 2, 4"),
@@ -154,6 +154,6 @@ def test_what_is_asked_for_may_come_from_an_iterator(runs):
         (similarity_table, dict(step=9), "step = 9 "),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(runs, make, asked, message):
+def test_what_cannot_be_is_refused_by_name(runs, make, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        make(runs, **asked)
+        make(runs, **arguments)

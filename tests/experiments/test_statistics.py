@@ -36,12 +36,12 @@ def test_the_interval_covers_the_true_effect_in_95_of_100_and_p_errs_in_5(effect
     seeds = 3 * draw.normal(size=(repetitions, n))
     a, b = (seeds + 0.5 * draw.normal(size=(repetitions, n)) for _ in "ab")
     table = pd.concat([runs({"a": a[k], "b": b[k] + effect}, measure=f"m{k}") for k in range(repetitions)])
-    found = paired_differences(table, "a")
-    covered = ((found["low"] <= effect) & (effect <= found["high"])).sum()
+    result = paired_differences(table, "a")
+    covered = ((result["low"] <= effect) & (effect <= result["high"])).sum()
     assert binomtest(covered, repetitions, 0.95).pvalue > 0.001
-    assert abs(found["difference"].mean() - effect) < 4 * (0.5 / n) ** 0.5 / repetitions**0.5
-    outside = ((found["low"] > 0) | (found["high"] < 0)).sum()
-    assert outside == (found["p"] < 0.05).sum()
+    assert abs(result["difference"].mean() - effect) < 4 * (0.5 / n) ** 0.5 / repetitions**0.5
+    outside = ((result["low"] > 0) | (result["high"] < 0)).sum()
+    assert outside == (result["p"] < 0.05).sum()
     if effect == 0:
         assert binomtest(outside, repetitions, 0.05).pvalue > 0.001
     elif n == 5:
@@ -118,13 +118,13 @@ def test_each_place_is_compared_with_its_own_and_corrected_by_itself():
     tables[1] = tables[1].assign(value=-tables[1]["value"])
     tables.append(runs({"b": b}, "only b", step=5, block=0))
     tables.append(pd.DataFrame([dict(run="real", seed=None, measure="recall", value=7.0, step=5, block=0)]))
-    found = paired_differences(pd.concat(tables), "a")
-    assert len(found) == 2 * 2 * 2
-    first, second = found[(found["step"] == 5) & (found["block"] == 0)].to_dict("records")
+    result = paired_differences(pd.concat(tables), "a")
+    assert len(result) == 2 * 2 * 2
+    first, second = result[(result["step"] == 5) & (result["block"] == 0)].to_dict("records")
     assert [row["run"] for row in (first, second)] == ["b", "c"]
     assert [first["p_holm"], second["p_holm"]] == pytest.approx(holm([first["p"], second["p"]]))
     assert first["p"] < second["p"] and first["p_holm"] == pytest.approx(2 * first["p"])
-    (turned,) = found[(found["step"] == 5) & found["block"].isna() & (found["run"] == "b")].to_dict("records")
+    (turned,) = result[(result["step"] == 5) & result["block"].isna() & (result["run"] == "b")].to_dict("records")
     assert turned["difference"] == pytest.approx(-first["difference"])
     assert describe_row(pd.Series(first)).startswith("+0.175 [") and describe_row(pd.Series(first)).endswith(
         "better in 4 of 4"
@@ -138,16 +138,16 @@ def test_holm_as_published():
 
 @given(st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=9))
 def test_holm_keeps_the_order_raises_all_and_passes_over_what_is_no_test(p):
-    found = np.array(holm(p))
+    result = np.array(holm(p))
     p = np.array(p)
     tests = ~np.isnan(p)
-    assert (np.isnan(found) == ~tests).all()
-    p, found = p[tests], found[tests]
-    assert (found >= p).all() and (found <= 1).all()
+    assert (np.isnan(result) == ~tests).all()
+    p, result = p[tests], result[tests]
+    assert (result >= p).all() and (result <= 1).all()
     order = np.argsort(p, kind="stable")
-    assert (np.diff(found[order]) >= 0).all()
+    assert (np.diff(result[order]) >= 0).all()
     if len(p):
-        assert found.min() == pytest.approx(min(1, p.min() * len(p)))
+        assert result.min() == pytest.approx(min(1, p.min() * len(p)))
 
 
 def test_among_many_conditions_without_effect_hardly_one_is_found():
@@ -158,9 +158,9 @@ def test_among_many_conditions_without_effect_hardly_one_is_found():
         runs({"a": base[k], **{f"c{i}": base[k] + draw.normal(size=6) for i in range(10)}}, f"m{k}")
         for k in range(searches)
     ]
-    found = paired_differences(pd.concat(tables), "a").groupby("measure")
-    assert binomtest(int((found["p_holm"].min() < 0.05).sum()), searches, 0.05).pvalue > 0.001
-    assert (found["p"].min() < 0.05).mean() > 0.2
+    result = paired_differences(pd.concat(tables), "a").groupby("measure")
+    assert binomtest(int((result["p_holm"].min() < 0.05).sum()), searches, 0.05).pvalue > 0.001
+    assert (result["p"].min() < 0.05).mean() > 0.2
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Steps:
     factor: float = 1.0
 
     def __call__(self, run, steps):
-        with open(run.path / "asked", "a") as file:
+        with open(run.path / "judged", "a") as file:
             file.write("x")
         return [dict(step=step, block=1, measure="steps", value=self.factor * step) for step in steps]
 
@@ -55,21 +55,21 @@ class Killer:
         return Steps().real(dataset)
 
 
-def asked(out):
-    return {path.parent.name: len(path.read_text()) for path in out.glob("*/asked")}
+def judged(out):
+    return {path.parent.name: len(path.read_text()) for path in out.glob("*/judged")}
 
 
 def test_a_grid_is_every_combination_under_a_name_of_its_own():
-    found = grid(TINY, {"dispersive.lam": [None, 0.5], "seed": range(3), "model": ["SiT-Nano/4", "SiT-Nano/8"]})
-    assert len(found) == 12 and len({config.to_json() for config in found.values()}) == 12
-    config = found["lam=0.5,seed=2,model=SiT-Nano-4"]
+    configs = grid(TINY, {"dispersive.lam": [None, 0.5], "seed": range(3), "model": ["SiT-Nano/4", "SiT-Nano/8"]})
+    assert len(configs) == 12 and len({config.to_json() for config in configs.values()}) == 12
+    config = configs["lam=0.5,seed=2,model=SiT-Nano-4"]
     assert config == TINY.replace(lam=0.5, seed=2, model="SiT-Nano/4")
     both = combinations({"dispersive.lam": [0.1], "contrastive.lam": [0.2, 0.3]})
     assert list(both) == ["dispersive.lam=0.1,contrastive.lam=0.2", "dispersive.lam=0.1,contrastive.lam=0.3"]
 
 
 @pytest.mark.parametrize(
-    ("axes", "told"),
+    ("axes", "message"),
     [
         ({}, "name at least one field"),
         ({"seed": []}, r"seed = \[\] cannot be used: give each value once, and at least one"),
@@ -83,26 +83,26 @@ def test_a_grid_is_every_combination_under_a_name_of_its_own():
         ({"dispersive.lam": [-1.0]}, "lam = -1.0"),
     ],
 )
-def test_grids_that_cannot_be(axes, told):
-    with pytest.raises(ConfigError, match=told):
+def test_grids_that_cannot_be(axes, message):
+    with pytest.raises(ConfigError, match=message):
         grid(TINY, axes)
 
 
 def test_one_table_of_all_and_nothing_done_twice(tmp_path):
     """Two judges, hence two sweeps, share a run; and a run is what it would be alone."""
     configs = grid(TINY, {"dispersive.lam": [None, 0.5], "seed": [4]})
-    made = sweep(configs, tmp_path, Steps(), progress=False)
-    assert not made.failures and len(made.table) == 5
-    [row] = made.table.query("run == 'lam=0.5,seed=4' and step == 2").to_dict("records")
+    result = sweep(configs, tmp_path, Steps(), progress=False)
+    assert not result.failures and len(result.table) == 5
+    [row] = result.table.query("run == 'lam=0.5,seed=4' and step == 2").to_dict("records")
     assert (row["seed"], row["dispersive.lam"], row["block"], row["measure"], row["value"]) == (4, 0.5, 1, "steps", 2)
     assert row["condition"] == "lam=0.5" and row["seconds"] > 0 and row["machine"] and row["commit"]
-    [real] = made.table[made.table["seed"].isna()].to_dict("records")
+    [real] = result.table[result.table["seed"].isna()].to_dict("records")
     assert (real["run"], real["value"]) == ("real against real", len("digits"))
     loaded = Sweep.load(tmp_path)
-    pd.testing.assert_frame_equal(loaded.table, made.table)
+    pd.testing.assert_frame_equal(loaded.table, result.table)
     assert loaded.configs == configs and loaded.failures == {}
-    pd.testing.assert_frame_equal(sweep(configs, tmp_path, Steps(), progress=False).table, made.table)
-    assert asked(tmp_path) == dict.fromkeys(configs, 1)
+    pd.testing.assert_frame_equal(sweep(configs, tmp_path, Steps(), progress=False).table, result.table)
+    assert judged(tmp_path) == dict.fromkeys(configs, 1)
     trained = {name: (tmp_path / name / "metrics.csv").read_text() for name in configs}
     name = next(iter(configs))
     sheet = max((tmp_path / name / "samples").glob("*.png"))
@@ -128,14 +128,14 @@ def test_processes_that_end_while_others_start_end_well(tmp_path):
 class Noted:
     """Stands for a process that ends at once; notes the GPUs that one started now would see."""
 
-    exitcode, seen = 0, []
+    exitcode, devices = 0, []
 
     def __init__(self, **_):
         self.sentinel, other = os.pipe()
         os.close(other)
 
     def start(self):
-        self.seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        self.devices.append(os.environ["CUDA_VISIBLE_DEVICES"])
 
     def join(self):
         os.close(self.sentinel)
@@ -150,10 +150,10 @@ def test_runs_at_a_time_are_on_gpus_in_turn(tmp_path, monkeypatch, visible, used
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("labkit.experiments.apart.get_context", lambda way: SimpleNamespace(Process=Noted))
-    monkeypatch.setattr(Noted, "seen", [])
+    monkeypatch.setattr(Noted, "devices", [])
     jobs = {name: Job(print, (), tmp_path) for name in "abc"}
     assert run_jobs(jobs, workers=3, progress=False, gpus=gpus()) == {}
-    assert sorted(Noted.seen) == used and os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+    assert sorted(Noted.devices) == used and os.environ.get("CUDA_VISIBLE_DEVICES") == visible
 
 
 @pytest.mark.slow
@@ -162,18 +162,18 @@ def test_what_fails_fails_alone_and_goes_on_later(tmp_path):
     configs = {f"seed{seed}": TINY.replace(seed=seed) for seed in (0, 1)}
     configs["wild"] = TINY.replace(optimizer=replace(TINY.optimizer, lr=1e30))
     configs["deep"] = TINY.replace(lam=0.5, blocks=(9,))
-    made = sweep(configs, tmp_path / "out", Killer(1, spare), progress=False)
-    assert set(made.table["run"]) == {"seed0", "real against real"}
-    assert "killed by signal 9" in made.failures["seed1"] and "the same sweep goes on" in made.failures["seed1"]
-    assert "is not finite" in made.failures["wild"] and "optimizer.lr" in made.failures["wild"]
-    assert made.failures["deep"].startswith("dispersive.blocks = ")
-    assert json.loads((tmp_path / "out" / "failures.json").read_text()) == made.failures
+    result = sweep(configs, tmp_path / "out", Killer(1, spare), progress=False)
+    assert set(result.table["run"]) == {"seed0", "real against real"}
+    assert "killed by signal 9" in result.failures["seed1"] and "the same sweep goes on" in result.failures["seed1"]
+    assert "is not finite" in result.failures["wild"] and "optimizer.lr" in result.failures["wild"]
+    assert result.failures["deep"].startswith("dispersive.blocks = ")
+    assert json.loads((tmp_path / "out" / "failures.json").read_text()) == result.failures
     spare.touch()
     del configs["wild"]
     configs["deep"] = TINY.replace(lam=0.5, blocks=(1,))
     again = sweep(configs, tmp_path / "out", Killer(1, spare), progress=False)
     assert set(again.table["run"]) == {"seed0", "seed1", "deep", "real against real"} and again.failures == {}
-    assert not (tmp_path / "out" / "failures.json").exists() and set(asked(tmp_path / "out").values()) == {1}
+    assert not (tmp_path / "out" / "failures.json").exists() and set(judged(tmp_path / "out").values()) == {1}
 
 
 SCRIPT = """
@@ -199,7 +199,7 @@ def assert_whole(out):
     for name in SHARED:
         logged = Run.open(out / name).metrics()
         assert not logged.duplicated(["step", "name"]).any() and logged["step"].nunique() == 60, name
-    assert asked(out) == dict.fromkeys(SHARED, 1)
+    assert judged(out) == dict.fromkeys(SHARED, 1)
     assert set(Sweep.load(out).table["run"]) == {*SHARED, "real against real"} and Sweep.load(out).failures == {}
     assert not (out / "failures.json").exists() and not list(out.rglob("*.part"))
 
@@ -209,8 +209,8 @@ def test_two_sweeps_share_one_folder(tmp_path):
     out = tmp_path / "out"
     with swept_elsewhere(out) as other:
         wait_for(lambda: (out / "seed0" / "status.json").exists())
-        made = sweep(SHARED, out, Steps(), workers=1, progress=False)
-        assert made.failures == {} and set(made.table["run"]) == {*SHARED, "real against real"}
+        result = sweep(SHARED, out, Steps(), workers=1, progress=False)
+        assert result.failures == {} and set(result.table["run"]) == {*SHARED, "real against real"}
         other.join(60)
         assert other.exitcode == 0
     assert_whole(out)
@@ -224,8 +224,8 @@ def test_the_runs_of_a_sweep_that_was_killed_are_taken_over(tmp_path):
         wait_for(lambda: (out / "seed0" / "metrics.csv").exists() and len(Run.open(out / "seed0").metrics()) > 10)
         other.kill()
         os.kill(RunFolder(out / "seed0").status.pid, signal.SIGKILL)
-    made = sweep(SHARED, out, Steps(), workers=1, progress=False)
-    assert made.failures == {}
+    result = sweep(SHARED, out, Steps(), workers=1, progress=False)
+    assert result.failures == {}
     assert_whole(out)
 
 
@@ -241,8 +241,8 @@ def test_what_fails_elsewhere_is_not_tried_again(tmp_path, monkeypatch):
             folder.note("failed", 2, "the reason")
 
         monkeypatch.setattr(sys.modules[sweep.__module__], "time", SimpleNamespace(sleep=look))
-        made = sweep({"a": TINY}, tmp_path, Steps(), workers=1, progress=False)
-    assert made.failures == {"a": "the reason"} and len(looks) == 1
+        result = sweep({"a": TINY}, tmp_path, Steps(), workers=1, progress=False)
+    assert result.failures == {"a": "the reason"} and len(looks) == 1
 
 
 @pytest.mark.slow
@@ -251,18 +251,18 @@ def test_what_is_stopped_is_saved_and_goes_on(tmp_path, way):
     """Ctrl-C of a terminal reaches the run's process as well; after a kill of the sweep it has to notice by itself."""
     out, run = tmp_path / "out", tmp_path / "out" / "one"
     (tmp_path / "main.py").write_text(SCRIPT)
-    asked = [sys.executable, str(tmp_path / "main.py"), str(out), str(Path(__file__).parent)]
-    process = subprocess.Popen(asked, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, str(tmp_path / "main.py"), str(out), str(Path(__file__).parent)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: (run / "config.json").exists() and len(Run.open(run).metrics()) > 0)
     if way == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(signal.SIGKILL)
-    said = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=60)[1]
     wait_for(lambda: Run.open(run).checkpoints)
     [saved] = Run.open(run).checkpoints
     assert 0 < saved < LONG.steps and not list(out.glob("one/judged-*"))
-    assert process.returncode == -9 or "KeyboardInterrupt" in said
+    assert process.returncode == -9 or "KeyboardInterrupt" in errors
     assert not (out / "table.parquet").exists()
     if way == "Ctrl-C":
         assert sweep({"one": LONG}, out, Steps(), progress=False).table["step"].dropna().tolist() == [LONG.steps]
@@ -275,8 +275,8 @@ def test_a_batched_sweep_that_is_told_to_end_saves_between_two_steps(tmp_path):
     configs, out = {"one": LONG, "two": LONG.replace(seed=1)}, tmp_path / "out"
     changed = SCRIPT.replace('{"one": LONG}', '{"one": LONG, "two": LONG.replace(seed=1)}')
     (tmp_path / "main.py").write_text(changed.replace("progress=False", "progress=False, batched=True"))
-    asked = [sys.executable, str(tmp_path / "main.py"), str(out), str(Path(__file__).parent)]
-    process = subprocess.Popen(asked, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, str(tmp_path / "main.py"), str(out), str(Path(__file__).parent)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: (out / "two" / "config.json").exists() and len(Run.open(out / "two").metrics()) > 0)
     process.send_signal(signal.SIGTERM)
     assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
@@ -302,10 +302,10 @@ def test_the_judge_is_shown_this_configs_checkpoints_alone(tmp_path):
     for name, steps in {"one": 5, "other": 4}.items():
         for _ in Trainer(TINY.replace(steps=steps), tmp_path / name):
             pass
-    made = sweep({"one": TINY, "other": TINY.replace(seed=9)}, tmp_path, Steps(), progress=False)
+    result = sweep({"one": TINY, "other": TINY.replace(seed=9)}, tmp_path, Steps(), progress=False)
     assert sorted(Run.open(tmp_path / "one").checkpoints) == [2, 4, 5]
-    assert made.table["step"].dropna().tolist() == [2, 4]
-    assert "holds a run of another config (seed: 0 → 9)" in made.failures["other"]
+    assert result.table["step"].dropna().tolist() == [2, 4]
+    assert "holds a run of another config (seed: 0 → 9)" in result.failures["other"]
 
 
 def test_what_cannot_be_swept_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
@@ -353,8 +353,8 @@ def test_batched_runs_are_trained_here_and_judged_apart(tmp_path):
     configs = {**grid(TINY.replace(lam=0.5), {"seed": [0, 1]}), "alone": TINY.replace(batch_size=8)}
     wild = replace(TINY.optimizer, lr=1e30)
     configs |= {f"wild{seed}": TINY.replace(optimizer=wild, seed=seed) for seed in (0, 1)}
-    made = sweep(configs, tmp_path / "out", Steps(), workers=1, progress=False, batched=True)
-    assert set(made.failures) == {"wild0", "wild1"}
-    assert set(made.table["run"]) - {"real against real"} == {"seed=0", "seed=1", "alone"}
+    result = sweep(configs, tmp_path / "out", Steps(), workers=1, progress=False, batched=True)
+    assert set(result.failures) == {"wild0", "wild1"}
+    assert set(result.table["run"]) - {"real against real"} == {"seed=0", "seed=1", "alone"}
     meters = {name: len(Run.open(tmp_path / "out" / name).metrics()) for name in ("seed=0", "alone")}
     assert 0 < meters["seed=0"] < meters["alone"], "what is trained together logs losses, and no meters"

@@ -15,8 +15,8 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 def local_links(text: str) -> list[tuple[str, str]]:
     """(file, anchor) of every link that leads to no address of the web."""
-    found = (link.partition("#") for link in LINK.findall(text) if "://" not in link)
-    return [(file, anchor) for file, _, anchor in found]
+    links = (link.partition("#") for link in LINK.findall(text) if "://" not in link)
+    return [(file, anchor) for file, _, anchor in links]
 
 
 def text_of(path: Path) -> str:

@@ -174,7 +174,7 @@ def choosing():
     assert not (tried["high"] < 0).any()
     better = instead.set_index("condition")
     assert (better.loc[["hinge", "covariance", "warmup"], "high"] < 0).all()
-    slopes = [f"{of.mean:.2f} [{of.low:+.2f}, {of.high:+.2f}]" for of in (tau, lam)]
+    slopes = [f"{slope.mean:.2f} [{slope.low:+.2f}, {slope.high:+.2f}]" for slope in (tau, lam)]
     return minus(
         f"No single choice passes Holm's correction among so many, but the table of λ × τ as a whole has a slope: "
         f"doubling τ adds {slopes[0]} to the Fréchet distance, doubling λ adds {slopes[1]}. So use a small τ and "
@@ -252,7 +252,7 @@ def lowest():
 def in_time():
     (base, own), row = lowest(), evidence().in_time("loss_held_out")
     assert row["high"] < 0 and row["wins"] == row["n"]
-    steps = [" or ".join(map(str, sorted(of["step"].unique()))) for of in (base, own)]
+    steps = [" or ".join(map(str, sorted(rows["step"].unique()))) for rows in (base, own)]
     return (
         f"the baseline's loss on held-out digits is lowest after {steps[0]} steps, at {base['value'].mean():.3f}, and "
         f"the dispersive model's after {steps[1]}, at {own['value'].mean():.3f}. It is lower in every seed, by "
@@ -269,7 +269,8 @@ def variants_twice():
     names, difference = ("dispersive", "hinge", "cosine", "covariance"), Atlas.load().difference
     early, late = ([difference(name, "frechet", step=step) for name in names] for step in (1500, 3000))
     norms, ranks = (
-        [difference(name, of, step=3000)["difference"] for name in names] for of in ("feature_norm", "effective_rank")
+        [difference(name, measure, step=3000)["difference"] for name in names]
+        for measure in ("feature_norm", "effective_rank")
     )
     assert norms == sorted(norms, reverse=True)
     assert [difference(name, "effective_rank", step=3000)["low"] > 0 for name in names] == [False, False, True, True]
@@ -313,7 +314,7 @@ def guided():
     for name in ("baseline", "dispersive", "coarse-baseline", "coarse-dispersive"):
         assert atlas.band(name, "frechet", sampler=guidance).mean > atlas.band(name, "frechet").mean
     measures = ("frechet", "recall", "frechet_pixels", "precision")
-    rows = {of: evidence().row("sampling", "dispersive", of, sampler=guidance) for of in measures}
+    rows = {measure: evidence().row("sampling", "dispersive", measure, sampler=guidance) for measure in measures}
     assert all(row["p_holm"] < 0.05 for row in rows.values())
     assert [claims.sign(row) for row in rows.values()] == [1, 1, -1, -1]
     return (
@@ -328,9 +329,14 @@ def others():
     shares = [f"{100 * row['difference'] / row['baseline']:.0f}" for row in sizes]
     emoji = agree("emoji-dispersive", "frechet_pixels")
     dit, rank = agree("dit-dispersive", "frechet"), agree("dit-dispersive", "effective_rank")
-    one_step, pixels = (evidence().row("meanflow", "meanflow-dispersive", of) for of in ("frechet", "frechet_pixels"))
+    one_step, pixels = (
+        evidence().row("meanflow", "meanflow-dispersive", measure) for measure in ("frechet", "frechet_pixels")
+    )
     assert not leaves_out_0(one_step) and pixels["low"] > 0 and rank["low"] > 0
-    repa = {of: evidence().row("both", "repa-dispersive", of) for of in ("frechet", "frechet_pixels", "loss_held_out")}
+    repa = {
+        measure: evidence().row("both", "repa-dispersive", measure)
+        for measure in ("frechet", "frechet_pixels", "loss_held_out")
+    }
     assert repa["frechet"]["low"] > 0 and repa["loss_held_out"]["low"] > 0 and not leaves_out_0(repa["frechet_pixels"])
     return (
         f"SiT-Micro/4, with six times the parameters, is behind by about the same share of its baseline's Fréchet "
@@ -346,7 +352,7 @@ def others():
 
 def samples_in_time():
     copies, frechet, precision, pixels = (
-        evidence().in_time(of) for of in ("memorisation", "frechet", "precision", "frechet_pixels")
+        evidence().in_time(measure) for measure in ("memorisation", "frechet", "precision", "frechet_pixels")
     )
     assert precision["high"] < 0 and pixels["high"] < 0 and not leaves_out_0(copies) and not leaves_out_0(frechet)
     return (

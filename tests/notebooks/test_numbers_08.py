@@ -64,7 +64,9 @@ def one_euler_step():
 def few_steps_and_many():
     run = shipped_run("digits/meanflow-baseline")
     two = evaluate(run.model(), run.config, EvaluationConfig(500, Sampler(steps=2))).values["frechet"]
-    one, heun = (Atlas.load().band(of, "frechet", step=3000).values for of in ("meanflow-baseline", "baseline"))
+    one, heun = (
+        Atlas.load().band(condition, "frechet", step=3000).values for condition in ("meanflow-baseline", "baseline")
+    )
     assert heun.max() < two < one.min() and len(one) == 3 and len(heun) == 5
     return (
         f"In one step, MeanFlow then has a Fréchet distance of {one.min():.2f} to {one.max():.2f} (three seeds), and a "
@@ -86,7 +88,8 @@ def weight_of_the_dispersive_gradient():
 
 def features_of_a_dispersive_meanflow():
     norm, plain = (
-        Atlas.load().band(f"meanflow-{of}", "feature_norm", step=3000).mean for of in ("dispersive", "baseline")
+        Atlas.load().band(f"meanflow-{condition}", "feature_norm", step=3000).mean
+        for condition in ("dispersive", "baseline")
     )
     assert surely("meanflow-dispersive", "effective_rank") < 0
     return (

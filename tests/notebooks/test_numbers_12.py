@@ -20,7 +20,10 @@ from labkit.widgets import Moons
 def causes(step, **conditions):
     """Differences from the baseline in the loss on held-out digits."""
     names = {"always": "dispersive"} | conditions
-    return {key: evidence().row("causes", f"coarse-{of}", "loss_held_out", step=step) for key, of in names.items()}
+    return {
+        key: evidence().row("causes", f"coarse-{condition}", "loss_held_out", step=step)
+        for key, condition in names.items()
+    }
 
 
 def share(rows, key):
@@ -66,8 +69,8 @@ def overshoot():
 
 def no_momentum():
     without, usual = (
-        evidence().row("causes", f"coarse-{of}", "loss_held_out", step=500)
-        for of in ("momentum0-dispersive", "dispersive")
+        evidence().row("causes", f"coarse-{condition}", "loss_held_out", step=500)
+        for condition in ("momentum0-dispersive", "dispersive")
     )
     assert without["low"] > 0
     return (
@@ -104,7 +107,7 @@ def gain_on_few():
         "half": "half-lr",
         "cosine": "cosine-burst12",
     }
-    rows = {key: at_best(of) for key, of in names.items()}
+    rows = {key: at_best(condition) for key, condition in names.items()}
     assert all(rows[key]["high"] < 0 for key in ("always", "burst", "warm", "late")) and rows["half"]["low"] > 0
     assert not leaves_out_0(rows["cosine"])
     return (
@@ -141,7 +144,7 @@ def converged_letters():
 
 
 def readme_causes():
-    slow, few = causes(500, burst="burst12"), {key: at_best(of) for key, of in BURST.items()}
+    slow, few = causes(500, burst="burst12"), {key: at_best(condition) for key, condition in BURST.items()}
     return (
         f"Both arise at the start: the first 12 steps of the loss alone cause {share(slow, 'burst')} of the slow "
         f"start, and bring {share(few, 'burst')} of the gain on 200 digits (notebook 12)."

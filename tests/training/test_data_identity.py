@@ -23,9 +23,9 @@ def store(folder: Path, grey: int = 0, classes: int = 2, side: int = 8, **settin
     shutil.rmtree(folder, ignore_errors=True)
     x, y = np.full((20, side, side, 1), grey, np.uint8), np.arange(20) % classes
     np.savez(folder.with_suffix(".npz"), x=x, y=y)
-    made = prepare(folder.with_suffix(".npz"), folder, size=side, channels=1, progress=False, **settings)
+    prepared = prepare(folder.with_suffix(".npz"), folder, size=side, channels=1, progress=False, **settings)
     folder.with_suffix(".npz").unlink()
-    return made
+    return prepared
 
 
 def config(**changes):

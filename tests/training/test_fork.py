@@ -17,12 +17,12 @@ SETTINGS = {"tiny": tiny, "everything": everything}
 @pytest.fixture(scope="module")
 def parents(tmp_path_factory):
     """Runs of 12 steps with checkpoints at 5, 10 and 12, made when they are first needed."""
-    made = {}
+    kept = {}
 
     def parent(name: str = "tiny") -> Run:
-        if name not in made:
-            made[name] = Run.open(trained(SETTINGS[name](keep_last=9), tmp_path_factory.mktemp("parents") / name))
-        return made[name]
+        if name not in kept:
+            kept[name] = Run.open(trained(SETTINGS[name](keep_last=9), tmp_path_factory.mktemp("parents") / name))
+        return kept[name]
 
     return parent
 

@@ -73,9 +73,9 @@ def test_a_figure_is_described_by_its_title_panes_axes_and_traces():
 
 def test_the_report_of_a_notebook_has_its_cost_and_its_widgets_but_no_closed_one():
     predictions, panel = Predictions(), force_panel("still")
-    asked = predictions.ask("What happens?", OPTIONS, ("it grows", "So it is."))
+    question = predictions.ask("What happens?", OPTIONS, ("it grows", "So it is."))
     closed = widgets.HTML("gone")
-    names = [widget.model_id for widget in (asked, panel.widget, closed)]
+    names = [widget.model_id for widget in (question, panel.widget, closed)]
     closed.close()
     kept = json.loads(report(names, predictions))
     assert list(kept["stills"]) == names[:2] and "<details>" in kept["stills"][names[0]]
