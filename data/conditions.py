@@ -124,6 +124,7 @@ CONDITIONS = {
     "letters-dispersive": letters(**ON),
     "letters-burst12": letters(**ON, schedule=burst(12)),
     "letters-late2000": letters(**ON, schedule=late(2000)),
+    "letters-bank": letters(negatives="bank", **ON),
     **{f"letters-{name}": letters(lam=0.5, variant=variant) for name, variant in VARIANTS.items() if name != "l2"},
     "baseline": watched(TWICE),
     "dispersive": watched(TWICE, **ON),
