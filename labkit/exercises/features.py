@@ -83,7 +83,7 @@ EXERCISES = {
         effective_rank,
         **about("04", "effective rank", minutes=5, difficulty=1),
         why="A large cloud can still be a flat one. This number tells in how many directions features really spread, "
-        "whatever their size, and the captions of the explorer will quote yours.",
+        "whatever their size, and the table of the explorer will quote yours.",
         oracle=library.effective_rank,
         inputs=lambda: [(_cloud(),), (numbers(5, 9, seed=1) + 0.4,)],
         laws={"twice the features have the same rank": lambda f: (f(2 * _cloud()), f(_cloud()))},
