@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from types import TracebackType
 from typing import NamedTuple
 
@@ -268,10 +269,11 @@ def _explain_unknown_name(
     while last.tb_next is not None:
         last = last.tb_next
     if kind is NameError and error.name and last.tb_frame.f_globals is shell.user_ns:
-        print(
+        sentence = (
             f"{error.name} is not known yet: unless you mistyped a name of your own, run the cells above this one "
             "first (JupyterLab: Run > Run All Above Selected Cell)."
         )
+        print(fill(sentence, 96))  # a notebook breaks longer lines within words
     shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
 
