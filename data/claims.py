@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from conditions import GRID, NOISES, STEPS, STOPPING, VARIANTS, coarse
+from conditions import CONDITIONS, GRID, NOISES, STEPS, STOPPING, VARIANTS, coarse
 from questions import FORMS, SAMPLERS
 
-from labkit.experiments.atlas import Band, at_best_step, band
-from labkit.experiments.statistics import describe_row, paired_differences
+from labkit.experiments.atlas import Band, at_best_step, band, describe_point, point
+from labkit.experiments.statistics import describe_interval, describe_row, paired_differences
 from labkit.metrics import metric
 
 CONFIRMED, NOT_CONFIRMED, CONTRADICTED = "confirmed at this scale", "not confirmed", "contradicted"
@@ -19,6 +19,8 @@ ANSWERED, NOT_TESTED = "answered", "not tested"
 SURE = 0.05
 MAIN = "frechet"
 USUAL = "heun with 50 steps, guidance 1"
+WAYS = {"euler_maruyama": "Euler–Maruyama", "euler": "Euler", "heun": "Heun"}
+"""Sampler → its name for people."""
 ALWAYS = "at every step"
 ALONE = {
     ALWAYS: "dispersive",
@@ -152,6 +154,26 @@ def describe_rows(rows: Mapping[str, pd.Series]) -> str:
     return "; ".join(f"{name} {describe_row(row)}" for name, row in rows.items())
 
 
+def minus(text: str) -> str:
+    """Numbers with minus signs in place of hyphens."""
+    return text.replace("-", "−")
+
+
+def variant_title(variant: str) -> str:
+    return "L2" if variant == "l2" else variant
+
+
+def titled(rows: Mapping[str, pd.Series]) -> dict[str, pd.Series]:
+    """The same rows, by the titles of their metrics."""
+    return {metric(name).title: row for name, row in rows.items()}
+
+
+def cell_title(row: pd.Series) -> str:
+    """λ and τ of a row's condition."""
+    at = CONDITIONS[row["condition"]].dispersive
+    return f"λ = {at.lam:g}, τ = {at.tau:g}"
+
+
 def count(rows: Iterable[pd.Series]) -> str:
     signs = [sign(row) for row in rows]
     return f"{signs.count(1)} of {len(signs)} better, {signs.count(-1)} worse, {signs.count(0)} unclear"
@@ -180,12 +202,12 @@ def claim(text: str, published: str = "–") -> Callable[[Rule], Rule]:
     return add
 
 
-def single(question: str, condition: str) -> Rule:
-    """Rule of a claim that one difference answers."""
+def single(question: str, condition: str, name: str) -> Rule:
+    """Rule of a claim that one difference answers, under this name."""
 
     def answer(e: Evidence) -> Answer:
         row = e.row(question, condition)
-        return Answer(helps([row]), describe_rows({condition: row}))
+        return Answer(helps([row]), describe_rows({name: row}))
 
     return answer
 
@@ -203,7 +225,9 @@ def works(e: Evidence) -> Answer:
     )
 
 
-claim("So does the released setting (λ 0.25, τ 1, last block)", "36.49 → 32.64 [S]")(single("works", "coarse-release"))
+claim("So does the released setting (λ 0.25, τ 1, last block)", "36.49 → 32.64 [S]")(
+    single("works", "coarse-release", "Nano/4")
+)
 
 
 @claim("With guidance, at full size, too", "SiT-XL/2: 6.02 → 5.09, 4.74 [S]; 18.46 → 15.95 without [2]")
@@ -213,7 +237,8 @@ def full_size(e: Evidence) -> Answer:
 
 @claim("Every variant improves, InfoNCE-L2 most", "L2 32.35 [S], hinge 33.93, cosine 34.33, covariance 35.82 [2]")
 def variants(e: Evidence) -> Answer:
-    finer, rows = e.rows("variants", FORMS), e.rows("variants", coarsely(FORMS))
+    forms = {variant_title(variant): condition for variant, condition in FORMS.items()}
+    finer, rows = e.rows("variants", forms), e.rows("variants", coarsely(forms))
     best = min(rows, key=lambda name: rows[name]["difference"])
     return Answer(
         helps([*rows.values(), *finer.values()]),
@@ -224,17 +249,20 @@ def variants(e: Evidence) -> Answer:
 
 @claim("Any block will do, all together best", "first 33.97, a quarter 32.35, half 33.79, last 33.86, all 32.05 [2]")
 def blocks(e: Evidence) -> Answer:
-    rows = {name: e.row("block", name) for name in ("block0", "dispersive", "block2", "block-last", "blocks-all")}
-    among = {name: e.row("which-block", name) for name in rows if name != "dispersive"}
-    here = describe_rows({"block1" if name == "dispersive" else name: row for name, row in rows.items()})
-    return Answer(helps(rows.values()), here, f"against block 1 instead of the baseline: {describe_rows(among)}")
+    others = {"block 0": "block0", "block 2": "block2", "the last block": "block-last", "all blocks": "blocks-all"}
+    first, *later = others.items()
+    rows, among = e.rows("block", dict([first, ("block 1", "dispersive"), *later])), e.rows("which-block", others)
+    return Answer(
+        helps(rows.values()), describe_rows(rows), f"against block 1 instead of the baseline: {describe_rows(among)}"
+    )
 
 
 @claim("Every cell of λ ∈ {0.25, 0.5, 1} × τ ∈ {0.25, 0.5, 1, 2} is better than the baseline", "all below 36.49 [2]")
 def every_cell(e: Evidence) -> Answer:
     rows = [e.row("lam-tau", coarse(name)) for name in GRID]
     low, high = min(rows, key=lambda r: r["difference"]), max(rows, key=lambda r: r["difference"])
-    here = f"{count(rows)}; from {low['condition']} {describe_row(low)} to {high['condition']} {describe_row(high)}"
+    low, high = (f"{describe_row(row)} ({cell_title(row)})" for row in (low, high))
+    here = f"{count(rows)}; from {low} to {high}"
     return Answer(helps(rows), here)
 
 
@@ -254,7 +282,7 @@ def carry_over(e: Evidence) -> Answer:
 
 @claim("With independent noise the contrastive parent fails", "in all cases [P]")
 def parents_fail(e: Evidence) -> Answer:
-    parents = coarsely({name: f"{name}-independent" for name in VARIANTS})
+    parents = coarsely({variant_title(name): f"{name}-independent" for name in VARIANTS})
     rows, losses = (e.rows("parents", parents, measure) for measure in (MAIN, "loss_held_out"))
     signs = [sign(row) for row in rows.values()]
     return Answer(
@@ -267,7 +295,7 @@ def parents_fail(e: Evidence) -> Answer:
 
 @claim("Restricted noise is better than independent", "stated [P]")
 def restricted_better(e: Evidence) -> Answer:
-    rows = e.rows("noise", coarsely({name: f"{name}-restricted" for name in VARIANTS}))
+    rows = e.rows("noise", coarsely({variant_title(name): f"{name}-restricted" for name in VARIANTS}))
     return Answer(helps(rows.values()), f"restricted minus independent: {describe_rows(rows)}")
 
 
@@ -275,7 +303,9 @@ def restricted_better(e: Evidence) -> Answer:
 def beats_parent(e: Evidence) -> Answer:
     rows, losses = (
         {
-            f"{v} against {noise}": e.row("without-pair", coarse(form), measure, against=coarse(f"{v}-{noise}"))
+            f"{variant_title(v)} against {noise}": e.row(
+                "without-pair", coarse(form), measure, against=coarse(f"{v}-{noise}")
+            )
             for v, form in FORMS.items()
             for noise in NOISES
         }
@@ -290,8 +320,8 @@ def beats_parent(e: Evidence) -> Answer:
 
 @claim("The gain lasts in long training", "SiT-XL/2: 80 epochs 18.46 → 15.95, 800 epochs 8.99 → 8.08 [2]")
 def longer(e: Evidence) -> Answer:
-    rows = {f"step {step}": e.row("age", "coarse-dispersive", step=step) for step in (500, 1000, STEPS, 3000, 6000)}
-    return Answer(helps([rows["step 6000"]]), describe_rows(rows), "the verdict is that of the longest training")
+    rows = {f"step {step:,}": e.row("age", "coarse-dispersive", step=step) for step in (500, 1000, STEPS, 3000, 6000)}
+    return Answer(helps([rows["step 6,000"]]), describe_rows(rows), "the verdict is that of the longest training")
 
 
 @claim("Larger models gain more", "stated; S and L [?]")
@@ -319,14 +349,17 @@ def over_fitting(e: Evidence) -> Answer:
     return Answer(
         helps(every),
         f"{count(every)}. 200 training images, at equal steps: loss on held-out ones {describe_rows(held_out)}; "
-        f"share of near copies {describe_rows(copied)}. Each at its own best of 15 checkpoints: {describe_rows(best)}",
-        f"with 200 after 6,000 steps: {describe_rows(late)}; with all images the held-out loss is "
+        f"share of near copies {describe_rows(copied)}. Each at its own best of 15 checkpoints: "
+        f"{describe_rows(titled(best))}",
+        f"with 200 after 6,000 steps: {describe_rows(titled(late))}; with all images the held-out loss is "
         f"{describe_rows(on_all)}. The gap between the losses is no judge: it is small in whatever learns slowly",
     )
 
 
-claim("DiT gains, too", "at every size [P], figures [?]")(single("dit", "dit-dispersive"))
-claim("MeanFlow gains in one step", "MeanFlow-XL/2: 3.43 → 3.21 [2]")(single("meanflow", "meanflow-dispersive"))
+claim("DiT gains, too", "at every size [P], figures [?]")(single("dit", "dit-dispersive", "DiT-Nano/2"))
+claim("MeanFlow gains in one step", "MeanFlow-XL/2: 3.43 → 3.21 [2]")(
+    single("meanflow", "meanflow-dispersive", "MeanFlow-Nano/2")
+)
 
 
 @claim("REPA, with its teacher, is further ahead", "SiT-XL/2, long: REPA 1.80, dispersive 1.97, SiT 2.06 [2]")
@@ -392,8 +425,8 @@ def dynamics(e: Evidence) -> Answer:
     value, base = (e.mean(coarse(name), "logged_dispersive") for name in ("dispersive", "baseline"))
     return Answer(
         ANSWERED,
-        f"over the last fifth of training L_disp is {value:.2f}, and {base:.2f} for the baseline, "
-        "where it is only measured; the floor −log 128 is −4.85",
+        minus(f"over the last fifth of training L_disp is {value:.2f}, and {base:.2f} for the baseline, ")
+        + "where it is only measured; the floor −log 128 is −4.85",
         "curves: notebooks 03 and 04",
     )
 
@@ -402,7 +435,9 @@ def dynamics(e: Evidence) -> Answer:
 def conflict(e: Evidence) -> Answer:
     cosine, ratio = (e.mean("coarse-dispersive", f"logged_gradient_{name}") for name in ("cosine", "ratio"))
     verdict = "neither synergy nor conflict" if abs(cosine) < 0.1 else "synergy" if cosine > 0 else "conflict"
-    here = f"mean cosine of the two gradients {cosine:+.3f}, the regularizer's norm {ratio:.3f} of the other's"
+    here = (
+        f"mean cosine of the two gradients {minus(f'{cosine:+.3f}')}, the regularizer's norm {ratio:.3f} of the other's"
+    )
     return Answer(ANSWERED, here, f"{verdict} (below 0.1 in size counts as neither)")
 
 
@@ -440,7 +475,7 @@ def alphas(e: Evidence) -> Answer:
 def other_metrics(e: Evidence) -> Answer:
     names = ("frechet_pixels", "kernel_distance", "precision", "recall", "agreement", "memorisation")
     rows = {name: e.row("works", "coarse-dispersive", name) for name in names}
-    return Answer(ANSWERED, describe_rows(rows), count(rows.values()))
+    return Answer(ANSWERED, describe_rows(titled(rows)), count(rows.values()))
 
 
 @claim("Reviewers: samples of the same seed side by side?")
@@ -453,7 +488,7 @@ def side_by_side(e: Evidence) -> Answer:
     return Answer(ANSWERED, here, "shown in notebook 06")
 
 
-claim("Reviewers: Dispersive Loss and REPA together?")(single("both", "repa-dispersive"))
+claim("Reviewers: Dispersive Loss and REPA together?")(single("both", "repa-dispersive", "both minus REPA alone"))
 
 
 def slopes(e: Evidence) -> tuple[Band, Band]:
@@ -470,12 +505,12 @@ def choosing(e: Evidence) -> Answer:
     rows = [e.row("lam-tau", coarse(name)) for name in (*GRID, "lam0.1-tau0.5")]
     best = min(rows, key=lambda row: row["difference"])
     others = matching(e.findings, question="instead", measure=MAIN)
-    doubled = [f"{slope.mean:+.3f} [{slope.low:+.3f}, {slope.high:+.3f}]" for slope in slopes(e)]
-    ahead = {row["condition"]: row for _, row in others.iterrows() if sign(row) == 1}
+    doubled = [minus(f"{slope.mean:+.3f} [{slope.low:+.3f}, {slope.high:+.3f}]") for slope in slopes(e)]
+    ahead = {describe_point(point(CONDITIONS[row["condition"]])): row for _, row in others.iterrows() if sign(row) == 1}
     return Answer(
         ANSWERED,
-        f"λ × τ: {count(rows)}; smallest mean: {best['condition']} {describe_row(best)}; doubling λ adds {doubled[0]}, "
-        f"doubling τ {doubled[1]}",
+        f"λ × τ: {count(rows)}; smallest mean: {describe_row(best)} ({cell_title(best)}); doubling λ adds "
+        f"{doubled[0]}, doubling τ {doubled[1]}",
         "better than λ = τ = 0.5 with InfoNCE-L2, which is not to say than the baseline: "
         f"{describe_rows(ahead) or 'none is shown'}. The smallest of many means is partly luck; Holm's correction "
         "counts all",
@@ -485,7 +520,8 @@ def choosing(e: Evidence) -> Answer:
 def shares(rows: Mapping[str, pd.Series]) -> str:
     """Difference of each condition as a share of that of the loss at every step."""
     always = rows[ALWAYS]["difference"]
-    return ", ".join(f"{name} {row['difference'] / always:.0%}" for name, row in rows.items() if name != ALWAYS)
+    others = {name: row["difference"] / always for name, row in rows.items() if name != ALWAYS}
+    return ", ".join(f"{name} {minus(f'{share:.0%}')}" for name, share in others.items())
 
 
 @claim("When does it act: what makes the slow start?")
@@ -511,10 +547,16 @@ def few_images(e: Evidence) -> Answer:
     )
 
 
+def _sampler_title(way: str) -> str:
+    """A sampler for people; no guidance goes without saying."""
+    method, _, rest = way.partition(" ")
+    return f"{WAYS[method]} {rest.removesuffix(', guidance 1')}"
+
+
 @claim("Guidance, few steps, other samplers: does the difference depend on them?", "guidance 1.5 and none, above")
 def guidance(e: Evidence) -> Answer:
     finer, rows = (
-        {way: e.row("sampling", condition, sampler=way) for way in SAMPLERS}
+        {_sampler_title(way): e.row("sampling", condition, sampler=way) for way in SAMPLERS}
         for condition in ("dispersive", "coarse-dispersive")
     )
     guided = SAMPLERS[1]
@@ -522,9 +564,7 @@ def guidance(e: Evidence) -> Answer:
         "Nano/2": e.by_sampler("dispersive", guided, "baseline"),
         "Nano/4": e.by_sampler("coarse-dispersive", guided, "coarse-baseline"),
     }
-    moved = "; ".join(
-        f"{size} {row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]" for size, row in changes.items()
-    )
+    moved = "; ".join(f"{size} {describe_interval(row)}" for size, row in changes.items())
     pixels = e.row("sampling", "dispersive", "frechet_pixels", sampler=guided)
     return Answer(
         ANSWERED,

@@ -11,7 +11,7 @@ from claims import SURE
 from questions import SAMPLERS
 
 from labkit.experiments.atlas import at_best_step
-from labkit.experiments.statistics import holm, paired_differences, side
+from labkit.experiments.statistics import describe_interval, holm, paired_differences, side
 from labkit.metrics import metric
 
 MEASURES = (
@@ -135,5 +135,5 @@ def _cell(group: pd.DataFrame) -> str:
     row = group.iloc[0]
     if row["side"] not in ("better", "worse"):
         return "·"
-    text = f"{row['side']} {row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+    text = f"{row['side']} {describe_interval(row)}"
     return f"**{text}**" if row["p_holm"] < SURE else text

@@ -138,7 +138,8 @@ def test_compare_writes_one_page_that_needs_nothing_else(tmp_path, capsys, monke
     assert page.count("<svg") == 4 and "<script" not in page and 'src="http' not in page and "@import" not in page
     assert len(page) < 400_000
     chapters = ("Same noise, same labels", "What training did", "Do the other blocks follow", "slow training down")
-    assert all(part in html.unescape(page) for part in (*chapters, '"lam": 0.5'))
+    titles = ("<th>Fréchet distance of pixels</th>", "<th>effective rank</th>")
+    assert all(part in html.unescape(page) for part in (*chapters, *titles, '"lam": 0.5')) and "frechet" not in page
     assert Run.open(tmp_path / "c" / "baseline").config.dispersive.lam is None
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from labkit import Run
 from labkit.cli import main
 from labkit.datasets import Codec
+from labkit.metrics import METRICS
 
 TINY = ["--model", "SiT-Nano/4", "--batch-size", "4", "--log-every", "1", "--save-every", "1"]
 
@@ -28,7 +29,7 @@ def test_evaluate_export_and_again(run, tmp_path, capsys):
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "20 samples by heun with 1 step" in printed and "reference digits, held_out, 500 images" in printed
-    assert "frechet" in printed and "precision" in printed and "real against real" in printed
+    assert "Fréchet distance" in printed and "precision" in printed and "real against real" in printed
     [stored] = (run / "evaluations").glob("*.json")
     assert str(stored) in printed
     with np.load(tmp_path / "samples.npz") as archive:
@@ -43,7 +44,7 @@ def test_evaluate_export_and_again(run, tmp_path, capsys):
     against = ["--reference", str(tmp_path / "samples.npz"), "--features", "digits"]
     assert main(["evaluate", str(run), "--count", "20", "--steps", "1", *against]) == 0
     figures = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert float(next(line[1] for line in figures if line[:1] == ["frechet"])) < 1e-3
+    assert float(next(line[2] for line in figures if line[:2] == ["Fréchet", "distance"])) < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -119,5 +120,5 @@ def test_letters_are_measured_by_their_classifier(tmp_path, capsys):
     assert main(["evaluate", out, "--count", "26", "--steps", "1"]) == 0
     printed = capsys.readouterr().out
     assert "reference letters, held_out, 2,912 images; features letters" in printed
-    for metric in ("frechet ", "frechet_pixels", "kernel_distance", "recall", "agreement", "memorisation"):
-        assert metric in printed
+    for metric in ("frechet", "frechet_pixels", "kernel_distance", "recall", "agreement", "memorisation"):
+        assert f"\n{METRICS[metric].title} " in printed

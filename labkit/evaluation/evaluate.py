@@ -35,7 +35,7 @@ from labkit.evaluation.evaluator import FEW, REAL, Batches, Evaluator, Metric, e
 from labkit.evaluation.references import Shape, open_reference
 from labkit.evaluation.settings import EvaluationConfig, FilledConfig, whole_set
 from labkit.evaluation.shards import Shards
-from labkit.metrics import Extractor, FeatureLikelihood, extract
+from labkit.metrics import Extractor, FeatureLikelihood, extract, metric
 from labkit.metrics.classifier import CLASSIFIERS
 from labkit.metrics.extractors import to_bytes
 from labkit.models import Transformer
@@ -93,7 +93,7 @@ class StoredEvaluation(NamedTuple):
         return pd.DataFrame(rows).T
 
     def summary(self) -> str:
-        """The table, and in words what it depends on."""
+        """The table with the metrics' titles, and in words what it depends on."""
         sampling, reference, features = (self.record[part] for part in ("sampling", "reference", "features"))
         sampler = sampling["sampler"]
         steps = f" with {sampler['steps']} steps" if sampler["steps"] else ""
@@ -102,9 +102,9 @@ class StoredEvaluation(NamedTuple):
             f"{sampling['nfe']:g} evaluations each, seed {sampling['seed']}, {sampling['weights']} weights of step "
             f"{sampling['checkpoint']['step']}; reference {reference['name']}, {reference['count']:,} images; "
             f"features {features['name']}",
-            self.table().to_string(),
+            self.table().rename(index=lambda name: metric(name).title).to_string(),
             *(f"Of the reference, {note}." for note in reference.get("notes", ())),
-            *(f"Left out: {metric} ({reason})." for metric, reason in self.record["left_out"].items()),
+            *(f"Left out: {metric(name).title} ({reason})." for name, reason in self.record["left_out"].items()),
             f"Stored with all it depends on: {self.path}",
         ]
         return "\n".join(lines)

@@ -83,7 +83,7 @@ EXERCISES = {
         effective_rank,
         **about("04", "effective rank", minutes=5, difficulty=1),
         why="A large cloud can still be a flat one. This number tells in how many directions features really spread, "
-        "whatever their size, and the captions of the explorer will quote yours.",
+        "whatever their size, and the table of the explorer will quote yours.",
         oracle=library.effective_rank,
         inputs=lambda: [(_cloud(),), (numbers(5, 9, seed=1) + 0.4,)],
         laws={"twice the features have the same rank": lambda f: (f(2 * _cloud()), f(_cloud()))},
@@ -92,6 +92,11 @@ EXERCISES = {
             "of its own. What should you subtract first?",
             "z.mean(dim=0) → z.mean(dim=1, keepdim=True)": "You subtract from each sample the mean of its features. "
             "Subtract from each feature its mean over the samples.",
+            "z.mean(dim=0) → z.mean()": "You subtract one mean, that of all numbers. Each feature has its own.",
+            "z - z.mean(dim=0) → (z - z.mean(dim=0)) / z.std(dim=0)": "You divide each feature by its deviation, so a "
+            "direction that is hardly used counts as much as any other. Subtract the mean alone.",
+            "torch.linalg.svdvals(z - z.mean(dim=0)) → z.std(dim=0)": "You take the deviation of each feature. The "
+            "directions in which a cloud spreads need not lie along the features.",
             "sigma / sigma.sum() → sigma**2 / (sigma**2).sum()": "Your shares come from the squares σ², which are "
             "variances. Some papers do that; this definition uses σ itself.",
             "torch.exp(-(p * p.log()).sum()) → -(p * p.log()).sum()": "This is the entropy. Which function turns it "
@@ -127,6 +132,8 @@ EXERCISES = {
             "that lie far from the origin look alike.",
             "mean(dim=0) → mean(dim=1, keepdim=True)": "You subtract from each sample the mean of its features. "
             "Subtract from each feature its mean over the samples.",
+            "return → a, b = a / a.std(dim=0), b / b.std(dim=0)\n    return": "You divide each feature by its "
+            "deviation. That changes which samples lie near which.",
             ".norm() ** 2 → .norm()": "The numerator is not squared, so larger features would change the result.",
             "(b.T @ b).norm()) → (b.T @ b).norm()) ** 2": "You square the denominator. Its two norms should stay as "
             "they are.",
@@ -163,6 +170,8 @@ EXERCISES = {
             ".cov() → .cov(correction=0)": "You divide the covariances by n. They should be divided by n − 1.",
             "torch.linalg.eigvals(cov_a @ cov_b).real → (cov_a @ cov_b).diagonal()": "You take the root of single "
             "entries of the product. The root of a matrix M is another thing: M^½ · M^½ = M.",
+            "a.T.cov(), b.T.cov() → a.T @ a / (len(a) - 1), b.T @ b / (len(b) - 1)": "Your covariances keep the means. "
+            "Subtract from each feature its mean first.",
             ".clamp_min(0).sqrt() →": "The product of the covariances is there, but without its root.",
             "torch.linalg.eigvals(cov_a @ cov_b).real → (cov_a.diagonal() * cov_b.diagonal())": "You use the variance "
             "of each feature by itself, and leave out how features vary together.",
@@ -196,6 +205,7 @@ EXERCISES = {
             "t.ppf(0.975, n - 1) * →": "This is plus or minus one standard error, which covers far less than 95 %.",
             "/ n**0.5 →": "You show how far *single* seeds scatter. By which factor is the mean of n seeds known "
             "better?",
+            "/ n**0.5 → / n": "You divide by n. By which factor is the mean of n seeds known better than one?",
             "0.975 → 0.95": "Your interval leaves 5 % out at *each* end. A 95 % interval leaves out 2.5 % at each.",
             "n - 1 → n": "Student's t needs the degrees of freedom. How many are left once the mean is known?",
             "std() → std(correction=0)": "You divide the deviation by n. For a sample, divide by n − 1; this matters "

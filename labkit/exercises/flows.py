@@ -338,6 +338,8 @@ EXERCISES = {
             "data. What should x_t be at t = 0?",
             "v = x1 - x0 → v = x1 - x_t": "Your v is the way that is left, x₁ − x_t. The velocity is the derivative "
             "of x_t by t, and on a straight line it is the same at every t.",
+            "v = x1 - x0 → v = x_t - x0": "Your v is the way that x_t has come from the noise. The velocity is the "
+            "derivative of x_t by t, and on a straight line it is the same at every t.",
             "v = x1 - x0 → v = (x_t - x0) / t": "You divide by t. One image here has t = 0, where this is 0/0, and its "
             "v is NaN. On a straight line the velocity is the same at every t: can you do without the division?",
             "v = x1 - x0 → v = (x_t - x0) / t.clamp(min=1e-6)": "You divide by t, which something keeps above 0. Then "
@@ -390,6 +392,9 @@ EXERCISES = {
             "self.norm1(x) * (1 + scale1) + shift1 → self.norm1(x * (1 + scale1) + shift1); self.norm2(x) * (1 + "
             "scale2) + shift2 → self.norm2(x * (1 + scale2) + shift2)": "You normalise after you scale and shift, "
             "which undoes part of both. The LayerNorm comes first.",
+            "self.norm1(x) * (1 + scale1) + shift1 → (self.norm1(x) + shift1) * (1 + scale1); self.norm2(x) * (1 + "
+            "scale2) + shift2 → (self.norm2(x) + shift2) * (1 + scale2)": "You shift before you scale, so the scale "
+            "acts on the shift, too.",
             "x = x + → y = x +; return x + → return y +": "Your MLP reads the tokens from before the attention. It "
             "should read them after the attention has added to them.",
             "x = x + → y = x +; self.norm2(x) → self.norm2(y)": "Your second half adds to the tokens from before the "
@@ -548,6 +553,8 @@ EXERCISES = {
             "v + w * score → v": "The noise comes in, but nothing takes it out again. Where is the score?",
             "v + w * score → v - w * score": "Your score pushes samples away from dense regions. Check its sign.",
             "w * score → w / 2 * score": "Your score is half as strong as the noise needs: √(2w) goes with w.",
+            "/ (1 - now) →": "Yours is −x₀, and not yet the score. What divides it?",
+            "h * (v + w * score) → h * v + w * score": "The score is not multiplied by the length of the step.",
             "v + w * score → w * score": "The velocity is missing, and without it x shakes but gets nowhere.",
             "w * score → score": "The score is not multiplied by w.",
         },
@@ -578,12 +585,17 @@ EXERCISES = {
             "it moves along v.",
             "+ span → - span": "This sign is for the paper's time, which runs the other way. Here, s comes *after* t.",
             "span * du_dt → du_dt": "The derivative is not multiplied by the span. When s = t, the target should be v.",
+            "-one))[1] → -one))[0]": "You take the first of the two things that `jvp` returns, which is u itself. "
+            "Which is the derivative?",
+            "velocity + span * du_dt → span * du_dt": "The velocity v is missing. When s = t, the target should be v.",
             "(velocity + → (u(x, t, span.flatten()) +": "You start from u, the network's own answer, so nothing would "
             "tie it to the data. Which velocity do you know?",
             ".detach() →": "The numbers are right, but a gradient flows through the target, so the network could move "
             "its target instead of itself. What cuts it off?",
             "span.reshape(-1, *[1] * (x.ndim - 1)) → span": "Torch lines up the span with the *last* axis. It should "
             "multiply whole samples.",
+            "span.reshape(-1, *[1] * (x.ndim - 1)) → span[:, None]": "Torch lines up axes from the last one, so with "
+            "this shape of the span every *row* of pixels gets its own. Every sample should: how many axes has x?",
         },
     ),
 }

@@ -189,6 +189,10 @@ EXERCISES = {
             "-D / tau → D / tau": "Far pairs weigh most here and should weigh least. Check the sign in the exponent.",
             ".mean(dim=-1) → .sum(dim=-1)": "Your distance grows with the number of features, and at the width of a "
             "real model no gradient would be left. What should it be divided by?",
+            ".square().mean(dim=-1) → .square().sum(dim=-1) / z.shape[1] ** 2": "You square 1/P along with the "
+            "distance. The square comes first, and then the division by P: D = ‖·‖²/P.",
+            ".mean(dim=-1) → .sum(dim=-1) / len(z)": "You divide by the number of samples B. P is the number of "
+            "features of one sample.",
             "z = z.flatten(1) → H, z = z.shape[-1], z.flatten(1); .mean(dim=-1) → .sum(dim=-1) / H": "You divide by "
             "the size of the last axis alone. P counts all the numbers of a sample, those of its other tokens, too.",
             ".square().mean(dim=-1) → .norm(dim=-1) / z.shape[1]": "The distance is not squared. The formula has "
@@ -209,10 +213,13 @@ EXERCISES = {
             "the sum but still divide by all B² pairs. In the paper's loss, the self-pairs stay in.",
             "z.flatten(1) → z.mean(dim=1)": "You average over the tokens first. Then single tokens may do as they "
             "like while their mean moves apart. Keep all the numbers of a sample, in one vector.",
+            "z.flatten(1) → z.flatten(0, 1)": "You treat every token as a sample of its own, so that tokens of one "
+            "image repel each other. A sample is all its tokens, in one vector.",
             "z = z.flatten(1) → z = torch.nn.functional.normalize(z.flatten(1), dim=1)": "You scale each sample to "
             "length 1. That is close to the cosine variant; this loss takes the features as they are.",
             "/ tau → * tau": "A larger τ should make the loss reach further, and yours reaches less far. Is τ on the "
             "right side of the fraction bar?",
+            "/ tau → / (2 * tau)": "You divide by 2τ, as in a Gaussian. Here it is τ alone.",
             "-D / tau → -D": "The temperature τ does not appear in your result. What should happen when it changes?",
             "-D / tau → -D / D.max() / tau": "You divide by the largest D, so the loss cannot tell a small cloud from "
             "a large one.",
@@ -236,6 +243,11 @@ EXERCISES = {
             "pairs: as the first of a pair, and as the second.",
             "-4 → -1": "Your result is a quarter of what it should be. One factor of 2 comes from the square. Where "
             "does the other come from?",
+            ".mean(dim=-1) → .sum(dim=-1)": "The D in your weights is not divided by P, so only the pair of a sample "
+            "with itself has a weight, and it pushes nothing.",
+            ".square().mean(dim=-1) → .square().sum(dim=-1) / z.shape[1] ** 2": "You square 1/P along with the "
+            "distance. D = ‖·‖²/P has it once.",
+            "-D / tau → D / tau": "In your weights far pairs count most. Check the sign in the exponent.",
             "(tau * z.shape[1]) → tau": "The factor 1/P in front is missing. D contains it, so its derivative does, "
             "too.",
             "(tau * z.shape[1]) → z.shape[1]": "The factor 1/τ in front is missing. What is the derivative of −D/τ?",
@@ -271,6 +283,7 @@ EXERCISES = {
             "logarithm belongs outside the mean over all pairs.",
             "z @ z.T / tau → (z @ z.T)[~torch.eye(len(z), dtype=bool)] / tau": "You leave out the pairs of a sample "
             "with itself. Here they count, as in the released code.",
+            "tau).mean() → tau).sum()": "Your loss is too large by log B²: the formula has a mean over the pairs.",
             "/ tau → * tau": "You multiply the cosine by τ. The formula divides by it.",
             "z.flatten(1) → z.mean(dim=1)": "You average over the tokens first. The angle is taken between samples "
             "with all the numbers of all their tokens.",
@@ -298,6 +311,8 @@ EXERCISES = {
             "beyond the margin.",
             ".square().mean(dim=-1) → .norm(dim=-1) / z.shape[1]": "The distance is not squared before you divide by "
             "P. The formula has ‖·‖².",
+            ".square().mean(dim=-1) → .square().sum(dim=-1) / z.shape[1] ** 2": "You square 1/P along with the "
+            "distance. First square, then divide by P.",
             ".mean(dim=-1) → .mean(dim=-1).sqrt()": "You compare ε with a distance. The formula compares it with D, a "
             "*squared* distance.",
             "D).square().mean() → D).mean().square()": "You square the mean. Square each pair by itself, so that near "
@@ -325,6 +340,11 @@ EXERCISES = {
             "sample over its features. Each *feature* should get mean 0 and variance 1 over the batch: look at `dim`.",
             "std(dim=0 → std(dim=1, keepdim=True": "You divide each sample by the deviation of its own features. Each "
             "*feature* should be divided by its deviation over the batch: look at `dim`.",
+            "std(dim=0, → std(": "You divide all features by one deviation, that of all numbers together. Each feature "
+            "should be divided by its own: which `dim`?",
+            "z.mean(dim=0) → z.mean(); std(dim=0, → std(": "You subtract one mean and divide by one deviation, those "
+            "of all numbers together. Each feature has its own, over the batch: which `dim`?",
+            "z.std( → z.var(": "You divide by the variance. A correlation divides by the standard deviation, its root.",
             "(z - z.mean(dim=0)) / → z /": "The features keep their mean. A correlation tells how two features vary "
             "together, so subtract their means first.",
             "- C.diagonal().square().sum() →": "The diagonal is still in the sum. Each feature agrees perfectly with "
@@ -342,6 +362,8 @@ EXERCISES = {
             "Use the same number in both places.",
             "z = z.flatten(1) → z = z.flatten(1).T": "You correlate samples with each other. This variant compares "
             "*features*. Which of the two axes should be summed over?",
+            "z.flatten(1) → z.flatten(0, 1)": "You treat every token as a sample of its own. The correlations are "
+            "taken over samples, between all the numbers of all their tokens.",
             "/ (P * (P - 1)) →": "The sum is right, but you do not divide it by the number of its terms yet.",
         },
     ),
@@ -414,6 +436,8 @@ EXERCISES = {
             "alignment_weight * alignment → alignment": "α does not appear in your result. What should it weigh?",
             "z[:, None] - z) → z[:, None] - z_positive)": "Your repulsion compares the first view with the second, so "
             "the two views of a sample repel each other, too. It should act within the first view.",
+            "-D / tau → -D[~torch.eye(len(D), dtype=bool)] / tau": "Your repulsion leaves out the pairs of a sample "
+            "with itself. They are in the formula.",
             "z - z_positive → z - z_positive.detach()": "The value is right, but no gradient reaches the second view. "
             "The two views of a sample should both move.",
             "+ repulsion → - repulsion": "Both of your terms draw samples together, and the best answer is a single "
@@ -436,6 +460,8 @@ EXERCISES = {
             "return -( → return (": "Minimising this would turn the model away from its teacher. Check the sign.",
             "h * y → projected * target": "These are inner products, so longer tokens would look like better ones. "
             "What turns an inner product into a cosine?",
+            "h * y → projected * y": "Only the teacher's tokens have length 1. What about the model's?",
+            "h * y → h * target": "Only the model's tokens have length 1. What about the teacher's?",
             ".sum(dim=-1).mean() → .mean()": "You average over the width D where an inner product is a sum. For a "
             "perfect match, the loss should be −1.",
             "projected, dim=-1 → projected.flatten(1), dim=-1; target, dim=-1 → target.flatten(1), dim=-1": "You take "

@@ -123,9 +123,15 @@ def holm(p: Collection[float]) -> list[float]:
 
 def describe_row(row: "pd.Series") -> str:
     """One row of ``paired_differences`` as text for a table's cell: difference, interval, wins."""
+    if row["n"] >= 2 and row["low"] <= row["high"]:
+        wins = f"{'better' if metric(row['measure']).direction else 'larger'} in {row['wins']} of {row['n']}"
+        return f"{describe_interval(row)}, {wins}"
+    difference = f"{row['difference']:+.3g}".replace("-", "−")
     if row["n"] < 2:
-        return f"{row['difference']:+.3g} (n = {row['n']}: no interval)"
-    if not row["low"] <= row["high"]:
-        return f"{row['difference']:+.3g} in each of {row['n']} seeds: no interval"
-    wins = f"{'better' if metric(row['measure']).direction else 'larger'} in {row['wins']} of {row['n']}"
-    return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}], {wins}"
+        return f"{difference} (n = {row['n']}: no interval)"
+    return f"{difference} in each of {row['n']} seeds: no interval"
+
+
+def describe_interval(row: "pd.Series") -> str:
+    """Difference and interval of one row of ``paired_differences``."""
+    return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]".replace("-", "−")

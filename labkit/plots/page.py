@@ -11,6 +11,7 @@ from labkit.experiments.compare import ComparisonResult
 from labkit.objective import metered_floor, regularized_blocks
 from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
 from labkit.plots.describe import describe
+from labkit.plots.tables import metrics_table
 from labkit.plots.theme import FONT
 from labkit.runtime import machine
 from labkit.training.checkpoint import replace_file
@@ -46,7 +47,7 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
         cost_figure(result),
     ]
     shown = [FIGURE.format(figure.svg(), html.escape(describe(figure))) for figure in figures]
-    table = result.table().T.to_html(float_format=lambda value: f"{value:.3f}", na_rep="–", border=0)
+    table = metrics_table(result.table().drop(columns=["steps", "images_per_second"])).T.to_html(border=0)
     origin = {"configs": {n: json.loads(c.to_json()) for n, c in result.configs.items()}, "machine": machine()}
     names = " against ".join(result.configs)
     text = f"""<!doctype html>
@@ -55,10 +56,10 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
 <h1>{names}</h1>
 <p>{result.finding()}</p>
 {table}
-<p>Samples: {result.describe()}. They are compared with held-out images of {config.dataset}: <i>frechet</i> on the 64
-features of the lab's classifier, <i>frechet_pixels</i> on 32 pixel-PCA components, <i>fid</i> on Inception's;
-the last column is what as many real training images score (mean of several draws), and <i>…_excess</i> the distance
-above that. Geometry is that of the metered block. One seed proves nothing: try others.</p>
+<p>Samples: {result.describe()}. They are compared with held-out images of {config.dataset}: the Fréchet
+distance on the 64 features of the lab's classifier, that of pixels on 32 pixel-PCA components, FID on Inception's; the
+last column is what as many real training images score (mean of several draws), and <i>above real</i> means the
+distance above that. Geometry is that of the metered block. One seed proves nothing: try others.</p>
 {"".join(shown)}
 <h2>How this was made</h2>
 <pre>{html.escape(json.dumps(origin, indent=1, ensure_ascii=False))}</pre>

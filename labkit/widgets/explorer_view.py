@@ -22,6 +22,7 @@ from labkit.plots import (
     distances_axes,
     draw_distances,
     figure,
+    metrics_table,
     scale_axis,
     style_digits,
     tile,
@@ -66,7 +67,7 @@ def explorer_panel(
     plot = _lay_out(state, title)
     controls = _controls(state)
     film = widgets.Play(min=0, max=len(state.steps) - 1, interval=800, show_repeat=False)
-    shows, status = widgets.HTML(), widgets.HTML()
+    shows, status, numbers = widgets.HTML(), widgets.HTML(), widgets.HTML()
 
     def draw(state: Explorer, plot: BaseFigure) -> str:
         state = copy.copy(state)  # the reader may move a slider while this is drawn
@@ -78,11 +79,12 @@ def explorer_panel(
         if not state.ready:
             return f"{_where(state)} is being computed; the picture is the one before."
         _draw_points(state, plot)
+        numbers.value = _table(state)
         return _sentence(state)
 
     alt = "Features of held-out digits as points, one pane a run, above their distances and their spread over training."
     below = row(widgets.Label("film of training"), film, status)
-    panel = Panel(name, state, controls, plot, draw, alt, extra=[below, shows])
+    panel = Panel(name, state, controls, plot, draw, alt, extra=[below, shows], below=[numbers])
     widgets.link((controls["step"], "index"), (film, "value"))
     _listen(panel)
     state.start()
@@ -254,20 +256,19 @@ def _where(state: Explorer) -> str:
     return f"{state.projection} at step {state.step:,}, block {state.block}, {t}, {label}"
 
 
+def _table(state: Explorer) -> str:
+    """A row for each run and a column for each metric at this place, as HTML."""
+    import pandas as pd
+
+    numbers = {name: cloud.numbers for name, cloud in state.clouds[state.place].items()}
+    return metrics_table(pd.DataFrame(numbers).T).to_html(border=0)
+
+
 def _sentence(state: Explorer) -> str:
-    runs = []
-    for name, cloud in state.clouds[state.place].items():
-        n = cloud.numbers
-        purity = n["neighbour_purity"]
-        near = "" if purity != purity else f", {purity:.0%} of nearest neighbours of the same class"
-        runs.append(
-            f"<b>{html.escape(name)}</b> norm {n['feature_norm']:.2g}, spread {n['mean_pairwise_distance']:.2g}, "
-            f"effective rank {n['effective_rank']:.0f}{near}"
-        )
     end = "."
     if state.projection == "UMAP" and state.map is not None:
         end = f". A map from another seed differs by a disparity of {state.map.flicker:.2f} (0 the same, 1 unrelated)."
-    return f"{_where(state)}: {'; '.join(runs)}{end}"
+    return _where(state) + end
 
 
 def _status(state: Explorer) -> str:

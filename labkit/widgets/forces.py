@@ -4,6 +4,7 @@ cloud: which depend on its size, and which on its shape."""
 import math
 from functools import partial
 
+import ipywidgets as widgets
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from traitlets import Int
 from labkit.losses import dispersive_floor, dispersive_loss
 from labkit.losses.dispersive import Variant, own_knobs
 from labkit.metrics import effective_rank
-from labkit.plots import PALETTE, draw_floor, figure
+from labkit.plots import PALETTE, draw_floor, figure, metrics_table
 from labkit.runtime import generator
 from labkit.widgets.panel import Panel, State, choice, log_slider, slider
 
@@ -230,6 +231,7 @@ def variants_panel(name: str = "variants", state: FourLosses | None = None) -> P
     plot.update_yaxes(title_text="way from largest value (0 %) to floor", row=1, col=1)
     plot.update_layout(legend=dict(x=0, xanchor="left", y=-0.24, yanchor="top"), margin_r=30)
     drawn: dict[int, tuple[object, ...]] = {}
+    numbers = widgets.HTML()
 
     def draw(state: FourLosses, plot: BaseFigure) -> str:
         for first, held, follow in ((0, state.stretch, state.against_scale), (5, state.scale, state.against_stretch)):
@@ -246,6 +248,7 @@ def variants_panel(name: str = "variants", state: FourLosses | None = None) -> P
             values[variant] = losses[0].item(), *state.progress(variant, losses).tolist()
         for dots, x in ((plot.data[4], state.scale), (plot.data[9], state.stretch)):
             dots.x, dots.y = [x] * 4, [now for _, now, _ in values.values()]
+        numbers.value = _table(values)
         return _sentence(state, here, values)
 
     controls = {
@@ -256,19 +259,26 @@ def variants_panel(name: str = "variants", state: FourLosses | None = None) -> P
     }
     alt = "Four losses of one cloud, each on the way from its largest value to its floor, against scale and stretch."
     finding = "Growing is enough for L2 and hinge; cosine and covariance see only how samples are arranged"
-    return Panel(name, state, controls, plot, draw, alt, finding=finding)
+    return Panel(name, state, controls, plot, draw, alt, below=[numbers], finding=finding)
+
+
+def _table(values: dict[Variant, tuple[float, float, float]]) -> str:
+    """Each variant's loss and progress here, and its progress if the scale doubled, as HTML."""
+    import pandas as pd
+
+    rows = {LOOKS[v][0]: (loss, f"{way:.1%}", f"{after:.1%}") for v, (loss, way, after) in values.items()}
+    columns = ["loss", "way from largest value to floor", "way if s doubled"]
+    return metrics_table(pd.DataFrame.from_dict(rows, orient="index", columns=columns)).to_html(border=0)
 
 
 def _sentence(state: FourLosses, here: Tensor, values: dict[Variant, tuple[float, float, float]]) -> str:
-    """Each variant's loss and progress here, and its progress if the scale doubled, in words."""
-    now = ", ".join(f"{LOOKS[v][0]} {way:.1%} (loss {loss:.3g})" for v, (loss, way, _) in values.items())
-    moved = [f"{LOOKS[v][0]} to {after:.1%}" for v, (_, way, after) in values.items() if abs(after - way) >= 5e-4]
+    """The settings, and which variants a doubled scale would move, in words."""
+    moved = [LOOKS[v][0] for v, (_, way, after) in values.items() if abs(after - way) >= 5e-4]
     would = f"move {' and '.join(moved)}, others by less than 0.05 %" if moved else "move none by as much as 0.05 %"
     centred = state.losses("infonce_cosine", state.cloud(state.stretch, state.scale, mean=0.0)[None])
     return (
         f"s = {state.scale:.2g}, stretch {state.stretch:.2f} (effective rank {effective_rank(here):.1f} of "
-        f"{state.FEATURES}), τ = {state.tau:.2g}, ε = {state.margin:.2g}. From its largest value (0 %) to its floor "
-        f"(100 %) each has come this far: {now}. Doubling s would {would}. Every feature has a mean of one deviation, "
-        f"scaled with the cloud; without it InfoNCE-cosine would be at "
+        f"{state.FEATURES}), τ = {state.tau:.2g}, ε = {state.margin:.2g}. Doubling s would {would}. Every "
+        "feature has a mean of one deviation, scaled with the cloud; without it InfoNCE-cosine would be at "
         f"{state.progress('infonce_cosine', centred).item():.1%}."
     )

@@ -27,6 +27,8 @@ CSS = """<style>
 .labkit-panel { border: 1px solid #e3e3e3; border-radius: 8px; padding: 10px 14px; margin: 4px 0; }
 .labkit-panel .widget-readout { font-variant-numeric: tabular-nums; }
 .labkit-text { line-height: 1.45; color: #222; }
+.labkit-panel .dataframe { display: block; overflow-x: auto; line-height: 1.45; font-variant-numeric: tabular-nums; }
+.labkit-panel .dataframe :is(th, td) { padding: 1px 14px 1px 0; text-align: right; }
 </style>"""
 ICONS = dict(start="play", pause="pause", fork="code-fork", resume="forward", stop="stop")
 CONFIG = {"displayModeBar": False, "responsive": True}

@@ -13,9 +13,12 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
+from types import TracebackType
 from typing import NamedTuple
 
 import ipywidgets as widgets
+from IPython import InteractiveShell, get_ipython
 
 from labkit.disk import DiskError, replace_file
 from labkit.runtime import runs_dir
@@ -44,6 +47,11 @@ class Entry(NamedTuple):
     option: str | None
     """The right option; None until it was measured."""
     why: str
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the prediction holds; None until its answer was measured."""
+        return None if self.option is None else self.picked == self.option
 
 
 class Question:
@@ -108,7 +116,7 @@ class Question:
     def right(self) -> bool | None:
         """Whether the recorded prediction holds; None without a prediction, and until its answer was measured."""
         entry = self.entry
-        return None if entry is None or entry.option is None else entry.picked == entry.option
+        return None if entry is None else entry.right
 
     def record(self, option: str) -> None:
         """Record a prediction, once, and open the answer."""
@@ -139,7 +147,8 @@ class Question:
 class Predictions:
     """The questions of one notebook, in order: ``ask`` shows one, ``score`` closes the notebook.
 
-    Asking the same text again (a cell that is run twice) starts that question afresh.
+    Asking the same text again (a cell that is run twice) starts that question afresh. Once there are ``Predictions``, a
+    cell that uses a name before another cell has defined it says which cells to run.
 
     Args:
         notebook: its number, under which predictions are kept; without one they are forgotten.
@@ -147,6 +156,7 @@ class Predictions:
     """
 
     def __init__(self, notebook: str = "", folder: Path | None = None) -> None:
+        explain_unknown_names()
         self.questions: dict[str, Question] = {}
         self.notebook, self.folder = notebook, folder or runs_dir() / "progress"
 
@@ -160,7 +170,7 @@ class Predictions:
         """Ask a question; a ``panel`` of this name gets its finding as title when the answer opens."""
 
         def changed(question: Question) -> None:
-            self._keep(question, self.notebook)
+            self._keep(question, self.notebook, late=question.shown)
             if question.shown and panel:
                 Panel.reveal(panel)
 
@@ -168,12 +178,18 @@ class Predictions:
         self.questions[text] = question
         return question.widget
 
-    def _keep(self, question: Question, notebook: str, text: str | None = None) -> None:
-        """Keep what was recorded of a question, under its text or the one that it had in its own notebook."""
-        entry = question.entry
+    def _keep(self, question: Question, notebook: str, text: str | None = None, late: bool = False) -> None:
+        """Keep what was recorded of a question, under its text or the one that it had in its own notebook.
+
+        A ``late`` call adds what was measured since; it leaves a question alone that was answered otherwise since.
+        """
+        entry, text = question.entry, text or question.text
         if not notebook or entry is None:
             return
-        entries = self.kept().get(notebook, {}) | {text or question.text: entry}
+        entries = self.kept().get(notebook, {})
+        if late and text in entries and entries[text].picked != entry.picked:
+            return
+        entries[text] = entry
         content = json.dumps({key: kept._asdict() for key, kept in entries.items()}, indent=1, ensure_ascii=False)
         with contextlib.suppress(DiskError):  # a full disk must not keep an answer closed
             replace_file(self.folder / f"{notebook}.json", content.encode())
@@ -191,7 +207,7 @@ class Predictions:
         """A few predictions of other notebooks that came out differently, to be made once more."""
         again = []
         for notebook, text, entry in self._entries():
-            if len(again) < count and notebook != self.notebook and entry.option not in (None, entry.picked):
+            if len(again) < count and notebook != self.notebook and entry.right is False:
                 answer = Answer(entry.option or "", entry.why)
                 keep = partial(self._keep, notebook=notebook, text=text)
                 again.append(Question(f"(from notebook {notebook}) {text}", entry.options, answer, keep).widget)
@@ -209,7 +225,7 @@ class Predictions:
         lines = [_cells("th", "notebook", "question", "you predicted", "what came out")]
         for notebook, text, entry in self._entries():
             picked = f"{entry.picked} — because {entry.because}" if entry.because else entry.picked
-            outcome = "✓" if entry.picked == entry.option else entry.option or "not measured yet"
+            outcome = "✓" if entry.right else entry.option or "not measured yet"
             lines.append(_cells("td", notebook, text, picked, outcome))
         if len(lines) == 1:
             return widgets.HTML(live_text("No prediction has been recorded in any notebook yet."))
@@ -219,20 +235,46 @@ class Predictions:
         """Number of right predictions, number of recorded ones, and the questions whose prediction was wrong."""
         recorded = [q for q in self.questions.values() if q.right is not None]
         for question in recorded:
-            self._keep(question, self.notebook)  # its answer may have been measured since
+            self._keep(question, self.notebook, late=True)  # its answer may have been measured since
         missed = [q for q in recorded if not q.right]
         return len(recorded) - len(missed), len(recorded), missed
 
     def score(self) -> widgets.Widget:
-        """The share of predictions that held, and the others to try once more."""
+        """The share of predictions that held, and the others to try once more, until they are right."""
         right, recorded, missed = self.tally()
+        last = self.kept().get(self.notebook, {})
+        again = [q for q in missed if q.text not in last or not last[q.text].right]
         text = f"{right} of {recorded} recorded predictions held; there were {len(self.questions)} questions."
         if not recorded:
             text = "No prediction was recorded. Scroll up, pick before you look, and run this cell again."
-        if missed:
+        if again:
             text += " Try the others again, now that you have seen the answers:"
-        again = [Question(q.text, q.options, q._answer).widget for q in missed]
-        return widgets.VBox([widgets.HTML(live_text(text)), *again])
+        keep = partial(self._keep, notebook=self.notebook)
+        questions = [Question(q.text, q.options, q._answer, keep).widget for q in again]
+        return widgets.VBox([widgets.HTML(live_text(text)), *questions])
+
+
+def explain_unknown_names() -> None:
+    """Have IPython say which cells to run where a cell uses a name that it does not know; elsewhere do nothing."""
+    shell = get_ipython()
+    if shell is not None and not shell.custom_exceptions:  # a handler of the reader's own stays
+        shell.set_custom_exc((NameError,), _explain_unknown_name)
+
+
+def _explain_unknown_name(
+    shell: InteractiveShell, kind: type, error: NameError, trace: TracebackType, tb_offset: int | None = None
+) -> None:
+    """Print the sentence, unless the name stands in a library or is a local one without a value; then the error."""
+    last = trace
+    while last.tb_next is not None:
+        last = last.tb_next
+    if kind is NameError and error.name and last.tb_frame.f_globals is shell.user_ns:
+        sentence = (
+            f"{error.name} is not known yet: unless you mistyped a name of your own, run the cells above this one "
+            "first (JupyterLab: Run > Run All Above Selected Cell)."
+        )
+        print(fill(sentence, 96))  # a notebook breaks longer lines within words
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
 
 def _cells(tag: str, *texts: str) -> str:

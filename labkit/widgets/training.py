@@ -19,7 +19,7 @@ from labkit.losses import dispersive_floor
 from labkit.losses.dispersive import KNOBS
 from labkit.metrics import BASE_LOSSES, distance_density, mean_pairwise_distance, metric
 from labkit.objective import metered_floor, regularized_blocks
-from labkit.plots import PALETTE, colour, distances_axes, draw_distances, figure, scale_axis
+from labkit.plots import PALETTE, colour, distances_axes, draw_distances, figure, metrics_table, scale_axis
 from labkit.process import base_term
 from labkit.projection import Pca
 from labkit.time_sampling import Noise
@@ -38,6 +38,7 @@ RULED = ("dispersive", "distances")
 POINTS = 2000  # drawn of a curve, at most
 ACROSS = 3  # panes in a row, at most
 Lines = Mapping[str, BaseTraceType]  # run → its trace
+Values = dict[str, dict[str, float]]  # metric → run → its last value
 FORK_INKS = [PALETTE[name] for name in ("contrastive", "accent", "gold", "sky", "ink", "quiet")]
 
 
@@ -96,7 +97,8 @@ def training_panel(
         forks, state.branch = ("branch", "at"), next(iter(state.configs))
     controls = {trait: _control(trait, state) for trait in (*(name for name in sliders if name != "painted"), *forks)}
     buttons = Buttons(state)
-    bar, sheets = widgets.FloatProgress(min=0, max=1, layout=dict(width="330px")), widgets.HTML()
+    bar = widgets.FloatProgress(min=0, max=1, layout=dict(width="330px"))
+    numbers, sheets = widgets.HTML(), widgets.HTML()
 
     def draw(state: TrainingState, plot: BaseFigure) -> str:
         buttons.refresh(state.describe())
@@ -107,13 +109,16 @@ def training_panel(
             menu.options = runs  # which chooses the first
             menu.value = chosen if chosen in runs else runs[0]
         sheets.value = _sheets(state)
-        return _draw(state, plot, panes)
+        values = _draw(state, plot, panes)
+        begun = [run for run in runs if any(run in own for own in values.values())]
+        numbers.value = _table(values, begun)
+        return _sentence(state, plot, begun)
 
     alt = "Training curves that grow while the model trains."
     extra = [buttons.row(bar)]
     if "painted" in sliders:
         extra.append(painter(state))
-    return Panel(name, state, controls, plot, draw, alt, extra, [sheets])
+    return Panel(name, state, controls, plot, draw, alt, extra, [numbers, sheets])
 
 
 def watch_panel(run: Watch | Job | str | Path, title: str | None = None, name: str = "watch") -> Panel:
@@ -196,10 +201,10 @@ def _origin(state: TrainingState, run: str) -> str:
     return f"forked from {words}"
 
 
-def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
-    """Show curves, floor, features and titles; every run's last values in words."""
+def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> Values:
+    """Show curves, floor, features and titles; returns the last values of the runs that have some."""
     configs, inks, traces = state.configs, _inks(state), iter(plot.data)
-    words: dict[str, list[str]] = {run: [] for run in configs}
+    last: Values = {}
     for number, (name, title) in enumerate(zip(panes, plot.layout.annotations, strict=True)):
         lines = [next(traces) for _ in range(BRANCHES)]
         rule = next(traces) if name in RULED else None
@@ -213,27 +218,38 @@ def _draw(state: TrainingState, plot: BaseFigure, panes: Sequence[str]) -> str:
             line.line.dash = "solid" if has_own_ink or run in (*state.parents, next(iter(inks))) else "dash"
         title.text = INSIDE.get(name) or _title(list(configs.values()), name)
         if name == "cloud":
-            values = _draw_cloud(state, used)
+            _draw_cloud(state, used)
         elif name == "distances":
-            values = _draw_distances(state, used, rule)
+            last["mean_pairwise_distance"] = _draw_distances(state, used, rule)
         else:
-            values = _draw_curves(state, name, used, rule)
+            last[name] = _draw_curves(state, name, used, rule)
             if metric(name).log:
                 logged = [value for run in configs for value in state.curve(run, name).values]  # not yet in the lines
                 _limit(plot.layout["yaxis" + lines[0].yaxis[1:]], logged)
             plot.layout["xaxis" + lines[0].xaxis[1:]].title.text = "samples seen" if state.over == "samples" else "step"
         if name in BASE_LOSSES:
             plot.layout["yaxis" + lines[0].yaxis[1:]].type = "log" if state.log else "linear"
-        for run, value in values.items():
-            words[run].append(value)
-    sentences = []
-    for run, values in words.items():
-        if values:
-            last = state.last_step(run)
-            start = f"{run} at step {last:,}, {last * configs[run].batch_size:,} samples seen"
-            origin = f" ({_origin(state, run)})" if run in state.parents else ""
-            drawn = f"; samples drawn at step {state.sheets[run][0]:,}" if run in state.sheets else ""
-            sentences.append(f"{start}{origin}: {', '.join(values)}{drawn}.")
+    return {name: own for name, own in last.items() if own}
+
+
+def _table(values: Values, runs: Sequence[str]) -> str:
+    """A row for each run and a column for each metric, as HTML; nothing without runs."""
+    import pandas as pd
+
+    return metrics_table(pd.DataFrame(values).reindex(runs)).to_html(border=0) if runs else ""
+
+
+def _sentence(state: TrainingState, plot: BaseFigure, runs: Sequence[str]) -> str:
+    """How old the runs are, where forks come from, and the floor that is drawn; the numbers stand in the table."""
+    ages: dict[str, list[str]] = {}
+    for run in runs:
+        last = state.last_step(run)
+        drawn = f"; samples drawn at step {state.sheets[run][0]:,}" if run in state.sheets else ""
+        origin = f" ({_origin(state, run)})" if run in state.parents else ""
+        age = f"at step {last:,}, {last * state.configs[run].batch_size:,} samples seen{drawn}"
+        ages.setdefault(age, []).append(run + origin)
+    sentences = [f"{', '.join(names)} {age}." for age, names in ages.items()]
+    sentences += [f"Dispersive Loss: {rule.name}." for rule in plot.data if (rule.name or "").startswith("floor")]
     return " ".join(map(html.escape, sentences)) or "No curve yet."
 
 
@@ -247,9 +263,9 @@ def _title(configs: Sequence[Config], name: str) -> str:
     return title if trained or name != "dispersive" else f"{title}, not trained on"
 
 
-def _draw_curves(state: TrainingState, name: str, lines: Lines, rule: BaseTraceType | None) -> dict[str, str]:
-    """Curves of a metric, or of λ, and a floor; returns the last value of each run in words, none of λ."""
-    configs, end, words = state.configs, 0, {}
+def _draw_curves(state: TrainingState, name: str, lines: Lines, rule: BaseTraceType | None) -> dict[str, float]:
+    """Curves of a metric, or of λ, and a floor; returns the last value of each run, none of λ."""
+    configs, end, last = state.configs, 0, {}
     floor, floor_name = _floor(list(configs.values()))
     for run, line in lines.items():
         curve = (state.lam_at(run) if name == "lam" else state.curve(run, name)).thinned(POINTS)
@@ -257,13 +273,12 @@ def _draw_curves(state: TrainingState, name: str, lines: Lines, rule: BaseTraceT
         line.x, line.y = x, curve.values.tolist()
         if x and name != "lam":
             end = max(end, x[-1])
-            bound = f" ({floor_name})" if name == "dispersive" and floor_name else ""
-            words[run] = f"{metric(name).title} {curve.values[-1]:.3g}{bound}"
+            last[run] = float(curve.values[-1])
     if rule is not None:
         shown = bool(end and floor_name)
         rule.x, rule.y = ([0, end], [floor] * 2) if shown else ([], [])
-        rule.name, rule.showlegend = floor_name, shown
-    return words
+        rule.name, rule.showlegend = floor_name if shown else "", shown
+    return last
 
 
 def _limit(axis: BasePlotlyType, values: Sequence[float]) -> None:
@@ -275,14 +290,13 @@ def _limit(axis: BasePlotlyType, values: Sequence[float]) -> None:
         axis.range = [math.log10(1e-4 * max(above)), math.log10(1.5 * max(above))]
 
 
-def _draw_cloud(state: TrainingState, lines: Lines) -> dict[str, str]:
-    """Features of every run on the principal axes of them all, so that sizes compare; no words."""
+def _draw_cloud(state: TrainingState, lines: Lines) -> None:
+    """Features of every run on the principal axes of them all, so that sizes compare."""
     there = [run for run in lines if run in state.clouds]
     placed = dict(zip(there, _places(tuple(state.clouds[run][1] for run in there)), strict=True))
     for run, line in lines.items():
         places = placed.get(run, [])
         line.x, line.y = [x for x, _ in places], [y for _, y in places]
-    return {}
 
 
 @lru_cache(maxsize=2)  # a training redraws far more often than its features change
@@ -295,12 +309,12 @@ def _places(clouds: tuple[Tensor, ...]) -> list[list[list[float]]]:
 _density = lru_cache(maxsize=2 * BRANCHES)(distance_density)
 
 
-def _draw_distances(state: TrainingState, lines: Lines, rule: BaseTraceType | None) -> dict[str, str]:
-    """The distribution of distances between two samples, and √τ; returns each run's mean distance in words."""
+def _draw_distances(state: TrainingState, lines: Lines, rule: BaseTraceType | None) -> dict[str, float]:
+    """The distribution of distances between two samples, and √τ; returns each run's mean distance."""
     clouds = {run: state.clouds[run][1] for run in lines if run in state.clouds}
     taus = {tau for config in state.configs.values() if (tau := config.repelling.arguments.get("tau"))}
     draw_distances(lines, rule, {run: _density(cloud) for run, cloud in clouds.items()}, taus)
-    return {run: f"mean distance of two samples {mean_pairwise_distance(z):.3g}" for run, z in clouds.items()}
+    return {run: mean_pairwise_distance(z) for run, z in clouds.items()}
 
 
 def _floor(configs: Sequence[Config]) -> tuple[float, str]:

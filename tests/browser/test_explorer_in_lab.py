@@ -148,7 +148,7 @@ def test_every_control_moves_the_picture_and_the_words_and_leaves_nothing_behind
         wait_text(lab, f"block 3, {words}, with the class")
     lab.output(CELL).locator("input[type=checkbox]").uncheck()
     traces = wait_moved(lab, traces, *DOTS, *RINGS)
-    wait_text(lab, "without the class: ", "all views are ready")
+    wait_text(lab, "without the class.", "all views are ready")
 
     ends = lab.plots(CELL)[0]["axes"]["xaxis"]["range"]
     pick(lab, "axes and scale", "each run its own")

@@ -88,7 +88,7 @@ def test_a_job_is_watched_stopped_and_resumed(lab, opened):
     [floor] = [trace for trace in plot["traces"] if trace["name"] and trace["name"].startswith("floor")]
     assert floor["y"] == pytest.approx([-math.log(8)] * 2)
     assert min(plot["traces"][dispersive]["y"]) > floor["y"][0] - 1e-6
-    assert "samples seen: velocity loss" in sentence(lab)
+    assert "samples seen" in sentence(lab) and "velocity loss" in lab.output(CELL).locator("table").inner_text()
     lab.click("Stop", CELL)
     lab.wait_for(lambda: "Stopped at step" in lab.output(CELL).inner_text(), 60, "the stop")
     stopped = int(lab.kernel_eval("print(max(job.history.curve('velocity').steps))"))
@@ -207,7 +207,7 @@ def guided_velocity(network, x, t, y, null, w):
 
 
 print(check("heun_step", heun_step), check("guided_velocity", guided_velocity))
-trainer = Trainer(recipes.digits(model="SiT-Nano/4", steps=1, batch_size=4))
+trainer = Trainer(recipes.digits(model="SiT-Nano/4", steps=5, batch_size=4))  # before, no label has an effect
 for _ in trainer:
     pass
 own = dict(step={"heun": mine("heun_step")}, guided=mine("guided_velocity"), guidance=(1.0, 3.0))
@@ -220,6 +220,10 @@ def test_my_step_and_my_guidance_draw_the_sampler_panel(lab, opened):
     plot = opened(SAMPLER)
     assert "✓ Right" in lab.output(CELL).inner_text() and "Heun, your step" in plot["annotations"]
     assert lab.kernel_eval("print({*calls} > {0.0, 1.0})").strip() == "True", "both were called, for w = 1"
+    images, errors = (0, 1), (2, 3)
+    moved = after(lab, lambda: lab.press_slider("guidance w", "ArrowRight", 1, CELL), *images, *errors)
+    assert "guidance 3" in sentence(lab) and 3.0 in eval(lab.kernel_eval("print({*calls})"))
+    assert all(moved["traces"][i]["x"] == plot["traces"][i]["x"] for i in errors), "at the same costs"
 
 
 TARGET = """

@@ -106,7 +106,7 @@ def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run, monke
     assert {"commit", "machine", "run", "left_out"} <= record.keys()
     summary = evaluation.summary()
     assert "30 samples by heun with 2 steps, guidance 1, 4 evaluations each, seed 0, ema weights of step 2" in summary
-    assert "frechet_pixels" in summary and str(evaluation.path) in summary
+    assert "\nFréchet distance of pixels " in summary and str(evaluation.path) in summary
 
 
 def test_real_digits_are_measured_the_same_way(run):

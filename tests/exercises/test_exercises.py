@@ -234,7 +234,11 @@ WRONG = [
     ("path_point", point, "1 value, but .* 2 values: x_t, v"),
     ("path_point", lambda x1, x0, t: (x1 - x0, point(x1, x0, t)), "wrong order. The docstring promises x_t, v"),
     ("path_point", lambda x1, x0, t: (point(x1, x0, t), x1 - x0 + 1), "v is off by the same number everywhere, 1"),
-    ("path_point", lambda x1, x0, t: (point(x1, x0, t), point(x1 - x0, 0 * x0, t)), "differs from sample to sample"),
+    (
+        "path_point",
+        lambda x1, x0, t: (point(x1, x0, t), point(2 * (x1 - x0), 0 * x0, t)),
+        "differs from sample to sample",
+    ),
     ("euler_step", lambda v, x, now, then: x + 0.3 * (then - now) * v(x, x.new_full(x.shape[:1], now)), "`x` is 0.3"),
     ("euler_step", lambda v, x, now, then: x + v(x, now), "one time for each sample, .* but got a float"),
     ("heun_step", lambda v, x, now, then: by_two_steps(v, x, now, then) + 0.1 * (then - now) * x, "order 2"),

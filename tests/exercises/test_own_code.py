@@ -8,7 +8,7 @@ import torch
 from labkit import ConfigError, Run, recipes
 from labkit.datasets import digits
 from labkit.exercises import exercise
-from labkit.metrics import effective_rank
+from labkit.metrics import effective_rank, three_digits
 from labkit.training import Trainer
 from labkit.training.trainer import build_network
 from labkit.widgets import LiveTraining, Sampler, explorer_panel, sampler_panel, training_panel
@@ -91,5 +91,5 @@ def test_the_explorer_measures_by_my_function(tmp_path):
         z = state._features("run", state.place)
         rank = effective_rank(z) + (0 if function is mine else 100)
         assert state.clouds[state.place]["run"].numbers["effective_rank"] == pytest.approx(rank, rel=1e-4)
-        assert f"effective rank {rank:.0f}" in panel.sentence.value
+        assert f"<td>{three_digits(rank)}</td>" in panel.widget.children[-2].value
         panel.close()

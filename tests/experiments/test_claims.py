@@ -1,5 +1,6 @@
 """The table of claims: every claim has a measured answer, and its verdict follows from the differences by one rule."""
 
+import re
 import sys
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from labkit.experiments import Atlas
+from labkit.metrics import METRICS
 from labkit.runtime import data_dir
 
 sys.path.insert(0, str(data_dir()))
@@ -64,6 +66,13 @@ def test_the_page_that_ships_is_what_the_atlas_pays(atlas):
     best = every[(every["place"] == pays.BEST) & (every["measure"] == "loss_held_out")].iloc[0]
     assert best["side"] == "better", "README and notebook 06 say so"
     assert not ((frechet["side"] == "better") & (frechet["p_holm"] < pays.SURE)).any(), "README says so"
+
+
+def test_the_pages_name_conditions_and_metrics_for_people_and_have_minus_signs(atlas):
+    text = atlas.claims + atlas.pays
+    ids = [*(name for name in CONDITIONS if "-" in name), *(name for name in METRICS if "_" in name), "euler_"]
+    assert not [name for name in ids if re.search(rf"\b{name}\b", text)]
+    assert not re.search(r"(?<!\w)-\d", text), "a hyphen before a number"
 
 
 def simulated(values):

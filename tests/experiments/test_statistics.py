@@ -88,7 +88,7 @@ def test_ties_and_differences_that_never_vary():
     shifted = only(runs({"a": [1.0, 2.0, 3.0], "b": [0.5, 1.5, 2.5]}))
     assert np.isnan([shifted["low"], shifted["high"], shifted["p"], shifted["p_holm"]]).all() and shifted["wins"] == 3
     assert shifted["note"] == "the same in every seed" and side(pd.Series(shifted)) == "no difference shown"
-    assert describe_row(pd.Series(shifted)) == "-0.5 in each of 3 seeds: no interval"
+    assert describe_row(pd.Series(shifted)) == "−0.5 in each of 3 seeds: no interval"
 
 
 def test_shares_that_differ_by_one_sample_in_every_seed_are_no_certainty():

@@ -101,6 +101,36 @@ def run(path: Path, place: Path) -> str:
     return "\n".join(warned)
 
 
+def test_a_cell_that_is_run_before_those_above_it_says_which_to_run(tmp_path):
+    first, library, own, local = elsewhere(run_too_early, tmp_path, folder=tmp_path)
+    assert first.startswith("trainer is not known yet: ") and "Run All Above Selected Cell" in " ".join(first.split())
+    assert "NameError: name 'trainer' is not defined" in first and "Traceback" in first
+    for error in (library, local):
+        assert "not known yet" not in error and "Error" in error, "it is no cell's"
+    assert own.startswith("trainer is not known yet: "), "a function of a cell"
+
+
+def run_too_early(place: Path) -> list[str]:
+    """Outputs of cells that fail, after the first one of a notebook."""
+    os.environ["IPYTHONDIR"] = str(place / "ipython")
+    shell = InteractiveShell.instance(colors="nocolor")
+    (place / "faulty.py").write_text("def f():\n    return lacking\n")
+    shell.run_cell("from labkit.widgets import Predictions\nPredictions('00')")
+    late = "def later():\n    return trainer\nlater()"
+    local = "def unset():\n    x\n    x = 1\nunset()"
+    outputs = []
+    for source in (
+        "trainer.step",
+        f"import sys; sys.path.append({str(place)!r}); import faulty; faulty.f()",
+        late,
+        local,
+    ):
+        with capture_output() as captured:
+            shell.run_cell(source)
+        outputs.append(captured.stdout)
+    return outputs
+
+
 def test_the_map_in_notebook_00_and_in_the_readme_name_every_notebook():
     start, readme = (FOLDER / "00_start_here.ipynb").read_text(), (FOLDER.parent / "README.md").read_text()
     for path in NOTEBOOKS[1:]:

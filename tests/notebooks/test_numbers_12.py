@@ -1,6 +1,7 @@
 """Numbers of notebook 12, of *paper against here* and of the field in the plane, computed again."""
 
 import math
+import re
 
 import pytest
 from test_notebooks import FOLDER, markdown_of
@@ -209,10 +210,15 @@ def variants():
     return f"Here covariance and hinge cost least, {covariance} and {hinge}, where L2 cost {l2}."
 
 
+def numbers_after(words, row):
+    """Difference and interval that follow these words in a row of CLAIMS.md."""
+    numbers = row.split(words)[1].split(", better")[0].replace("−", "-")
+    return map(float, re.findall(r"[-+][\d.]+", numbers))
+
+
 def negatives():
     (row,) = (r for r in Atlas.load().claims.splitlines() if r.startswith("| 16 or 32 samples"))
-    numbers = row.split("16 instead of 128 ")[1].split(", better")[0]
-    mean, low, high = (float(number) for number in numbers.replace("[", "").replace("]", "").replace(",", "").split())
+    mean, low, high = numbers_after("16 instead of 128 ", row)
     assert low < 0 < high
     return minus(f"Here 16 did as well as 128, {mean:+.2f} [{low:+.2f}, {high:+.2f}].")
 
@@ -228,8 +234,7 @@ def growth():
 
 def samplers():
     (row,) = (r for r in Atlas.load().claims.splitlines() if r.startswith("| The sampler matters"))
-    numbers = row.split("baselines: Nano/2 ")[1].split(", better")[0]
-    mean, low, high = (float(number) for number in numbers.replace("[", "").replace("]", "").replace(",", "").split())
+    mean, low, high = numbers_after("baselines: Nano/2 ", row)
     return minus(f"an SDE instead of an ODE changed the Fréchet distance by {mean:+.2f} [{low:+.2f}, {high:+.2f}].")
 
 

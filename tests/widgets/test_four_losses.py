@@ -111,6 +111,8 @@ def test_markers_lie_on_their_curves_and_a_control_changes_only_the_curves_that_
     changed = [place for place, trace in enumerate(data) if trace.y != before[place]]
     assert changed == [hinge, 4, 5 + hinge, 9]  # its curves, and both rows of markers
     panel.state.stretch = 0.0
-    assert "Doubling s would move InfoNCE-L2 to" in panel.sentence.value and "and hinge to" in panel.sentence.value
+    assert "Doubling s would move InfoNCE-L2 and hinge, others by less" in panel.sentence.value
+    numbers = panel.widget.children[-2].value
+    assert all(f"<td>{way:.1%}</td>" in numbers for way in data[4].y)
     panel.state.scale = 10.0
     assert "move none" in panel.sentence.value

@@ -1,6 +1,7 @@
 """Live training driven as a person would, without a browser."""
 
 import math
+import re
 import threading
 
 import pytest
@@ -102,7 +103,7 @@ def test_waiting_trains_what_nobody_started(live):
     runs = live.wait()
     assert live.status == "finished" and {t.step for t in runs.trainers.values()} == {12}
     assert panel.figure.data[0].x == (2, 4, 6, 8, 10, 12)  # every log_every steps
-    assert "at step 12, 96 samples seen: velocity loss" in panel.sentence.value and live.share_done == 1
+    assert "baseline, dispersive at step 12, 96 samples seen; samples" in panel.sentence.value and live.share_done == 1
     assert live.wait() is runs, "a second time there is nothing to do"
 
 
@@ -185,9 +186,13 @@ def test_every_regularizer_shows_its_metrics_and_the_baseline_those_it_has():
     panes = ("repa", "alignment", "feature_norm", "gradient_cosine", "dispersive", "velocity", "gradient_ratio")
     panel = show(live, ("lam",), panes)
     live.wait()
-    words = panel.sentence.value
-    for run, first in (("repa", "REPA loss"), ("contrastive", "alignment"), ("baseline", "feature norm")):
-        assert f"{run} at step 4, 32 samples seen: {first}" in words
+    lines = (re.findall(r"<t[hd]>(.*?)</t[hd]>", line) for line in panel.widget.children[-3].value.split("</tr>"))
+    titles, *rows = (line for line in lines if line)
+    assert titles[:3] == ["", "REPA loss", "alignment of two views"] and len(titles) == 1 + len(panes)
+    numbers = {run: dict(zip(titles[1:], values, strict=True)) for run, *values in rows}
+    assert {run: values["REPA loss"] == "–" for run, values in numbers.items()} == {run: run != "repa" for run in runs}
+    norm = live.curve("baseline", "feature_norm").values[-1]
+    assert float(numbers["baseline"]["feature norm"]) == pytest.approx(norm, rel=0.01)
     for run, block in (("contrastive", 3), ("baseline", 1)):
         logged = live.logged(run, f"block{block}.feature_norm").values.tolist()
         assert live.curve(run, "feature_norm").values.tolist() == logged != []
@@ -226,7 +231,7 @@ def test_forks_go_on_beside_their_parents_and_come_back_after_the_kernel_is_gone
     assert list(zip(lam.steps, lam.values, strict=True)) == [(0, 0), (5, 0), (6, 1), (7, 1), (8, 0), (9, 1), (11, 1)]
     cloud, layout = panel.figure.data[2 * BRANCHES], panel.figure.layout
     assert (layout.yaxis3.scaleanchor, layout.yaxis.scaleanchor, layout.yaxis.showticklabels) == ("x3", None, None)
-    assert cloud.mode == "markers" and len(cloud.x) == 100 and "mean distance of two samples" in panel.sentence.value
+    assert cloud.mode == "markers" and len(cloud.x) == 100 and "<th>spread</th>" in panel.widget.children[-3].value
 
     curves = {name: live.logged(name, "velocity").steps.tolist() for name in live.configs}
     newer = LiveTraining(configs, out=tmp_path, steps=12)

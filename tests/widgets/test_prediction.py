@@ -118,6 +118,29 @@ def test_predictions_are_kept_and_asked_again_in_the_next_notebook(tmp_path):
     assert "because" in reply.value and len(second.review().children) == 1 + 1
 
 
+def test_what_was_predicted_rightly_the_last_time_is_not_asked_again(tmp_path):
+    first, measured = Predictions("02", tmp_path), set()
+    for text in ("missed", "measured"):
+        first.ask(text, OPTIONS, lambda text=text: Answer("up", "") if text in measured else pending())
+        first.questions[text].record("down")
+        measured.add(text)
+    again = first.score().children[1:]
+    assert len(again) == 2, "both were wrong"
+    for view in again:
+        view.children[1].value = "up"
+        view.children[3].children[0].click()
+    first.questions["missed"].show()  # late: its answer was not measured when it was recorded
+    assert len(first.score().children) == 1 and "0 of 2" in first.score().children[0].value, "a cell that is run again"
+    assert "Nothing to repeat" in Predictions("03", tmp_path).review().value
+    first.ask("missed", OPTIONS, ("up", ""))  # its cell is run again, and the answer forgotten
+    first.questions["missed"].record("down")
+    assert len(first.score().children) == 2 and len(Predictions("03", tmp_path).review().children) == 2
+
+
+def pending():
+    raise NotMeasured("Run section 3 first.")
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 3}'])
 def test_progress_that_cannot_be_read_or_written_stops_nobody(tmp_path, content):
     (tmp_path / "02.json").write_text(content)

@@ -73,9 +73,10 @@ def test_the_panel_shows_and_describes_what_the_folder_holds(tmp_path):
     assert floor.y == pytest.approx((-math.log(8),) * 2) and floor.name == "floor −log 8 = −2.08"
     step, source = state.sheets["run"]
     assert step == 5 and source.startswith("data:image/png;base64,") and source in panel.widget.children[-2].value
-    words = panel.sentence.value
-    assert f"run at step 7, 56 samples seen: velocity loss {velocity.y[-1]:.3g}, Dispersive Loss" in words
-    assert f"feature norm {norm.y[-1]:.3g}; samples drawn at step 5." in words
+    words, numbers = panel.sentence.value, panel.widget.children[-3].value
+    assert "run at step 7, 56 samples seen; samples drawn at step 5. Dispersive Loss: floor −log 8 = −2.08." in words
+    for title, line in (("velocity loss", velocity), ("feature norm", norm)):
+        assert f"<th>{title}</th>" in numbers and f"<td>{line.y[-1]:#.3g}</td>" in numbers
     panel.controls["over"].value = "samples"
     panel.controls["log"].value = True
     assert velocity.x[-1] == 56 and panel.figure.layout.xaxis.title.text == "samples seen"
