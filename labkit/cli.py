@@ -230,6 +230,7 @@ def compare(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("ru
         out: Folder of both runs and the page. Training goes on there if the folder holds this very experiment.
     """
     with _drawing("compare"):
+        from labkit.plots import metrics_table
         from labkit.plots.page import write_page
 
     _check_measurable(config.dataset)
@@ -238,7 +239,7 @@ def compare(config: Annotated[labkit.Config, arg(name="")], out: Path = Path("ru
     if _drive(iter(comparison), len(comparison), lambda item: f"{item[0]} {_terms(item[1])}"):
         raise KeyboardInterrupt
     result = comparison.evaluate()
-    print(result.table().T.to_string(float_format=lambda value: f"{value:.3f}", na_rep="–"))
+    print(metrics_table(result.table()).T.to_string())
     print(f"({result.describe()}; real against real: mean of several draws of as many training images)")
     logs = {name: labkit.Run.open(out / name).metrics() for name in result.costs}
     page = write_page(out / "compare.html", result, logs)

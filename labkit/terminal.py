@@ -4,9 +4,13 @@ import codecs
 import contextlib
 import os
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
+
+LINE = 96
+"""Letters of a line on a notebook's page of 1,280 pixels, which breaks longer lines within words."""
 
 SPELLED = {
     **{"−": "-", "–": "-", "·": "*", "×": "x", "→": "->", "…": "...", "±": "+/-", "≤": "<=", "≥": ">=", "‖": "||"},
@@ -26,6 +30,11 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("labkit.spelled", _spelled)
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """A text in lines that a notebook's page leaves whole; lines after the first are indented."""
+    return textwrap.fill(text, LINE, subsequent_indent=indent, break_long_words=False)
 
 
 class Output:

@@ -125,7 +125,7 @@ def test_compare_on_emoji_judges_by_pixels(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Comparison, "evaluate", partialmethod(Comparison.evaluate, replace(QUICK, count=8)))
     assert main(["compare", "emoji", *SMALL, "--out", str(tmp_path / "c")]) == 0
     printed = capsys.readouterr().out
-    assert "frechet_pixels_excess" in printed and "agreement" not in printed
+    assert "Fréchet distance of pixels, above real" in printed and "recognised as requested" not in printed
     assert "Fréchet distance" in html.unescape((tmp_path / "c" / "compare.html").read_text())
 
 
@@ -133,7 +133,7 @@ def test_compare_writes_one_page_that_needs_nothing_else(tmp_path, capsys, monke
     monkeypatch.setattr(Comparison, "evaluate", partialmethod(Comparison.evaluate, QUICK))
     assert main(["compare", "digits", *SMALL, "--out", str(tmp_path / "c")]) == 0
     printed = capsys.readouterr().out
-    assert "frechet" in printed and "real against real" in printed
+    assert "Fréchet distance, above real" in printed and "real against real" in printed and "frechet" not in printed
     page = (tmp_path / "c" / "compare.html").read_text()
     assert page.count("<svg") == 4 and "<script" not in page and 'src="http' not in page and "@import" not in page
     assert len(page) < 400_000

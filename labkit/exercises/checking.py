@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import combinations
-from textwrap import fill, shorten
+from textwrap import shorten
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -26,11 +26,11 @@ from torch import Tensor
 from labkit.exercises.differences import Outcome, Stopped, check_form, check_gradient, close, difference
 from labkit.exercises.stubs import blanked, filled, source, without_docstrings
 from labkit.runtime import one_thread
+from labkit.terminal import wrapped
 
 Arguments = tuple[Any, ...]
 Function = Callable[..., Any]
 T = TypeVar("T")
-LINE = 96  # letters, for a page of 1,280 pixels; a notebook breaks longer lines within words
 
 
 class Verdict(NamedTuple):
@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
     def __repr__(self) -> str:
         sign = "✓" if self.passed else "○" if self.key == "empty" else "✗"
-        return fill(f"{sign} {self.text}", LINE, subsequent_indent="  ", break_long_words=False)
+        return wrapped(f"{sign} {self.text}", indent="  ")
 
 
 def about(notebook: str, title: str, minutes: int, difficulty: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from labkit.checks import refuse, require
@@ -12,6 +11,7 @@ from labkit.config import Config
 from labkit.disk import user_path
 from labkit.evaluation import REAL, Evaluation, EvaluationConfig, Real, block_geometry, evaluate
 from labkit.objective import NO_OWN, OwnFunctions, regularized_blocks
+from labkit.terminal import wrapped
 from labkit.training import Report, Run, Trainer
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class ComparisonResult:
             f"{a.values[distance]:.2f} against {b.values[distance]:.2f}{control}, and the feature norm at block "
             f"{block} is {growth:.1f} times as large."
         )
-        return fill(sentence, 96)  # a notebook breaks longer lines within words
+        return wrapped(sentence)
 
 
 class Comparison:

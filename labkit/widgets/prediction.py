@@ -13,16 +13,14 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from textwrap import fill
-from types import TracebackType
 from typing import NamedTuple
 
 import ipywidgets as widgets
-from IPython import InteractiveShell, get_ipython
 
 from labkit.disk import DiskError, replace_file
 from labkit.runtime import runs_dir
 from labkit.widgets.panel import CSS, Panel, live_text
+from labkit.widgets.unknown_names import explain_unknown_names
 
 WIDE = dict(width="auto")
 
@@ -252,29 +250,6 @@ class Predictions:
         keep = partial(self._keep, notebook=self.notebook)
         questions = [Question(q.text, q.options, q._answer, keep).widget for q in again]
         return widgets.VBox([widgets.HTML(live_text(text)), *questions])
-
-
-def explain_unknown_names() -> None:
-    """Have IPython say which cells to run where a cell uses a name that it does not know; elsewhere do nothing."""
-    shell = get_ipython()
-    if shell is not None and not shell.custom_exceptions:  # a handler of the reader's own stays
-        shell.set_custom_exc((NameError,), _explain_unknown_name)
-
-
-def _explain_unknown_name(
-    shell: InteractiveShell, kind: type, error: NameError, trace: TracebackType, tb_offset: int | None = None
-) -> None:
-    """Print the sentence, unless the name stands in a library or is a local one without a value; then the error."""
-    last = trace
-    while last.tb_next is not None:
-        last = last.tb_next
-    if kind is NameError and error.name and last.tb_frame.f_globals is shell.user_ns:
-        sentence = (
-            f"{error.name} is not known yet: unless you mistyped a name of your own, run the cells above this one "
-            "first (JupyterLab: Run > Run All Above Selected Cell)."
-        )
-        print(fill(sentence, 96))  # a notebook breaks longer lines within words
-    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
 
 def _cells(tag: str, *texts: str) -> str:

@@ -18,9 +18,9 @@ import labkit.exercises
 from labkit import Trainer
 from labkit.checks import ConfigError
 from labkit.exercises import EXERCISES, check, exercise, mine
-from labkit.exercises.checking import LINE
 from labkit.exercises.flows import loop_config, trained_weights
 from labkit.runtime import one_thread
+from labkit.terminal import LINE
 
 each_exercise = pytest.mark.parametrize("name", EXERCISES)
 
