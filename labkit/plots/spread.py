@@ -23,7 +23,8 @@ AXES = {"block": "block", "t": "time t", "step": "training step"}
 
 def distances_axes(plot: go.Figure, row: int, col: int) -> None:
     """Axes of a pane for ``draw_distances``."""
-    plot.update_xaxes(type="log", tickformat="~g", nticks=4, title_text="√D", row=row, col=col)
+    ticks = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5)]  # plotly names every digit
+    plot.update_xaxes(type="log", tickformat="~g", tickvals=ticks, title_text="√D", row=row, col=col)
     plot.update_yaxes(showticklabels=False, rangemode="tozero", row=row, col=col)
 
 
