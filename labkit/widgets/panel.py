@@ -39,8 +39,10 @@ CSS = """<style>
   .labkit-panel .widget-inline-hbox > .widget-label { flex: 1 0 100%; text-align: left; }
 }
 /* A figure is as wide as its words need, and scrolls where the page is narrower. */
-.labkit-figure, :has(> .jp-RenderedPlotly) { overflow-x: auto; }
+.labkit-figure, .jp-OutputArea-child:has(> .jp-RenderedPlotly) { overflow-x: auto; }
 .labkit-figure > :is(.js-plotly-plot, img), .jp-RenderedPlotly { min-width: 760px; }
+/* Chromium left out the texts of some figures that were drawn while their cell was skipped, off the screen. */
+.jp-Cell:has(.labkit-panel) { content-visibility: visible !important; }
 /* Figures are drawn on white. A dark theme turns light and dark over and leaves hues as they are. */
 [data-jp-theme-light="false"] :is(.labkit-figure > .js-plotly-plot, .labkit-light,
   .jp-RenderedPlotly:has(.main-svg[style*="background: white"])) {
