@@ -152,6 +152,7 @@ def test_a_panel_can_be_read_in_the_dark_and_on_a_narrow_page(lab, opened):
     text, figure = panel.locator(".labkit-text").last, panel.locator(".labkit-figure")
     try:
         lab.command("apputils:change-theme", theme="JupyterLab Dark")
+        lab.command("application:toggle-left-area")
         lab.page.set_viewport_size({"width": 390, "height": 900})
         bright = "e => Math.min(...getComputedStyle(e).color.match(/\\d+/g).slice(0, 3)) > 180"
         lab.wait_for(lambda: text.evaluate(bright), 60, "the text is bright")
@@ -162,6 +163,7 @@ def test_a_panel_can_be_read_in_the_dark_and_on_a_narrow_page(lab, opened):
         assert min(track.bounding_box()["width"] for track in panel.locator(".noUi-base").all()) > 100
     finally:
         lab.page.set_viewport_size({"width": 1280, "height": 900})
+        lab.command("application:toggle-left-area")
         lab.command("apputils:change-theme", theme="JupyterLab Light")
 
 
