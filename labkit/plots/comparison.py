@@ -50,8 +50,9 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: fl
 def samples_figure(result: ComparisonResult, count: int = 40) -> "StaticFigure":
     """Samples of each run from the same noise and labels, side by side."""
     brief = len(result.evaluations) > 2
+    gap = "\n" if brief else " "
     sheets = {
-        f"{name}: {_quality(result, name, brief)}": evaluation.samples.x[:count]
+        f"{name}:{gap}{_quality(result, name, brief)}": evaluation.samples.x[:count]
         for name, evaluation in result.evaluations.items()
     }
     return sheets_figure("Same noise, same labels, different model", sheets, len(sheets), 10)

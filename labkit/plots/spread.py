@@ -23,7 +23,7 @@ AXES = {"block": "block", "t": "time t", "step": "training step"}
 
 def distances_axes(plot: go.Figure, row: int, col: int) -> None:
     """Axes of a pane for ``draw_distances``."""
-    plot.update_xaxes(type="log", tickformat="~g", nticks=4, title_text="√D", row=row, col=col)
+    plot.update_xaxes(type="log", tickformat="~g", nticks=3, title_text="√D", row=row, col=col)  # 4: 0.6, 0.7, 0.8, …
     plot.update_yaxes(showticklabels=False, rangemode="tozero", row=row, col=col)
 
 

@@ -63,7 +63,7 @@ class StaticFigure(Figure):
         source = base64.b64encode(self.svg().encode()).decode()
         size = f"width: 100%; max-width: {WIDTH}px"
         image = f'<img alt="{self._alt()}" style="{size}" src="data:image/svg+xml;base64,{source}">'
-        return image + fold(describe(self))
+        return f'<div class="labkit-figure labkit-light">{image}</div>{fold(describe(self))}'
 
     def _alt(self) -> str:
         return html.escape(describe(self))

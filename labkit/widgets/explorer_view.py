@@ -218,6 +218,7 @@ def _draw_points(state: Explorer, plot: BaseFigure) -> None:
             axis.range, axis.showticklabels = bounds, state.projection == "PCA"
     bar = plot.layout.coloraxis
     bar.showscale = state.colour != "class"
+    bar.cmin, bar.cmax = (0, 1) if state.colour == "time t" else (None, None)  # one t for all is no range
     bar.colorbar.title.text = "time t" if state.colour == "time t" else "norm ‖z‖/√P"
     plot.layout.annotations[-1].visible = state.colour == "class"
 

@@ -63,8 +63,10 @@ export default () => {
     async render({ model, el }) {
       el.textContent = "Loading the plot library …";
       const widget = await loaded;
-      el.textContent = "";
-      return widget.render({ model, el });
+      const figure = document.createElement("div"); // wider than el where the page is narrow; el scrolls it
+      el.classList.add("labkit-figure");
+      el.replaceChildren(figure);
+      return widget.render({ model, el: figure });
     },
   };
 };

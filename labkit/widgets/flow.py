@@ -84,7 +84,7 @@ def interpolant_panel(
         return (
             f"At t = {state.t:.2f} each image is {c.alpha:.2f}·data + {c.sigma:.2f}·noise; a classifier trained on "
             f"clean digits recognises {agreement:.0%} of {len(state.y1)} of them. The velocity has a root mean square "
-            f"(RMS) of {size:.2f}; in its picture, white is −2 and black +2 of these."
+            f"(RMS) of {size:.2f}; in its picture, ink is +2 of these and paper −2."
         )
 
     shown_controls = {"t": slider("time t", 0, 1, 0.01)}
@@ -217,7 +217,7 @@ def sampler_panel(
         ring = dict(size=15, color="rgba(0,0,0,0)", line=dict(color=ink, width=2.5))
         plot.add_scatter(mode="markers", showlegend=False, hoverinfo="skip", marker=ring, **errors)
     plot.update_xaxes(type="log", dtick=1, title_text="evaluations of the network", row=1, col=3)
-    plot.update_yaxes(type="log", dtick=1, row=1, col=3)
+    plot.update_yaxes(type="log", dtick=1, tickformat="~g", row=1, col=3)  # 0.0001, not 100µ
     plot.update_layout(legend=dict(x=0.99, xanchor="right", y=0.98, yanchor="top", orientation="v"))
 
     def draw(state: Sampler, plot: BaseFigure) -> str:
@@ -227,7 +227,7 @@ def sampler_panel(
             cost, error = state.cost(method, state.steps), state.error(method, state.steps)
             plot.data[2 + i].y = [state.error(method, n) for n in state.STEPS]
             plot.data[4 + i].x, plot.data[4 + i].y = [cost], [error]
-            words.append(f"{method.capitalize()} takes {cost} evaluations and ends {error:.3f} away")
+            words.append(f"{method.capitalize()} takes {cost} evaluations and ends {error:.2g} away")
         beyond = f" and guidance {state.guidance:g}" if guidance else ""
         return (
             f"With {state.steps} steps{beyond}, shown at t = {state.film:.2f}: {'; '.join(words)} (RMS distance at "

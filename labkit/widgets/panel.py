@@ -24,12 +24,37 @@ from labkit.widgets.figure import Figure
 Draw = Callable[[Any, BaseFigure], str]
 
 CSS = """<style>
-.labkit-panel { border: 1px solid #e3e3e3; border-radius: 8px; padding: 10px 14px; margin: 4px 0; }
+.labkit-panel { border: 1px solid var(--jp-border-color2, #e3e3e3); border-radius: 8px; container-type: inline-size; }
+.labkit-panel { padding: 10px 14px; margin: 4px 0; }
+.labkit-panel .jupyter-widgets { max-width: 100%; }
+.labkit-panel .jupyter-button { flex-shrink: 0; }
+.labkit-panel .widget-radio-box label { display: flex; flex-direction: row-reverse; justify-content: flex-end; }
+.labkit-panel .widget-radio-box label { height: auto; line-height: 1.5; }
+.labkit-panel .widget-radio-box input { flex: none; }
 .labkit-panel .widget-readout { font-variant-numeric: tabular-nums; }
-.labkit-text { line-height: 1.45; color: #222; }
-.labkit-panel .dataframe { display: block; overflow-x: auto; line-height: 1.45; font-variant-numeric: tabular-nums; }
+.labkit-text, .labkit-panel .dataframe { line-height: 1.45; color: var(--jp-content-font-color1, #222); }
+.labkit-text { overflow-wrap: anywhere; }
+.labkit-panel .dataframe { display: block; overflow-x: auto; font-variant-numeric: tabular-nums; }
 .labkit-panel .dataframe :is(th, td) { padding: 1px 14px 1px 0; text-align: right; }
+@container (max-width: 500px) {
+  .labkit-panel .widget-inline-hbox { flex-wrap: wrap; height: auto; }
+  .labkit-panel .widget-inline-hbox > select { height: var(--jp-widgets-inline-height); }
+  .labkit-panel .widget-inline-hbox > .widget-label { flex: 1 0 100%; text-align: left; }
+}
+/* A figure is as wide as its words need, and scrolls where the page is narrower. */
+.labkit-figure, .jp-OutputArea-child:has(> .jp-RenderedPlotly) { overflow-x: auto; }
+.labkit-figure > :is(.js-plotly-plot, img), .jp-RenderedPlotly { min-width: 760px; }
+/* Chromium left out the texts of some figures that were drawn while their cell was skipped, off the screen. */
+.jp-Cell:has(.labkit-panel) { content-visibility: visible !important; }
+/* Figures are drawn on white. A dark theme turns light and dark over and leaves hues as they are. */
+[data-jp-theme-light="false"] :is(.labkit-figure > .js-plotly-plot, .labkit-light,
+  .jp-RenderedPlotly:has(.main-svg[style*="background: white"])) {
+  color: #222; filter: invert(0.93) hue-rotate(180deg);
+}
+[data-jp-theme-light="true"] .labkit-page { color-scheme: light; }
+[data-jp-theme-light="false"] .labkit-page { color-scheme: dark; }
 </style>"""
+"""The look of panels, questions and figures. It follows the theme of JupyterLab and the width of the page."""
 ICONS = dict(start="play", pause="pause", fork="code-fork", resume="forward", stop="stop")
 CONFIG = {"displayModeBar": False, "responsive": True}
 """Plotly's settings of a figure in a panel."""

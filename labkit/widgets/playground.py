@@ -7,8 +7,8 @@ from labkit.experiments.playground import Playground
 from labkit.plots.explorer_page import explorer_page
 
 FRAME = (
-    '<iframe title="Dispersion playground" sandbox="allow-scripts" srcdoc="{}" '
-    'style="width: 100%; height: 1600px; border: 0; color-scheme: auto"></iframe>'
+    '<iframe class="labkit-page" title="Dispersion playground" sandbox="allow-scripts" srcdoc="{}" '
+    'style="width: 100%; height: 1600px; border: 0"></iframe>'
 )
 
 

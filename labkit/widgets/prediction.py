@@ -19,7 +19,7 @@ import ipywidgets as widgets
 
 from labkit.disk import DiskError, replace_file
 from labkit.runtime import runs_dir
-from labkit.widgets.panel import CSS, Panel, live_text
+from labkit.widgets.panel import CSS, Panel, live_text, row
 from labkit.widgets.unknown_names import explain_unknown_names
 
 WIDE = dict(width="auto")
@@ -83,7 +83,7 @@ class Question:
         self._record.on_click(lambda _: self.record(self._radio.value))
         self._skip.on_click(lambda _: self.show())
         heading = widgets.HTML(f'{CSS}<div class="labkit-text"><b>Predict.</b> {text}</div>')
-        buttons = widgets.HBox([self._record, self._skip])
+        buttons = row(self._record, self._skip)
         self.widget = widgets.VBox([heading, self._radio, self._because, buttons, self._reply])
         self.widget.add_class("labkit-panel")
 
@@ -211,8 +211,8 @@ class Predictions:
                 again.append(Question(f"(from notebook {notebook}) {text}", entry.options, answer, keep).widget)
         if not again:
             nothing = "Nothing to repeat: none of your predictions in other notebooks came out differently."
-            return widgets.HTML(live_text(nothing))
-        heading = widgets.HTML(live_text("<b>Once more.</b> You predicted these differently when you met them:"))
+            return widgets.HTML(CSS + live_text(nothing))
+        heading = widgets.HTML(CSS + live_text("<b>Once more.</b> You predicted these differently when you met them:"))
         return widgets.VBox([heading, *again])
 
     def _entries(self) -> list[tuple[str, str, Entry]]:

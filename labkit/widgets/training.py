@@ -193,7 +193,7 @@ def _sheets(state: TrainingState) -> str:
             origin = f"<br>{html.escape(_origin(state, run))}" if run in state.parents else ""
             image = f'<img src="{source}" alt="Samples of {html.escape(run)} at step {step}" style="max-width:100%">'
             parts.append(f'<figure style="margin:0"><figcaption>{title}{origin}</figcaption>{image}</figure>')
-    return f'<div style="display:flex;flex-wrap:wrap;gap:10px 24px">{"".join(parts)}</div>'
+    return f'<div class="labkit-light" style="display:flex;flex-wrap:wrap;gap:10px 24px">{"".join(parts)}</div>'
 
 
 def _origin(state: TrainingState, run: str) -> str:

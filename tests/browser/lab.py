@@ -49,7 +49,8 @@ class LabPage:
 
     def __init__(self, browser: Browser, server: Server, width: int = 1280, height: int = 900):
         self.server = server
-        context = (browser.contexts or [browser.new_context()])[0]  # one for all tabs, which share what is cached
+        # One for all tabs, which share what is cached; frames follow JupyterLab's theme, as none is emulated.
+        context = (browser.contexts or [browser.new_context(color_scheme="null")])[0]
         self.page: Page = context.new_page()
         self.page.set_viewport_size({"width": width, "height": height})
         self.page.set_default_timeout(PATIENCE * 1000)

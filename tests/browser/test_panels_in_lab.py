@@ -146,6 +146,27 @@ def test_what_the_kernel_says_while_the_plot_library_loads_is_not_lost(lab, open
     lab.wait_plot(cell, lambda plot: [trace["x"] for trace in plot["traces"]] != x, 60)
 
 
+def test_a_panel_can_be_read_in_the_dark_and_on_a_narrow_page(lab, opened):
+    opened("from labkit.widgets import variants_panel\nvariants_panel()")
+    panel = lab.output(CELL).locator(".labkit-panel")
+    text, figure = panel.locator(".labkit-text").last, panel.locator(".labkit-figure")
+    try:
+        lab.command("apputils:change-theme", theme="JupyterLab Dark")
+        lab.command("application:toggle-left-area")
+        lab.page.set_viewport_size({"width": 390, "height": 900})
+        bright = "e => Math.min(...getComputedStyle(e).color.match(/\\d+/g).slice(0, 3)) > 180"
+        lab.wait_for(lambda: text.evaluate(bright), 60, "the text is bright")
+        assert "invert" in figure.locator(".js-plotly-plot").evaluate("e => getComputedStyle(e).filter")
+        lab.wait_for(lambda: figure.evaluate("e => e.scrollWidth > e.clientWidth"), 60, "the figure scrolls")
+        box = panel.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+        assert min(track.bounding_box()["width"] for track in panel.locator(".noUi-base").all()) > 100
+    finally:
+        lab.page.set_viewport_size({"width": 1280, "height": 900})
+        lab.command("application:toggle-left-area")
+        lab.command("apputils:change-theme", theme="JupyterLab Light")
+
+
 MINE = """
 from labkit import recipes
 from labkit.exercises import check, mine

@@ -350,7 +350,7 @@ def shown(panel):
         "time": notes[-2],
         "rules": [(rule.x0, rule.x1) for rule in layout.shapes],
         "ends": [axis.range for axis in panes],
-        "bar": (layout.coloraxis.showscale, layout.coloraxis.colorbar.title.text),
+        "bar": (layout.coloraxis.showscale, layout.coloraxis.cmax, layout.coloraxis.colorbar.title.text),
         "key": layout.annotations[-1].visible,
         "words": panel.sentence.value,
         "what it shows": panel.widget.children[3].value,
