@@ -113,8 +113,8 @@ def test_geometry_and_probe_of_a_block(run, rows):
     )
     z, other = (part.features[2].flatten(1).double().numpy() for part in (train, held_out))
     mean, deviation = z.mean(0), z.std(0)
-    fitted = LogisticRegression(max_iter=2000).fit((z - mean) / deviation, train.y)
-    expected = fitted.score((other - mean) / deviation, held_out.y)
+    fitted = LogisticRegression(max_iter=2000).fit((z - mean) / deviation, train.y.numpy())
+    expected = fitted.score((other - mean) / deviation, held_out.y.numpy())
     assert value(rows, "linear_probe", step=6, block=2) == pytest.approx(expected, abs=1.5 / 80)
 
 
