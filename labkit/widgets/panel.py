@@ -51,6 +51,8 @@ CSS = """<style>
   .jp-RenderedPlotly:has(.main-svg[style*="background: white"])) {
   color: #222; filter: invert(0.93) hue-rotate(180deg);
 }
+/* Printed sentences break between words. */
+.jp-OutputArea-output.jp-RenderedText pre { word-break: break-word; }
 [data-jp-theme-light="true"] .labkit-page { color-scheme: light; }
 [data-jp-theme-light="false"] .labkit-page { color-scheme: dark; }
 </style>"""
