@@ -1,6 +1,7 @@
 """The atlas's explorer and its questions without a browser: places, words, traces, and a training of one's own."""
 
 import pytest
+from waiting import wait_for
 
 from labkit.experiments import Atlas, Measures
 from labkit.experiments.statistics import side
@@ -133,7 +134,8 @@ def test_the_button_trains_in_the_background_stop_saves_and_a_refusal_is_shown(a
     start.click()
     assert state.runner.busy and start.disabled and not stop.disabled
     stop.click()
-    assert state.runner.status == "stopped" and not start.disabled and "Stopped and saved" in status.value
+    assert state.runner.status == "stopped"  # the thread that trained tells the panel a little later
+    wait_for(lambda: not start.disabled and "Stopped and saved" in status.value)
     assert (tmp_path / "runs" / f"{FIRST}-seed77" / "config.json").exists() and state.mine.seed == 77
     (tmp_path / "file").write_text("a file where the folder should be")
     state.out = tmp_path / "file"

@@ -120,7 +120,8 @@ def test_start_stop_resume_by_the_buttons(live, tmp_path):
     assert " left." in live.describe() and " s left" not in live.describe(), "a million steps are told in hours"
     press["Stop"].click()
     stopped = live.progress["baseline"].step
-    assert live.status == "stopped" and not press["Resume"].disabled and "Resume goes on" in live.describe()
+    assert live.status == "stopped" and "Resume goes on" in live.describe()
+    wait_for(lambda: not press["Resume"].disabled)  # the thread that trained tells the panel last
     assert max(Run.open(tmp_path / "001" / "baseline").checkpoints) == stopped
     enough.clear()
     press["Resume"].click()
