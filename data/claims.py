@@ -12,7 +12,7 @@ from questions import FORMS, SAMPLERS
 
 from labkit.experiments.atlas import Band, at_best_step, band, describe_point, point
 from labkit.experiments.statistics import describe_interval, describe_row, paired_differences
-from labkit.metrics import metric
+from labkit.metrics import metric, minus
 
 CONFIRMED, NOT_CONFIRMED, CONTRADICTED = "confirmed at this scale", "not confirmed", "contradicted"
 ANSWERED, NOT_TESTED = "answered", "not tested"
@@ -152,11 +152,6 @@ def helps(rows: Iterable[pd.Series]) -> str:
 
 def describe_rows(rows: Mapping[str, pd.Series]) -> str:
     return "; ".join(f"{name} {describe_row(row)}" for name, row in rows.items())
-
-
-def minus(text: str) -> str:
-    """Numbers with minus signs in place of hyphens."""
-    return text.replace("-", "−")
 
 
 def variant_title(variant: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from labkit.checks import require
-from labkit.metrics.table import metric
+from labkit.metrics.table import metric, minus
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +126,7 @@ def describe_row(row: "pd.Series") -> str:
     if row["n"] >= 2 and row["low"] <= row["high"]:
         wins = f"{'better' if metric(row['measure']).direction else 'larger'} in {row['wins']} of {row['n']}"
         return f"{describe_interval(row)}, {wins}"
-    difference = f"{row['difference']:+.3g}".replace("-", "−")
+    difference = minus(f"{row['difference']:+.3g}")
     if row["n"] < 2:
         return f"{difference} (n = {row['n']}: no interval)"
     return f"{difference} in each of {row['n']} seeds: no interval"
@@ -134,4 +134,4 @@ def describe_row(row: "pd.Series") -> str:
 
 def describe_interval(row: "pd.Series") -> str:
     """Difference and interval of one row of ``paired_differences``."""
-    return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]".replace("-", "−")
+    return minus(f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]")

@@ -27,7 +27,7 @@ from labkit.metrics.images import (
 )
 from labkit.metrics.likelihood import FeatureLikelihood, feature_likelihood_divergence
 from labkit.metrics.probes import knn_accuracy, linear_probe_accuracy, neighbour_purity
-from labkit.metrics.table import BASE_LOSSES, METRICS, MetricInfo, metric, three_digits
+from labkit.metrics.table import BASE_LOSSES, METRICS, MetricInfo, metric, minus, three_digits
 from labkit.metrics.times import by_time
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "linear_probe_accuracy",
     "mean_pairwise_distance",
     "metric",
+    "minus",
     "moments",
     "neighbour_purity",
     "precision_recall",

@@ -76,6 +76,11 @@ def three_digits(value: float, sign: str = "") -> str:
     return f"{value:{sign},.0f}" if abs(value) >= 1000 else f"{value:{sign}#.3g}".rstrip(".")
 
 
+def minus(text: str) -> str:
+    """Numbers with minus signs in place of hyphens."""
+    return text.replace("-", "−")
+
+
 def metric(name: str) -> MetricInfo:
     """The entry of a metric under any name it is logged by.
 

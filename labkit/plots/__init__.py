@@ -17,7 +17,7 @@ from labkit.plots.outcome import (
     seeds_figure,
 )
 from labkit.plots.spread import distances_axes, draw_distances, lines_figure, similarity_figure
-from labkit.plots.tables import metrics_table
+from labkit.plots.tables import metrics_table, table_html
 from labkit.plots.theme import (
     CLASSES,
     DASHES,
@@ -69,5 +69,6 @@ __all__ = [
     "similarity_figure",
     "spread_figure",
     "style_digits",
+    "table_html",
     "tile",
 ]

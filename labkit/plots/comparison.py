@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labkit.experiments.compare import ComparisonResult
-from labkit.metrics import BASE_LOSSES
+from labkit.metrics import BASE_LOSSES, minus
 from labkit.plots.digits import sheet
 from labkit.plots.spread import lines_figure
 from labkit.plots.theme import PALETTE, colour
@@ -43,7 +43,7 @@ def curves_figure(histories: Mapping[str, "pd.DataFrame"], block: int, floor: fl
     if math.isfinite(floor):
         dispersive.axhline(floor, color=PALETTE["quiet"], linestyle=":")
         at = dict(xy=(1, floor), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points")
-        dispersive.annotate(f"floor {floor:.2f}".replace("-", "−"), **at, ha="right")
+        dispersive.annotate(minus(f"floor {floor:.2f}"), **at, ha="right")
     return plot
 
 

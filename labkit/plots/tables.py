@@ -3,7 +3,7 @@
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from labkit.metrics import metric, three_digits
+from labkit.metrics import metric, minus, three_digits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,13 +18,18 @@ def metrics_table(table: "pd.DataFrame") -> "pd.DataFrame":
     return table.apply(lambda column: column.map(lambda value: _shown(column.name, value))).rename(columns=_title)
 
 
+def table_html(table: "pd.DataFrame") -> str:
+    """The same as HTML, for panels and pages."""
+    return metrics_table(table).to_html(border=0)
+
+
 def _shown(name: str, value: Any) -> str:
     if value != value:
         return "–"
     if isinstance(value, Integral | str):
         return f"{value:,}" if isinstance(value, Integral) else value
     words = f"{value:.1%}" if metric(name).percent and not name.endswith("_excess") else three_digits(value)
-    return words.replace("-", "−")
+    return minus(words)
 
 
 def _title(name: str) -> str:

@@ -18,7 +18,7 @@ from traitlets import Float as FloatTrait
 from labkit.experiments.atlas import DATASETS, VARIANTS, Atlas, Band
 from labkit.experiments.rerun import Rerun
 from labkit.experiments.statistics import describe_row, side
-from labkit.metrics import metric
+from labkit.metrics import metric, minus
 from labkit.plots import PALETTE, fade, figure, picture, style_digits
 from labkit.widgets.panel import Buttons, Panel, choice, dropdown, look
 from labkit.widgets.runner import RunnerState
@@ -281,4 +281,4 @@ def _draw_grid(state: Ablations, heat: Any, ring: Any) -> None:
 
 def _two_digits(value: float) -> str:
     """Two digits with a sign: +0.70, −17."""
-    return f"{value:+#.2g}".rstrip(".").replace("-", "−")
+    return minus(f"{value:+#.2g}".rstrip("."))

@@ -22,9 +22,9 @@ from labkit.plots import (
     distances_axes,
     draw_distances,
     figure,
-    metrics_table,
     scale_axis,
     style_digits,
+    table_html,
     tile,
 )
 from labkit.training import Run
@@ -262,7 +262,7 @@ def _table(state: Explorer) -> str:
     import pandas as pd
 
     numbers = {name: cloud.numbers for name, cloud in state.clouds[state.place].items()}
-    return metrics_table(pd.DataFrame(numbers).T).to_html(border=0)
+    return table_html(pd.DataFrame(numbers).T)
 
 
 def _sentence(state: Explorer) -> str:

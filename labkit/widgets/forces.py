@@ -16,7 +16,7 @@ from traitlets import Int
 from labkit.losses import dispersive_floor, dispersive_loss
 from labkit.losses.dispersive import Variant, own_knobs
 from labkit.metrics import effective_rank
-from labkit.plots import PALETTE, draw_floor, figure, metrics_table
+from labkit.plots import PALETTE, draw_floor, figure, table_html
 from labkit.runtime import generator
 from labkit.widgets.panel import Panel, State, choice, log_slider, slider
 
@@ -268,7 +268,7 @@ def _table(values: dict[Variant, tuple[float, float, float]]) -> str:
 
     rows = {LOOKS[v][0]: (loss, f"{way:.1%}", f"{after:.1%}") for v, (loss, way, after) in values.items()}
     columns = ["loss", "way from largest value to floor", "way if s doubled"]
-    return metrics_table(pd.DataFrame.from_dict(rows, orient="index", columns=columns)).to_html(border=0)
+    return table_html(pd.DataFrame.from_dict(rows, orient="index", columns=columns))
 
 
 def _sentence(state: FourLosses, here: Tensor, values: dict[Variant, tuple[float, float, float]]) -> str:

@@ -17,9 +17,9 @@ from labkit.checks import LabError
 from labkit.config import Config
 from labkit.losses import dispersive_floor
 from labkit.losses.dispersive import KNOBS
-from labkit.metrics import BASE_LOSSES, distance_density, mean_pairwise_distance, metric
+from labkit.metrics import BASE_LOSSES, distance_density, mean_pairwise_distance, metric, minus
 from labkit.objective import metered_floor, regularized_blocks
-from labkit.plots import PALETTE, colour, distances_axes, draw_distances, figure, metrics_table, scale_axis
+from labkit.plots import PALETTE, colour, distances_axes, draw_distances, figure, scale_axis, table_html
 from labkit.process import base_term
 from labkit.projection import Pca
 from labkit.time_sampling import Noise
@@ -236,7 +236,7 @@ def _table(values: Values, runs: Sequence[str]) -> str:
     """A row for each run and a column for each metric, as HTML; nothing without runs."""
     import pandas as pd
 
-    return metrics_table(pd.DataFrame(values).reindex(runs)).to_html(border=0) if runs else ""
+    return table_html(pd.DataFrame(values).reindex(runs)) if runs else ""
 
 
 def _sentence(state: TrainingState, plot: BaseFigure, runs: Sequence[str]) -> str:
@@ -323,7 +323,7 @@ def _floor(configs: Sequence[Config]) -> tuple[float, str]:
     floors = {_floor_of(config) for config in repelling or configs}
     if len(floors) > 1 or (floor := floors.pop()) == -math.inf:
         return -math.inf, ""
-    batch, value = configs[0].batch_size, f"{floor:.2f}".replace("-", "−")
+    batch, value = configs[0].batch_size, minus(f"{floor:.2f}")
     return floor, f"floor −log {batch} = {value}" if floor == -math.log(batch) else f"floor {value}"
 
 
