@@ -146,7 +146,6 @@ class LiveTraining(RunnerState[Comparison], TrainingState):
 
     def _clear(self) -> None:
         self._curves: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
-        self._recent: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.sheets, self.clouds, self.parents = {}, {}, {}
         self.progress: dict[str, Report] = {}
         self._redrawn = 0.0
@@ -282,20 +281,15 @@ class LiveTraining(RunnerState[Comparison], TrainingState):
         return runs
 
     def _record(self, item: tuple[str, Report]) -> None:
-        """Keep what a report holds: losses as means over the steps since the last point, meters as they are."""
+        """Keep what a report of a logged step holds, as metrics.csv does, and draw samples now and then."""
         run, report = item
         self.progress[run] = report
-        recent = self._recent[run]
-        for term, value in report.terms.items():
-            recent[term].append(value.item())
         assert self.runs is not None  # whose report this is
         trainer = self.runs.trainers[run]
         config = trainer.config
         if report.meters:
-            means = {term: sum(values) / len(values) for term, values in recent.items()}
-            for term, value in (means | report.meters).items():
+            for term, value in report.values().items():
                 self._curves[run][term].append((report.step, value))
-            recent.clear()
         if report.step % max(config.steps // PREVIEWS, 1) == 0 or report.step == config.steps:
             few = few_steps(config, PREVIEW_STEPS)
             with contextlib.suppress(SampleError):  # a preview in few steps overflowed: the one before stays
