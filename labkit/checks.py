@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral, Real
+from operator import ge, gt, le, lt
 from typing import Any, NoReturn, get_args
 
 
@@ -28,21 +29,43 @@ def choose(value: Any, kind: Any, name: str) -> Any:
     return value
 
 
-def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Refuse a value that is not a whole number of at least ``least``."""
-    require(whole(value, least), name, value, f"take a whole number of at least {least}")
+def check_flag(name: str, value: Any) -> None:
+    require(isinstance(value, bool), name, value, "say True or False")
+
+
+def check_whole(
+    name: str, value: Any, least: int = 1, most: int | None = None, *, optional: bool = False, why: str = ""
+) -> None:
+    """Refuse a value that is not a whole number from ``least`` to ``most``, or None where it is ``optional``.
+
+    ``why`` ends the message with the reason.
+    """
+    fits = whole(value, least) and (most is None or value <= most)
+    limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+    require(fits or (optional and value is None), name, value, f"take a whole number {limits}{why and f', {why}'}")
 
 
 def check_number(
-    name: str, value: Any, least: float | None = None, most: float | None = None, *, ends: str = "[]"
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    optional: bool = False,
+    why: str = "",
 ) -> None:
-    """Refuse a value that is not a finite number from ``least`` to ``most``; "(" or ")" in ``ends`` exclude an end."""
-    low, high = -math.inf if least is None else least, math.inf if most is None else most
-    fits = finite(value) and low <= value <= high
-    fits = fits and not (ends[0] == "(" and value == low) and not (ends[1] == ")" and value == high)
-    lower = f"{'above' if ends[0] == '(' else 'of at least'} {least}"
-    number = "number" if finite(value) else "finite number"
-    require(fits, name, value, f"take a {number} {lower if most is None else f'in {ends[0]}{least}, {most}{ends[1]}'}")
+    """Refuse a value that is not a finite number within the given bounds, or None where it is ``optional``.
+
+    ``why`` ends the message with the reason.
+    """
+    bounds = {"above": (gt, above), "of at least": (ge, least), "below": (lt, below), "at most": (le, most)}
+    given = {words: (fits, bound) for words, (fits, bound) in bounds.items() if bound is not None}
+    fits = finite(value) and all(fits(value, bound) for fits, bound in given.values())
+    limits = " and ".join(f"{words} {bound}" for words, (_, bound) in given.items())
+    allowed = f"take a finite number {limits}".rstrip() + (why and f", {why}")
+    require(fits or (optional and value is None), name, value, allowed)
 
 
 def check_seed(seed: int) -> None:

@@ -9,7 +9,17 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from labkit.checks import ConfigError, as_tuple, check_number, check_seed, check_whole, choose, finite, require, whole
+from labkit.checks import (
+    ConfigError,
+    as_tuple,
+    check_flag,
+    check_number,
+    check_seed,
+    check_whole,
+    choose,
+    finite,
+    require,
+)
 from labkit.losses import Contrastive, Dispersive, MeanFlow, Repa
 from labkit.losses.weight import warm_up
 from labkit.models.sizes import Family, parse_name
@@ -45,8 +55,8 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", as_tuple(self.betas))
-        check_number("optimizer.lr", self.lr, 0, ends="(]")
-        check_number("optimizer.weight_decay", self.weight_decay, 0)
+        check_number("optimizer.lr", self.lr, above=0)
+        check_number("optimizer.weight_decay", self.weight_decay, least=0)
         fit = len(self.betas) == 2 and all(finite(beta) and 0 <= beta < 1 for beta in self.betas)
         require(fit, "optimizer.betas", self.betas, "give two numbers in [0, 1)")
 
@@ -72,10 +82,9 @@ class Engine:
     def __post_init__(self) -> None:
         choose(self.precision, Precision, "engine.precision")
         for name in ("compile", "checkpointing", "resident"):
-            require(isinstance(getattr(self, name), bool), f"engine.{name}", getattr(self, name), "say True or False")
+            check_flag(f"engine.{name}", getattr(self, name))
         check_whole("engine.accumulate", self.accumulate)
-        if self.clip is not None:
-            check_number("engine.clip", self.clip, 0, ends="(]")
+        check_number("engine.clip", self.clip, above=0, optional=True)
 
 
 @dataclass(frozen=True)
@@ -131,12 +140,10 @@ class Config:
                 value = getattr(getattr(self, name), setting.name)
                 only = f"{self.family} has no such setting, only {family} has; leave it at {setting.default!r}"
                 require(value == setting.default, f"{name}.{setting.name}", value, only)
-        two = "take a whole number of at least 2 (one sample forms no pair, so the Dispersive Loss has no gradient)"
-        require(whole(self.batch_size, 2), "batch_size", self.batch_size, two)
+        check_whole("batch_size", self.batch_size, 2, why="since one sample forms no pair to repel")
         for name in ("steps", "log_every", "save_every", "keep_last"):
             check_whole(name, getattr(self, name))
-        if self.keep_every is not None:
-            check_whole("keep_every", self.keep_every)
+        check_whole("keep_every", self.keep_every, optional=True)
         for name in ("dispersive", "contrastive"):
             group = getattr(self, name)
             fits = group.chunk is None or self.batch_size % group.chunk == 0  # the trainer checks the ranks' shares
@@ -145,10 +152,10 @@ class Config:
             few = computed and group.variant == "covariance" and self.batch_size < 3
             require(not few, "batch_size", self.batch_size, "the covariance of two samples is constant, take 3")
         check_seed(self.seed)
-        require(isinstance(self.flips, bool), "flips", self.flips, "say True or False")
-        check_number("label_drop", self.label_drop, 0, 1, ends="[)")
-        check_number("embedding_scale", self.embedding_scale, 0, ends="(]")
-        check_number("ema_decay", self.ema_decay, 0, 1, ends="[)")
+        check_flag("flips", self.flips)
+        check_number("label_drop", self.label_drop, least=0, below=1)
+        check_number("embedding_scale", self.embedding_scale, above=0)
+        check_number("ema_decay", self.ema_decay, least=0, below=1)
 
     @property
     def family(self) -> Family:

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import finite, require, whole
+from labkit.checks import check_number, require, whole
 from labkit.distances import cross_sq_distances, pairwise_sq_distances
 from labkit.ops import principal_axes, rows
 from labkit.runtime import generator
@@ -170,7 +170,7 @@ class UmapReference:
             ConfigError: for no condition, different widths, or too few samples for the neighbours.
             ValueError: for features that are not finite, identical samples, or a setting that the library refuses.
         """
-        require(finite(min_dist) and 0 <= min_dist <= 1, "min_dist", min_dist, "take a number from 0 to 1")
+        check_number("min_dist", min_dist, least=0, most=1)
         flat = _rows_of(conditions)
         z = torch.cat([_share(part, most // len(flat)) for part in flat])
         enough = f"take at least 2 and fewer than the samples, of which UMAP needs 4 or more; here n = {len(z)}"

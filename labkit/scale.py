@@ -143,9 +143,9 @@ def seconds(flops: float, rate: float, utilisation: float = 1.0) -> float:
         flops: floating-point operations.  rate: operations a second at best.
         utilisation: share of the rate that is reached, in (0, 1].
     """
-    check_number("flops", flops, 0)
-    check_number("rate", rate, 0, ends="(]")
-    check_number("utilisation", utilisation, 0, 1, ends="(]")
+    check_number("flops", flops, least=0)
+    check_number("rate", rate, above=0)
+    check_number("utilisation", utilisation, above=0, most=1)
     return flops / (rate * utilisation)
 
 
@@ -165,7 +165,7 @@ def measured_flops(
         on: the device.  budget: seconds.  side: of the matrices, by default 1024 on a CPU and 4096 on a GPU.
         dtype: by default float32 on a CPU and bfloat16 on a GPU, which training there would use.
     """
-    check_number("budget", budget, 0, ends="(]")
+    check_number("budget", budget, above=0)
     on = torch.device(on)
     default = (4096, torch.bfloat16) if on.type == "cuda" else (1024, torch.float32)
     side, dtype = side or default[0], dtype or default[1]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from labkit.checks import require, whole
+from labkit.checks import check_whole
 from labkit.ops import expand_like
 
 STEPS, FIRST, LAST = 1000, 1e-4, 0.02
@@ -65,7 +65,7 @@ class Schedule(nn.Module):
     def respaced(self, count: int) -> "Schedule":
         """The same diffusion in ``count`` longer steps, evenly spaced, the first and the last among them."""
         steps = len(self.betas)
-        require(whole(count, 2) and count <= steps, "steps", count, f"take 2 to {steps} of this diffusion's steps")
+        check_whole("steps", count, 2, steps, why="the steps of this diffusion")
         kept = torch.linspace(0, steps - 1, count, dtype=torch.float64).round().long()
         alpha_bar = self.alpha_bar[kept]
         before = torch.cat([torch.ones(1, dtype=alpha_bar.dtype), alpha_bar[:-1]])

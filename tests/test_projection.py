@@ -253,7 +253,7 @@ def test_tiny_and_huge_features_are_mapped_as_well(scale):
         (torch.randn(30, 4), {"n_neighbors": 30}, ConfigError, "n_neighbors = 30 .*n = 30"),
         (torch.randn(30, 4), {"most": 15}, ConfigError, "n_neighbors = 15 .*n = 15"),
         (torch.randn(30, 4), {"n_neighbors": 1}, ConfigError, "n_neighbors = 1 .*at least 2"),
-        (torch.randn(30, 4), {"min_dist": math.nan}, ConfigError, "min_dist = nan .*0 to 1"),
+        (torch.randn(30, 4), {"min_dist": math.nan}, ConfigError, "min_dist = nan .*at least 0 and at most 1"),
         (torch.randn(30, 4), {"seed": -1}, ValueError, "between 0 and"),
         (torch.randn(3, 4), {"n_neighbors": 2}, ConfigError, "n_neighbors = 2 .*n = 3"),
         (torch.full((30, 4), 0.1), {}, ValueError, "All 30 samples are the same"),

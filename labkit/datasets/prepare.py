@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from tqdm.auto import tqdm
 
-from labkit.checks import check_whole, refuse, require, whole
+from labkit.checks import check_whole, refuse, require
 from labkit.datasets.decode import BrokenImage, Square, darkness, decode, pixel_limit
 from labkit.datasets.sources import Preparation, list_images
 from labkit.datasets.store import ABOUT, FORMAT, StoreError, npy, read_about, read_names, record_path, shard_record
@@ -62,7 +62,7 @@ def prepare(
     rank = place()[0] if rank is None else rank
     ranks = place()[1] if ranks is None else ranks
     check_whole("ranks", ranks)
-    require(whole(rank, 0) and rank < ranks, "rank", rank, f"take one of 0 to {ranks - 1}")
+    check_whole("rank", rank, 0, ranks - 1)
     source, out = user_path(source, "source"), user_path(out, "out")
     inside = source.is_dir() and out.resolve().is_relative_to(source.resolve())
     require(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from labkit.checks import ConfigError, check_seed, check_whole, choose, refuse, require, whole
+from labkit.checks import ConfigError, check_flag, check_seed, check_whole, choose, refuse, require
 from labkit.datasets.decode import BrokenImage
 from labkit.datasets.folder import find_images, splits
 from labkit.disk import sha256
@@ -62,12 +62,10 @@ class Preparation:
     def __post_init__(self) -> None:
         for name, least in {"size": 1, "shard": 1, "batch": 1, "held_out": 0}.items():
             check_whole(name, getattr(self, name), least)
-        if self.max_pixels is not None:
-            check_whole("max_pixels", self.max_pixels)
-        bits = self.bits
-        require(bits is None or (whole(bits, 8) and bits <= 16), "bits", bits, "take a whole number from 8 to 16")
+        check_whole("max_pixels", self.max_pixels, optional=True)
+        check_whole("bits", self.bits, 8, 16, optional=True)
         require(self.channels in (1, 3), "channels", self.channels, "take 3 for colour or 1 for grey")
-        require(isinstance(self.flips, bool), "flips", self.flips, "say True or False")
+        check_flag("flips", self.flips)
         check_seed(self.seed)
         choose(self.layout, Layout, "layout")
         grey = self.latents is not None and self.channels == 1

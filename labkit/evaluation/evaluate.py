@@ -25,7 +25,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.checks import ConfigError, require, whole
+from labkit.checks import ConfigError, check_whole, require
 from labkit.config import Config
 from labkit.datasets import Codec
 from labkit.datasets.store import ABOUT, read_about
@@ -158,7 +158,7 @@ def evaluate_run(
     Raises:
         ConfigError: a setting that cannot work, a reference or weights that do not fit.
     """
-    require(whole(shard, 1), "shard", shard, "take a whole number of at least 1")
+    check_whole("shard", shard)
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
     config, filled = run.config, settings.filled(run.config)

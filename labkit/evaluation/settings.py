@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from labkit import datasets
-from labkit.checks import check_seed, choose, require, whole
+from labkit.checks import check_seed, check_whole, choose, require
 from labkit.config import Config
 from labkit.metrics import CLASSIFIERS
 from labkit.metrics.images import NEIGHBOURS
@@ -80,12 +80,11 @@ class EvaluationConfig:
         if self.labels is not None:
             choose(self.labels, Labels, "labels")
         choose(self.protocol, Protocol, "protocol")
-        least = NEIGHBOURS + 1
-        allowed = f"take a whole number of at least {least}, since precision and recall need {NEIGHBOURS} neighbours"
-        require(self.count is None or whole(self.count, least), "count", self.count, allowed)
+        why = f"since precision and recall need {NEIGHBOURS} neighbours"
+        check_whole("count", self.count, NEIGHBOURS + 1, optional=True, why=why)
         if self.seed is not None:
             check_seed(self.seed)
-        require(whole(self.batch, 1), "batch", self.batch, "take a whole number of at least 1")
+        check_whole("batch", self.batch)
         unused = self.inception is None or self.features in (None, "inception")
         require(unused, "inception", str(self.inception), f"features are {self.features}; leave one of them out")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit import datasets
-from labkit.checks import require, whole
+from labkit.checks import check_whole, require
 from labkit.config import Config
 from labkit.evaluation import EvaluationConfig, block_geometry, block_probes, evaluate, evaluator_of, losses
 from labkit.evaluation.settings import whole_set
@@ -37,8 +37,7 @@ class Measures:
     """Checkpoints of a run to measure; None is all."""
 
     def __post_init__(self) -> None:
-        least = NEIGHBOURS + 1
-        require(whole(self.count, least), "count", self.count, f"take a whole number of at least {least}")
+        check_whole("count", self.count, NEIGHBOURS + 1)
         require(len(self.samplers) > 0, "samplers", self.samplers, "name at least one")
 
     def __call__(self, run: Run, steps: Sequence[int]) -> list[Row]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from labkit.checks import require, whole
+from labkit.checks import check_whole
 from labkit.experiments.atlas import Atlas, Band
 from labkit.experiments.measures import Measures
 from labkit.experiments.sweep import Row
@@ -37,8 +37,7 @@ class Rerun:
         self.atlas, self.condition, self.seed, self.out = atlas, condition, seed, out
         self.whole = atlas.step(condition)
         steps = self.whole if steps is None else steps
-        remedy = f"take 1 to {self.whole}, at which the atlas compares"
-        require(whole(steps, 1) and steps <= self.whole, "steps", steps, remedy)
+        check_whole("steps", steps, 1, self.whole, why="at which the atlas compares")
         config = atlas.conditions[condition]
         self.trainer = Trainer(replace(config, seed=seed, steps=int(steps), save_every=int(steps)), out)
         self.rows: list[Row] = []

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from labkit.checks import require, whole
+from labkit.checks import check_whole
 from labkit.metrics import alignment, cka_table, geometry, knn_accuracy, linear_probe_accuracy
 from labkit.training import Look, Run
 
@@ -68,7 +68,7 @@ def probe_table(
     """
     import pandas as pd
 
-    require(whole(k, 1) and k <= count, "k", k, f"take 1 to {count}, as many as there are images to learn from")
+    check_whole("k", k, 1, count, why="the number of images to learn from")
     rows, times, blocks = [], list(times), _listed(blocks)
     for name, run in runs.items():
         for t in times:

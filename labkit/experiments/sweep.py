@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from tqdm.auto import tqdm
 
-from labkit.checks import LabError, require, whole
+from labkit.checks import LabError, check_whole, require
 from labkit.config import Config, flat
 from labkit.datasets import DataIdentity, identify
 from labkit.disk import replace_file, user_path
@@ -183,7 +183,7 @@ def sweep(
     for name in configs:
         fits = name == Path(name).name not in ("", "..") and len(name.encode()) <= LONGEST
         require(fits, "configs", name, f"its name must be that of a folder, of at most {LONGEST} bytes")
-    require(whole(workers, 1), "workers", workers, "take a whole number of at least 1")
+    check_whole("workers", workers)
     module = sys.modules[type(judge).__module__]
     importable = is_dataclass(judge) and "<locals>" not in type(judge).__qualname__ and hasattr(module, "__file__")
     remedy = "give a frozen dataclass with __call__, defined at the top of a .py file, not in a notebook"

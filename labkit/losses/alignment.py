@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import require, whole
+from labkit.checks import check_flag, check_whole, require
 from labkit.distances import NO_DIRECTION, paired_cosines
 from labkit.losses.weight import Schedule, check_weight
 from labkit.ops import full_precision, rows
@@ -83,8 +83,8 @@ class Repa:
 
     def __post_init__(self) -> None:
         check_weight(self, "repa")
-        require(self.block is None or whole(self.block, 0), "repa.block", self.block, "take a whole number from 0")
+        check_whole("repa.block", self.block, 0, optional=True)
         named = isinstance(self.teacher, str) and self.teacher != ""
         require(named, "repa.teacher", self.teacher, "give digits, or a hub id or folder")
-        require(isinstance(self.antialias, bool), "repa.antialias", self.antialias, "say True or False")
-        require(whole(self.hidden, 1), "repa.hidden", self.hidden, "take a whole number of at least 1")
+        check_flag("repa.antialias", self.antialias)
+        check_whole("repa.hidden", self.hidden)

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import choose, finite, require
+from labkit.checks import check_number, choose, require
 from labkit.distances import cross_cosines, cross_sq_distances, gram, paired_cosines, paired_sq_distances, standardized
 from labkit.losses.dispersive import Dispersive, Variant, check_size, loss_arguments, repulsion
 from labkit.ops import full_precision, log_sum_exp, rows
@@ -150,8 +150,7 @@ class Contrastive(Dispersive):
         super().__post_init__()
         choose(self.noise, Noise, "contrastive.noise")
         _check_form(self.variant, self.alignment_weight, self.form, self.include_self, "contrastive.")
-        gap = self.max_gap
-        require(finite(gap) and 0 <= gap <= 1, "contrastive.max_gap", gap, "take a distance between times in [0, 1]")
+        check_number("contrastive.max_gap", self.max_gap, least=0, most=1)
 
     def loss(self, z: Float[Tensor, "batch ..."], z_positive: Float[Tensor, "batch ..."]) -> Float[Tensor, ""]:
         """``contrastive_loss`` with these settings."""
@@ -167,7 +166,7 @@ def _check_form(variant: str, weight: float, form: str, include_self: bool | Non
     """Refuse a form, or settings that do not go with it."""
     choose(form, Form, f"{prefix}form")
     name = f"{prefix}alignment_weight"
-    require(finite(weight) and weight >= 0, name, weight, "α must be a finite number of at least 0")
+    check_number(name, weight, least=0)
     if form == "original":
         require(variant != "hinge", f"{prefix}form", form, "the hinge has the additive form only")
         require(weight == 1, name, weight, "the original forms have no weight: they are defined with α = 1 only")

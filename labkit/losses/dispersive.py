@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import as_tuple, check_whole, choose, finite, require, whole
+from labkit.checks import as_tuple, check_flag, check_number, check_whole, choose, require, whole
 from labkit.distances import (
     cross_cosines,
     cross_sq_distances,
@@ -74,10 +74,9 @@ def loss_arguments(
         default = knobs[name]
         arguments[name] = value = default if value is None else value
         if isinstance(default, bool):
-            require(isinstance(value, bool), f"{prefix}{name}", value, "give True or False")
+            check_flag(f"{prefix}{name}", value)
         else:
-            allowed = f"give a finite number above 0 (by default {default})"
-            require(finite(value) and value > 0, f"{prefix}{name}", value, allowed)
+            check_number(f"{prefix}{name}", value, above=0, why=f"by default {default}")
     return arguments
 
 
@@ -280,11 +279,10 @@ class Dispersive:
             object.__setattr__(self, "blocks", blocks)
         choose(self.reduce, Reduce, f"{group}.reduce")
         choose(self.negatives, Negatives, f"{group}.negatives")
+        check_whole(f"{group}.chunk", self.chunk, 3 if self.variant == "covariance" else 2, optional=True)
         if self.chunk is not None:
-            least, name = 3 if self.variant == "covariance" else 2, f"{group}.chunk"
-            require(whole(self.chunk, least), name, self.chunk, f"take a whole number of at least {least}")
             allowed = "chunks divide the batch of one device; take negatives = local"
-            require(self.negatives == "local", name, self.chunk, allowed)
+            require(self.negatives == "local", f"{group}.chunk", self.chunk, allowed)
         check_whole(f"{group}.bank", self.bank)
         if self.negatives == "bank":
             require(group == "dispersive", f"{group}.negatives", "bank", "only the Dispersive Loss has a bank")

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from labkit.checks import as_interval, finite, require
+from labkit.checks import as_interval, check_number
 from labkit.ops import expand_like
 
 Average = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -129,18 +129,13 @@ class MeanFlow:
     def __post_init__(self) -> None:
         interval = as_interval("meanflow.guidance_interval", self.guidance_interval)
         object.__setattr__(self, "guidance_interval", interval)
-        ranges = {
-            "share": (lambda share: 0 < share <= 1, "take a share above 0 and at most 1"),
-            "mean": (lambda _: True, "take a finite number"),
-            "deviation": (lambda deviation: deviation > 0, "it must be above 0"),
-            "power": (lambda power: power >= 0, "it must be at least 0"),
-            "constant": (lambda constant: constant > 0, "it must be above 0"),
-            "guidance": (lambda omega: omega > 0, "it must be above 0; 1 is no guidance"),
-            "mixing": (lambda kappa: 0 <= kappa < 1, "take a share from 0 to below 1"),
-        }
-        for name, (fits, allowed) in ranges.items():
-            value = getattr(self, name)
-            require(finite(value) and fits(value), f"meanflow.{name}", value, allowed)
+        check_number("meanflow.share", self.share, above=0, most=1)
+        check_number("meanflow.mean", self.mean)
+        check_number("meanflow.deviation", self.deviation, above=0)
+        check_number("meanflow.power", self.power, least=0)
+        check_number("meanflow.constant", self.constant, above=0)
+        check_number("meanflow.guidance", self.guidance, above=0, why="where 1 is none")
+        check_number("meanflow.mixing", self.mixing, least=0, below=1)
 
     @property
     def guided(self) -> bool:

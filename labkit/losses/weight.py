@@ -18,30 +18,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from labkit.checks import finite, require, whole
+from labkit.checks import check_number, check_whole, finite, require, whole
 
 Schedule = tuple[tuple[int, float], ...]
 
 
-def _check_steps(steps: int) -> None:
-    require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
-
-
 def warm_up(steps: int) -> Schedule:
     """λ/steps at the first step, λ from the last of ``steps`` on."""
-    _check_steps(steps)
+    check_whole("steps", steps)
     return ((0, 1 / steps), (steps - 1, 1.0)) if steps > 1 else ()
 
 
 def burst(steps: int) -> Schedule:
     """λ for the first ``steps`` steps, then 0."""
-    _check_steps(steps)
+    check_whole("steps", steps)
     return ((steps - 1, 1.0), (steps, 0.0))
 
 
 def late(steps: int) -> Schedule:
     """0 for the first ``steps`` steps, then λ."""
-    _check_steps(steps)
+    check_whole("steps", steps)
     return ((steps - 1, 0.0), (steps, 1.0))
 
 
@@ -53,8 +49,8 @@ def value_at(knots: Schedule, step: float) -> float:
 
 def paint(knots: Schedule, first: int, last: int, factor: float) -> Schedule:
     """The schedule with another factor at the steps first … last − 1, and at all other steps as it was."""
-    require(whole(first, 0), "first", first, "take a whole number of at least 0")
-    require(whole(last, first + 1), "last", last, f"take a whole number above {first}, the first step")
+    check_whole("first", first, 0)
+    check_whole("last", last, first + 1, why="above the first")
     inside = {first: factor, last - 1: factor}
     edges = {step: value_at(knots, step) for step in (first - 1, last) if step >= 0}
     kept = {step: value for step, value in knots or ((0, 1.0),) if step < first or step >= last}
@@ -78,9 +74,8 @@ def check_weight(settings: Any, group: str) -> None:
         ConfigError: λ below 0 or not finite; no pairs of a whole step and a finite factor of at least 0, or steps that
             do not grow.
     """
-    lam, knots, name = settings.lam, settings.schedule, f"{group}.schedule"
-    allowed = "λ must be a finite number of at least 0, or None for off"
-    require(lam is None or (finite(lam) and lam >= 0), f"{group}.lam", lam, allowed)
+    knots, name = settings.schedule, f"{group}.schedule"
+    check_number(f"{group}.lam", settings.lam, least=0, optional=True, why="or None for off")
     pairs = isinstance(knots, Sequence) and all(isinstance(knot, Sequence) and len(knot) == 2 for knot in knots)
     allowed = "give pairs of a step and a factor, such as ((0, 0), (1000, 1)), with factors of at least 0"
     require(pairs and all(whole(s, 0) and finite(f) and f >= 0 for s, f in knots), name, knots, allowed)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from labkit.checks import require, whole
+from labkit.checks import check_whole
 from labkit.distances import cross_cosines, pairwise_cosines
 from labkit.ops import full_precision, rows
 
@@ -35,7 +35,7 @@ def knn_accuracy(
     """
     train_z, train_y, z, y = _checked(train_z, train_y, z, y)
     n = len(train_z)
-    require(whole(k, 1) and k <= n, "k", k, f"take a whole number from 1 to {n}, the number of training samples")
+    check_whole("k", k, 1, n, why="the number of training samples")
     classes, train_class = train_y.unique(return_inverse=True)
     with full_precision(z.device):
         cosines, neighbours = cross_cosines(z, train_z).topk(int(k), dim=1)
@@ -84,7 +84,7 @@ def neighbour_purity(z: Float[Tensor, "n ..."], y: Int[Tensor, " n"], k: int = 1
         ValueError: features and classes of different number, or features that are not finite.
     """
     z = _features(z, y)
-    require(whole(k, 1) and k < len(z), "k", k, f"take a whole number from 1 to {len(z) - 1}, the number of others")
+    check_whole("k", k, 1, len(z) - 1, why="the number of others")
     if len(y.unique()) < 2:
         return float("nan")
     with full_precision(z.device):

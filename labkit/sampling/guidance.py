@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from labkit.checks import choose, finite, require
+from labkit.checks import check_number, choose, require
 from labkit.config import Config
 
 Channels = Literal["all", "first_three"]
@@ -41,7 +41,7 @@ def guided(
         ConfigError: a negative scale, or other channels.
     """
     choose(channels, Channels, "channels")
-    require(finite(scale) and scale >= 0, "guidance", scale, "take a number of at least 0")
+    check_number("guidance", scale, least=0)
     if scale == 1:
         return lambda x, t, *more: network(x, t, y, *more)
     labels = torch.cat([y, torch.full_like(y, null)])

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.checks import LabError, check_seed, require, whole
+from labkit.checks import LabError, check_seed, check_whole, require
 from labkit.config import Config
 from labkit.models import Transformer
 from labkit.process import DiffusionProcess, FlowProcess, process_of
@@ -81,7 +81,7 @@ def sample_network(
         TypeError: a setting that no sampler has.
     """
     sampling = _Sampling(network, config, n, y, seed, settings, first)
-    require(whole(batch_size, 1), "batch_size", batch_size, "take at least 1")
+    check_whole("batch_size", batch_size)
     numbers = range(first, first + n)
     batches = [numbers[start : start + batch_size] for start in range(0, n, batch_size)]
     samples = []
@@ -136,8 +136,8 @@ class _Sampling:
         settings: dict[str, Any],
         first: int = 0,
     ) -> None:
-        require(whole(n, 1), "n", n, "take a whole number of at least 1")
-        require(whole(first, 0), "first", first, "take a whole number of at least 0")
+        check_whole("n", n)
+        check_whole("first", first, 0)
         check_seed(seed)
         names = Sampler.__dataclass_fields__
         unknown = ", ".join(settings.keys() - names.keys())

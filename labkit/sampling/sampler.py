@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from labkit.checks import as_interval, choose, finite, require, whole
+from labkit.checks import as_interval, check_number, check_whole, choose, require
 from labkit.models.sizes import Family
 from labkit.paths import EDGE
 from labkit.sampling.diffusion import DIFFUSION_SOLVERS
@@ -60,19 +60,18 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.method is not None:
             choose(self.method, Method, "method")
-        require(self.steps is None or whole(self.steps, 1), "steps", self.steps, "take a whole number of at least 1")
+        check_whole("steps", self.steps, optional=True)
         if self.channels is not None:
             choose(self.channels, Channels, "channels")
         choose(self.diffusion, Diffusion, "diffusion")
         choose(self.last_step, LastStep, "last_step")
         object.__setattr__(self, "guidance_interval", as_interval("guidance_interval", self.guidance_interval))
-        for name in ("guidance", "strength", "last", "eta", "rtol", "atol"):
-            value, positive = getattr(self, name), name in ("rtol", "atol")
-            fits = finite(value) and (value > 0 if positive else value >= 0)
-            fits = fits or (name == "guidance" and value is None)
-            require(fits, name, value, f"take a number {'above' if positive else 'of at least'} 0")
-        require(self.eta <= 1, "eta", self.eta, "take a number from 0 to 1")
-        require(EDGE <= self.last < 1, "last", self.last, f"take a length from {EDGE} to below 1")
+        check_number("guidance", self.guidance, least=0, optional=True)
+        check_number("strength", self.strength, least=0)
+        check_number("last", self.last, least=EDGE, below=1)
+        check_number("eta", self.eta, least=0, most=1)
+        check_number("rtol", self.rtol, above=0)
+        check_number("atol", self.atol, above=0)
 
     def filled(self, family: Family) -> "Sampler":
         """The same settings, with those that are None filled in for a family of models.

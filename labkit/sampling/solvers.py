@@ -36,7 +36,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import as_interval, require, whole
+from labkit.checks import as_interval, check_whole, require
 from labkit.models.sizes import Family
 from labkit.ops import expand_like
 from labkit.paths import EDGE, Path
@@ -278,7 +278,7 @@ def states(
     """
     plain = [name for name, solver in FLOW_SOLVERS.items() if not solver.settings()]
     require(method in plain, "method", method, f"choose one of {', '.join(plain)}")
-    require(whole(steps, 1), "steps", steps, "take a whole number of at least 1")
+    check_whole("steps", steps)
     return FLOW_SOLVERS[method](Problem(velocity, as_interval("interval", interval)), steps).states(x0)
 
 

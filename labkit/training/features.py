@@ -50,7 +50,7 @@ class Look:
 
     def __post_init__(self) -> None:
         if self.t is not None:
-            check_number("t", self.t, 0, 1)
+            check_number("t", self.t, least=0, most=1)
         check_whole("count", self.count)
         choose(self.split, Split, "split")
         check_seed(self.seed)

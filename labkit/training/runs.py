@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labkit import datasets
-from labkit.checks import refuse, require, whole
+from labkit.checks import check_whole, refuse, require
 from labkit.disk import user_path
 from labkit.models import Transformer
 from labkit.models.sizes import parse_name
@@ -148,8 +148,7 @@ class Run(RunFolder):
         """
         out, config = Path(out), self.config.replace(**changes)
         require(not out.exists(), "out", str(out), "it exists already; name a new folder")
-        last = self.steps[-1]
-        require(whole(at, 0) and at <= last, "at", at, f"this run has been saved up to step {last}")
+        check_whole("at", at, 0, self.steps[-1], why="the last step that this run has saved")
         require(config.steps > at, "steps", config.steps, f"the fork begins after {at} steps; give it more")
         for text in self.config.outgrows(config):
             name, change = text.split(": ", 1)

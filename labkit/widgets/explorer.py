@@ -16,7 +16,7 @@ from torch import Tensor
 from traitlets import Any as AnyTrait
 from traitlets import Bool, Enum, Int
 
-from labkit.checks import require, whole
+from labkit.checks import check_whole, require
 from labkit.metrics import distance_density, effective_rank, feature_norm, mean_pairwise_distance, neighbour_purity
 from labkit.models.sizes import features_per_sample, parse_name
 from labkit.projection import Pca, UmapReference, seed_flicker
@@ -97,7 +97,7 @@ class Explorer(State):
     ) -> None:
         self.runs, self.times, self._effective_rank = dict(runs), times, effective_rank
         self.steps, self.depth = _common(self.runs)
-        require(whole(count, 3), "count", count, "a picture of spread takes 3 images or more")
+        check_whole("count", count, 3)
         self._looks = {(t, on): Look(None if t == "mixed" else t, count, on) for t in times for on in (True, False)}
         config = next(iter(self.runs.values())).config
         self.inputs: dict[Time, FeatureSet] = {t: inputs(self._looks[t, True], config) for t in times}

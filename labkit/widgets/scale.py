@@ -9,7 +9,7 @@ from plotly.basedatatypes import BaseFigure
 from traitlets import Enum, observe
 from traitlets import Float as FloatTrait
 
-from labkit.checks import finite, require
+from labkit.checks import check_number
 from labkit.models import SIZES, Family
 from labkit.plots import PALETTE, figure
 from labkit.scale import BATCH, DATASHEET, Cost, Precision, cost, memory, paper_days
@@ -55,9 +55,8 @@ class Scale(State):
     utilisation = FloatTrait(0.4, min=0.01, max=1.0)
 
     def __init__(self, measured: float, gigabytes: float | None = None, **traits: float | str) -> None:
-        require(finite(measured) and measured > 0, "measured", measured, "take operations a second, above 0")
-        sized = gigabytes is None or (finite(gigabytes) and gigabytes > 0)
-        require(sized, "gigabytes", gigabytes, "take a number above 0, or None")
+        check_number("measured", measured, above=0)
+        check_number("gigabytes", gigabytes, above=0, optional=True)
         super().__init__(**traits)
         self.measured, self.gigabytes = measured, gigabytes
 

@@ -79,8 +79,8 @@ def test_a_method_that_chooses_its_own_steps_takes_none():
         ("diffusion", ("none", None), "sigma, sbdm"),
         *((name, (-1e-9, math.nan, None, True), "at least 0") for name in ("strength", "last", "eta")),
         *((name, (0, -1e-9, math.inf, "1"), "above 0") for name in ("rtol", "atol")),
-        ("eta", (1.1,), "from 0 to 1"),
-        ("last", (0.0005, 1.0), "from 0.001 to below 1"),
+        ("eta", (1.1,), "at most 1"),
+        ("last", (0.0005, 1.0), "at least 0.001 and below 1"),
     ],
 )
 def test_a_bad_value_is_refused_by_name_at_once(name, values, allowed, unchecked):

@@ -75,7 +75,7 @@ def test_what_is_learnt_with_can_change(parents, tmp_path):
 @pytest.mark.parametrize(
     ("at", "changes", "message"),
     [
-        (13, {}, "at = 13 cannot be used: this run has been saved up to step 12"),
+        (13, {}, "at = 13 cannot be used: take a whole number from 0 to 12, the last step"),
         (-1, {}, "at = -1"),
         (5, {"steps": 5}, "steps = 5 cannot be used: the fork begins after 5 steps"),
         (5, {"seed": 1}, "seed = '0 → 1' cannot be used: it cannot change on the way"),
