@@ -49,8 +49,7 @@ class Look:
     """Seed of the noise: two seeds give two views of the same images."""
 
     def __post_init__(self) -> None:
-        if self.t is not None:
-            check_number("t", self.t, least=0, most=1)
+        check_number("t", self.t, least=0, most=1, optional=True)
         check_whole("count", self.count)
         choose(self.split, Split, "split")
         check_seed(self.seed)
