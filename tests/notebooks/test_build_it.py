@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from test_notebooks import FOLDER, NOTEBOOKS
+from texts import FOLDER, NOTEBOOKS
 
 from labkit.exercises import EXERCISES, Verdict, exercise
 

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from test_notebooks import FOLDER, NOTEBOOKS, cells, names
+from test_notebooks import names
+from texts import FOLDER, NOTEBOOKS, cells
 
 GLOSSARY = FOLDER / "glossary.md"
 ENTRY = re.compile(r'^<a id="([\w-]+)"></a>\n\n## (.+)\n\n((?:.+\n)+)\n(.*)first in \[(\d\d)\]\((\S+)\)$', re.M)

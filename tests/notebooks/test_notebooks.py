@@ -1,7 +1,6 @@
 """Every notebook runs from top to bottom in the smoke tier, its answers open, and it is committed clean."""
 
 import importlib
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -11,32 +10,14 @@ import pytest
 from forked import ForkedPopen, elsewhere
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from texts import FOLDER, NOTEBOOKS, cells, read
 
 from labkit.training import detached
 from labkit.widgets import NotMeasured
 
-FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-
 
 def names(path: Path) -> str:
     return path.stem
-
-
-def read(path: Path) -> list[dict]:
-    """All cells of a notebook."""
-    return json.loads(path.read_text(encoding="utf-8"))["cells"]
-
-
-def cells(path: Path, kind: str) -> list[str]:
-    """The sources of all cells of a kind."""
-    return ["".join(cell["source"]) for cell in read(path) if cell["cell_type"] == kind]
-
-
-def markdown_of(number: str) -> str:
-    """All text of the notebook with this number."""
-    (path,) = FOLDER.glob(f"{number}_*.ipynb")
-    return "\n".join(cells(path, "markdown"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=names)

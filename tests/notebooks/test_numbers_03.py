@@ -5,10 +5,11 @@ import sys
 from functools import cache, partial
 
 import pytest
-from test_notebooks import FOLDER, cells
+from texts import assert_said, measured
 
 from labkit.experiments import Atlas
 from labkit.experiments.playground import Playground
+from labkit.metrics import minus
 from labkit.plots import describe_maps
 from labkit.plots.outcome import curves_of
 from labkit.runtime import data_dir
@@ -29,10 +30,6 @@ def evidence():
 
 def interval(row, digits=2):
     return minus(f"{row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]")
-
-
-def minus(text):
-    return text.replace("-", "−")
 
 
 def span(values, digits=0):
@@ -444,7 +441,7 @@ def what_is_left_on_letters():
 
 
 SENTENCES = {
-    "notebooks/03_train_and_compare.ipynb": (
+    "03": (
         floor_at_step_20,
         norm_over_training,
         lower_velocity_loss,
@@ -457,7 +454,7 @@ SENTENCES = {
         gain_on_letters,
         what_is_left_on_letters,
     ),
-    "notebooks/06_ablations.ipynb": (
+    "06": (
         runs,
         pictures,
         paper_setting,
@@ -479,15 +476,13 @@ SENTENCES = {
         verdict,
         where_it_pays,
     ),
-    "README.md": (readme_runs, readme_pays),
+    "README": (readme_runs, readme_pays),
 }
 
 
-@pytest.mark.parametrize(("file", "sentence"), [(file, one) for file, them in SENTENCES.items() for one in them])
-def test_what_a_text_says_is_what_was_measured(file, sentence):
-    path = FOLDER.parent / file
-    text = "\n".join(cells(path, "markdown")) if path.suffix == ".ipynb" else " ".join(path.read_text().split())
-    assert sentence() in text
+@measured(SENTENCES)
+def test_what_a_text_says_is_what_was_measured(text, sentence):
+    assert_said(text, sentence)
 
 
 def test_no_metric_of_the_whole_set_is_better_but_recall_and_copies():

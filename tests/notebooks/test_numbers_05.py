@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from test_notebooks import FOLDER, cells, markdown_of
+from texts import FOLDER, assert_said, cells, measured
 
 from labkit import recipes
 from labkit.experiments import Atlas
@@ -163,24 +163,23 @@ def price_of_the_recipe():
     )
 
 
-@pytest.mark.parametrize(
-    ("number", "sentences"),
-    [
-        ("05", distances_at_rest),
-        ("05", collapse_of_the_rank),
-        ("05", quality_over_time),
-        ("05", ranks_at_the_end),
-        ("05", gradient_cosines),
-        ("05", quarters_of_alpha),
-        ("05", other_parents),
-        ("10", one_number_of_many),
-        ("10", price_of_the_recipe),
-    ],
-)
-def test_what_a_notebook_says_is_what_was_measured(number, sentences):
-    text = markdown_of(number)
-    for sentence in sentences():
-        assert sentence in text
+SENTENCES = {
+    "05": (
+        distances_at_rest,
+        collapse_of_the_rank,
+        quality_over_time,
+        ranks_at_the_end,
+        gradient_cosines,
+        quarters_of_alpha,
+        other_parents,
+    ),
+    "10": (one_number_of_many, price_of_the_recipe),
+}
+
+
+@measured(SENTENCES)
+def test_what_a_text_says_is_what_was_measured(text, sentence):
+    assert_said(text, sentence)
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ import math
 import re
 
 import pytest
-from test_notebooks import FOLDER, markdown_of
-from test_numbers_03 import WORDS, claims, evidence, interval, leaves_out_0, minus, span
+from test_numbers_03 import WORDS, claims, evidence, interval, leaves_out_0, span
+from texts import assert_said, measured
 
 from labkit import recipes
 from labkit.datasets import digits
 from labkit.evaluation import EvaluationConfig, evaluate
 from labkit.experiments import Atlas, shipped_run
-from labkit.metrics import feature_norm
+from labkit.metrics import feature_norm, minus
 from labkit.plots import curves_of
 from labkit.sampling import Sampler
 from labkit.scale import cost
@@ -275,33 +275,31 @@ def field_in_the_plane():
     )
 
 
-@pytest.mark.parametrize(
-    ("number", "sentence"),
-    [
-        ("01", field_in_the_plane),
-        ("03", paper_against_here),
-        ("12", few_images),
-        ("12", many_images),
-        ("12", other_models),
-        ("12", teacher),
-        ("12", temperature),
-        ("12", variants),
-        ("12", negatives),
-        ("12", growth),
-        ("12", samplers),
-        ("12", patience),
-        ("10", bank),
-        ("10", converged_letters),
-        ("12", slow_start),
-        ("12", overshoot),
-        ("12", no_momentum),
-        ("12", later),
-        ("12", gain_on_few),
-    ],
-)
-def test_what_a_notebook_says_is_what_was_measured(number, sentence):
-    assert sentence() in markdown_of(number)
+SENTENCES = {
+    "README": (readme_causes,),
+    "01": (field_in_the_plane,),
+    "03": (paper_against_here,),
+    "10": (bank, converged_letters),
+    "12": (
+        few_images,
+        many_images,
+        other_models,
+        teacher,
+        temperature,
+        variants,
+        negatives,
+        growth,
+        samplers,
+        patience,
+        slow_start,
+        overshoot,
+        no_momentum,
+        later,
+        gain_on_few,
+    ),
+}
 
 
-def test_what_the_readme_says_of_causes_is_what_was_measured():
-    assert readme_causes() in " ".join((FOLDER.parent / "README.md").read_text(encoding="utf-8").split())
+@measured(SENTENCES)
+def test_what_a_text_says_is_what_was_measured(text, sentence):
+    assert_said(text, sentence)

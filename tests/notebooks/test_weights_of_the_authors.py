@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from photos import image_folder, tiny_vae
-from test_notebooks import FOLDER, cells
+from texts import FOLDER, cells
 
 from labkit import build_model, datasets, load_official, recipes
 from labkit.datasets import prepare
