@@ -23,7 +23,7 @@ def _explain_unknown_name(
         last = last.tb_next
     if kind is NameError and error.name and last.tb_frame.f_globals is shell.user_ns:
         sentence = (
-            f"{error.name} is not known yet: unless you mistyped a name of your own, run the cells above this one "
+            f"{error.name} is not defined yet: unless you mistyped a name of your own, run the cells above this one "
             "first (JupyterLab: Run > Run All Above Selected Cell)."
         )
         print(wrapped(sentence))

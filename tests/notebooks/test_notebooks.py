@@ -84,11 +84,11 @@ def run(path: Path, place: Path) -> str:
 
 def test_a_cell_that_is_run_before_those_above_it_says_which_to_run(tmp_path):
     first, library, own, local = elsewhere(run_too_early, tmp_path, folder=tmp_path)
-    assert first.startswith("trainer is not known yet: ") and "Run All Above Selected Cell" in " ".join(first.split())
+    assert first.startswith("trainer is not defined yet: ") and "Run All Above Selected Cell" in " ".join(first.split())
     assert "NameError: name 'trainer' is not defined" in first and "Traceback" in first
     for error in (library, local):
-        assert "not known yet" not in error and "Error" in error, "it is no cell's"
-    assert own.startswith("trainer is not known yet: "), "a function of a cell"
+        assert "not defined yet" not in error and "Error" in error, "it is no cell's"
+    assert own.startswith("trainer is not defined yet: "), "a function of a cell"
 
 
 def run_too_early(place: Path) -> list[str]:
