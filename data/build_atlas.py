@@ -1,6 +1,6 @@
 """Make data/atlas/: train and measure every condition with every seed.
 
-    python data/build_atlas.py              everything; about 21 hours on two cores, less with more of them
+    python data/build_atlas.py              everything; about 27 hours on two cores, less with more of them
     python data/build_atlas.py --missing    only what the atlas that ships lacks; the rest keeps its rows
 
 Runs lie in ``--out`` and go on where they were stopped. ``conditions.py`` defines the conditions, ``questions.py`` the
@@ -19,7 +19,7 @@ import pandas as pd
 import pays
 import torch
 from claims import RULES, claims
-from conditions import COMPARED_AT, CONDITIONS, FOLLOWED, STEPS, STOPPING, coarse
+from conditions import COMPARED_AT, CONDITIONS, FOLLOWED, STEPS, STOPPING, TWICE, coarse
 from questions import QUESTIONS, SAMPLERS
 
 from labkit import Run
@@ -166,10 +166,13 @@ def curves(runs: Runs, out: Path, shipped: Atlas | None) -> pd.DataFrame:
     """Losses and meters of the conditions that notebooks follow, as they were logged; those of the kept runs stay."""
     parts = [shipped.curves] if shipped else []
     for name, (condition, config) in runs.items():
-        if condition in FOLLOWED:
+        if condition in FOLLOWED and trained(out / name, config):
             table = Run.open(out / name).metrics()
-            table = table[table["name"].str.rsplit(".", n=1).str[-1].isin(CURVES) & (table["step"] <= config.steps)]
-            parts.append(table[["step", "name", "value"]].assign(condition=condition, seed=config.seed))
+            seldom = 1000 if config.steps > TWICE else 1
+            chosen = (table["step"] <= config.steps) & (table["step"] % seldom == 0)
+            chosen &= table["name"].str.rsplit(".", n=1).str[-1].isin(CURVES)
+            table = table.loc[chosen, ["step", "name", "value"]]
+            parts.append(table.assign(condition=condition, seed=config.seed))
     every = pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=[*PER_RUN, "name", "value"])])
     return every[[*PER_RUN, "name", "value"]].drop_duplicates([*PER_RUN, "name"], keep="last")
 
@@ -309,7 +312,8 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(f"out = {args.out} holds no finished run; leave --trained away to train them")
     table = pd.concat(parts, ignore_index=True).drop_duplicates(["run", "dataset", *PLACE])
     table = table[table["condition"].isin({REAL, *enough(table)})]
-    runs = {name: run for name, run in runs.items() if name in set(table["run"])}
+    every = {name: run for name, run in all_runs(range(args.seeds)).items() if name in set(table["run"])}
+    runs = {name: run for name, run in runs.items() if name in every}
     table = table.astype({"seed": "Int64", "step": "Int64", "block": "Int64"})
     table = table.sort_values("condition", key=lambda names: names.map([*CONDITIONS, REAL].index), kind="stable")
     findings = differences(table)
@@ -332,7 +336,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "findings.parquet": parquet(findings),
         "maps.parquet": parquet(mapped),
         "stopping.parquet": parquet(in_time),
-        "curves.parquet": parquet(curves(runs, args.out, shipped)),
+        "curves.parquet": parquet(curves(every, args.out, shipped)),
         "CLAIMS.md": as_markdown(verdicts, record).encode(),
         "PAYS.md": pays.page(pays.rows(table, in_time)).encode(),
     }

@@ -150,5 +150,5 @@ CONDITIONS = {
     "warmup": digits(schedule=warm_up(1000), **ON),
     "cosine-weak": digits(lam=0.05, variant="infonce_cosine"),
 }
-FOLLOWED = [name for name, config in CONDITIONS.items() if config.steps == TWICE]
-"""Conditions whose curves notebooks show."""
+FOLLOWED = [name for name, config in CONDITIONS.items() if config.steps == TWICE or config.dataset == "letters"]
+"""Conditions whose curves notebooks show, or name numbers of."""

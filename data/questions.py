@@ -152,6 +152,7 @@ QUESTIONS = {
             ("batch32-dispersive", "batch32-baseline"),
             *coarsely("dispersive", "bank"),
             ("coarse-bank", "coarse-dispersive"),
+            ("letters-bank", "letters-dispersive"),
         ],
     ),
     "gentle": Question(

@@ -41,4 +41,4 @@ def assert_said(text: str, sentence: Sentences) -> None:
     """Whether a text has what is computed for it."""
     said = sentence()
     for one in (said,) if isinstance(said, str) else said:
-        assert one in text_of(text)
+        assert one in text_of(text), f"{text} does not say: {one}"

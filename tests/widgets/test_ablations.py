@@ -170,7 +170,8 @@ def test_labels_say_only_what_differs(atlas):
     assert {*age.named(age.rows())["against"]} == {"its baseline"}
     assert labels(age.named(age.rows()))[:2] == [f"SiT-Nano/4, λ 0.5, τ 0.5, step {step}" for step in ("500", "1,000")]
     bank = batch.named(batch.rows()).query("condition.str.contains('bank')")["against"]
-    assert [*bank] == ["its baseline", "SiT-Nano/4, λ 0.5, τ 0.5"]
+    without = [f"SiT-Nano/4, {data}λ 0.5, τ 0.5" for data in ("", "letters, ")]
+    assert [*bank] == ["its baseline", *without]
 
 
 def test_a_step_narrows_a_question_and_one_that_it_lacks_is_said(questions):
