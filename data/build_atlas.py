@@ -166,7 +166,7 @@ def curves(runs: Runs, out: Path, shipped: Atlas | None) -> pd.DataFrame:
     """Losses and meters of the conditions that notebooks follow, as they were logged; those of the kept runs stay."""
     parts = [shipped.curves] if shipped else []
     for name, (condition, config) in runs.items():
-        if condition in FOLLOWED and trained(out / name, config):
+        if condition in FOLLOWED:
             table = Run.open(out / name).metrics()
             seldom = 1000 if config.steps > TWICE else 1
             chosen = (table["step"] <= config.steps) & (table["step"] % seldom == 0)
@@ -312,8 +312,7 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(f"out = {args.out} holds no finished run; leave --trained away to train them")
     table = pd.concat(parts, ignore_index=True).drop_duplicates(["run", "dataset", *PLACE])
     table = table[table["condition"].isin({REAL, *enough(table)})]
-    every = {name: run for name, run in all_runs(range(args.seeds)).items() if name in set(table["run"])}
-    runs = {name: run for name, run in runs.items() if name in every}
+    runs = {name: run for name, run in runs.items() if name in set(table["run"])}
     table = table.astype({"seed": "Int64", "step": "Int64", "block": "Int64"})
     table = table.sort_values("condition", key=lambda names: names.map([*CONDITIONS, REAL].index), kind="stable")
     findings = differences(table)
@@ -336,7 +335,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "findings.parquet": parquet(findings),
         "maps.parquet": parquet(mapped),
         "stopping.parquet": parquet(in_time),
-        "curves.parquet": parquet(curves(every, args.out, shipped)),
+        "curves.parquet": parquet(curves(runs, args.out, shipped)),
         "CLAIMS.md": as_markdown(verdicts, record).encode(),
         "PAYS.md": pays.page(pays.rows(table, in_time)).encode(),
     }

@@ -60,10 +60,10 @@ def check_number(
 
     ``why`` ends the message with the reason.
     """
-    bounds = {"above": (gt, above), "of at least": (ge, least), "below": (lt, below), "at most": (le, most)}
-    given = {words: (fits, bound) for words, (fits, bound) in bounds.items() if bound is not None}
-    fits = finite(value) and all(fits(value, bound) for fits, bound in given.values())
-    limits = " and ".join(f"{words} {bound}" for words, (_, bound) in given.items())
+    every = [("above", gt, above), ("of at least", ge, least), ("below", lt, below), ("at most", le, most)]
+    bounds = [(words, compare, bound) for words, compare, bound in every if bound is not None]
+    fits = finite(value) and all(compare(value, bound) for _, compare, bound in bounds)
+    limits = " and ".join(f"{words} {bound}" for words, _, bound in bounds)
     allowed = f"take a finite number {limits}".rstrip() + (why and f", {why}")
     require(fits or (optional and value is None), name, value, allowed)
 

@@ -150,7 +150,7 @@ EDITS = {  # (file, tests that should notice): {text: what it becomes}
     },
     ("training/features.py", "tests/training/test_features.py"): {"look.seed, Purpose.PROBE": "0, Purpose.PROBE"},
     ("config.py", "tests/test_config.py"): {"self.batch_size % group.chunk == 0": "True"},
-    ("checks.py", "tests/test_config.py"): {'"below": (lt, below)': '"below": (le, below)'},
+    ("checks.py", "tests/test_config.py"): {'("below", lt, below)': '("below", le, below)'},
     # statistics and listing
     ("experiments/statistics.py", "tests/experiments/test_statistics.py"): {
         "times = np.arange(len(ordered), 0, -1)": "times = len(ordered)",

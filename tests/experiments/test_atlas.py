@@ -261,5 +261,8 @@ def test_a_short_rerun_says_that_it_cannot_be_compared(atlas, tmp_path, monkeypa
     reports = list(short)
     assert len(reports) == 3 and not short.verdicts() and short.value("feature_norm") > 0
     assert "You trained 3 of 1,500 steps: too few" in short.describe()
-    with pytest.raises(ConfigError, match=r"steps = 1501 cannot be used: .*from 1 to 1500"):
+    with pytest.raises(
+        ConfigError,
+        match="steps = 1501 cannot be used: take a whole number from 1 to 1500, at which the atlas compares",
+    ):
         Rerun(atlas, QUICK, 9, tmp_path / "other", steps=1501)

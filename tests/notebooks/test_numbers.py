@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from texts import assert_said, measured
+from texts import assert_in_text, measured
 
 from labkit.experiments import Atlas, geometry_table, shipped_run
 from labkit.scale import cost
@@ -105,4 +105,4 @@ SENTENCES = {
 
 @measured(SENTENCES)
 def test_what_a_text_says_is_what_was_measured(text, sentence):
-    assert_said(text, sentence)
+    assert_in_text(text, sentence)

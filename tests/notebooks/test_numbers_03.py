@@ -6,7 +6,7 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
-from texts import assert_said, measured
+from texts import assert_in_text, measured
 
 from labkit.experiments import Atlas
 from labkit.experiments.playground import Playground
@@ -536,7 +536,7 @@ SENTENCES = {
 
 @measured(SENTENCES)
 def test_what_a_text_says_is_what_was_measured(text, sentence):
-    assert_said(text, sentence)
+    assert_in_text(text, sentence)
 
 
 def test_no_metric_of_the_whole_set_is_better_but_recall_and_copies():

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from texts import FOLDER, assert_said, cells, measured
+from texts import FOLDER, assert_in_text, cells, measured
 
 from labkit import recipes
 from labkit.experiments import Atlas
@@ -179,7 +179,7 @@ SENTENCES = {
 
 @measured(SENTENCES)
 def test_what_a_text_says_is_what_was_measured(text, sentence):
-    assert_said(text, sentence)
+    assert_in_text(text, sentence)
 
 
 @pytest.fixture

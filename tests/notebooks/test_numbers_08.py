@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 from safetensors import safe_open
-from texts import assert_said, measured
+from texts import assert_in_text, measured
 
 from labkit.evaluation import EvaluationConfig, evaluate
 from labkit.experiments import Atlas, paired_differences, shipped_run
@@ -218,4 +218,4 @@ SENTENCES = {
 
 @measured(SENTENCES)
 def test_what_a_text_says_is_what_was_measured(text, sentence):
-    assert_said(text, sentence)
+    assert_in_text(text, sentence)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from test_numbers_03 import WORDS, claims, evidence, interval, leaves_out_0, span
-from texts import assert_said, measured
+from texts import assert_in_text, measured
 
 from labkit import recipes
 from labkit.datasets import digits
@@ -310,4 +310,4 @@ SENTENCES = {
 
 @measured(SENTENCES)
 def test_what_a_text_says_is_what_was_measured(text, sentence):
-    assert_said(text, sentence)
+    assert_in_text(text, sentence)

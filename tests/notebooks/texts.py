@@ -9,7 +9,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 Sentences = Callable[[], str | tuple[str, ...]]
-"""Computes a sentence, or several, as the text should have them."""
+"""Function that computes a sentence, or several, as a text should have them."""
 
 
 def read(path: Path) -> list[dict]:
@@ -31,14 +31,14 @@ def text_of(name: str) -> str:
 
 
 def measured(sentences: Mapping[str, Iterable[Sentences]]) -> pytest.MarkDecorator:
-    """Parameters for a test of each sentence in its text; ``assert_said`` is the test."""
+    """Parameters for a test of each sentence in its text; ``assert_in_text`` is the test."""
     return pytest.mark.parametrize(
         ("text", "sentence"), [(name, sentence) for name, those in sentences.items() for sentence in those]
     )
 
 
-def assert_said(text: str, sentence: Sentences) -> None:
-    """Whether a text has what is computed for it."""
-    said = sentence()
-    for one in (said,) if isinstance(said, str) else said:
-        assert one in text_of(text), f"{text} does not say: {one}"
+def assert_in_text(text: str, sentence: Sentences) -> None:
+    """Fail unless a text has the sentences that are computed for it."""
+    computed = sentence()
+    for expected in (computed,) if isinstance(computed, str) else computed:
+        assert expected in text_of(text), f"{text} lacks: {expected}"
