@@ -89,9 +89,12 @@ CAUSES: dict[str, dict[str, Any]] = {
 }
 """Rival explanations of what the loss does early in training: when it is on, and what there is in its place."""
 STOPPING = {
-    name: recipes.digits(steps=STEPS, save_every=100, keep_last=15, **FEW, **COARSE, **changes)
-    for name, changes in ({"baseline": {}, "dispersive": ON} | CAUSES).items()
-    if name != "late2000"
+    name: recipes.digits(steps=STEPS, save_every=100, keep_last=15, **FEW, **(COARSE | changes))
+    for name, changes in (
+        {"baseline": {}, "dispersive": ON}
+        | {name: cause for name, cause in CAUSES.items() if name != "late2000"}
+        | {"larger-baseline": LARGER, "larger-dispersive": LARGER | ON}
+    ).items()
 }
 """Runs on 200 digits that are measured every 100 steps, so that each can be judged at its own best step."""
 TAUGHT = Repa(lam=0.5, hidden=256)
@@ -126,6 +129,7 @@ CONDITIONS = {
     "letters-late2000": letters(**ON, schedule=late(2000)),
     "letters-bank": letters(negatives="bank", **ON),
     **{f"letters-{name}": letters(lam=0.5, variant=variant) for name, variant in VARIANTS.items() if name != "l2"},
+    "letters-cosine-burst10000": letters(lam=0.5, variant="infonce_cosine", schedule=burst(10_000)),
     "baseline": watched(TWICE),
     "dispersive": watched(TWICE, **ON),
     **{name: digits(**at) for name, at in CROSS.items()},

@@ -46,7 +46,11 @@ GAINS = {
     "memorisation": "fewer samples near training images",
 } | {name: f"a smaller {metric(name).title}" for name in ("frechet", "frechet_pixels", "likelihood_divergence")}
 """Metric → what it means that it is better."""
-BEST = "200 digits, SiT-Nano/4, each at its own best step"
+AT_BEST = {
+    "200 digits, SiT-Nano/4, each at its own best step": ("dispersive", "baseline"),
+    "200 digits, SiT-Micro/4, each at its own best step": ("larger-dispersive", "larger-baseline"),
+}
+"""The same, of the runs that are measured every 100 steps."""
 EMPTY = ["place", "step", "measure", "n", "p"]
 IMAGES = 80 * 1_281_167
 """Training images of the paper's 80 epochs of ImageNet."""
@@ -57,15 +61,13 @@ RATE = 2600
 def rows(table: pd.DataFrame, stopping: pd.DataFrame) -> pd.DataFrame:
     """A row for each place, step and metric: the difference, its interval, and on which side of 0 it lies."""
     usual = table[table["block"].isna() & ~table["sampler"].isin(SAMPLERS) & table["measure"].isin(MEASURES)]
+    best = at_best_step(stopping[stopping["measure"].isin(MEASURES)]).assign(step=0)
     parts = []
-    for place, pair in PAIRS.items():
-        own = usual[usual["condition"].isin(pair)]
-        if own["condition"].nunique() == 2:
-            parts.append(paired_differences(own, pair[1], column="condition").assign(place=place))
-    if len(stopping):
-        best = at_best_step(stopping[stopping["condition"].isin(["baseline", "dispersive"])])
-        best = best[best["measure"].isin(MEASURES)]
-        parts.append(paired_differences(best, "baseline", column="condition").assign(place=BEST, step=0))
+    for places, measured in ((PAIRS, usual), (AT_BEST, best)):
+        for place, pair in places.items():
+            own = measured[measured["condition"].isin(pair)]
+            if own["condition"].nunique() == 2:
+                parts.append(paired_differences(own, pair[1], column="condition").assign(place=place))
     every = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=EMPTY)
     every = every[every["n"] >= 3].copy()
     for _, group in every.groupby("measure"):

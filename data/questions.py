@@ -41,7 +41,7 @@ def coarsely(*conditions: str) -> list[tuple[str, str]]:
 
 
 ALL = (*QUALITY, *FIT, *GEOMETRY)
-LETTERS = ("dispersive", "burst12", "late2000", "bank", *(name for name in VARIANTS if name != "l2"))
+LETTERS = ("dispersive", "burst12", "late2000", "bank", "cosine", "cosine-burst10000", "hinge", "covariance")
 FORMS = {variant: "dispersive" if variant == "l2" else variant for variant in VARIANTS}
 """Variant → the condition of its dispersive form."""
 OTHERS = [*(cell for cell in GRID if cell != "dispersive"), "lam0.1-tau0.5", "cosine", "hinge", "covariance", "release"]
