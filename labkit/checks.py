@@ -23,9 +23,10 @@ def require(ok: bool, name: str, value: Any, allowed: str) -> None:
         refuse(name, value, allowed)
 
 
-def choose(value: Any, kind: Any, name: str) -> Any:
-    """Return a value that is one of a Literal's strings, and refuse any other."""
-    require(value in get_args(kind), name, value, f"choose one of {', '.join(get_args(kind))}")
+def choose(value: Any, kind: Any, name: str, *, optional: bool = False) -> Any:
+    """Return a value that is one of a Literal's strings, or None where it is ``optional``, and refuse any other."""
+    fits = value in get_args(kind) or (optional and value is None)
+    require(fits, name, value, f"choose one of {', '.join(get_args(kind))}")
     return value
 
 
@@ -68,8 +69,9 @@ def check_number(
     require(fits or (optional and value is None), name, value, allowed)
 
 
-def check_seed(seed: int) -> None:
-    require(whole(seed, 0) and seed < 2**63, "seed", seed, "take a whole number from 0 to 2⁶³ − 1")
+def check_seed(seed: Any, *, optional: bool = False) -> None:
+    fits = (whole(seed, 0) and seed < 2**63) or (optional and seed is None)
+    require(fits, "seed", seed, "take a whole number from 0 to 2⁶³ − 1")
 
 
 def finite(value: Any) -> bool:

@@ -75,15 +75,12 @@ class EvaluationConfig:
     uniformly, by the sampler of the released code (SiT: dopri5, three guided channels). Give --reference ADM's file."""
 
     def __post_init__(self) -> None:
-        if self.features is not None:
-            choose(self.features, Features, "features")
-        if self.labels is not None:
-            choose(self.labels, Labels, "labels")
+        choose(self.features, Features, "features", optional=True)
+        choose(self.labels, Labels, "labels", optional=True)
         choose(self.protocol, Protocol, "protocol")
         why = f"since precision and recall need {NEIGHBOURS} neighbours"
         check_whole("count", self.count, NEIGHBOURS + 1, optional=True, why=why)
-        if self.seed is not None:
-            check_seed(self.seed)
+        check_seed(self.seed, optional=True)
         check_whole("batch", self.batch)
         unused = self.inception is None or self.features in (None, "inception")
         require(unused, "inception", str(self.inception), f"features are {self.features}; leave one of them out")

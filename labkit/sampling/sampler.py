@@ -58,11 +58,9 @@ class Sampler:
     """Absolute error that dopri5 tolerates in a step."""
 
     def __post_init__(self) -> None:
-        if self.method is not None:
-            choose(self.method, Method, "method")
+        choose(self.method, Method, "method", optional=True)
         check_whole("steps", self.steps, optional=True)
-        if self.channels is not None:
-            choose(self.channels, Channels, "channels")
+        choose(self.channels, Channels, "channels", optional=True)
         choose(self.diffusion, Diffusion, "diffusion")
         choose(self.last_step, LastStep, "last_step")
         object.__setattr__(self, "guidance_interval", as_interval("guidance_interval", self.guidance_interval))
