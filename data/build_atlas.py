@@ -337,7 +337,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "stopping.parquet": parquet(in_time),
         "curves.parquet": parquet(curves(runs, args.out, shipped)),
         "CLAIMS.md": as_markdown(verdicts, record).encode(),
-        "PAYS.md": pays.page(pays.rows(table, in_time)).encode(),
+        "PAYS.md": pays.page(table, in_time).encode(),
     }
     write_atlas(args.to, files, record)
     print(verdicts[["claim", "verdict"]].to_string())

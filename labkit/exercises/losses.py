@@ -263,7 +263,7 @@ EXERCISES = {
         cosine_loss,
         **about("02", "the cosine variant", minutes=4, difficulty=1),
         why="The Dispersive Loss falls when features just grow. This variant looks at angles only, so growing does not "
-        "help it: a fair control for everything that you will read about norms.",
+        "help it: a first control for what you will read about norms.",
         oracle=lambda z, tau=0.5: library.dispersive_loss(z, "infonce_cosine", tau=tau),
         used=False,
         inputs=lambda: _with(0.7, 0.3),

@@ -440,8 +440,16 @@ def write_atlas(folder: Path, files: Mapping[str, bytes], record: Mapping[str, A
     Atlas.load.cache_clear()  # the files that were read before are gone
 
 
-def at_best_step(stopping: "pd.DataFrame") -> "pd.DataFrame":
-    """condition, seed, measure, value: each run at the step of its lowest loss on held-out images."""
+def differences_at_best(stopping: "pd.DataFrame", measures: Sequence[str]) -> "pd.DataFrame":
+    """Paired differences of an atlas's ``stopping``, each run at the step of its lowest loss on held-out images.
+
+    ``x-dispersive`` is compared with ``x-baseline``, every other condition with ``baseline``.
+    """
+    import pandas as pd
+
     losses = stopping[stopping["measure"] == "loss_held_out"].set_index(["run", "step"])["value"]
     best = stopping.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
-    return stopping.loc[best, ["condition", "seed", "measure", "value"]]
+    own = stopping.loc[best & stopping["measure"].isin(measures), ["condition", "seed", "measure", "value"]]
+    family = own["condition"].str.extract(r"^(.+-)(?:dispersive|baseline)$", expand=False).fillna("")
+    parts = [paired_differences(rows, f"{of}baseline", column="condition") for of, rows in own.groupby(family)]
+    return pd.concat(parts, ignore_index=True)
