@@ -141,6 +141,7 @@ CONDITIONS = {
     "few-dispersive": digits(**FEW, **ON),
     "unlabelled-baseline": digits(dataset="digits-unlabelled"),
     "unlabelled-dispersive": digits(dataset="digits-unlabelled", **ON),
+    "unlabelled-l2-independent": parent("infonce_l2", "independent", dataset="digits-unlabelled"),
     "dit-baseline": digits(model="DiT-Nano/2"),
     "dit-dispersive": digits(model="DiT-Nano/2", **ON),
     "meanflow-baseline": longer(model="MeanFlow-Nano/2"),

@@ -81,7 +81,7 @@ QUESTIONS = {
         steps=(500, 1000, 1500, 3000, 6000),
     ),
     "causes": Question(
-        "When does the loss act, and what does as much without it?",
+        "When does the loss act, and which other changes have the same effect?",
         [
             *coarsely("dispersive", *(name for name in CAUSES if not name.startswith("momentum0"))),
             (coarse("momentum0-dispersive"), coarse("momentum0-baseline")),

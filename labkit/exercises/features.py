@@ -182,7 +182,7 @@ EXERCISES = {
     "paired_interval": Exercise(
         paired_interval,
         **about("05", "a paired interval over seeds", minutes=6, difficulty=2),
-        why="Is it better, or was it the seed? With three or four seeds the honest answer is an interval, and often a "
+        why="Is it better, or was it the seed? With a few seeds the honest answer is an interval, and often a "
         "wide one. Pairs help, because two runs with the same seed share much of their luck, and what they share "
         "cancels.",
         oracle=_interval,
