@@ -55,7 +55,11 @@ QUESTIONS = {
     ),
     "parents": Question(
         "Contrastive: does a positive pair help, with independent or with restricted noise?",
-        [*coarsely(*PARENTS), *against("baseline", "alpha0.5", *(f"l2-{noise}" for noise in NOISES))],
+        [
+            *coarsely(*PARENTS),
+            *against("baseline", "alpha0.5", *(f"l2-{noise}" for noise in NOISES)),
+            ("unlabelled-l2-independent", "unlabelled-baseline"),
+        ],
     ),
     "noise": Question(
         "Is restricted noise better than independent?",
