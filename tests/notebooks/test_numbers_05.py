@@ -55,8 +55,8 @@ def collapse_of_the_rank():
     assert contrastive.shape[1] == 3 and most < 50
     return (
         f"at step 100 it is still {low:.0f} to {high:.0f} % of the dispersive run's, at step 200 only {least:.0f} to "
-        f"{most:.0f} %, and in the same steps the feature norm jumps from {before.min():.1f} to {before.max():.1f} up "
-        f"to {after.min():.1f} to {after.max():.1f}",
+        f"{most:.0f} %, and in the same steps the feature norm jumps from between {before.min():.1f} and "
+        f"{before.max():.1f} to between {after.min():.1f} and {after.max():.1f}",
     )
 
 
@@ -79,7 +79,7 @@ def quality_over_time():
     (a, b), (c, d) = ((table["difference"].min(), table["difference"].max()) for table in (early, late))
     independent, restricted = (end.loc[name, "difference"] for name in ("l2-independent", "l2-restricted"))
     return (
-        f"from {a:.2f} to {b:.2f} down to {c:.2f} to {d:.2f}.",
+        f"from between {a:.2f} and {b:.2f} to between {c:.2f} and {d:.2f}.",
         f"with independent noise they are behind by {independent:.2f}, with restricted noise by {restricted:.2f}, and",
     )
 
