@@ -1,6 +1,6 @@
 """Make data/atlas/: train and measure every condition with every seed.
 
-    python data/build_atlas.py              everything; about 27 hours on two cores, less with more of them
+    python data/build_atlas.py              everything; about 28 hours on two cores, less with more of them
     python data/build_atlas.py --missing    only what the atlas that ships lacks; the rest keeps its rows
 
 Runs lie in ``--out`` and go on where they were stopped. ``conditions.py`` defines the conditions, ``questions.py`` the
@@ -258,7 +258,7 @@ def enough(table: pd.DataFrame) -> set[str]:
     complete = {name for name, baseline in against.items() if {name, baseline} <= ready}
     for name in CONDITIONS:
         if name in seeds and name not in complete:
-            why = f"its baseline {against[name]} is" if name in ready else f"seeds {sorted(seeds[name])} are"
+            why = f"its baseline {against[name]} is" if name in ready else f"seeds {sorted(map(int, seeds[name]))} are"
             print(f"Left out: {name}: {why} not enough: {LEAST} seeds, and seed 0 among them.")
     return complete
 

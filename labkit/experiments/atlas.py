@@ -451,5 +451,9 @@ def differences_at_best(stopping: "pd.DataFrame", measures: Sequence[str]) -> "p
     best = stopping.set_index(["run", "step"]).index.isin(losses.groupby("run").idxmin())
     own = stopping.loc[best & stopping["measure"].isin(measures), ["condition", "seed", "measure", "value"]]
     family = own["condition"].str.extract(r"^(.+-)(?:dispersive|baseline)$", expand=False).fillna("")
-    parts = [paired_differences(rows, f"{of}baseline", column="condition") for of, rows in own.groupby(family)]
+    parts = [
+        paired_differences(rows, f"{of}baseline", column="condition")
+        for of, rows in own.groupby(family)
+        if rows["condition"].nunique() > 1
+    ]
     return pd.concat(parts, ignore_index=True)
