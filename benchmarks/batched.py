@@ -22,7 +22,8 @@ WARM = 5
 
 def rate(models: int | None, steps: int, **changes: Any) -> float:
     """Samples a second of so many models as one program, or of a single one by its trainer (None)."""
-    config = recipes.digits(lam=0.5, steps=steps + WARM, log_every=FOREVER, save_every=FOREVER, **changes)
+    # never at its end while the clock runs: there a run saves, and draws its samples
+    config = recipes.digits(lam=0.5, steps=FOREVER, log_every=FOREVER, save_every=FOREVER, **changes)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as leaving:
         runs = {Path(folder) / str(seed): config.replace(seed=seed) for seed in range(models or 1)}
         loop = iter(Trainer(config, Path(folder))) if models is None else train_batched(runs)

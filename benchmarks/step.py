@@ -154,9 +154,10 @@ def measured(config: Config, loop: str | None, turns: int, steps: int) -> dict[s
         times = in_turns({"step": advance}, turns, steps)["step"]
         peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else None
         parts = split(trainer, steps) if isinstance(trainer, Trainer) else {}
-    except RuntimeError as error:  # memory is full, above all
-        return {"skipped": str(error).splitlines()[0][:200]}
-    network = build_network(config, *load(config.dataset).dimensions)
+    except Exception as error:  # memory is full, above all; the rows to come have figures of their own
+        return {"skipped": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    with torch.device("meta"):  # only to count its operations
+        network = build_network(config, *load(config.dataset).dimensions)
     ceiling = measured_flops(device(), side=8192 if gpu else None)
     rate = config.batch_size / statistics.median(times)
     return {

@@ -21,7 +21,8 @@ import torch
 import torch.distributed as dist
 
 processes = multiprocessing.get_context("forkserver")
-IMPORTED = "diffusers.models labkit.cli labkit.evaluation labkit.experiments labkit.widgets lightning_fabric "
+IMPORTED = "" if torch.cuda.is_available() else "diffusers.models "  # asks for a GPU; after that a fork has none
+IMPORTED += "labkit.cli labkit.evaluation labkit.experiments labkit.widgets lightning_fabric "
 IMPORTED += "nbformat.v4 plotly.io scipy.stats "
 IMPORTED += "sklearn.datasets sklearn.model_selection smoke"
 processes.set_forkserver_preload(IMPORTED.split())

@@ -121,6 +121,7 @@ class _Models:
         began, first = time.perf_counter(), self.trainers[0]
         drawn = {t.config.seed: t.stream.at(t.samples) for t in self.trainers}  # runs of a seed see the same
         batch, draws = _tupled([drawn[t.config.seed] for t in self.trainers])
+        draws = draws._replace(step=draws.step.to(self.lam.device))  # a stack of numbers does not mix with a GPU's
         with sdpa_kernel(SDPBackend.MATH):  # the only attention that can be vectorised everywhere
             gradients, (_, terms) = self._gradients(self.weights, self.lam, batch, draws)
         for name, stack in self.weights.items():
