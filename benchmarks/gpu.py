@@ -145,15 +145,19 @@ def correctness(task: Task) -> dict[str, Any]:
 
 def steps(task: Task) -> Rows:
     """Rows of ``step.py`` for two sizes, those that tell most first."""
-    rows, models = [], ("SiT-Nano/8",) if task.rehearsal else ("SiT-B/2", "SiT-XL/2")
+    small, large = ("SiT-Nano/8", None) if task.rehearsal else ("SiT-B/2", "SiT-XL/2")
     batch, chunk, count = (32, 16, 1) if task.rehearsal else (256, 32, 4)
-    order = ("TF32 loop", "recipe", f"dispersive, chunks of {chunk}", "float32 loop", "MeanFlow", "dispersive, whole")
+    first, chunks = ("TF32 loop", "recipe"), f"dispersive, chunks of {chunk}"
+    rest = ("float32 loop", "MeanFlow", "dispersive, whole")
+    order = [(small, first), (large, first[::-1]), (small, (chunks,)), (large, (chunks,)), (small, rest), (large, rest)]
+    rows: Rows = []
     with tempfile.TemporaryDirectory() as folder:
         latents = step.write_latents(Path(folder), 64 if task.rehearsal else 4096)
-        for model, name in itertools.product(models, order):
+        for model, name in ((model, name) for model, names in order if model for name in names):
             config, loop = step.kinds(model, latents, batch, chunk)[name], step.LOOPS.get(name)
             row = {"skipped": "no time was left"}
-            if task.left > (1 if task.rehearsal else 30 if loop else 60):  # most goes into compiling
+            compiling = 60 if model == small else 140
+            if task.left > (1 if task.rehearsal else 30 if loop else compiling):
                 config = config.replace(engine=dataclasses.replace(config.engine, accumulate=micro_batches(config)))
                 row = step.measured(config, loop, 3, count)
                 if loop is None and "skipped" not in row:
@@ -219,32 +223,33 @@ def pair(task: Task) -> dict[str, Any]:
                 break
         figures |= {"steps": number, "seconds of training": time.monotonic() - began}
         runs, sampled = {name: Run.open(Path(folder) / name) for name in comparison.trainers}, []
+        for name, run in runs.items():  # before anything is judged, which may take too long
+            exported = run.export(Path(folder) / f"{name}-export", [number])
+            kept = f"pair-seed{seed}-{name}.safetensors"
+            shutil.copy(exported.checkpoints[number], task.out / kept)
+            sampled.append(run.sample(50, seed=seed, **({"steps": 2} if task.rehearsal else {})).x)
+            write_sheet(torch.cat(sampled), task.out / f"pair-seed{seed}.png")  # baseline above, dispersive below
+            curve = run.metrics()[["step", "name", "value"]]
+            figures["runs"][name] = {
+                "weights": kept,
+                "config": json.loads(run.config.to_json()),
+                "log": curve.iloc[:: max(1, len(curve) // 4000)].to_dict("list"),
+            }
+            task.keep(figures)
         figures["real"] = judge.real("emoji")
         ages = sorted({number, *(n for n in (every * 2**k for k in range(20)) if n < number)}, reverse=True)
         for age, (name, run) in itertools.product(ages, runs.items()):  # the oldest first: time may run out
-            if age == number:
-                exported = run.export(Path(folder) / f"{name}-export", [age])
-                kept = f"pair-seed{seed}-{name}.safetensors"
-                shutil.copy(exported.checkpoints[age], task.out / kept)
-                sampled.append(run.sample(50, seed=seed, **({"steps": 2} if task.rehearsal else {})).x)
-                write_sheet(torch.cat(sampled), task.out / f"pair-seed{seed}.png")  # baseline above, dispersive below
-                curve = run.metrics()[["step", "name", "value"]]
-                figures["runs"][name] = {
-                    "weights": kept,
-                    "config": json.loads(run.config.to_json()),
-                    "log": curve.iloc[:: max(1, len(curve) // 4000)].to_dict("list"),
-                }
-            if task.left > 5:
+            if task.left > (5 if task.rehearsal else 40):  # probes of eight blocks take half a minute
                 figures["rows"] += [{"condition": name, **row} for row in judge(run, [age])]
-            task.keep(figures)
+                task.keep(figures)
     return figures
 
 
 PARTS: dict[str, tuple[float, Callable[[Task], Any]]] = {
     "ceilings": (15, ceilings),
     "correctness": (90, correctness),
-    "steps": (200, steps),
-    "models": (90, models),
+    "steps": (220, steps),
+    "models": (75, models),
     "pair": (120, pair),
 }
 """Name → seconds that it needs, and what does it; the last takes what is left."""
