@@ -29,6 +29,10 @@ LABELS = {
     "repa-dispersive": "REPA + dispersive",
     "meanflow-baseline": "MeanFlow",
     "meanflow-dispersive": "MeanFlow + dispersive",
+    "unlabelled-baseline": "baseline, no labels",
+    "unlabelled-dispersive": "dispersive (L2), no labels",
+    "unlabelled-l2-independent": "contrastive, independent, no labels",
+    "letters-cosine-burst10000": "letters-cosine, off from step 10,000",
 }
 """Condition → its name for people; any other has its own."""
 
