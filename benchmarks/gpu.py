@@ -145,15 +145,16 @@ def correctness(task: Task) -> dict[str, Any]:
 
 def steps(task: Task) -> Rows:
     """Rows of ``step.py`` for two sizes, those that tell most first."""
-    small, large = ("SiT-Nano/8", None) if task.rehearsal else ("SiT-B/2", "SiT-XL/2")
+    small, large = ("SiT-Nano/8",) * 2 if task.rehearsal else ("SiT-B/2", "SiT-XL/2")
     batch, chunk, count = (32, 16, 1) if task.rehearsal else (256, 32, 4)
-    first, chunks = ("TF32 loop", "recipe"), f"dispersive, chunks of {chunk}"
-    rest = ("float32 loop", "MeanFlow", "dispersive, whole")
-    order = [(small, first), (large, first[::-1]), (small, (chunks,)), (large, (chunks,)), (small, rest), (large, rest)]
+    both, chunks = (small, large), f"dispersive, chunks of {chunk}"
+    order = [(small, "TF32 loop"), (small, "recipe"), (large, "recipe"), (large, "TF32 loop")]
+    order += [(model, chunks) for model in both]
+    order += itertools.product(both, ("float32 loop", "MeanFlow", "dispersive, whole"))
     rows: Rows = []
     with tempfile.TemporaryDirectory() as folder:
         latents = step.write_latents(Path(folder), 64 if task.rehearsal else 4096)
-        for model, name in ((model, name) for model, names in order if model for name in names):
+        for model, name in dict.fromkeys(order):  # the rehearsal has one size
             config, loop = step.kinds(model, latents, batch, chunk)[name], step.LOOPS.get(name)
             row = {"skipped": "no time was left"}
             compiling = 60 if model == small else 140

@@ -74,8 +74,8 @@ def rows(table: pd.DataFrame, stopping: pd.DataFrame) -> pd.DataFrame:
         parts.append(best.assign(place=best["condition"].map(AT_BEST), step=0))
     every = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=EMPTY)
     most = every["baseline"] + every["difference"].clip(lower=0)  # of the two
-    copies = (every["measure"] != "memorisation") | (most > NEAR)
-    every = every[(every["n"] >= 3) & copies].copy()
+    telling = (every["measure"] != "memorisation") | (most > NEAR)
+    every = every[(every["n"] >= 3) & telling].copy()
     for _, group in every.groupby("measure"):
         every.loc[group.index, "p_holm"] = holm(group["p"])
     return every.assign(side=[side(row) for _, row in every.iterrows()])

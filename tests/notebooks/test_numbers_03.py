@@ -240,12 +240,10 @@ def larger():
     assert lower["high"] < agree("coarse-few-dispersive", "loss_held_out")["low"] and recall["low"] > 0
     assert shares[0] > Atlas.load().band("coarse-few-baseline", "memorisation").mean
     return (
-        f"SiT-Micro/4, a larger model that learns at half the rate, memorises more, and gains more: its loss on "
-        f"held-out "
-        f"digits is lower by "
-        f"{-lower['difference']:.3f} [{-lower['high']:.3f}, {-lower['low']:.3f}] after 1,500 steps, the share of near "
-        f"copies falls from {100 * shares[0]:.0f} to {100 * shares[1]:.0f} %, and recall is higher by "
-        f"{recall['difference']:.3f} [{recall['low']:.3f}, {recall['high']:.3f}]."
+        "SiT-Micro/4, a larger model that learns at half the rate, memorises more, and gains more: its loss on "
+        f"held-out digits is lower by {-lower['difference']:.3f} [{-lower['high']:.3f}, {-lower['low']:.3f}] after "
+        f"1,500 steps, the share of near copies falls from {100 * shares[0]:.0f} to {100 * shares[1]:.0f} %, and "
+        f"recall is higher by {recall['difference']:.3f} [{recall['low']:.3f}, {recall['high']:.3f}]."
     )
 
 
@@ -253,8 +251,9 @@ def readme_larger():
     larger, small = (agree(f"{name}-few-dispersive", "loss_held_out")["difference"] for name in ("larger", "coarse"))
     slow = at_equal_steps()["loss_held_out"]["difference"]
     return (
-        f"At equal steps it is ahead by more than the small one, {-larger:.3f} against {-small:.3f} after 1,500 steps; "
-        f"but so is whatever learns slowly: half the learning rate, without the loss, by {-slow:.3f} in the small model"
+        f"At equal steps the loss gains more in it than in the small model, {-larger:.3f} against {-small:.3f} after "
+        f"1,500 steps; but at equal steps learning slowly gains, too: half the learning rate, without the loss, "
+        f"{-slow:.3f} in the small model"
     )
 
 
@@ -271,8 +270,7 @@ def learns_slowly():
     loss, copies = rows["loss_held_out"], rows["memorisation"]["difference"]
     return (
         f"Half the learning rate, without the loss, does as much after 1,500 steps, {interval(loss, 3)}, and its "
-        f"samples "
-        f"are near copies even less often (by {-100 * copies:.0f} points instead of {-100 * always:.0f})."
+        f"samples are near copies even less often (by {-100 * copies:.0f} points instead of {-100 * always:.0f})."
     )
 
 

@@ -46,15 +46,13 @@ def slow_start():
     assert all(leaves_out_0(rows[key]) for key in ("always", "burst", "longer", "large", "larger", "half", "warm"))
     assert rows["half"]["low"] > rows["always"]["high"] and not leaves_out_0(rows["covariance"])
     return (
-        f"({WORDS[rows['burst']['n']]} seeds; your own table shows one of them): with the loss at every step the "
-        f"model is "
-        f"behind by {interval(rows['always'], 3)}. Twelve steps of the loss "
-        f"cause {share(rows, 'burst')} of that, and a hundred {share(rows, 'longer')}. Large embeddings without any "
-        f"loss cause {share(rows, 'large')} if they are multiplied by 8, and {share(rows, 'larger')} if by 4. Twelve "
-        f"steps of the cosine variant, which no growth can lower, cause {share(rows, 'cosine')}; for the covariance "
-        f"variant no difference is shown, {interval(rows['covariance'], 3)}. If λ is warmed up over the 500 steps, "
-        f"{share(rows, 'warm')} are left. Half the learning rate is further behind than any of them, "
-        f"{interval(rows['half'], 3)}"
+        f"({WORDS[rows['burst']['n']]} seeds; your own table shows one of them): with the loss at every step the model "
+        f"is behind by {interval(rows['always'], 3)}. Twelve steps of the loss cause {share(rows, 'burst')} of that, "
+        f"and a hundred {share(rows, 'longer')}. Large embeddings without any loss cause {share(rows, 'large')} if "
+        f"they are multiplied by 8, and {share(rows, 'larger')} if by 4. Twelve steps of the cosine variant, which no "
+        f"growth can lower, cause {share(rows, 'cosine')}; for the covariance variant no difference is shown, "
+        f"{interval(rows['covariance'], 3)}. If λ is warmed up over the 500 steps, {share(rows, 'warm')} are left. "
+        f"Half the learning rate is further behind than any of them, {interval(rows['half'], 3)}"
     )
 
 
@@ -109,8 +107,7 @@ def later():
         f"{interval(rows['burst'], 4)}. For large embeddings no difference is shown any more, "
         f"{interval(rows['large'], 4)} for × 8 and {interval(rows['larger'], 4)} for × 4. "
         f"The loss that came only at step 2,000 is behind by {interval(rows['late'], 4)}, and the one that came at "
-        f"step "
-        f"500 by {interval(rows['sooner'], 4)}"
+        f"step 500 by {interval(rows['sooner'], 4)}"
     )
 
 
@@ -343,7 +340,9 @@ SENTENCES = {
         slow_start,
         overshoot,
         no_momentum,
+        cosine_on_letters,
         later,
+        still_large,
         gain_on_few,
     ),
 }
