@@ -10,9 +10,9 @@
     pair          with what time is left: baseline against dispersive of one seed, on emoji, judged by age
 
 A part begins only if its seconds still fit. Each leaves FOLDER/PART.json, with the machine and the commit, as soon as
-something is measured. What ``benchmarks/results`` holds of this card is not measured again without ``--again``; a pair
-goes on with the next seed. All figures are printed last. To keep them: copy FOLDER into ``benchmarks/results/CARD``
-and run ``python benchmarks/results.py``, which writes README's table.
+something is measured, or why it failed. What ``benchmarks/results`` holds of this card is not measured again without
+``--again``; a pair goes on with the next seed. All figures are printed last. To keep them: copy FOLDER into
+``benchmarks/results/CARD`` and run ``python benchmarks/results.py``, which writes README's table.
 """
 
 import argparse
@@ -39,12 +39,16 @@ import batched
 import step
 import torch
 from clock import FOREVER, seconds
-from results import RESULTS, card_folder, figures_of_all
+from results import RESULTS, card_folder, figures_of_all, records
 
 from labkit import Run, recipes
 from labkit.config import Config, Engine
+from labkit.evaluation import EvaluationConfig, evaluate
+from labkit.experiments import Comparison, Measures
 from labkit.runtime import device, machine
+from labkit.sampling import Sampler
 from labkit.scale import cost, measured_flops, memory
+from labkit.training import write_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
 Rows = list[dict[str, Any]]
@@ -199,10 +203,6 @@ def models(task: Task) -> Rows:
 
 def pair(task: Task) -> dict[str, Any]:
     """Both branches step by step until the time is over, then the judge; their weights lie beside the figures."""
-    from labkit.experiments import Comparison, Measures
-    from labkit.sampling import Sampler
-    from labkit.training import write_sheet
-
     held = RESULTS / card_folder()
     seed = next(n for n in itertools.count() if not (held / f"pair-seed{n}.json").exists())
     judging = 5 if task.rehearsal else 75
@@ -214,7 +214,7 @@ def pair(task: Task) -> dict[str, Any]:
         batch_size=8 if task.rehearsal else 256, engine=engine, log_every=100, save_every=every, keep_last=FOREVER
     )
     judge = Measures(10 if task.rehearsal else 1000, (Sampler("heun", 2 if task.rehearsal else 50),))
-    figures: dict[str, Any] = {"seed": seed, "judge": repr(judge), "rows": [], "runs": {}}
+    figures: dict[str, Any] = {"seed": seed, "judge": repr(judge), "rows": [], "blocks": [], "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison({"baseline": config, "dispersive": config.replace(lam=0.5)}, folder)
         began, number = time.monotonic(), 0
@@ -237,21 +237,32 @@ def pair(task: Task) -> dict[str, Any]:
                 "log": curve.iloc[:: max(1, len(curve) // 4000)].to_dict("list"),
             }
             task.keep(figures)
-        figures["real"] = judge.real("emoji")
-        ages = sorted({number, *(n for n in (every * 2**k for k in range(20)) if n < number)}, reverse=True)
-        for age, (name, run) in itertools.product(ages, runs.items()):  # the oldest first: time may run out
-            if task.left > (5 if task.rehearsal else 40):  # probes of eight blocks take half a minute
-                figures["rows"] += [{"condition": name, **row} for row in judge(run, [age])]
-                task.keep(figures)
+        ages = [number, *(every * 2**k for k in reversed(range(20)) if every * 2**k < number)]
+        judge_by_age(task, figures, runs, ages, judge)
     return figures
+
+
+def judge_by_age(task: Task, figures: dict[str, Any], runs: dict[str, Run], ages: list[int], judge: Measures) -> None:
+    """The samples of all ages, the last one first since time may run out; then the blocks at the last."""
+    figures["real"] = judge.real("emoji")
+    settings, rehearsal = EvaluationConfig(judge.count, *judge.samplers), task.rehearsal
+    for age, (name, run) in itertools.product(ages, runs.items()):
+        if task.left > (2 if rehearsal else 15):
+            values = evaluate(run.model(step=age), run.config, settings).values
+            figures["rows"] += [{"condition": name, "step": age, "measure": m, "value": v} for m, v in values.items()]
+            task.keep(figures)
+    for name, run in runs.items():
+        if task.left > (2 if rehearsal else 40):  # probes of eight blocks take half a minute
+            figures["blocks"] += [{"condition": name, **row} for row in judge(run, ages[:1]) if "block" in row]
+            task.keep(figures)
 
 
 PARTS: dict[str, tuple[float, Callable[[Task], Any]]] = {
     "ceilings": (15, ceilings),
     "correctness": (90, correctness),
-    "steps": (220, steps),
-    "models": (75, models),
-    "pair": (120, pair),
+    "steps": (270, steps),  # compiling takes about a minute for SiT-B/2, two for SiT-XL/2
+    "models": (60, models),
+    "pair": (150, pair),
 }
 """Name → seconds that it needs, and what does it; the last takes what is left."""
 
@@ -262,7 +273,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="folder (default: %(default)s)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--again", action="store_true", help="measure also what benchmarks/results holds of this card")
-    parser.add_argument("--commit", help="of this code, where git cannot tell")
+    parser.add_argument("--commit", help="hash of this code, where git cannot tell")
     parser.add_argument("--rehearse", action="store_true", help="every part in miniature, on any machine")
     args = parser.parse_args()
     if device().type != "cuda" and not args.rehearse:
@@ -271,31 +282,39 @@ def main() -> None:
     end = time.monotonic() + 60 * args.minutes
     about = {**machine(), **({"commit": args.commit} if args.commit else {}), "driver": _driver()}
     print(f"{about['gpu']}; torch {about['torch']}; commit {about['commit']}", flush=True)
+    held = {} if args.again or args.rehearse else records(RESULTS / card_folder())
+    known = {name for name, record in held.items() if "failed" not in record}
     for name in args.parts:
         seconds, measure = PARTS[name]
-        held = RESULTS / card_folder() / f"{name}.json"
-        if name != "pair" and held.exists() and not (args.again or args.rehearse):
-            print(f"{name}: known, {held}", flush=True)
+        if name in known:
+            print(f"{name}: known, {RESULTS / card_folder()}", flush=True)
             continue
         seconds = min(seconds, 20) if args.rehearse else seconds
         if time.monotonic() + seconds > end:
             print(f"{name}: not begun, since {seconds:.0f} s for it are not left", flush=True)
             continue
-        began = time.monotonic()
+        began, record = time.monotonic(), {"part": name, "machine": about}
 
-        def keep(figures: Any, name: str = name, began: float = began) -> None:
-            file = f"pair-seed{figures['seed']}" if name == "pair" else name
-            record = {"part": name, "machine": about, "seconds": time.monotonic() - began, "figures": figures}
-            (args.out / f"{file}.json").write_text(json.dumps(record, indent=1, default=float))
+        def keep(figures: Any, began: float = began, record: dict[str, Any] = record) -> None:
+            record |= {"seconds": time.monotonic() - began, "figures": figures}
+            write(record, args.out)
 
         try:
             keep(measure(Task(end if name == "pair" else began + seconds, args.out, args.rehearse, keep)))
             print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
         except Exception:  # the parts to come have figures of their own
-            failed = {"part": name, "machine": about, "failed": traceback.format_exc()}
-            (args.out / f"{name}-failed.json").write_text(json.dumps(failed, indent=1))
-            print(f"{name}: failed\n{failed['failed']}", flush=True)
+            record["failed"] = traceback.format_exc()
+            write(record, args.out)
+            print(f"{name}: failed\n{record['failed']}", flush=True)
     print("\n".join(figures_of_all(args.out)[:55]))
+
+
+def write(record: dict[str, Any], out: Path) -> None:
+    """What a part has measured so far, in one piece: the time may end at any moment."""
+    seed = record["figures"]["seed"] if record["part"] == "pair" and "figures" in record else None
+    file = out / (f"{record['part']}.json" if seed is None else f"pair-seed{seed}.json")
+    file.with_suffix(".part").write_text(json.dumps(record, indent=1, default=float))
+    os.replace(file.with_suffix(".part"), file)
 
 
 def _driver() -> str:

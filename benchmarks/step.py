@@ -13,8 +13,8 @@ For each model, on latents that this script draws (their numbers do not matter t
     dispersive, whole, covariance, contrastive, MeanFlow   and with others
 
 Printed are images/s (median over turns), peak memory, milliseconds of data, gradient, optimizer and average, and the
-share of the matrix products that this very device was just measured to make (model FLOPs utilisation; a step counts as
-three forward passes, two operations a multiply-accumulate).
+share of the matrix products that this very device was just measured to make in the same precision (model FLOPs
+utilisation; a step counts as three forward passes, two operations a multiply-accumulate).
 
     python benchmarks/step.py --models SiT-B/2 --out step.json     a GPU, minutes a model
     python benchmarks/step.py --smoke                              any machine, seconds: does it run
@@ -82,11 +82,12 @@ def write_latents(folder: Path, count: int) -> str:
 @contextlib.contextmanager
 def products_in_tf32(on: bool = True) -> Iterator[None]:
     """Matrix products in TF32, on a GPU, while it is entered."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = on
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def plain_loop(config: Config, images: Source, tf32: bool) -> Iterator[None]:
@@ -150,6 +151,8 @@ def measured(config: Config, loop: str | None, turns: int, steps: int) -> dict[s
         trainer = plain_loop(config, load(config.dataset), loop == "TF32") if loop else Trainer(config)
         advance = partial(next, iter(trainer))
         first = seconds(advance)
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()  # the first step is logged, which keeps more
         steps = max(1, min(steps, int(3 / first))) if loop else steps  # of a compiled loop the first says nothing
         times = in_turns({"step": advance}, turns, steps)["step"]
         peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else None
@@ -158,7 +161,9 @@ def measured(config: Config, loop: str | None, turns: int, steps: int) -> dict[s
         return {"skipped": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
     with torch.device("meta"):  # only to count its operations
         network = build_network(config, *load(config.dataset).dimensions)
-    ceiling = measured_flops(device(), side=8192 if gpu else None)
+    exact = gpu and (loop or config.engine.precision == "float32")
+    with products_in_tf32(loop == "TF32"):
+        ceiling = measured_flops(device(), side=8192 if gpu else None, dtype=torch.float32 if exact else None)
     rate = config.batch_size / statistics.median(times)
     return {
         "images/s": rate,
@@ -176,7 +181,7 @@ def measured(config: Config, loop: str | None, turns: int, steps: int) -> dict[s
 
 
 def split(trainer: Trainer, steps: int) -> dict[str, float]:
-    """Milliseconds of each part, each waited for: together they are a little more than a step."""
+    """Milliseconds of each part, each waited for; the gradient's hold those of the data."""
 
     def gradient() -> None:
         trainer.optimizer.zero_grad(set_to_none=True)
@@ -184,7 +189,7 @@ def split(trainer: Trainer, steps: int) -> dict[str, float]:
 
     parts = {
         "data": lambda: trainer.stream._at(trainer.samples),
-        "gradient": gradient,
+        "data and gradient": gradient,
         "optimizer": trainer.optimizer.step,
         "average": lambda: trainer.ema.update(trainer.step),
     }

@@ -115,7 +115,7 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """Tokens after the first ``depth`` blocks, condition, and features of the tapped blocks."""
         self.check_blocks(taps, "taps")
-        if x.shape[1:] != self.shape:  # the convolution would crop it without a word
+        if x.shape[1:] != self.shape:  # else the sum with the positions fails, and names no setting
             sides = ", ".join(map(str, self.shape))
             raise ValueError(f"x has shape {tuple(x.shape)}; this model takes (B, {sides}).")
         tokens = self.x_embedder(x) + self.pos_embed

