@@ -5,7 +5,7 @@ The first are those that a reader asks first.
 
 from typing import NamedTuple
 
-from conditions import ALPHAS, BLOCKS, CAUSES, CROSS, GRID, NOISES, VARIANTS, coarse
+from conditions import ALPHAS, BLOCKS, CAUSES, CONDITIONS, CROSS, GRID, NOISES, VARIANTS, coarse
 
 QUALITY = ("frechet", "frechet_pixels", "kernel_distance", "precision", "recall", "agreement", "memorisation")
 FIT = ("loss_train", "loss_held_out", "loss_gap")
@@ -41,7 +41,7 @@ def coarsely(*conditions: str) -> list[tuple[str, str]]:
 
 
 ALL = (*QUALITY, *FIT, *GEOMETRY)
-LETTERS = ("dispersive", "burst12", "late2000", "bank", "cosine", "cosine-burst10000", "hinge", "covariance")
+LETTERS = [name for name in CONDITIONS if name.startswith("letters-") and name != "letters-baseline"]
 FORMS = {variant: "dispersive" if variant == "l2" else variant for variant in VARIANTS}
 """Variant → the condition of its dispersive form."""
 OTHERS = [*(cell for cell in GRID if cell != "dispersive"), "lam0.1-tau0.5", "cosine", "hinge", "covariance", "release"]
@@ -120,7 +120,7 @@ QUESTIONS = {
     ),
     "letters": Question(
         "On letters, from the start to ten times as many steps?",
-        against("letters-baseline", *(f"letters-{name}" for name in LETTERS)),
+        against("letters-baseline", *LETTERS),
         (*QUALITY, "likelihood_divergence", *FIT, *GEOMETRY),
         steps=(1000, 3000, 6000, 10_000, 20_000),
     ),
