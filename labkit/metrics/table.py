@@ -3,6 +3,7 @@
 A new metric needs its code and a line here. Losses and other numbers of the training log are metrics, too.
 """
 
+import re
 from dataclasses import dataclass
 
 
@@ -77,8 +78,8 @@ def three_digits(value: float, sign: str = "") -> str:
 
 
 def minus(text: str) -> str:
-    """Numbers with minus signs in place of hyphens."""
-    return text.replace("-", "−")
+    """Numbers with minus signs in place of hyphens; those within words, names and ranges stay."""
+    return re.sub(r"(?<![^\W_])-(?=\.?\d|inf)|(?<=\de)-(?=\d)", "−", text)
 
 
 def metric(name: str) -> MetricInfo:

@@ -9,7 +9,7 @@ from labkit.config import REGULARIZERS
 from labkit.evaluation import REAL
 from labkit.experiments import Outcome
 from labkit.experiments.statistics import paired_differences
-from labkit.metrics import metric, three_digits
+from labkit.metrics import metric, minus, three_digits
 from labkit.plots.theme import PALETTE, colour, fade, figure
 
 if TYPE_CHECKING:
@@ -32,14 +32,16 @@ LABELS = {
     "unlabelled-baseline": "baseline, no labels",
     "unlabelled-dispersive": "dispersive (L2), no labels",
     "unlabelled-l2-independent": "contrastive, independent, no labels",
-    "letters-cosine-burst10000": "letters-cosine, off from step 10,000",
+    "cosine-burst10000": "dispersive (cosine) until step 10,000",
 }
 """Condition → its name for people; any other has its own."""
+LETTERS = "letters-"
 
 
 def condition_title(condition: str) -> str:
     """Name of a condition in figures and sentences."""
-    return LABELS.get(condition, condition)
+    own = condition.removeprefix(LETTERS)
+    return LABELS.get(own, own) + (", letters" if condition.startswith(LETTERS) else "")
 
 
 def outcome_figure(outcome: Outcome, measures: Sequence[str], step: int | None = None) -> go.Figure:
@@ -120,8 +122,8 @@ def describe_differences(outcome: Outcome, measure: str, step: int | None = None
     scale, unit = (100, " (in points)") if metric(measure).percent else (1, "")
     lines = []
     for condition, row in rows.iterrows():
-        mean, low, high = (three_digits(scale * value, "+") for value in (row.difference, row.low, row.high))
+        mean, low, high = (minus(three_digits(scale * value, "+")) for value in (row.difference, row.low, row.high))
         lines.append(f"{condition_title(condition)} {mean} ({low} to {high}; {int(row.n)} seeds)")
-    other = "the baseline" if against == "baseline" else condition_title(against)
-    title = f"{metric(measure).title}{unit}, minus {other}'s: mean and 95 % interval, paired by seed"
+    other = "the baseline's" if against.removeprefix(LETTERS) == "baseline" else f"that of {condition_title(against)}"
+    title = f"{metric(measure).title}{unit}, minus {other}: mean and 95 % interval, paired by seed"
     return "\n  ".join([title, *lines])

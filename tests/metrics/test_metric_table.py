@@ -3,7 +3,7 @@
 from labkit.evaluation import EvaluationConfig, evaluator
 from labkit.evaluation.evaluate import evaluate
 from labkit.evaluation.network import block_geometry, losses
-from labkit.metrics import METRICS, metric, three_digits
+from labkit.metrics import METRICS, metric, minus, three_digits
 from labkit.recipes import digits
 from labkit.sampling import Sampler
 from labkit.training import Trainer
@@ -37,3 +37,8 @@ def test_three_digits_keep_their_zeros():
     numbers = {0.95: "0.950", 1.2: "1.20", 211.4: "211", 1722.3: "1,722", -0.0126: "-0.0126", 0.0: "0.00"}
     assert {value: three_digits(value) for value in numbers} == numbers
     assert three_digits(0.7, "+") == "+0.700" and three_digits(1500, "+") == "+1,500"
+
+
+def test_minus_signs_are_those_of_numbers():
+    assert minus("-0.5 [-1e-05, -.2], -inf") == "−0.5 [−1e−05, −.2], −inf"
+    assert minus("SiT-B/2, held-out, 2026-11-30, steps 5-10") == "SiT-B/2, held-out, 2026-11-30, steps 5-10"
