@@ -35,11 +35,6 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
-def rank() -> int:
-    """This process's number among the ranks, from 0."""
-    return dist.get_rank() if world_size() > 1 else 0
-
-
 def world_size() -> int:
     """Number of ranks, 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

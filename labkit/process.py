@@ -197,10 +197,6 @@ class MeanFlowProcess(_OnPath):
         unguided = (labels == null) | (t < first) | (t > last)
         return torch.where(expand_like(unguided, x_t), velocity, guided)
 
-    def velocity(self, network: Transformer, clip: bool = False) -> Field:
-        """The network's output at span 0, where the average velocity is the velocity; ``clip`` has no effect."""
-        return lambda x, t, y: network(x, t, y).output
-
 
 def base_term(config: Config) -> str:
     """The name under which a config's base loss is logged."""

@@ -22,6 +22,7 @@ from labkit.evaluation.references import open_reference
 from labkit.experiments import Comparison, Sweep, grid, sweep
 from labkit.experiments.measures import Measures
 from labkit.experiments.sweep import LONGEST
+from labkit.models.export import save_official
 from labkit.models.pretrained import load_pretrained
 from labkit.runtime import runs_dir
 from labkit.training.folder import RunFolder
@@ -63,7 +64,9 @@ def test_the_home_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     store = prepare("~/images.npz", "~/store", size=8, channels=1, progress=False)
     assert store == tmp_path / "store" and len(datasets.load("~/store")) == 6
     assert open_reference("~/store", (1, 8, 8)).count == 6
-    Trainer(CONFIG, "~/run")
+    list(Trainer(CONFIG, "~/run"))
+    assert Run.open("~/run").fork(0, "~/fork", lam=0.5).path == tmp_path / "fork"
+    assert save_official(Run.open("~/run").model(), "~/run.safetensors").parent == tmp_path
     (tmp_path / "list.txt").write_text("digits")
     assert (tmp_path / "run" / "config.json").exists() and len(read_list(Path("~/list.txt"))) == 1
 

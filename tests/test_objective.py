@@ -19,7 +19,7 @@ from small import (
 )
 
 from labkit.config import Config
-from labkit.losses import Contrastive, Dispersive, Repa, contrastive_parts, dispersive_loss, warm_up
+from labkit.losses import Contrastive, Dispersive, Repa, dispersive_loss, warm_up
 from labkit.models import build_model
 from labkit.objective import blocks_of, regularized_blocks
 from labkit.time_sampling import near
@@ -171,14 +171,14 @@ def test_it_is_the_loss_of_two_separate_forwards(network, batch, draws, settings
     losses = objective(network, contrastive=Contrastive(0.7, blocks=(2,), **settings))(batch, draws)
     z, z_positive = both_views(network, batch, draws, block=2)
     torch.testing.assert_close(losses.features[2], z)
-    alignment, repulsion = contrastive_parts(z, z_positive, **settings)
+    alignment, repulsion = Contrastive(**settings).parts(z, z_positive)
     whole = settings.get("alignment_weight", 1.0) * alignment + repulsion
     assert (list(losses.terms), list(losses.weighted)) == (["velocity", "alignment", "contrastive"], ["contrastive"])
     torch.testing.assert_close(losses.terms["alignment"], alignment.detach())
     torch.testing.assert_close(losses.terms["contrastive"], whole.detach())
     torch.testing.assert_close(losses.total, losses.terms["velocity"] + 0.7 * losses.terms["contrastive"])
     assert_close_gradients(gradients(losses.weighted["contrastive"], network), gradients(0.7 * whole, network))
-    one_sided = gradients(contrastive_parts(z, z_positive.detach(), **settings).alignment, network)
+    one_sided = gradients(Contrastive(**settings).parts(z, z_positive.detach()).alignment, network)
     two_sided = gradients(alignment, network)
     assert (one_sided["blocks.0.mlp.fc1.weight"] - two_sided["blocks.0.mlp.fc1.weight"]).abs().max() > 1e-5
 
@@ -198,7 +198,7 @@ def test_a_restricted_second_view_has_noise_of_its_own_at_a_time_near_the_first(
     restricted = Contrastive(1.0, noise="restricted", max_gap=gap, blocks=(2,))
     losses = objective(network, contrastive=restricted)(batch, draws)
     views = both_views(network, batch, draws, 2, near(draws.uniforms[:, 0], draws.second.uniforms, gap))
-    torch.testing.assert_close(losses.terms["alignment"], contrastive_parts(*views).alignment.detach())
+    torch.testing.assert_close(losses.terms["alignment"], Contrastive().parts(*views).alignment.detach())
     assert losses.terms["alignment"] > 1e-3  # at the same time, too: the noise is another
 
 

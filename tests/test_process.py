@@ -259,7 +259,7 @@ def test_guidance_takes_the_calls_that_it_needs_at_no_span_and_without_gradient(
 
 def test_at_one_time_the_average_velocity_is_the_velocity(batch):
     model, t = network("MeanFlow"), torch.rand(SIZE, dtype=torch.float64)
-    field = meanflow(MeanFlow()).velocity(model)(batch.x, t, LABELS)
+    field = model(batch.x, t, LABELS).output
     assert torch.equal(field, model(batch.x, t, LABELS, span=torch.zeros_like(t)).output)
     assert not torch.allclose(field, model(batch.x, t, LABELS, span=1 - t).output)
 

@@ -138,7 +138,7 @@ class Comparison:
         Raises:
             RunError: a folder holds no run that can go on.
         """
-        runs = [Run.open(file.parent) for file in Path(out).glob("*/machine.json")]
+        runs = [Run.open(file.parent) for file in user_path(out, "out").glob("*/machine.json")]
         runs.sort(key=lambda run: (run.parent is not None, (run.path / "machine.json").stat().st_mtime_ns))
         return cls({run.path.name: run.config for run in runs}, out)
 

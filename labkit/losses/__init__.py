@@ -2,7 +2,7 @@
 
 from labkit.losses.alignment import Repa, repa_loss
 from labkit.losses.bank import Bank
-from labkit.losses.contrastive import Contrastive, contrastive_loss, contrastive_parts
+from labkit.losses.contrastive import Contrastive, contrastive_loss
 from labkit.losses.diffusion import diffusion_errors
 from labkit.losses.dispersive import Dispersive, Variant, dispersive_floor, dispersive_loss
 from labkit.losses.flow import squared_errors, velocity_loss
@@ -20,7 +20,6 @@ __all__ = [
     "average_velocity_target",
     "burst",
     "contrastive_loss",
-    "contrastive_parts",
     "diffusion_errors",
     "dispersive_floor",
     "dispersive_loss",

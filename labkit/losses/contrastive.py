@@ -64,23 +64,9 @@ def contrastive_loss(
         ConfigError: as ``dispersive_loss``, or a form that makes no sense.
         ValueError: views of different shapes, too few samples or features.
     """
-    alignment, repulsion = contrastive_parts(z, z_positive, variant, tau, margin, include_self, alignment_weight, form)
-    return alignment_weight * alignment + repulsion
-
-
-def contrastive_parts(
-    z: Float[Tensor, "batch ..."],
-    z_positive: Float[Tensor, "batch ..."],
-    variant: Variant = "infonce_l2",
-    tau: float | None = None,
-    margin: float | None = None,
-    include_self: bool | None = None,
-    alignment_weight: float = 1.0,
-    form: Form = "additive",
-) -> Parts:
-    """The two terms of ``contrastive_loss``, before the weight α."""
     _check_form(variant, alignment_weight, form, include_self)
-    return _parts(z, z_positive, form, variant, **loss_arguments(variant, tau, margin, include_self))
+    alignment, repelled = _parts(z, z_positive, form, variant, **loss_arguments(variant, tau, margin, include_self))
+    return alignment_weight * alignment + repelled
 
 
 def _parts(z: Tensor, z_positive: Tensor, form: Form, variant: Variant, tau: float = math.nan, **others: Any) -> Parts:
@@ -158,7 +144,7 @@ class Contrastive(Dispersive):
         return self.alignment_weight * alignment + repelled
 
     def parts(self, z: Float[Tensor, "batch ..."], z_positive: Float[Tensor, "batch ..."]) -> Parts:
-        """``contrastive_parts`` with these settings."""
+        """The two terms of ``contrastive_loss`` with these settings, before the weight α."""
         return _parts(z, z_positive, self.form, **self.arguments)
 
 

@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -80,21 +80,9 @@ def loss_arguments(
     return arguments
 
 
-class Knobs(TypedDict, total=False):
-    """The settings of a variant that are numbers, if it has them."""
-
-    tau: float
-    margin: float
-
-
-def own_knobs(variant: Variant, holder: Any) -> Knobs:
+def own_knobs(variant: Variant, holder: Any) -> dict[str, Any]:
     """τ or ε, if the variant has it, by name, with the value of the holder's attribute of that name."""
-    knobs: Knobs = {}
-    if "tau" in KNOBS[variant]:
-        knobs["tau"] = holder.tau
-    if "margin" in KNOBS[variant]:
-        knobs["margin"] = holder.margin
-    return knobs
+    return {name: getattr(holder, name) for name in KNOBS[variant] if name != "include_self"}
 
 
 def dispersive_loss(
@@ -117,7 +105,7 @@ def dispersive_loss(
     Returns:
         A scalar, computed outside autocast in float32 (float64 stays float64), at least ``dispersive_floor`` and at
         most 0 (L2), 1/τ (cosine), ε² (hinge), 1 (covariance). Pairs whose weight is below about 1e-30 of the largest
-        (D/τ > 69) get a gradient of exactly 0; see ``ops.log_mean_exp``. Rows of zeros have a cosine of 0 with
+        (D/τ > 69) get a gradient of exactly 0; see ``ops.log_sum_exp``. Rows of zeros have a cosine of 0 with
         others. A feature that is constant in the batch has a correlation of 0, with which the covariance can fall
         below its floor.
 

@@ -25,7 +25,7 @@ from labkit.metrics.images import (
     moments,
     precision_recall,
 )
-from labkit.metrics.likelihood import FeatureLikelihood, feature_likelihood_divergence
+from labkit.metrics.likelihood import FeatureLikelihood
 from labkit.metrics.probes import knn_accuracy, linear_probe_accuracy, neighbour_purity
 from labkit.metrics.table import BASE_LOSSES, METRICS, MetricInfo, metric, minus, three_digits
 from labkit.metrics.times import by_time
@@ -54,7 +54,6 @@ __all__ = [
     "class_agreement",
     "effective_rank",
     "extract",
-    "feature_likelihood_divergence",
     "feature_norm",
     "frechet_distance",
     "frechet_of_moments",

@@ -35,18 +35,18 @@ class FeatureLikelihood:
 
     Args:
         train: features of the training images, at least 4; of more than ``MOST_FITTED``, as many are drawn.
-        held_out: of images that were not trained on.  seed: of what is drawn, and of the two halves.
+        held_out: of images that were not trained on.
 
     Raises:
         ConfigError: different widths, too few rows, or features that are not finite.
     """
 
-    def __init__(self, train: Float[Tensor, "n d"], held_out: Float[Tensor, "k d"], seed: int = 0) -> None:
+    def __init__(self, train: Float[Tensor, "n d"], held_out: Float[Tensor, "k d"]) -> None:
         self.width, self._ideals = train.shape[-1], dict[int, float]()
         for name, z, least in (("train", train, 4), ("held_out", held_out, 2)):
             self._check(name, z, least)
         self._mean, self._std = held_out.double().mean(dim=0), held_out.double().std(dim=0).clamp_min(1e-12)
-        order = torch.randperm(len(train), generator=generator(seed, Purpose.SUBSETS)).to(train.device)
+        order = torch.randperm(len(train), generator=generator(0, Purpose.SUBSETS)).to(train.device)
         self._train, self._held_out = self._standardised(train[order[:MOST_FITTED]]), self._standardised(held_out)
 
     def __call__(self, samples: Float[Tensor, "m d"]) -> float:
@@ -63,13 +63,6 @@ class FeatureLikelihood:
 
     def _standardised(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         return (z.double() - self._mean) / self._std
-
-
-def feature_likelihood_divergence(
-    train: Float[Tensor, "n d"], held_out: Float[Tensor, "k d"], samples: Float[Tensor, "m d"], seed: int = 0
-) -> float:
-    """FLD of samples; see ``FeatureLikelihood``."""
-    return FeatureLikelihood(train, held_out, seed)(samples)
 
 
 def _surprise(centres: Float[Tensor, "m d"], fitted_to: Float[Tensor, "n d"], judged: Float[Tensor, "k d"]) -> float:

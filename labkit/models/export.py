@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from labkit.checks import require
-from labkit.disk import replace_file
+from labkit.disk import replace_file, user_path
 from labkit.models.transformer import Transformer
 
 README = """A DiT for diffusers:
@@ -34,7 +34,7 @@ def save_official(network: Transformer, file: str | Path) -> Path:
     Raises:
         ConfigError: a MeanFlow, whose second time embedder no released SiT or DiT has, or another suffix.
     """
-    file = Path(file)
+    file = user_path(file, "out")
     require(file.suffix == ".safetensors", "out", str(file), "name a file that ends in .safetensors")
     spans = network.span_embedder is not None
     require(
@@ -55,7 +55,7 @@ def save_diffusers(network: Transformer, folder: str | Path) -> Path:
     """
     from diffusers import DiTTransformer2DModel
 
-    folder = Path(folder)
+    folder = user_path(folder, "out")
     require(not folder.exists(), "out", str(folder), "it exists already; name a new folder")
     dit = network.out_channels == 2 * network.in_channels and network.span_embedder is None
     require(dit, "format", "diffusers", "its class is for DiT alone, which predicts noise and variance; take official")

@@ -12,7 +12,7 @@ from labkit.sampling.sample import (
     starting_noise,
 )
 from labkit.sampling.sampler import METHODS, SOLVERS, Method, Sampler
-from labkit.sampling.solvers import Diffusion, Problem, Solver, integrate, states
+from labkit.sampling.solvers import Diffusion, Problem, Solver, states
 
 __all__ = [
     "METHODS",
@@ -31,7 +31,6 @@ __all__ = [
     "few_steps",
     "film_network",
     "guided",
-    "integrate",
     "sample_network",
     "starting_noise",
     "states",

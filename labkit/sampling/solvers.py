@@ -36,7 +36,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from labkit.checks import as_interval, check_whole, require
+from labkit.checks import check_whole, require
 from labkit.models.sizes import Family
 from labkit.ops import expand_like
 from labkit.paths import EDGE, Path
@@ -259,11 +259,7 @@ FLOW_SOLVERS: dict[str, type[Solver]] = {
 
 
 def states(
-    velocity: Velocity,
-    x0: Float[Tensor, "batch ..."],
-    steps: int,
-    method: str = "heun",
-    interval: tuple[float, float] = WHOLE,
+    velocity: Velocity, x0: Float[Tensor, "batch ..."], steps: int, method: str = "heun"
 ) -> Iterator[tuple[float, Float[Tensor, "batch ..."]]]:
     """Yield (t, x) at each of steps + 1 evenly spaced times, for any velocity.
 
@@ -271,7 +267,6 @@ def states(
         velocity: v(x, t) with t of shape (B,); for ``meanflow`` the average velocity u(x, t, h) over a step h.
         x0: noise.  steps: at least 1.
         method: ``heun``, ``euler`` or ``meanflow``, which need nothing but a velocity.
-        interval: first and last time, 0 ≤ first < last ≤ 1.
 
     Raises:
         ConfigError: a setting that cannot work.
@@ -279,12 +274,4 @@ def states(
     plain = [name for name, solver in FLOW_SOLVERS.items() if not solver.settings()]
     require(method in plain, "method", method, f"choose one of {', '.join(plain)}")
     check_whole("steps", steps)
-    return FLOW_SOLVERS[method](Problem(velocity, as_interval("interval", interval)), steps).states(x0)
-
-
-def integrate(
-    velocity: Velocity, x0: Tensor, steps: int, method: str = "heun", interval: tuple[float, float] = WHOLE
-) -> Tensor:
-    """Sample: the last state of ``states``."""
-    *_, (_, x) = states(velocity, x0, steps, method, interval)
-    return x
+    return FLOW_SOLVERS[method](Problem(velocity), steps).states(x0)

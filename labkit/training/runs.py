@@ -146,7 +146,7 @@ class Run(RunFolder):
                 exists.
             RunError: this run is an export, which has no moments.
         """
-        out, config = Path(out), self.config.replace(**changes)
+        out, config = user_path(out, "out"), self.config.replace(**changes)
         require(not out.exists(), "out", str(out), "it exists already; name a new folder")
         check_whole("at", at, 0, self.steps[-1], why="the last step that this run has saved")
         require(config.steps > at, "steps", config.steps, f"the fork begins after {at} steps; give it more")

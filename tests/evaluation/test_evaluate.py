@@ -32,8 +32,8 @@ from labkit.metrics import (
     ClassifierFeatures,
     Extracted,
     Extractor,
+    FeatureLikelihood,
     Pixels,
-    feature_likelihood_divergence,
     frechet_distance,
     frechet_of_moments,
     moments,
@@ -92,7 +92,7 @@ def test_the_metrics_are_those_of_the_samples_and_the_held_out_digits(run, monke
     assert metrics["memorisation"] == memorisation(to_bytes(samples), train, held_out)
     with torch.no_grad():
         train_z = network.features(saved(datasets.digits("train").x))
-    divergence = feature_likelihood_divergence(train_z, real_z, z)
+    divergence = FeatureLikelihood(train_z, real_z)(z)
     assert metrics["likelihood_divergence"] == pytest.approx(divergence, rel=1e-3)
     beside = {"kernel_distance", "precision", "recall", "agreement", "memorisation", "likelihood_divergence"}
     assert metrics.keys() == {"frechet", "frechet_pixels", *beside}

@@ -7,7 +7,7 @@ import torch
 from every_loss import VARIANTS, two_views, value_and_gradients
 
 from labkit.checks import ConfigError
-from labkit.losses import contrastive_loss, contrastive_parts, dispersive_loss
+from labkit.losses import Contrastive, contrastive_loss, dispersive_loss
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 both_forms = pytest.mark.parametrize("form", ["additive", "original"])
@@ -16,7 +16,7 @@ both_forms = pytest.mark.parametrize("form", ["additive", "original"])
 @every_variant
 def test_the_repulsion_is_the_dispersive_loss_and_the_loss_the_weighted_sum(variant):
     a, b = two_views(6, 9, dtype=torch.float32)
-    alignment, repulsion = contrastive_parts(a, b, variant)
+    alignment, repulsion = Contrastive(variant=variant).parts(a, b)
     assert torch.equal(repulsion, dispersive_loss(a, variant))
     torch.testing.assert_close(contrastive_loss(a, b, variant, alignment_weight=2.5), 2.5 * alignment + repulsion)
 
@@ -32,7 +32,7 @@ def test_without_alignment_it_is_the_dispersive_loss_to_the_bit(variant):
 @pytest.mark.parametrize("variant", ["infonce_l2", "infonce_cosine", "covariance"])
 def test_the_positive_pair_is_the_same_in_both_forms(variant):
     a, b = two_views(6, 9)
-    additive, original = (contrastive_parts(a, b, variant, form=form) for form in ("additive", "original"))
+    additive, original = (Contrastive(variant=variant, form=form).parts(a, b) for form in ("additive", "original"))
     torch.testing.assert_close(original.alignment, additive.alignment)
     assert torch.equal(contrastive_loss(a, b, variant, form="original"), original.alignment + original.repulsion)
 
@@ -42,8 +42,9 @@ def test_a_feature_that_is_constant_in_a_view_is_not_aligned(form):
     a, b = two_views(7, 4)
     b[:, 1] = 0.1
     others = [0, 2, 3]
-    expected = (1 + 3 * contrastive_parts(a[:, others], b[:, others], "covariance").alignment) / 4
-    torch.testing.assert_close(contrastive_parts(a, b, "covariance", form=form).alignment, expected)
+    additive, asked = (Contrastive(variant="covariance", form=each) for each in ("additive", form))
+    expected = (1 + 3 * additive.parts(a[:, others], b[:, others]).alignment) / 4
+    torch.testing.assert_close(asked.parts(a, b).alignment, expected)
     _, of_a, of_b = value_and_gradients(lambda a, b: contrastive_loss(a, b, "covariance", form=form), a, b)
     assert (of_b[:, 1] == 0).all() and of_a.isfinite().all() and of_b.isfinite().all()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from labkit import ConfigError
 from labkit.datasets import digits
-from labkit.metrics import ClassifierFeatures, feature_likelihood_divergence, frechet_distance
+from labkit.metrics import ClassifierFeatures, FeatureLikelihood, frechet_distance
 from labkit.metrics.likelihood import _log_densities, _surprise
 
 
@@ -30,7 +30,7 @@ def test_copies_cannot_please_and_mixtures_lie_between(features):
     scores = []
     for share in (0.0, 0.5, 1.0):
         count = round(share * len(new))
-        scores.append(feature_likelihood_divergence(train, held_out, torch.cat([copies[:count], new[count:]])))
+        scores.append(FeatureLikelihood(train, held_out)(torch.cat([copies[:count], new[count:]])))
     assert scores == sorted(scores)
     assert abs(scores[0]) < 8
     assert scores[-1] > scores[0] + 20
@@ -39,12 +39,12 @@ def test_copies_cannot_please_and_mixtures_lie_between(features):
 
 def test_what_is_far_off_or_misses_classes_is_worse(features):
     train, new, held_out = features
-    good = feature_likelihood_divergence(train, held_out, new)
+    good = FeatureLikelihood(train, held_out)(new)
     spread = new.std(dim=0)
     noisy = new + spread * torch.randn(new.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = digits("train").y[800:1000]
     for worse in (noisy, new[labels < 5], new[:5].repeat(40, 1)):
-        assert feature_likelihood_divergence(train, held_out, worse) > good + 1
+        assert FeatureLikelihood(train, held_out)(worse) > good + 1
 
 
 def test_densities_are_those_of_gaussians():
@@ -70,8 +70,9 @@ def test_one_gaussian_has_the_closed_form():
 def test_scale_and_place_of_the_features_do_not_matter(scale, shift):
     draw = torch.Generator().manual_seed(2)
     train, held_out, samples = torch.randn(3, 30, 2, generator=draw, dtype=torch.float64)
-    plain = feature_likelihood_divergence(train, held_out, samples)
-    moved = feature_likelihood_divergence(*(scale * z + shift for z in (train, held_out, samples)))
+    plain = FeatureLikelihood(train, held_out)(samples)
+    train, held_out, samples = (scale * z + shift for z in (train, held_out, samples))
+    moved = FeatureLikelihood(train, held_out)(samples)
     assert np.isclose(plain, moved, rtol=1e-4, atol=1e-4)
 
 
@@ -79,4 +80,4 @@ def test_scale_and_place_of_the_features_do_not_matter(scale, shift):
 def test_refused(bad, unchecked):
     good = torch.randn(8, 2)
     with pytest.raises(ConfigError, match=r"train = |held_out = "):
-        feature_likelihood_divergence(bad, good, good)
+        FeatureLikelihood(bad, good)(good)
