@@ -1,6 +1,5 @@
 """Exercises in which the reader writes the lab's mathematics, and checks that name the mistake.
 
-    exercise("dispersive_loss")                 why, stub and folded solution, as a notebook shows them
     check("dispersive_loss", dispersive_loss)   a verdict: ``.passed``, and ``.text``, a sentence or two
     mine("dispersive_loss")                     the reader's function, once it has passed; the library's until then
 
@@ -47,17 +46,13 @@ def check(name: str, answer: Any) -> Verdict:
     return verdict
 
 
-def mine(name: str, default: Any = None) -> Any:
-    """The reader's answer, once it has passed in this session: what a panel should run.
-
-    Args:
-        name: the exercise.  default: what to run until then, by default the library's, which takes the same arguments.
+def mine(name: str) -> Any:
+    """The reader's answer once it has passed in this session, until then the library's: what a panel should run.
 
     Raises:
         ConfigError: no such exercise.
     """
-    library = exercise(name).oracle
-    return _PASSED.get(name, library if default is None else default)
+    return _PASSED.get(name, exercise(name).oracle)
 
 
 __all__ = ["EXERCISES", "Exercise", "Verdict", "check", "exercise", "mine"]

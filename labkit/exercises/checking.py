@@ -1,13 +1,12 @@
 """An exercise, and its check: the reader's function on fixed inputs, against the library and the known mistakes.
 
-An exercise is written once, as its solution: a function (or a class) whose docstring is the task. The stub is the same
-code with the lines below each docstring left blank. A known mistake is an edit of these lines, "old → new", with the
-sentence that a reader gets whose function returns the same numbers. Two mistakes at once are recognised as well; for
-any other difference the check says where it lies: shape, sign, factor, order, or the first wrong entry.
+An exercise is its solution, a function (or a class) whose docstring is the task. A known mistake is an edit of the
+lines below the docstring, "old → new", with the sentence that a reader gets whose function returns the same numbers.
+Two mistakes at once are recognised as well; for any other difference the check says where it lies: shape, sign, factor,
+order, or the first wrong entry.
 """
 
 import ctypes
-import html
 import inspect
 import sys
 import threading
@@ -23,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from labkit.exercises.answers import filled, source, without_docstrings
 from labkit.exercises.differences import Outcome, Stopped, check_form, check_gradient, close, difference
-from labkit.exercises.stubs import blanked, filled, source, without_docstrings
 from labkit.runtime import one_thread
 from labkit.terminal import wrapped
 
@@ -37,35 +36,20 @@ class Verdict(NamedTuple):
     """Result of a check; shown as its sentence."""
 
     passed: bool
-    key: str
-    """``right``, ``mistake`` (a known one, or two), ``off``, or what stopped the check, such as ``shape``."""
     text: str
     """One or more sentences for the reader."""
 
     def __repr__(self) -> str:
-        sign = "✓" if self.passed else "○" if self.key == "empty" else "✗"
+        sign = "✓" if self.passed else "○" if self.text == UNFILLED else "✗"
         return wrapped(f"{sign} {self.text}", indent="  ")
-
-
-def about(notebook: str, title: str, minutes: int, difficulty: int) -> dict[str, Any]:
-    """Where an exercise stands and what it takes, as fields of ``Exercise``."""
-    return locals()
 
 
 @dataclass(frozen=True, eq=False)
 class Exercise:
-    """A stub to fill in, and all that surrounds it; a notebook shows it as Markdown, with the solution folded."""
+    """What a reader writes, and how it is judged; its stub, minutes and folded solution stand in a notebook."""
 
     answer: Any
     """Solution, as a function or class."""
-    notebook: str
-    """Number of its notebook."""
-    title: str
-    minutes: int
-    difficulty: int
-    """1 to 3."""
-    why: str
-    """Reason to care, before the stub."""
     oracle: Any
     """The library's function or class, called like the solution."""
     inputs: Callable[[], Sequence[Arguments]]
@@ -90,17 +74,12 @@ class Exercise:
         """Code of the solution, without its docstrings."""
         return without_docstrings(source(self.answer))
 
-    @cached_property
-    def stub(self) -> str:
-        """The solution with the lines below each docstring left blank; their names and comments remain."""
-        return blanked(source(self.answer))
-
     def check(self, answer: Any) -> Verdict:
         """The verdict on a reader's answer."""
         kind = "class" if isinstance(self.oracle, type) else "function"
         if not callable(answer) or isinstance(answer, type) != (kind == "class"):
             text = f"Please give the {kind} itself, without calling it: this is of type {type(answer).__name__}."
-            return Verdict(False, "not callable", text)
+            return Verdict(False, text)
         try:
             # One thread: tensors are small, and a new Python thread would have to gather a team of its own.
             with one_thread(), torch.inference_mode(False), torch.enable_grad():
@@ -108,10 +87,10 @@ class Exercise:
                 gots = _limited(lambda: [self._outcome(answer, i) for i in range(len(wants))], self.seconds)
                 return self._judge(answer, gots, wants)
         except Stopped as stopped:
-            return Verdict(False, stopped.key, stopped.text)
+            return Verdict(False, stopped.text)
         except TimeoutError:
             late = f"It was still running after {self.seconds:g} seconds, so I stopped it. Does a loop never end?"
-            return Verdict(False, "endless", late)
+            return Verdict(False, late)
 
     def edited(self, *edits: str) -> str:
         """Code of the solution with known mistakes in it.
@@ -143,24 +122,24 @@ class Exercise:
         try:
             got = _outcome(self.adapt(answer), arguments, self)
         except Stopped as stopped:
-            if stopped.key == "empty" and filled(getattr(answer, "forward", answer)):
-                raise Stopped("no return", NO_RETURN) from None
+            if stopped.text == UNFILLED and filled(getattr(answer, "forward", answer)):
+                raise Stopped(NO_RETURN) from None
             raise
         except (Exception, SystemExit) as error:
-            raise Stopped(*_error(answer, error, self)) from error
+            raise Stopped(_error(answer, error, self)) from error
         if any(isinstance(b, Tensor) and not close(a, b, 0) for a, b in zip(arguments, before, strict=True)):
-            raise Stopped("in place", IN_PLACE)
+            raise Stopped(IN_PLACE)
         return got
 
     def _judge(self, answer: Any, gots: Sequence[Outcome], wants: Sequence[Outcome]) -> Verdict:
         if all(map(Outcome.agrees, gots, wants)):
             gradient = ", gradient included" if self.gradients else ""
             later = " The cells below run them from now on." if self.used else ""
-            return Verdict(True, "right", f"Right: your lines give the library's numbers{gradient}.{later}")
+            return Verdict(True, f"Right: your lines give the library's numbers{gradient}.{later}")
         valid = all(map(Outcome.same_values, gots, wants))  # then only the gradient tells a mistake
         for sentence, outcomes in self._known():
             if all(map(Outcome.agrees if valid else Outcome.same_values, gots, outcomes)):
-                return Verdict(False, "mistake", sentence)
+                return Verdict(False, sentence)
         for got, want in zip(gots, wants, strict=True):
             check_form(got, want, self.returns)
         function = getattr(self.answer, "forward", self.answer)
@@ -170,10 +149,10 @@ class Exercise:
             check_gradient(got, want, slopes)
         again = _limited(lambda: self._outcome(answer, 0), self.seconds)
         if not again.same_values(gots[0]):
-            return Verdict(False, "random", RANDOM)
+            return Verdict(False, RANDOM)
         inputs = dict(zip(names, zip(*self.inputs(), strict=True), strict=True))
         hint = self._unused(answer, gots[0], names) or self._broken(answer)
-        return Verdict(False, "off", f"Not yet: {difference(gots, wants, self.returns, inputs)}{hint}")
+        return Verdict(False, f"Not yet: {difference(gots, wants, self.returns, inputs)}{hint}")
 
     def _known(self) -> Iterator[tuple[str, Sequence[Outcome]]]:
         """Sentence and outcomes of each mistake, then of each two together."""
@@ -216,11 +195,6 @@ class Exercise:
                 return f" A good place to start: {claim}{here}."
         return ""
 
-    def _repr_markdown_(self) -> str:
-        head = f"**Build it: {self.title}** · {self.minutes} min · difficulty {'●' * self.difficulty:○<3}"
-        solution = f"<details><summary>A solution</summary><pre>{html.escape(self.solution)}</pre></details>"
-        return f"{head}\n\n{self.why}\n\n```python\n{self.stub}\n```\n\n{solution}\n"
-
 
 UNFILLED = (
     "Still to be written: it returns nothing yet. Replace each `...`, and return what the docstring promises. Nothing "
@@ -243,7 +217,7 @@ def filled_in(value: T) -> T:
         Stopped: it is what a stub returns.
     """
     if value is None or value is ...:
-        raise Stopped("empty", UNFILLED)
+        raise Stopped(UNFILLED)
     return value
 
 
@@ -259,13 +233,13 @@ def _outcome(function: Function, arguments: Arguments, exercise: Exercise) -> Ou
     results = tuple(result) if several or isinstance(result, (tuple, list)) else (result,)
     for value in [filled_in(value) for value in results or (None,)]:
         if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)):
-            raise Stopped("type", f"It returns a {type(value).__name__} where the docstring promises numbers.")
+            raise Stopped(f"It returns a {type(value).__name__} where the docstring promises numbers.")
     values = [torch.as_tensor(value) for value in results]
     for value in values:
         if value.device.type != "cpu":
-            raise Stopped("device", f"Its result lies on {value.device}, and its inputs lie on the CPU. Keep it there.")
+            raise Stopped(f"Its result lies on {value.device}, and its inputs lie on the CPU. Keep it there.")
         if value.is_complex():
-            raise Stopped("complex", "It returns complex numbers. Which part of them is meant: perhaps `.real`?")
+            raise Stopped("It returns complex numbers. Which part of them is meant: perhaps `.real`?")
     slopes = None
     if inputs and values[0].requires_grad and values[0].ndim == 0:
         pulls = torch.autograd.grad(values[0], inputs, allow_unused=True, materialize_grads=True)
@@ -280,12 +254,12 @@ def _outcomes(exercise: Exercise, *edits: str) -> tuple[Outcome, ...]:
     return tuple(_outcome(function, case, exercise) for case in exercise.inputs())
 
 
-def _error(answer: Any, error: BaseException, exercise: Exercise) -> tuple[str, str]:
-    """Key and sentence for an answer that raised an error: type, message, and the line of the reader's code."""
+def _error(answer: Any, error: BaseException, exercise: Exercise) -> str:
+    """Sentence for an answer that raised an error: type, message, and the line of the reader's code."""
     if "ellipsis" in str(error).lower():
-        return "empty", UNFILLED
+        return UNFILLED
     if "in-place operation" in str(error) and exercise.gradients:
-        return "in place", IN_PLACE
+        return IN_PLACE
     functions = vars(answer).values() if isinstance(answer, type) else [answer]
     files = {f.__code__.co_filename for f in functions if hasattr(f, "__code__")}
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
@@ -295,7 +269,7 @@ def _error(answer: Any, error: BaseException, exercise: Exercise) -> tuple[str, 
         where = f" The check calls it as `{solution.__name__}{inspect.signature(solution)}`."
     message = shorten(str(error), 300).rstrip(".")
     notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-    return "error", f"It stopped with {type(error).__name__}: {message}.{where}{notes}"
+    return f"It stopped with {type(error).__name__}: {message}.{where}{notes}"
 
 
 class _Interrupted(BaseException):

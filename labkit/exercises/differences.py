@@ -39,9 +39,9 @@ class Outcome(NamedTuple):
 class Stopped(Exception):
     """A check that ends early, since a reader's function gives nothing to compare; carries the verdict."""
 
-    def __init__(self, key: str, text: str) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.key, self.text = key, text
+        self.text = text
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
@@ -58,7 +58,7 @@ def check_form(got: Outcome, want: Outcome, names: Sequence[str]) -> None:
     if n != len(want.values):
         promised = "one value" if len(names) == 1 else f"{len(names)} values: {', '.join(names)}"
         hint = " `torch.stack` joins several tensors." if len(want.values) == len(shapes) == 1 < n else ""
-        raise Stopped("count", f"It returns {n} value{'s' * (n > 1)}, but the docstring promises {promised}.{hint}")
+        raise Stopped(f"It returns {n} value{'s' * (n > 1)}, but the docstring promises {promised}.{hint}")
     for name, g, w in zip(names, got.values, want.values, strict=True):
         if g.shape != w.shape:
             promised = str(tuple(w.shape)) if w.ndim else "one number, of shape ()"
@@ -68,22 +68,22 @@ def check_form(got: Outcome, want: Outcome, names: Sequence[str]) -> None:
             elif sorted(g.shape) == sorted(w.shape):
                 hint = "It has the same axes in another order: is something transposed?"
             shape = f"The shape of {name} is {tuple(g.shape)}, but the docstring promises {promised}."
-            raise Stopped("shape", f"{shape} {hint}")
+            raise Stopped(f"{shape} {hint}")
         if not g.isfinite().all():
-            raise Stopped("nan", f"Here, {name} {NOT_FINITE}")
+            raise Stopped(f"Here, {name} {NOT_FINITE}")
 
 
 def check_gradient(got: Outcome, want: Outcome, arguments: Sequence[str]) -> None:
     """Stop where the values are right and the gradient by one of the arguments is not."""
     if got.slopes is None:
-        raise Stopped("no gradient", NO_GRADIENT)
+        raise Stopped(NO_GRADIENT)
     for argument, g, w in zip(arguments, got.slopes, want.slopes or (), strict=True):
         if not g.isfinite().all():
-            raise Stopped("nan gradient", NAN_GRADIENT)
+            raise Stopped(NAN_GRADIENT)
         if not close(g, w):
             how = _relation([(g, w)]) or "is not what it should be"
             text = f"The value is right, but its gradient with respect to `{argument}` {how}."
-            raise Stopped("gradient", f"{text} Is a part detached that should not be, or the other way round?")
+            raise Stopped(f"{text} Is a part detached that should not be, or the other way round?")
 
 
 RELATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {

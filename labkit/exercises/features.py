@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from labkit import metrics as library
-from labkit.exercises.checking import Exercise, about, numbers
+from labkit.exercises.checking import Exercise, numbers
 
 
 def effective_rank(z):
@@ -81,9 +81,6 @@ def _interval(ours: Tensor, baseline: Tensor) -> tuple[float, float, float]:
 EXERCISES = {
     "effective_rank": Exercise(
         effective_rank,
-        **about("04", "effective rank", minutes=5, difficulty=1),
-        why="A large cloud can still be a flat one. This number tells in how many directions features really spread, "
-        "whatever their size, and the table of the explorer will quote yours.",
         oracle=library.effective_rank,
         inputs=lambda: [(_cloud(),), (numbers(5, 9, seed=1) + 0.4,)],
         laws={"twice the features have the same rank": lambda f: (f(2 * _cloud()), f(_cloud()))},
@@ -115,9 +112,6 @@ EXERCISES = {
     ),
     "linear_cka": Exercise(
         linear_cka,
-        **about("04", "linear CKA", minutes=5, difficulty=2),
-        why="The features of two networks have no axes in common, so you cannot subtract them. CKA compares which "
-        "samples lie near which. It is blind to rotation and to size, which makes it useful, and lets it mislead.",
         oracle=library.linear_cka,
         inputs=lambda: [
             ((a := _cloud()), a[:, :4] * 2 + numbers(20, 4, seed=3)),
@@ -148,9 +142,6 @@ EXERCISES = {
     ),
     "frechet_distance": Exercise(
         frechet_distance,
-        **about("04", "the Fréchet distance", minutes=8, difficulty=2),
-        why="The number that decides most papers on images, FID, is this distance between the features that one large "
-        "network finds. Its formula is for two Gaussians, and it never asks whether your features are Gaussian.",
         oracle=library.frechet_distance,
         inputs=lambda: [
             (_cloud().double(), 1.3 * _cloud(1).double() - 0.4),
@@ -181,10 +172,6 @@ EXERCISES = {
     ),
     "paired_interval": Exercise(
         paired_interval,
-        **about("05", "a paired interval over seeds", minutes=6, difficulty=2),
-        why="Is it better, or was it the seed? With a few seeds the honest answer is an interval, and often a "
-        "wide one. Pairs help, because two runs with the same seed share much of their luck, and what they share "
-        "cancels.",
         oracle=_interval,
         inputs=lambda: [
             (1.2 + 0.1 * numbers(4) + (luck := 0.4 * numbers(4, seed=1)), 1.0 + luck),

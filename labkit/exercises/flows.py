@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from labkit import recipes
 from labkit.config import Config, Optimizer
 from labkit.datasets import load
-from labkit.exercises.checking import Exercise, Function, about, filled_in, numbers
+from labkit.exercises.checking import Exercise, Function, filled_in, numbers
 from labkit.exercises.differences import Stopped
 from labkit.losses import average_velocity_target
 from labkit.models.layers import Block
@@ -240,7 +240,7 @@ def _on_digits(answer: Function) -> Function:
         if not isinstance(average, nn.Module):
             raise TypeError(f"the function should return a network with averaged weights, not {type(average).__name__}")
         if any(mean is weight for mean in average.parameters() for weight in network.parameters()):
-            raise Stopped("mistake", SAME_WEIGHTS)
+            raise Stopped(SAME_WEIGHTS)
         return trained_weights(network) - start, trained_weights(average) - start
 
     return run
@@ -324,8 +324,6 @@ def _and_graph(answer: Function) -> Function:
 EXERCISES = {
     "path_point": Exercise(
         path_point,
-        **about("01", "a point on the path, and its velocity", minutes=3, difficulty=1),
-        why="All that the network ever sees, and all that it is asked for, comes from these few lines.",
         oracle=lambda x1, x0, t: linear(x1, x0, t),
         inputs=lambda: _square_pairs(lambda count: torch.linspace(0, 1, count)),  # a division by t or 1 − t would show
         returns=("x_t", "v"),
@@ -358,9 +356,6 @@ EXERCISES = {
     ),
     "adaln_block": Exercise(
         AdaLNBlock,
-        **about("01", "an adaLN-Zero block", minutes=12, difficulty=3),
-        why="A SiT is this block, repeated: 4 times here, and 28 times in SiT-XL. It is also where the Dispersive Loss "
-        "reads its features. Your block will be given the library's weights, so keep the names of its parts.",
         oracle=_Zero,
         inputs=lambda: [
             (numbers(n, n, 12, seed=n), numbers(n, 12, seed=n + 1))
@@ -417,9 +412,6 @@ EXERCISES = {
     ),
     "train_with_ema": Exercise(
         train_with_ema,
-        **about("01", "the training loop, with averaged weights", minutes=10, difficulty=2),
-        why="The lab's trainer can pause, resume and fork, but at its heart is this loop. Yours must arrive at the "
-        "same weights, bit for bit, and at the same average, from which all the samples are drawn.",
         oracle=_train,
         inputs=lambda: [(0,)],
         returns=("the change of the network's weights", "the change of the averaged weights"),
@@ -444,8 +436,6 @@ EXERCISES = {
     ),
     "euler_step": Exercise(
         euler_step,
-        **about("01", "a step of Euler", minutes=3, difficulty=1),
-        why="To draw a sample is to repeat this one line. The sampler panel will draw digits with yours.",
         oracle=euler,
         inputs=_steps,
         laws={"halving the step should show a method of order 1": lambda f: (_order(f), 1.0)},
@@ -459,9 +449,6 @@ EXERCISES = {
     ),
     "heun_step": Exercise(
         heun_step,
-        **about("01", "a step of Heun", minutes=5, difficulty=2),
-        why="Look before you leap: a second velocity, at the end of the step, turns a method of order 1 into one of "
-        "order 2. An order is easily lost, and nearly every mistake that you can make here still draws digits.",
         oracle=heun,
         inputs=_steps,
         laws={"halving the step should show a method of order 2": lambda f: (_order(f), 2.0)},
@@ -483,9 +470,6 @@ EXERCISES = {
     ),
     "guided_velocity": Exercise(
         guided_velocity,
-        **about("01", "guidance", minutes=4, difficulty=1),
-        why="One line makes the digits of a class far clearer, at twice the cost. Papers count w in two ways that "
-        "differ by one, and many a table has been misread because of it.",
         oracle=lambda network, x, t, y, null, w: guided(network, y, null, w)(x, t),
         inputs=lambda: [
             (_labelled, numbers(3, 1, 2, 2), _times(3), torch.tensor([1, 4, 2]), 10, 2.5),
@@ -508,9 +492,6 @@ EXERCISES = {
     ),
     "score_from_velocity": Exercise(
         score_from_velocity,
-        **about("01", "the score, from the velocity", minutes=6, difficulty=2),
-        why="A network that was trained on velocities has learnt the score ∇log p as well, whether you meant it to or "
-        "not. Two equations and a little algebra bring it out, and with it the stochastic samplers.",
         oracle=_score,
         inputs=_square_pairs,
         used=False,
@@ -535,9 +516,6 @@ EXERCISES = {
     ),
     "sde_step": Exercise(
         sde_step,
-        **about("01", "a stochastic step", minutes=6, difficulty=3),
-        why="Add noise at every step, and let the score remove as much again: the paths differ, but the images come "
-        "from the same distribution. If the two do not balance, samples blur or freeze.",
         oracle=_sde,
         inputs=lambda: [(*c, numbers(*c[1].shape, seed=9), w) for c, w in zip(_steps(), (0.7, 1.6), strict=True)],
         laws={"with w = 0 it is a step of Euler": lambda f: (f(*_steps()[1], numbers(2, 5), 0.0), euler(*_steps()[1]))},
@@ -561,9 +539,6 @@ EXERCISES = {
     ),
     "meanflow_target": Exercise(
         meanflow_target,
-        **about("08", "the target of MeanFlow", minutes=12, difficulty=3),
-        why="The network learns an average over a span of time without ever computing an average. The whole trick is "
-        "one derivative along the path, and the one-step digits below will be trained on yours.",
         oracle=average_velocity_target,
         inputs=lambda: [
             (_Average(), numbers(3, 1, 3, 3), _times(3), 1 - _times(3), numbers(3, 1, 3, 3, seed=1)),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from labkit import losses as library
-from labkit.exercises.checking import Exercise, Function, about, filled_in, numbers
+from labkit.exercises.checking import Exercise, Function, filled_in, numbers
 from labkit.models import Transformer, build_model
 from labkit.runtime import seeded
 
@@ -173,9 +173,6 @@ def _views() -> Sequence[tuple[Tensor, Tensor, float, float]]:
 EXERCISES = {
     "dispersive_loss": Exercise(
         dispersive_loss,
-        **about("02", "Algorithm 1, the Dispersive Loss", minutes=5, difficulty=1),
-        why="This is the whole method of the paper. Three lines are enough, and each of them can go wrong in a way "
-        "that no curve will show you. Once yours is right, the panels below train with it.",
         oracle=lambda z, tau=0.5: library.dispersive_loss(z, tau=tau),
         inputs=lambda: _with(0.7, 0.3),
         gradients=(0,),
@@ -229,9 +226,6 @@ EXERCISES = {
     ),
     "dispersive_gradient": Exercise(
         dispersive_gradient,
-        **about("02", "the gradient of the Dispersive Loss", minutes=8, difficulty=2),
-        why="The gradient tells you what the loss *does*: which sample pushes which, and how hard. Written out, it "
-        "takes three lines, and each of its factors explains something that you will see in training.",
         oracle=_gradient,
         inputs=lambda: [(z.flatten(1), tau) for z, tau in _with(0.7, 0.3)],
         laws={"the pushes on all samples sum to 0": lambda f: (f(numbers(6, 5), 0.5).sum(dim=0), torch.zeros(5))},
@@ -261,9 +255,6 @@ EXERCISES = {
     ),
     "cosine_loss": Exercise(
         cosine_loss,
-        **about("02", "the cosine variant", minutes=4, difficulty=1),
-        why="The Dispersive Loss falls when features just grow. This variant looks at angles only, so growing does not "
-        "help it: a first control for what you will read about norms.",
         oracle=lambda z, tau=0.5: library.dispersive_loss(z, "infonce_cosine", tau=tau),
         used=False,
         inputs=lambda: _with(0.7, 0.3),
@@ -291,9 +282,6 @@ EXERCISES = {
     ),
     "hinge_loss": Exercise(
         hinge_loss,
-        **about("02", "the hinge variant", minutes=4, difficulty=1),
-        why="A hinge lets go: a pair with D above ε is left alone. So this is the one variant that can finish its "
-        "work, and a good one for seeing what a floor means.",
         oracle=lambda z, margin=1.0: library.dispersive_loss(z, "hinge", margin=margin),
         used=False,
         inputs=lambda: _with(0.7, 0.5),
@@ -325,9 +313,6 @@ EXERCISES = {
     ),
     "covariance_loss": Exercise(
         covariance_loss,
-        **about("02", "the covariance variant", minutes=6, difficulty=2),
-        why="The fourth variant does not compare samples at all. It asks that no feature repeats another, and neither "
-        "a shift nor a scale changes it. The other three are about distance; this one is about rank.",
         oracle=lambda z: library.dispersive_loss(z, "covariance"),
         used=False,
         inputs=lambda: [(z,) for z in _tokens()],
@@ -369,9 +354,6 @@ EXERCISES = {
     ),
     "regularized_loss": Exercise(
         regularized_loss,
-        **about("02", "Algorithm 2, the loss inside a SiT", minutes=6, difficulty=2),
-        why="A regularizer that reads the wrong features trains without a complaint. Here you put it where it belongs: "
-        "on the features that one block computes, in the same forward pass that you train anyway.",
         oracle=_regularized,
         inputs=lambda: [
             (
@@ -405,9 +387,6 @@ EXERCISES = {
     ),
     "contrastive_loss": Exercise(
         contrastive_loss,
-        **about("05", "the contrastive parent", minutes=5, difficulty=2),
-        why="Between the Dispersive Loss and the contrastive loss that it came from lies a single number, α. Write the "
-        "parent yourself, and you will see which of its terms the paper leaves out.",
         oracle=lambda z, z_positive, tau=0.5, alignment_weight=1.0: library.contrastive_loss(
             z, z_positive, tau=tau, alignment_weight=alignment_weight
         ),
@@ -446,9 +425,6 @@ EXERCISES = {
     ),
     "repa_loss": Exercise(
         repa_loss,
-        **about("09", "the loss of REPA", minutes=4, difficulty=1),
-        why="All that the teacher teaches passes through this one number. It is easy to write, and easy to get subtly "
-        "wrong: over which axis do you take the cosine, and who may learn from whom?",
         oracle=library.repa_loss,
         inputs=lambda: [
             ((y := numbers(4, 5, 6)) * 0.8 + 1.5 * numbers(4, 5, 6, seed=1), y),

@@ -58,14 +58,11 @@ def after(lab, act, *traces):
     [
         ("variants_panel()", "stretch", (0, 4, 9)),
         ("views_panel()", "time t of the first view", (0, 3, 4)),
-        ("partners_panel()", "λ", (0, 2, 4)),
-        ("secant_panel()", "from t", (14, 15)),
-        ("moons_panel(Moons(steps=50))", "time t", (2, 5, 6)),
-        ("interpolant_panel('paths', Interpolant(path='vp'), ('t', 'path'))", "time t", (0, 1, -1)),
         ("scale_panel(Scale(1e11))", "TFLOP/s of your own", (3,)),
     ],
 )
 def test_figures_and_words_follow_a_slider(lab, opened, panel, slider, traces):
+    """Of a panel for each kind of trace: points, heat map, bars. ``test_panel`` moves every control of every panel."""
     opened(f"from labkit.widgets import *\n{panel}")
     after(lab, lambda: lab.drag_slider(slider, 0.8, CELL), *traces)
 
@@ -203,84 +200,6 @@ def test_my_loss_is_judged_and_then_trains_in_the_panel(lab, opened):
     assert plot["traces"][own]["y"] == pytest.approx(plot["traces"][library]["y"], rel=1e-3)
     own_code = "print(state.runs.trainers['my loss'].objective.repulsion is dispersive_loss)"
     assert lab.kernel_eval(own_code).strip() == "True"
-
-
-SAMPLER = """
-import torch
-from labkit import Trainer, recipes
-from labkit.exercises import check, mine
-from labkit.widgets import sampler_panel
-
-calls = []
-
-
-def heun_step(velocity, x, now, then):
-    calls.append(now)
-    t = torch.full((len(x),), now, dtype=x.dtype, device=x.device)
-    first = velocity(x, t)
-    return x + (then - now) * (first + velocity(x + (then - now) * first, t + (then - now))) / 2
-
-
-def guided_velocity(network, x, t, y, null, w):
-    calls.append(w)
-    without = network(x, t, torch.full_like(y, null))
-    return without + w * (network(x, t, y) - without)
-
-
-print(check("heun_step", heun_step), check("guided_velocity", guided_velocity))
-trainer = Trainer(recipes.digits(model="SiT-Nano/4", steps=5, batch_size=4))  # before, no label has an effect
-for _ in trainer:
-    pass
-own = dict(step={"heun": mine("heun_step")}, guided=mine("guided_velocity"), guidance=(1.0, 3.0))
-calls.clear()
-sampler_panel(trainer.ema.network, trainer.config, **own)
-"""
-
-
-def test_my_step_and_my_guidance_draw_the_sampler_panel(lab, opened):
-    plot = opened(SAMPLER)
-    assert "✓ Right" in lab.output(CELL).inner_text() and "Heun, your step" in plot["annotations"]
-    assert lab.kernel_eval("print({*calls} > {0.0, 1.0})").strip() == "True", "both were called, for w = 1"
-    images, errors = (0, 1), (2, 3)
-    moved = after(lab, lambda: lab.press_slider("guidance w", "ArrowRight", 1, CELL), *images, *errors)
-    assert "guidance 3" in sentence(lab) and 3.0 in eval(lab.kernel_eval("print({*calls})"))
-    assert all(moved["traces"][i]["x"] == plot["traces"][i]["x"] for i in errors), "at the same costs"
-
-
-TARGET = """
-import torch
-from labkit import recipes
-from labkit.exercises import check, mine
-from labkit.widgets import LiveTraining, training_panel
-
-calls = []
-
-
-def meanflow_target(u, x, t, span, velocity):
-    calls.append(len(x))
-    one = torch.ones_like(t)
-    du_dt = torch.func.jvp(u, (x, t, span), (velocity, one, -one))[1]
-    return (velocity + span.reshape(-1, *[1] * (x.ndim - 1)) * du_dt).detach()
-
-
-print(check("meanflow_target", meanflow_target))
-config = recipes.digits(model="MeanFlow-Nano/4", batch_size=8, steps=40, log_every=10)
-own = lambda s: {"your target": {"target": mine("meanflow_target")}}
-state = LiveTraining(lambda s: {"the library's target": config, "your target": config}, own=own, steps=40)
-calls.clear()
-training_panel("own target", state, (), "Whose target?", ("average_velocity",))
-"""
-
-
-def test_my_target_trains_in_the_panel(lab, opened):
-    opened(TARGET)
-    assert "✓ Right" in lab.output(CELL).inner_text()
-    assert lab.kernel_eval("print(len(calls))").strip() == "0"
-    lab.click("Start", CELL)
-    plot = lab.wait_plot(CELL, lambda p: 40 in (p["traces"][1]["x"] or []), 120)
-    library, own = (trace["y"] for trace in plot["traces"][:2])
-    assert own == pytest.approx(library, rel=1e-3)
-    assert lab.kernel_eval("print(len(calls))").strip() == "40", "a call in every step"
 
 
 FORKS = """
