@@ -4,9 +4,7 @@ import importlib
 import json
 import os
 import signal
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -57,12 +55,6 @@ def tiny_dino(folder: Path, kind: str = "dinov2") -> Path:
     model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **sizes))
     randomised(model, 0.2).save_pretrained(folder)
     return folder
-
-
-def script(name: str) -> ModuleType:
-    """A script of ``data/`` as a module."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # scripts import each other
-    return importlib.import_module(name)
 
 
 def contents(store: Path) -> dict[str, bytes]:

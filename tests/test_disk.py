@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import resource
 import socket
 import tempfile
@@ -178,8 +179,7 @@ def test_too_many_open_files_are_not_taken_for_a_broken_store(tmp_path):
     ],
 )
 def test_a_failure_of_the_disk_is_said_with_the_way_out(tmp_path, number, words):
-    with pytest.raises(AssertionError, match=words):
-        raise AssertionError(reason(tmp_path / "x", OSError(number, os.strerror(number)), 3 * 1024))
+    assert re.search(words, reason(tmp_path / "x", OSError(number, os.strerror(number)), 3 * 1024))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Maps of held-out images in the feature spaces of several conditions: on shared principal axes, and by UMAP."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -13,18 +13,17 @@ if TYPE_CHECKING:
 ROWS = {"pca": "principal axes: one scale for all", "umap": "UMAP: no scale"}
 
 
-def maps_figure(maps: "pd.DataFrame", conditions: Mapping[str, str] | Sequence[str], title: str) -> go.Figure:
+def maps_figure(maps: "pd.DataFrame", conditions: Mapping[str, str], title: str) -> go.Figure:
     """A column a condition: above on principal axes, where sizes can be compared, below by UMAP, where they cannot.
 
     Args:
         maps: an atlas's table: condition, label, pca_1, pca_2, umap_1, umap_2, trustworthiness.
-        conditions: those to show, at most five or the panes become too small; a mapping gives them other names.
+        conditions: those to show → their names, at most five or the panes become too small.
     """
-    names = _names(conditions)
-    parts = [maps[maps["condition"] == condition] for condition in names]
+    parts = [maps[maps["condition"] == condition] for condition in conditions]
     trust = [f"trustworthiness {part['trustworthiness'].iloc[0]:.2f}" for part in parts]
     spacing = dict(horizontal_spacing=0.02, vertical_spacing=0.1)
-    plot = figure(title, 2, len(parts), 560, subplot_titles=[*names.values(), *trust], **spacing)
+    plot = figure(title, 2, len(parts), 560, subplot_titles=[*conditions.values(), *trust], **spacing)
     for row, kind in enumerate(ROWS, 1):
         pair = [f"{kind}_1", f"{kind}_2"]
         # Centred: on shared axes widths can be compared, places cannot. In UMAP neither can: each has its own box.
@@ -44,15 +43,9 @@ def maps_figure(maps: "pd.DataFrame", conditions: Mapping[str, str] | Sequence[s
     return plot
 
 
-def describe_maps(maps: "pd.DataFrame", conditions: Mapping[str, str] | Sequence[str]) -> str:
+def describe_maps(maps: "pd.DataFrame", conditions: Mapping[str, str]) -> str:
     """Width of each cloud on the shared axes, relative to the first condition's."""
     widths = maps.groupby("condition")[["pca_1", "pca_2"]].std().pow(2).sum(axis=1).pow(0.5)
-    names = _names(conditions)
-    first, *others = names
-    ratios = ", ".join(f"{names[other]} ×{widths[other] / widths[first]:.2g}" for other in others)
-    return f"Width on the shared axes, relative to {names[first]}: {ratios}."
-
-
-def _names(conditions: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
-    """Condition → its name in the figure."""
-    return dict(conditions) if isinstance(conditions, Mapping) else {condition: condition for condition in conditions}
+    first, *others = conditions
+    ratios = ", ".join(f"{conditions[other]} ×{widths[other] / widths[first]:.2g}" for other in others)
+    return f"Width on the shared axes, relative to {conditions[first]}: {ratios}."

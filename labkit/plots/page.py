@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import datasets
+from labkit.disk import replace_file
 from labkit.experiments.compare import ComparisonResult
 from labkit.objective import metered_floor, regularized_blocks
 from labkit.plots.comparison import cost_figure, curves_figure, samples_figure, spread_figure
-from labkit.plots.describe import describe
+from labkit.plots.describe import describe, fold
 from labkit.plots.tables import metrics_table
 from labkit.plots.theme import FONT
 from labkit.runtime import machine
-from labkit.training.checkpoint import replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FIGURE = "<figure>{}<details><summary>in words</summary><pre>{}</pre></details></figure>"
 STYLE = f"""
 body {{ font-family: {FONT}; color: #222; max-width: 1000px; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }}
 table {{ border-collapse: collapse; margin: 1rem 0; }}
@@ -46,7 +45,7 @@ def write_page(path: Path, result: ComparisonResult, histories: Mapping[str, "pd
         spread_figure(result),
         cost_figure(result),
     ]
-    shown = [FIGURE.format(figure.svg(), html.escape(describe(figure))) for figure in figures]
+    shown = [f"<figure>{figure.svg()}{fold(describe(figure))}</figure>" for figure in figures]
     table = metrics_table(result.table().drop(columns=["steps", "images_per_second"])).T.to_html(border=0)
     origin = {"configs": {n: json.loads(c.to_json()) for n, c in result.configs.items()}, "machine": machine()}
     names = " against ".join(result.configs)

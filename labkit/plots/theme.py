@@ -35,7 +35,6 @@ SHARED = {  # conditions that share a colour, never shown in one figure
     "REPA": "accent",
     "repa-dispersive": "gold",
     "both": "gold",
-    "dispersive + repa": "gold",
     "meanflow-baseline": "baseline",
     "meanflow-dispersive": "dispersive",
 }

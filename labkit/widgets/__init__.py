@@ -10,7 +10,7 @@ from labkit.widgets.hunt import Hunt, hunt_panel
 from labkit.widgets.live import LiveTraining
 from labkit.widgets.moons import Moons, moons_panel
 from labkit.widgets.panel import Panel
-from labkit.widgets.playground import PlaygroundFrame, playground
+from labkit.widgets.playground import playground
 from labkit.widgets.prediction import Answer, NotMeasured, Predictions
 from labkit.widgets.questions import Questions, questions_panel
 from labkit.widgets.runner import Runner
@@ -35,7 +35,6 @@ __all__ = [
     "PairForce",
     "Panel",
     "Partners",
-    "PlaygroundFrame",
     "Predictions",
     "Questions",
     "Runner",

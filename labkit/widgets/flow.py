@@ -38,6 +38,7 @@ class Interpolant(State):
         self.x1, self.y1 = held_out.x, held_out.y
         self.picks = torch.stack([(self.y1 == digit).nonzero()[:2, 0] for digit in range(10)], dim=1).flatten()
         self.x0 = torch.randn(self.x1.shape, generator=generator(11))
+        self._agreements = dict[tuple[float, str], float]()
         self.readable = {t: self.agreement(t) for t in TIMES}
         """Time → share of digits that are recognised, along the path that the state began with."""
 
@@ -49,7 +50,11 @@ class Interpolant(State):
 
     def agreement(self, t: float, path: str | None = None) -> float:
         """Share of the held-out digits that the classifier recognises at time t."""
-        return class_agreement(DigitsClassifier.load().predict(self.at(t, path).x_t), self.y1)
+        place = t, path or self.path
+        if place not in self._agreements:
+            predicted = DigitsClassifier.load().predict(self.at(*place).x_t)
+            self._agreements[place] = class_agreement(predicted, self.y1)
+        return self._agreements[place]
 
 
 def interpolant_panel(

@@ -12,7 +12,7 @@ FRAME = (
 )
 
 
-class PlaygroundFrame:
+class _Playground:
     """Result of ``playground``; a front end without a browser shows ``describe()``."""
 
     def __init__(self) -> None:
@@ -28,6 +28,6 @@ class PlaygroundFrame:
         return {"text/html": FRAME.format(page), "text/plain": self.describe()}
 
 
-def playground() -> PlaygroundFrame:
+def playground() -> _Playground:
     """λ, τ, α, variant and training step move pictures of trained features; all is looked up, without the kernel."""
-    return PlaygroundFrame()
+    return _Playground()

@@ -3,10 +3,10 @@
 import hashlib
 from collections import Counter
 
+import build_emoji as builder
 import numpy as np
 import pytest
 import torch
-from photos import script
 
 from labkit import runtime
 from labkit.datasets import EMOJI_CLASSES, emoji
@@ -19,11 +19,6 @@ SIDES = ("train", "held_out")
 def file():
     with np.load(runtime.data_dir() / "emoji.npz", allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-@pytest.fixture(scope="module")
-def builder():
-    return script("build_emoji")
 
 
 @pytest.mark.parametrize("split", SIDES)
@@ -55,7 +50,7 @@ def test_no_held_out_image_looks_like_one_to_train_on(file):
         assert nearest >= 0.14, file["code_points"][row]
 
 
-def test_relatives_by_code_points_and_look_alikes_are_kin(builder):
+def test_relatives_by_code_points_and_look_alikes_are_kin():
     for a, b, kin in [
         ("1F468-200D-1F33E", "1F9D1-200D-1F33E", True),  # a man who farms, a person who farms
         ("1F3C3-200D-2642-FE0F", "1F3C3-200D-2640-FE0F-200D-27A1-FE0F", True),  # runners, one to the right
@@ -71,7 +66,7 @@ def test_relatives_by_code_points_and_look_alikes_are_kin(builder):
     assert builder.distances(images)[0, 1] == pytest.approx(17 / 127.5)
 
 
-def test_families_and_both_styles_of_an_emoji_are_never_parted(builder, file):
+def test_families_and_both_styles_of_an_emoji_are_never_parted(file):
     """A split of made-up families, and the one that ships."""
     kin, labels = np.repeat(np.arange(40), 3), np.tile([0, 1, 1], 40)
     side = builder.split(kin, builder.HELD_OUT, labels)

@@ -4,10 +4,10 @@ import csv
 import hashlib
 from pathlib import Path
 
+import build_letters as builder
 import numpy as np
 import pytest
 from matplotlib import get_data_path
-from photos import script
 from PIL import ImageFont
 
 from labkit import runtime
@@ -27,11 +27,6 @@ def faces(file):
     held_out = file["held_out"][order].reshape(-1, 26)
     assert (file["y"][order].reshape(-1, 26) == range(26)).all() and (held_out == held_out[:, :1]).all()
     return file["x"][order].reshape(-1, 26, 16, 16), held_out[:, 0]
-
-
-@pytest.fixture(scope="module")
-def builder():
-    return script("build_letters")
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
@@ -93,11 +88,11 @@ def test_every_family_has_a_free_licence_whose_text_ships(file):
         ("", "", "", None),
     ],
 )
-def test_a_licence_is_the_fonts_own_or_debians_and_free(table, terms, listed, free, builder):
+def test_a_licence_is_the_fonts_own_or_debians_and_free(table, terms, listed, free):
     assert builder.licence(table, terms, listed) == free
 
 
-def test_debians_list_is_read_by_folder(builder):
+def test_debians_list_is_read_by_folder():
     lines = ["Licenses", "", "clara: ofl gpl2+", "texmf-dist/fonts/opentype/public/clara/*", "drm: lppl1.3"]
     lines += ["texmf-dist/fonts/opentype/public/drm/*", "texmf-dist/tex/latex/drm/*"]
     folder = "texmf-dist/fonts/opentype/public/"
@@ -106,7 +101,7 @@ def test_debians_list_is_read_by_folder(builder):
     assert builder.family_of("fira", Path("FiraMono-Bold.otf")) == "fira"
 
 
-def test_doubles_are_left_out_and_kin_stay_together(builder):
+def test_doubles_are_left_out_and_kin_stay_together():
     images = np.zeros((5, 26, 16, 16), np.uint8)
     for face, value in enumerate((0, 10, 20, 100, 200)):
         images[face] += value
@@ -120,7 +115,7 @@ def test_doubles_are_left_out_and_kin_stay_together(builder):
     assert 0.05 < side.mean() <= 0.1 and (side.reshape(-1, 2).all(1) == side.reshape(-1, 2).any(1)).all()
 
 
-def test_a_letter_fills_its_box_in_the_middle(builder):
+def test_a_letter_fills_its_box_in_the_middle():
     font = ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), builder.DRAWN)
     for character in "IOW":
         image = builder.letter(font, character)

@@ -1,20 +1,16 @@
 """How the atlas is made: what is trained, what is kept, what stands where, and the whole way in miniature."""
 
-import sys
 from dataclasses import replace
 
+import build_atlas as build
 import pandas as pd
 import pytest
+from questions import Question
 
 from labkit import recipes
 from labkit.evaluation import REAL
 from labkit.experiments import Atlas, Measures
-from labkit.runtime import data_dir
 from labkit.sampling import Sampler
-
-sys.path.insert(0, str(data_dir()))
-import build_atlas as build
-from questions import Question
 
 
 @pytest.fixture(scope="module")

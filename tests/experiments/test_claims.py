@@ -1,21 +1,17 @@
 """The table of claims: every claim has a measured answer, and its verdict follows from the differences by one rule."""
 
 import re
-import sys
 
+import claims as rules
 import numpy as np
 import pandas as pd
+import pays
 import pytest
+import questions
+from conditions import CONDITIONS
 
 from labkit.experiments import Atlas
 from labkit.metrics import METRICS
-from labkit.runtime import data_dir
-
-sys.path.insert(0, str(data_dir()))
-import claims as rules
-import pays
-import questions
-from conditions import CONDITIONS
 
 
 @pytest.fixture(scope="module")

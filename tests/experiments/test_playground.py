@@ -2,6 +2,7 @@
 
 import sys
 
+import build_playground as build
 import numpy as np
 import pytest
 
@@ -12,9 +13,6 @@ from labkit.losses import dispersive_floor
 from labkit.metrics import effective_rank, mean_pairwise_distance
 from labkit.runtime import data_dir
 from labkit.training import Look, Run
-
-sys.path.insert(0, str(data_dir()))
-import build_playground as build
 
 
 @pytest.fixture(scope="module")

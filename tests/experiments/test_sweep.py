@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 import pandas as pd
 import pytest
 from forked import running
+from waiting import wait_for
 
 from labkit import Run, Trainer, recipes
 from labkit.checks import ConfigError
@@ -288,13 +289,6 @@ def test_a_batched_sweep_that_is_told_to_end_saves_between_two_steps(tmp_path):
     list(straight)
     for ours, theirs in zip(trained[0].network.parameters(), straight.network.parameters(), strict=True):
         assert (ours - theirs).norm() <= 0.05 * (1e-3 + theirs.norm()), "weights of a whole step"
-
-
-def wait_for(there, seconds=60):
-    end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_the_judge_is_shown_this_configs_checkpoints_alone(tmp_path):

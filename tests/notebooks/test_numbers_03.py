@@ -1,11 +1,13 @@
 """Numbers and comparisons in the texts of notebooks 03 and 06, computed again from the atlas."""
 
 import re
-import sys
 from functools import cache, partial
 
+import claims
 import numpy as np
+import pays
 import pytest
+from questions import LETTERS, QUALITY
 from texts import assert_in_text, measured
 
 from labkit.experiments import Atlas, paired_differences
@@ -13,12 +15,6 @@ from labkit.experiments.playground import Playground
 from labkit.metrics import minus
 from labkit.plots import describe_maps, differences
 from labkit.plots.outcome import curves_of
-from labkit.runtime import data_dir
-
-sys.path.insert(0, str(data_dir()))
-import claims
-import pays
-from questions import LETTERS, QUALITY
 
 WORDS = {3: "three", 4: "four", 5: "five", 7: "seven"}
 

@@ -24,7 +24,7 @@ def maps():
 
 
 def test_principal_axes_share_a_scale_and_umap_does_not(maps):
-    plot = maps_figure(maps, ["small", "large"], "where")
+    plot = maps_figure(maps, {"small": "the baseline", "large": "L2"}, "where")
     assert [len(trace.x) for trace in plot.data] == [40] * 4
     widths = [np.std(trace.x) for trace in plot.data]
     assert widths[1] == pytest.approx(5 * widths[0]) and widths[3] == pytest.approx(5 * widths[2])
@@ -34,11 +34,12 @@ def test_principal_axes_share_a_scale_and_umap_does_not(maps):
     for trace, axis in zip(plot.data, axes, strict=True):
         assert axis.range[0] < min(trace.x) and max(trace.x) < axis.range[1]
     notes = [note.text for note in plot.layout.annotations]
-    assert notes[:4] == ["small", "large", *["trustworthiness 0.90"] * 2]
-    assert describe_maps(maps, ["small", "large"]).endswith("relative to small: large ×5.")
-    names = {"small": "the baseline", "large": "L2"}
-    assert [note.text for note in maps_figure(maps, names, "where").layout.annotations[:2]] == ["the baseline", "L2"]
-    assert describe_maps(maps, names).endswith("relative to the baseline: L2 ×5.")
+    assert notes[:4] == ["the baseline", "L2", *["trustworthiness 0.90"] * 2]
+
+
+def test_widths_are_those_on_the_shared_axes(maps):
+    words = describe_maps(maps, {"small": "the baseline", "large": "L2"})
+    assert words.endswith("relative to the baseline: L2 ×5.")
 
 
 def pixels(source):

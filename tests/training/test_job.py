@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 from forked import processes
-from tiny import outcome, tiny, trained, wait_for
+from tiny import outcome, tiny, trained
+from waiting import wait_for
 
 from labkit import Config, ConfigError, Job, Trainer
 from labkit.training import RunError

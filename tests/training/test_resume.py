@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from forked import rows
-from tiny import everything, leftovers, outcome, tiny, trained, training_elsewhere, wait_for
+from tiny import everything, leftovers, outcome, tiny, trained, training_elsewhere
+from waiting import wait_for
 
 from labkit import Run, Trainer
 from labkit.training import checkpoint

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 from forked import rows
-from tiny import files, outcome, tiny, trained, training_elsewhere, wait_for
+from tiny import files, outcome, tiny, trained, training_elsewhere
+from waiting import wait_for
 
 from labkit import Run, Trainer
 from labkit.training import NonFiniteLoss, folder

@@ -6,7 +6,6 @@ import importlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,14 +81,6 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def leftovers(folder: Path) -> list[Path]:
     return list(folder.rglob("*.part"))
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Poll; the limit only ends a test that would otherwise hang."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.002)
 
 
 def training_elsewhere(config: Config, folder: Path, dies: str | None = None) -> contextlib.AbstractContextManager[Any]:

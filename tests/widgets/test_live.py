@@ -277,7 +277,7 @@ def test_lam_is_painted_and_the_slider_takes_it_back(live):
     live.lam = 0.3
     assert live.weight() == {"lam": 0.3, "schedule": ()} and strip.knots == [[0, 0.3]]
     live.paint(0, 10**5, 0.0)
-    assert live.weight() == {"lam": 0.0, "schedule": ()} or value_at(live.weight()["schedule"], 3) == 0
+    assert value_at(live.weight()["schedule"], 3) == 0
 
 
 @pytest.mark.parametrize(

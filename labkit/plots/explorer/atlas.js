@@ -275,7 +275,7 @@ function drawFindings() {
       { type: "button", className: "row" },
       element("span", {}, name),
       track,
-      element("em", { className: kind }, `${sign} ${row.text.replaceAll("-", MINUS)}`),
+      element("em", { className: kind }, `${sign} ${row.text}`),
     );
     button.setAttribute("aria-pressed", row.condition === atlas.condition);
     button.dataset.condition = row.condition;

@@ -1,4 +1,4 @@
-"""Waiting for what other threads do."""
+"""Waiting for what other threads and processes do."""
 
 import threading
 import time
