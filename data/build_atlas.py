@@ -31,7 +31,7 @@ from labkit.experiments.atlas import SHEET, Atlas, baselines, write_atlas
 from labkit.experiments.statistics import PLACE, holm
 from labkit.experiments.sweep import MEASURED, parquet, trained
 from labkit.metrics import linear_cka
-from labkit.metrics.extractors import to_bytes
+from labkit.ops import to_bytes
 from labkit.projection import Pca, UmapReference
 from labkit.runtime import device
 from labkit.sampling import Sampler

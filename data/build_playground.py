@@ -25,9 +25,8 @@ from labkit.experiments.sweep import origin
 from labkit.experiments.sweep import trained as complete
 from labkit.losses import dispersive_floor, dispersive_loss
 from labkit.metrics import geometry
-from labkit.metrics.extractors import to_bytes
 from labkit.objective import blocks_of
-from labkit.ops import rows
+from labkit.ops import rows, to_bytes
 from labkit.projection import Pca
 from labkit.training import Look, Run, Trainer, sample_network
 

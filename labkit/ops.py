@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from labkit.checks import require, whole
@@ -47,6 +47,16 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
         finally:
             setattr(matmul, switch, before)
+
+
+def to_bytes(x: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Images in [-1, 1] as they are saved: 0 to 255, rounded, clamped outside."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_floats(x: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Images in [-1, 1] from what was saved as 0 to 255."""
+    return x.float() / 127.5 - 1
 
 
 def rows(z: Float[Tensor, "batch ..."], name: str = "z") -> Float[Tensor, "batch features"]:

@@ -98,6 +98,22 @@ def data_dir() -> Path:
     return next((p for p in (package.parent / "data", package / "_data") if (p / "README.md").exists()), package)
 
 
+def shipped(name: str, script: str = "") -> Path:
+    """A file or folder of ``data_dir()``.
+
+    Args:
+        name: its path there.  script: the command after ``python data/`` that makes it again.
+
+    Raises:
+        FileNotFoundError: it is missing; the message has the remedies.
+    """
+    path = data_dir() / name
+    if not path.exists():
+        again = f", or make it again with `python data/{script}`" if script else ""
+        raise FileNotFoundError(f"{path} is missing; restore it with `git checkout data/{name}`{again}.")
+    return path
+
+
 def runs_dir() -> Path:
     """Folder of a reader's own runs: ``$LAB_RUNS``, else ``runs/`` in the checkout or in the working folder."""
     checkout = Path(__file__).resolve().parent.parent

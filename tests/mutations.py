@@ -62,7 +62,7 @@ EDITS = {  # (file, tests that should notice): {text: what it becomes}
         "weight=varies.to(z.dtype), ": "",
     },
     ("losses/contrastive.py", LOSSES): {
-        "return alignment_weight * alignment + repulsion": "return alignment + repulsion",
+        "return alignment_weight * alignment + repelled": "return alignment + repelled",
         "log_sum_exp(logits, dim=1).mean()": "log_sum_exp(logits, dim=0).mean()",
         "repelled = repulsion(a,": "repelled = repulsion(b,",
     },

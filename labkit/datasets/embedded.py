@@ -25,7 +25,8 @@ from torch.nn.functional import avg_pool2d
 
 from labkit.checks import choose
 from labkit.datasets.base import Images, Split
-from labkit.runtime import data_dir
+from labkit.ops import to_floats
+from labkit.runtime import shipped
 
 EMOJI_CLASSES = (
     "Activities",
@@ -116,15 +117,9 @@ def _digits() -> dict[str, Images]:
 @cache
 def _shipped(name: str) -> dict[str, Any]:
     """Images of a file in ``data/``, by split."""
-    path = data_dir() / f"{name}.npz"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing; restore it with `git checkout data/{path.name}`, or make it again with "
-            f"`python data/build_{name}.py`."
-        )
-    with np.load(path, allow_pickle=False) as file:
+    with np.load(shipped(f"{name}.npz", f"build_{name}.py"), allow_pickle=False) as file:
         arrays = {key: torch.from_numpy(file[key]) for key in ("x", "y", "held_out", "style") if key in file}
-    x = arrays["x"].permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+    x = to_floats(arrays["x"].permute(0, 3, 1, 2).contiguous())
     y, held_out, num_classes = arrays["y"].long(), arrays["held_out"], int(arrays["y"].max()) + 1
     kind, more = (Emoji, [arrays["style"].long()]) if "style" in arrays else (Images, [])
     sides = {"train": ~held_out, "held_out": held_out}

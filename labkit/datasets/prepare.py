@@ -28,6 +28,7 @@ from labkit.datasets.store import ABOUT, FORMAT, StoreError, npy, read_about, re
 from labkit.datasets.vae import Codec
 from labkit.disk import reason, replace_file, sha256, user_path
 from labkit.distributed import launched, local_rank, place
+from labkit.ops import to_floats
 from labkit.runtime import cores, machine, memory_for
 
 
@@ -248,7 +249,7 @@ class Share:
         """Items of a shard: pixels, (b, c, h, w), or latents, (b, views, 2, c, h, w)."""
         if self.codec is None:
             return squares
-        x = torch.from_numpy(squares).to(self.codec.device).float() / 127.5 - 1
+        x = to_floats(torch.from_numpy(squares).to(self.codec.device))
         with memory_for("the VAE's encoder", f"take a smaller batch (now {self.settings.batch})"):
             views = [torch.stack(self.codec.encode(view), dim=1) for view in (x, x.flip(-1))[: 1 + self.settings.flips]]
         latents = torch.stack(views, dim=1).half()

@@ -29,6 +29,7 @@ from labkit.checks import LabError
 from labkit.datasets.base import AugmentationDraws, Files, Source, Split
 from labkit.datasets.decode import BrokenImage, decode, pixel_limit
 from labkit.disk import reading, user_path
+from labkit.ops import to_floats
 from labkit.runtime import cores, memory_for
 from labkit.types import Batch
 
@@ -251,7 +252,7 @@ class PixelStore(Store):
     """Images, which a batch scales to [-1, 1], and half of which it flips if the store was prepared with flips."""
 
     def batch(self, rows: Int[Tensor, " batch"], draws: AugmentationDraws | None = None) -> Batch:
-        x = _scaled(self._items(rows))
+        x = to_floats(self._items(rows))
         if draws is not None and self.augments:
             x = _flipped(x, draws)
         return Batch(x, self._label(rows))
@@ -282,7 +283,7 @@ class LatentStore(Store):
             raise StoreError(f"{self.folder} was not made from image files; prepare it from a folder of images.")
         with pixel_limit(sys.maxsize):  # they were all read when the store was made
             images = list(_readers().map(self._pixels, [files[row] for row in rows.tolist()]))
-        x = _scaled(torch.from_numpy(np.stack(images)).to(self._device))
+        x = to_floats(torch.from_numpy(np.stack(images)).to(self._device))
         return _flipped(x, draws) if draws is not None and self.views == 2 else x
 
     def _pixels(self, file: Path) -> np.ndarray:
@@ -293,10 +294,6 @@ class LatentStore(Store):
                 f"{file} could be read when {self.folder} was made, but not now ({error}). If the images "
                 f'have moved, write their new folder as "root" into {self.folder / ABOUT}.'
             ) from error
-
-
-def _scaled(x: Tensor) -> Float[Tensor, "b c h w"]:
-    return x.float() / 127.5 - 1
 
 
 def _flipped(x: Float[Tensor, "b c h w"], draws: AugmentationDraws) -> Float[Tensor, "b c h w"]:

@@ -37,8 +37,8 @@ from labkit.evaluation.settings import EvaluationConfig, FilledConfig, whole_set
 from labkit.evaluation.shards import Shards
 from labkit.metrics import Extractor, FeatureLikelihood, extract, metric
 from labkit.metrics.classifier import CLASSIFIERS
-from labkit.metrics.extractors import to_bytes
 from labkit.models import Transformer
+from labkit.ops import to_bytes
 from labkit.runtime import Purpose, commit, device, generator, machine, memory_for, seconds_each
 from labkit.sampling.sampler import describe_guidance
 from labkit.training import Run, Samples, sample_network
@@ -110,21 +110,19 @@ class StoredEvaluation(NamedTuple):
         return "\n".join(lines)
 
 
-def evaluate(
-    network: Transformer, config: Config, settings: EvaluationConfig = EvaluationConfig(), progress: bool = False
-) -> Evaluation:
+def evaluate(network: Transformer, config: Config, settings: EvaluationConfig = EvaluationConfig()) -> Evaluation:
     """Sample a network and measure the samples.
 
     Args:
         network: with the weights to be judged.  config: its run's.
-        settings: the protocol.  progress: show bars.
+        settings: the protocol.
 
     Raises:
         ConfigError: a setting that cannot work, a reference or features that do not fit.
     """
     filled = settings.filled(config)
     codec = codec_of(config, network.shape, filled.vae)
-    evaluator = evaluator_of(filled, _image_shape(network.shape, codec), progress=progress)
+    evaluator = evaluator_of(filled, _image_shape(network.shape, codec))
     labels = _labels(filled, network.num_classes)
     samples = _draw(network, config, filled, range(filled.count), labels)
     parts = samples.x.split(filled.batch)

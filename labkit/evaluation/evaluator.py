@@ -44,8 +44,9 @@ from labkit.metrics import (
     moments,
     precision_recall,
 )
-from labkit.metrics.extractors import PIXEL_IMAGES, to_floats
+from labkit.metrics.extractors import PIXEL_IMAGES
 from labkit.metrics.images import NEIGHBOURS, PART, SUBSETS, subset_size
+from labkit.ops import to_floats
 from labkit.runtime import Purpose, device, generator
 from labkit.sampling import Sampler
 

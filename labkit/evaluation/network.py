@@ -33,11 +33,9 @@ def losses(network: Transformer, config: Config, count: int) -> dict[str, float]
     return means
 
 
-def block_geometry(
-    network: Transformer, config: Config, t: float = 0.5, count: int = 500, seed: int = 0
-) -> dict[int, dict[str, float]]:
-    """Block → geometry of its features of ``count`` held-out images, noised to time t by a fixed draw."""
-    features = extract_features(network, Look(t, count, seed=seed), config).features
+def block_geometry(network: Transformer, config: Config, count: int = 500) -> dict[int, dict[str, float]]:
+    """Block → geometry of its features of ``count`` held-out images, noised to t = 0.5 by a fixed draw."""
+    features = extract_features(network, Look(count=count), config).features
     return {block: geometry(z) for block, z in features.items()}
 
 

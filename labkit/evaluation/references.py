@@ -25,7 +25,7 @@ from labkit.datasets.folder import find_images
 from labkit.datasets.sources import IMAGES, image_stack, is_archive, read_arrays
 from labkit.datasets.store import ABOUT, LatentStore, Store, read_about
 from labkit.disk import reason, user_path
-from labkit.metrics.extractors import to_bytes
+from labkit.ops import to_bytes
 from labkit.runtime import cores
 
 Shape = tuple[int, int, int]

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from labkit.datasets.store import npy
 from labkit.disk import reading, replace_file, replacing
-from labkit.metrics.extractors import to_bytes
+from labkit.ops import to_bytes
 from labkit.sampling import SampleError, check_finite
 from labkit.training import Samples
 

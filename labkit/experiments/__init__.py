@@ -1,6 +1,6 @@
 """Experiments: several runs, one protocol of measurement, one tidy table."""
 
-from labkit.experiments.atlas import Atlas, AtlasError, Outcome
+from labkit.experiments.atlas import Atlas, Outcome
 from labkit.experiments.compare import Comparison, ComparisonResult, Cost
 from labkit.experiments.measures import Measures
 from labkit.experiments.rerun import Rerun
@@ -11,7 +11,6 @@ from labkit.experiments.sweep import Sweep, grid, sweep
 
 __all__ = [
     "Atlas",
-    "AtlasError",
     "Comparison",
     "ComparisonResult",
     "Cost",

@@ -39,6 +39,7 @@ from labkit.losses import Contrastive
 from labkit.losses.weight import describe_schedule
 from labkit.metrics.table import three_digits
 from labkit.objective import blocks_of
+from labkit.ops import to_floats
 from labkit.runtime import data_dir
 
 if TYPE_CHECKING:
@@ -58,10 +59,6 @@ VARIANTS = {
 }
 """Variant → its name for people."""
 DATASETS = {"digits-few": "200 digits", "digits-unlabelled": "digits without labels", "emoji-16": "emoji"}
-
-
-class AtlasError(LabError):
-    """The atlas is missing, or not as it was shipped; the message says what to do."""
 
 
 class Band(NamedTuple):
@@ -201,7 +198,7 @@ class Atlas:
         """Load the atlas that ships, or the one in a folder.
 
         Raises:
-            AtlasError: it is missing, of another version, or a file is not the one that was shipped.
+            LabError: it is missing, of another version, or a file is not the one that was shipped.
         """
         import pandas as pd
 
@@ -210,14 +207,14 @@ class Atlas:
         try:
             record = json.loads((folder / "atlas.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise AtlasError(f"There is no atlas in {folder} ({error}); {restore.format('atlas.json')}.") from error
+            raise LabError(f"There is no atlas in {folder} ({error}); {restore.format('atlas.json')}.") from error
         if record.get("format") != FORMAT:
             other = f"{record.get('format')!r} instead of {FORMAT!r}; take the version of labkit that wrote it"
-            raise AtlasError(f"{folder} holds {other}.")
+            raise LabError(f"{folder} holds {other}.")
         for name, digest in record["sha256"].items():
             there = (folder / name).read_bytes() if (folder / name).is_file() else b""
             if hashlib.sha256(there).hexdigest() != digest:
-                raise AtlasError(f"{folder / name} is missing or not as it was shipped; {restore.format(name)}.")
+                raise LabError(f"{folder / name} is missing or not as it was shipped; {restore.format(name)}.")
         content = json.loads((folder / "conditions.json").read_text(encoding="utf-8"))
         conditions = {name: Config.from_json(json.dumps(tree)) for name, tree in content["conditions"].items()}
         table = pd.read_parquet(folder / "table.parquet")
@@ -333,7 +330,7 @@ class Atlas:
 
     def sheet(self, condition: str) -> Float[Tensor, "n c h w"]:
         """Samples of the run of seed 0 in [-1, 1], from the same noise and labels for all conditions."""
-        return torch.from_numpy(self.samples[condition]).float() / 127.5 - 1
+        return to_floats(torch.from_numpy(self.samples[condition]))
 
     @cached_property
     def points(self) -> dict[str, dict[str, Any]]:

@@ -44,10 +44,6 @@ NUMBERS = (
 """``dispersive`` is by the condition's own variant and τ; ``baseline_dispersive``, of the baseline's features."""
 
 
-class PlaygroundError(LabError):
-    """The playground is missing, or of another version; the message says what to do."""
-
-
 @dataclass(frozen=True, eq=False)
 class Playground:
     """Contents of ``data/playground.npz``; ``Playground.load()`` reads them."""
@@ -65,7 +61,7 @@ class Playground:
         """Load the playground that ships, or another file.
 
         Raises:
-            PlaygroundError: it is missing, or of another version.
+            LabError: it is missing, or of another version.
         """
         path = data_dir() / "playground.npz" if path is None else path
         remedy = "what was shipped comes back with `git checkout data/playground.npz`"
@@ -74,9 +70,9 @@ class Playground:
                 record = json.loads(str(file["record"]))
                 arrays = {name: file[name] for name in ARRAYS}
         except (OSError, ValueError, KeyError) as error:
-            raise PlaygroundError(f"There is no playground in {path} ({error}); {remedy}.") from error
+            raise LabError(f"There is no playground in {path} ({error}); {remedy}.") from error
         if record.get("format") != FORMAT:
-            raise PlaygroundError(f"{path} holds {record.get('format')!r} instead of {FORMAT!r}; {remedy}.")
+            raise LabError(f"{path} holds {record.get('format')!r} instead of {FORMAT!r}; {remedy}.")
         conditions = {name: Config.from_json(json.dumps(tree)) for name, tree in record["conditions"].items()}
         return cls(record, conditions, tuple(record["ages"]), arrays)
 

@@ -1,6 +1,6 @@
 """Runs that ship with the lab: ``data/runs/``, made by ``data/build_runs.py``."""
 
-from labkit.runtime import data_dir, runs_dir
+from labkit.runtime import runs_dir, shipped
 from labkit.training import Run
 
 
@@ -12,7 +12,4 @@ def shipped_run(name: str) -> Run:
     Raises:
         FileNotFoundError: there is no such run.
     """
-    path = data_dir() / "runs" / name
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; restore it with `git checkout data/runs/{name}`.")
-    return Run.open(path, shelf=runs_dir() / "shipped" / name)
+    return Run.open(shipped(f"runs/{name}"), shelf=runs_dir() / "shipped" / name)

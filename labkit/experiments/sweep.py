@@ -16,7 +16,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, is_dataclass, replace
 from difflib import get_close_matches
@@ -52,16 +52,18 @@ MEASURED = ("step", "block", "sampler", "measure", "value", "commit", "machine",
 """Last columns of the table."""
 Row = dict[str, Any]
 """step, measure and value; block and sampler where a measure has them."""
-Judge = Callable[[Run, Sequence[int]], list[Row]]
-"""Measures a run at some steps. A frozen dataclass at the top of a module: its rows are cached under its repr."""
 
 
-@runtime_checkable
-class MeasuresReal(Protocol):
-    """A judge of real images, too: their rows stand beside those of the runs."""
+@runtime_checkable  # the tests check the types of arguments
+class Judge(Protocol):
+    """What measures runs. A frozen dataclass at the top of a module: its rows are cached under its repr."""
+
+    def __call__(self, run: Run, steps: Sequence[int], /) -> list[Row]:
+        """Rows of a run at some of its steps."""
+        ...
 
     def real(self, dataset: str) -> list[Row]:
-        """Rows of a data set's real images."""
+        """Rows of a data set's real images, which stand beside those of the runs."""
         ...
 
 
@@ -354,8 +356,6 @@ def _table(
 
 def _real_rows(data: Mapping[str, DataIdentity], out: Path, judge: Judge) -> list[Row]:
     """The judge's rows of the real images of every data set, cached in the sweep's folder."""
-    if not isinstance(judge, MeasuresReal):
-        return []
     rows = []
     for name, identity in data.items():
         path = _cache(out, "real", judge, identity.name if identity.path is None else identity.digest)

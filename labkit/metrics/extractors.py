@@ -21,6 +21,7 @@ from labkit.checks import ConfigError, require
 from labkit.disk import user_path
 from labkit.metrics.classifier import CLASSIFIERS
 from labkit.metrics.images import PixelPca
+from labkit.ops import to_bytes, to_floats
 from labkit.runtime import device, seeded
 
 FID_EXTRA = '`pip install "labkit[fid]"` (in a checkout `pip install -e ".[fid]"`)'
@@ -183,15 +184,6 @@ def extract(batches: Iterable[UInt8[Tensor, "_ c h w"]], *extractors: Extractor)
         others = (None if part[0] is None else torch.cat(part).cpu() for part in (logits, spatial))
         joined.append(Extracted(torch.cat(features).cpu(), *others))
     return joined
-
-
-def to_bytes(x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
-    """Images in [-1, 1] as they are saved: 0 to 255, rounded, clamped outside."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def to_floats(x: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    return x.float() / 127.5 - 1
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -28,10 +28,10 @@ class TimestepEmbedder(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, width: int, sinusoid: int = 256) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(sinusoid, width), nn.SiLU(), nn.Linear(width, width))
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(sinusoid // 2) / (sinusoid // 2))
+        self.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(128) / 128)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     @property
@@ -95,11 +95,11 @@ class Block(nn.Module):
     The gates start at zero, so at step 0 every block returns its input unchanged.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = _norm(width), _norm(width)
         self.attn = Attention(width, heads)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.mlp = Mlp(width, 4 * width)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def forward(self, x: Float[Tensor, "b t h"], c: Float[Tensor, "b h"]) -> Float[Tensor, "b t h"]:

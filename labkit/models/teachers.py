@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from labkit.checks import check_whole, require
 from labkit.models.encoder import DigitsEncoder
 from labkit.models.pretrained import load_pretrained
-from labkit.runtime import data_dir, seeded
+from labkit.runtime import seeded, shipped
 
 if TYPE_CHECKING:
     from transformers import Dinov2Model
@@ -116,7 +116,7 @@ class DigitsTeacher(Teacher):
         Raises:
             FileNotFoundError: the file is missing; the message has two remedies.
         """
-        weights, cost = _read(data_dir() / FILE)
+        weights, cost = _read(shipped(FILE, "build_teacher.py"))
         with seeded(0):
             encoder = DigitsEncoder()
         encoder.load_state_dict(weights)
@@ -126,11 +126,6 @@ class DigitsTeacher(Teacher):
 @cache
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and cost in the file, read once."""
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing; restore it with `git checkout data/{FILE}`, or train it again with "
-            "`python data/build_teacher.py`."
-        )
     with safe_open(path, framework="pt") as file:
         return load_file(path), json.loads(file.metadata()["record"])["cost"]
 

@@ -52,7 +52,7 @@ def mean_gradients(gradients: Gradients) -> Gradients:
     return {name: dict(zip(gradient, mean(*gradient.values()), strict=True)) for name, gradient in gradients.items()}
 
 
-def conflicts(gradients: Gradients, parameters: Sequence[Tensor], engine: Engine = Engine()) -> dict[str, float]:  # noqa: B008
+def conflicts(gradients: Gradients, parameters: Sequence[Tensor], engine: Engine) -> dict[str, float]:
     """Angle and ratio between each regularizer's gradient and the base loss's, which is the total's minus all of these.
 
     Where the base loss's gradient is nothing but rounding, as behind closed gates, there is no angle.

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from labkit.disk import replace_file
+from labkit.ops import to_bytes
 
 
 def write_sheet(x: Float[Tensor, "n c h w"], path: Path, columns: int = 10) -> Path:
@@ -18,10 +19,10 @@ def write_sheet(x: Float[Tensor, "n c h w"], path: Path, columns: int = 10) -> P
     """
     x, zoom = x[:, :3], max(1, min(4, 128 // x.shape[2]))
     rows = -(-len(x) // columns)
-    x = torch.cat([x.cpu().clamp(-1, 1), torch.full((rows * columns - len(x), *x.shape[1:]), -1.0)])
+    x = torch.cat([x.cpu(), torch.full((rows * columns - len(x), *x.shape[1:]), -1.0)])
     x = torch.nn.functional.pad(x, (1, 1, 1, 1), value=-1).unflatten(0, (rows, columns))
     sheet = x.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # rows·height, columns·width, channels
-    image = Image.fromarray(((sheet + 1) * 127.5).round().byte().squeeze(-1).numpy())
+    image = Image.fromarray(to_bytes(sheet).squeeze(-1).numpy())
     file = io.BytesIO()
     image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(file, "PNG")
     replace_file(path, file.getvalue())

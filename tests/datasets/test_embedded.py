@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from labkit import datasets
+from labkit import datasets, runtime
 from labkit.checks import ConfigError
 from labkit.datasets import digits, embedded, emoji, load
 
@@ -67,7 +67,7 @@ def test_an_unknown_split_and_a_missing_file_are_refused(name, unchecked, monkey
         with pytest.raises(ConfigError, match=re.escape(f"split = {split!r}") + ".*train.*held_out"):
             getattr(datasets, name)(split)
     if name != "digits":  # which scikit-learn has
-        monkeypatch.setattr(embedded, "data_dir", lambda: tmp_path)
+        monkeypatch.setattr(runtime, "data_dir", lambda: tmp_path)
         monkeypatch.setattr(embedded, "_shipped", embedded._shipped.__wrapped__)
         with pytest.raises(FileNotFoundError, match=re.escape(f"python data/build_{name}.py")):
             getattr(datasets, name)()

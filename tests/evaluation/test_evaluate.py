@@ -39,7 +39,7 @@ from labkit.metrics import (
     moments,
     precision_recall,
 )
-from labkit.metrics.extractors import to_bytes, to_floats
+from labkit.ops import to_bytes, to_floats
 from labkit.runtime import Purpose, generator
 from labkit.sampling import Sampler
 from labkit.training import Samples

@@ -10,7 +10,7 @@ from labkit.checks import ConfigError
 from labkit.datasets import Preparation, prepare
 from labkit.datasets.sources import list_images
 from labkit.evaluation.references import open_reference
-from labkit.metrics.extractors import to_bytes
+from labkit.ops import to_bytes
 
 CHANCE = np.random.default_rng(0)
 GREY, COLOUR = (1, 8, 8), (3, 8, 8)

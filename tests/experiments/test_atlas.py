@@ -10,9 +10,9 @@ import pytest
 from scipy.stats import t as student
 
 from labkit import datasets
-from labkit.checks import ConfigError
+from labkit.checks import ConfigError, LabError
 from labkit.evaluation import REAL
-from labkit.experiments import Atlas, AtlasError, Measures, Rerun
+from labkit.experiments import Atlas, Measures, Rerun
 from labkit.experiments.atlas import SHEET, band, point
 from labkit.experiments.rerun import SHOWN
 from labkit.runtime import data_dir
@@ -54,20 +54,20 @@ def test_a_file_that_was_changed_or_is_missing_is_named(copied, name):
     with open(copied / name, "ab") as file:
         file.write(b"x")
     with pytest.raises(
-        AtlasError, match=rf"{name} is missing or not as it was shipped; .*`git checkout data/atlas/{name}`.*copy"
+        LabError, match=rf"{name} is missing or not as it was shipped; .*`git checkout data/atlas/{name}`.*copy"
     ):
         Atlas.load(copied)
     (copied / name).unlink()
-    with pytest.raises(AtlasError, match=f"{name} is missing"):
+    with pytest.raises(LabError, match=f"{name} is missing"):
         Atlas.load(copied)
 
 
 def test_another_version_and_no_atlas_at_all(copied, tmp_path):
     record = json.loads((copied / "atlas.json").read_text())
     (copied / "atlas.json").write_text(json.dumps({**record, "format": "other"}))
-    with pytest.raises(AtlasError, match="holds 'other' instead of 'labkit-atlas-2'"):
+    with pytest.raises(LabError, match="holds 'other' instead of 'labkit-atlas-2'"):
         Atlas.load(copied)
-    with pytest.raises(AtlasError, match=r"There is no atlas in .*git checkout data/atlas/atlas.json"):
+    with pytest.raises(LabError, match=r"There is no atlas in .*git checkout data/atlas/atlas.json"):
         Atlas.load(tmp_path / "nowhere")
 
 

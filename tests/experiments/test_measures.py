@@ -10,7 +10,7 @@ from labkit.checks import ConfigError
 from labkit.evaluation import EvaluationConfig, evaluate, memorisation
 from labkit.experiments.measures import Measures
 from labkit.metrics import DigitsClassifier, frechet_distance, geometry
-from labkit.metrics.extractors import to_bytes, to_floats
+from labkit.ops import to_bytes, to_floats
 from labkit.sampling import Sampler
 from labkit.training import Look, extract_features
 from labkit.training.stream import Stream

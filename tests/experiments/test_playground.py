@@ -6,9 +6,10 @@ import build_playground as build
 import numpy as np
 import pytest
 
+from labkit.checks import LabError
 from labkit.evaluation import losses
 from labkit.experiments import Atlas
-from labkit.experiments.playground import NUMBERS, Playground, PlaygroundError
+from labkit.experiments.playground import NUMBERS, Playground
 from labkit.losses import dispersive_floor
 from labkit.metrics import effective_rank, mean_pairwise_distance
 from labkit.runtime import data_dir
@@ -74,10 +75,10 @@ def test_it_tells_what_the_atlas_tells(shipped):
 
 
 def test_one_that_is_missing_or_of_another_kind_says_what_to_do(tmp_path):
-    with pytest.raises(PlaygroundError, match=r"git checkout data/playground\.npz"):
+    with pytest.raises(LabError, match=r"git checkout data/playground\.npz"):
         Playground.load(tmp_path / "none.npz")
     np.savez(tmp_path / "other.npz", record=np.array("{}"))
-    with pytest.raises(PlaygroundError, match="git checkout"):
+    with pytest.raises(LabError, match="git checkout"):
         Playground.load(tmp_path / "other.npz")
 
 

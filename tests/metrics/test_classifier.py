@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from labkit import datasets
+from labkit import datasets, runtime
 from labkit.metrics import CLASSIFIERS, DigitsClassifier, LettersClassifier, classifier
 
 
@@ -23,7 +23,7 @@ def accuracy(model):
 def test_the_shipped_weights_have_the_accuracy_and_the_record_they_state(shipped):
     assert shipped.held_out_accuracy >= 0.97
     assert accuracy(shipped) == pytest.approx(shipped.held_out_accuracy, abs=0.002)  # one digit of 500
-    path = classifier.data_dir() / shipped.file()
+    path = runtime.shipped(shipped.file())
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["record"])
     assert record["seed"] == 0 and {"processor", "torch", "commit"} <= record["machine"].keys()
@@ -40,7 +40,7 @@ def test_features_are_the_64_numbers_under_its_decision_without_gradient(shipped
 
 
 def test_weights_that_are_missing_are_named_with_two_remedies_and_saved_ones_keep_every_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(classifier, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(runtime, "data_dir", lambda: tmp_path)
 
     class Elsewhere(DigitsClassifier):  # another class, whose weights are not in the cache
         pass

@@ -14,7 +14,7 @@ from torch import nn
 from labkit import datasets
 from labkit.checks import ConfigError
 from labkit.metrics import CLASSIFIERS, ClassifierFeatures, Inception, PixelPca, Pixels, extract
-from labkit.metrics.extractors import to_bytes, to_floats
+from labkit.ops import to_bytes, to_floats
 
 
 def test_bytes_are_what_a_file_holds():

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from labkit import runtime
 from labkit.checks import ConfigError
 from labkit.datasets import digits
 from labkit.metrics import DigitsClassifier
@@ -66,11 +67,11 @@ def test_images_that_are_no_digits_are_refused(digits_teacher, shape):
 
 
 def test_its_cost_and_probes_are_those_of_its_record(digits_teacher):
-    with safe_open(teachers.data_dir() / teachers.FILE, framework="pt") as file:
+    with safe_open(runtime.shipped(teachers.FILE), framework="pt") as file:
         record = json.loads(file.metadata()["record"])
     cost = digits_teacher.cost
     assert cost == TeacherCost(**record["cost"])
-    assert cost.parameters == sum(w.numel() for w in load_file(teachers.data_dir() / teachers.FILE).values())
+    assert cost.parameters == sum(w.numel() for w in load_file(runtime.shipped(teachers.FILE)).values())
     assert cost.images == len(digits("train"))
     for fact in (f"{cost.parameters:,} parameters", "on 1,297 images", f"{cost.seconds:.0f} core-seconds"):
         assert fact in cost.describe()
@@ -97,7 +98,7 @@ def test_each_load_gives_a_module_of_its_own():
 
 
 def test_a_missing_file_is_named_with_two_remedies(tmp_path, monkeypatch):
-    monkeypatch.setattr(teachers, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(runtime, "data_dir", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match=r"digits_teacher.* is missing.*git.*build_teacher"):
         load_teacher("digits")
 

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from labkit import runtime
 from labkit.checks import ConfigError
 from labkit.datasets import Images, digits
 from labkit.models import teachers
@@ -125,7 +126,7 @@ def test_saving_and_loading_keeps_every_bit_and_the_cost(tmp_path, monkeypatch):
     run = TeacherTraining(steps=2)
     list(run)
     path = save(run.teacher, tmp_path, seed=7, measured={"teacher": {"pooled": 0.5}})
-    monkeypatch.setattr(teachers, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(runtime, "data_dir", lambda: tmp_path)
     again = teachers.DigitsTeacher.load()
     assert again.cost == run.teacher.cost
     assert same(again.state_dict(), run.teacher.state_dict())
