@@ -185,7 +185,7 @@ def choosing():
 
 
 def widths():
-    names = [f"coarse-{name}" for name in ("baseline", "dispersive", "hinge", "cosine", "covariance")]
+    names = {f"coarse-{name}": name for name in ("baseline", "dispersive", "hinge", "cosine", "covariance")}
     text = describe_maps(Atlas.load().maps, names)
     l2, hinge, cosine, covariance = map(float, re.findall(r"×(\d+\.?\d*)", text))
     return (
@@ -508,7 +508,7 @@ def what_is_left_on_letters():
 
 def ways_on_letters():
     """How far seven ways to repel are behind at two ages, and how hard each still pushes at the end."""
-    ways = [way for way in LETTERS if way != "cosine-burst10000"]
+    ways = [name.removeprefix("letters-") for name in LETTERS if name != "letters-cosine-burst10000"]
     outcome = Atlas.load().outcome(["letters-baseline", *(f"letters-{way}" for way in ways)])
 
     def behind(step):
