@@ -58,6 +58,8 @@ VARIANTS = {
     "covariance": "covariance",
 }
 """Variant → its name for people."""
+COORDINATES = ("dataset", "model", "variant", "lam", "tau", "block", "alpha", "noise", "also")
+"""What ``point`` says of a condition."""
 DATASETS = {"digits-few": "200 digits", "digits-unlabelled": "digits without labels", "emoji-16": "emoji"}
 
 

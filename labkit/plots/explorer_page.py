@@ -19,7 +19,7 @@ import numpy as np
 from labkit.disk import replace_file
 from labkit.evaluation import REAL
 from labkit.evaluation.settings import whole_set
-from labkit.experiments.atlas import DATASETS, UNLIKE, VARIANTS, ZERO, Atlas, describe_point
+from labkit.experiments.atlas import COORDINATES, DATASETS, UNLIKE, VARIANTS, ZERO, Atlas, describe_point
 from labkit.experiments.playground import NUMBERS, Playground
 from labkit.experiments.statistics import describe_row, side
 from labkit.metrics.table import METRICS, MetricInfo, metric
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PARTS = Path(__file__).parent / "explorer"
-COORDINATES = ("dataset", "model", "variant", "lam", "tau", "block", "alpha", "noise", "also")
 MAPS = ("pca", "umap")
 DIGITS = 5
 """Significant digits of the numbers in the page."""

@@ -15,7 +15,7 @@ from plotly.basedatatypes import BaseFigure
 from traitlets import Enum, Int, Unicode, observe
 from traitlets import Float as FloatTrait
 
-from labkit.experiments.atlas import DATASETS, VARIANTS, Atlas, Band
+from labkit.experiments.atlas import COORDINATES, DATASETS, VARIANTS, Atlas, Band
 from labkit.experiments.rerun import Rerun
 from labkit.experiments.statistics import describe_row, side
 from labkit.metrics import metric, minus
@@ -41,7 +41,6 @@ MEASURES = (
 )
 NAMES = dict(lam="λ", tau="τ", variant="variant", block="block", alpha="α", noise="second view")
 NAMES |= dict(model="model", dataset="data", also="besides")
-COORDINATES = tuple(NAMES)
 PLANE = dict(variant="infonce_l2", block="1", alpha=0.0, noise="one view", dataset="digits", also="nothing else")
 """The other coordinates of the heat map over λ and τ; there is one for each model."""
 FIRST = "coarse-dispersive"

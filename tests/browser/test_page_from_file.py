@@ -7,13 +7,13 @@ import random
 import pytest
 
 from labkit.experiments import Atlas
+from labkit.experiments.atlas import COORDINATES
 from labkit.experiments.playground import Playground
 from labkit.metrics import metric
-from labkit.plots.explorer_page import COORDINATES, write_explorer
+from labkit.plots.explorer_page import write_explorer
 from labkit.widgets import playground as playground_frame
 
 SIZES = ((1280, 800), (390, 844))
-KEYS = ("lam", "tau", "alpha", "variant", "block", "noise", "model", "dataset", "also")
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,12 @@ def test_each_control_of_the_atlas_goes_to_a_measured_run(opened):
         assert data(opened, "atlas")["condition"] == atlas.snap(wanted, key), key
         condition = data(opened, "atlas")["condition"]
         assert condition in text(opened, "#a-shown")
-        at = opened.evaluate(f"() => Object.fromEntries({list(KEYS)}.map(key => [key, atlas.controls[key].value]))")
-        assert at == {key: atlas.points[condition][key] for key in KEYS}, "every control shows the run's own value"
+        at = opened.evaluate(
+            f"() => Object.fromEntries({list(COORDINATES)}.map(key => [key, atlas.controls[key].value]))"
+        )
+        assert at == {key: atlas.points[condition][key] for key in COORDINATES}, (
+            "every control shows the run's own value"
+        )
 
 
 def test_step_and_block_choose_what_was_measured(opened):

@@ -13,11 +13,10 @@ from labkit import datasets
 from labkit.checks import ConfigError, LabError
 from labkit.evaluation import REAL
 from labkit.experiments import Atlas, Measures, Rerun
-from labkit.experiments.atlas import SHEET, band, point
+from labkit.experiments.atlas import COORDINATES, SHEET, band, point
 from labkit.experiments.rerun import SHOWN
 from labkit.runtime import data_dir
 from labkit.sampling import Sampler
-from labkit.widgets.ablations import COORDINATES
 
 QUICK = "batch32-baseline"
 

@@ -4,13 +4,14 @@ import pytest
 from waiting import wait_for
 
 from labkit.experiments import Atlas, Measures
+from labkit.experiments.atlas import COORDINATES
 from labkit.experiments.statistics import side
 from labkit.plots import picture
 from labkit.plots.findings import describe_findings, labels
 from labkit.plots.theme import PALETTE
 from labkit.sampling import Sampler
 from labkit.widgets import Ablations, Questions, ablations_panel, questions_panel
-from labkit.widgets.ablations import COORDINATES, FIRST, MEASURES, grid
+from labkit.widgets.ablations import FIRST, MEASURES, grid
 
 
 @pytest.fixture(scope="module")
