@@ -340,7 +340,7 @@ def over_fitting(e: Evidence) -> Answer:
     on_all = e.there("size", whole, "loss_held_out")
     late = {name: e.row("age", few["Nano/4"], name, step=6000) for name in ("loss_held_out", "memorisation")}
     best = {name: e.in_time(name) for name in ("loss_held_out", "memorisation", MAIN)}
-    larger = e.in_time("loss_held_out", "larger-dispersive")
+    larger, slower = (e.in_time("loss_held_out", name) for name in ("larger-dispersive", "half-lr"))
     every = [*held_out.values(), *copied.values(), best["loss_held_out"], larger]
     return Answer(
         helps(every),
@@ -348,7 +348,8 @@ def over_fitting(e: Evidence) -> Answer:
         f"share of near copies {describe_rows(copied)}. Each at its own best of 15 checkpoints: "
         f"{describe_rows(titled(best))}; loss on held-out ones with Micro/4 {describe_row(larger)}",
         f"with 200 after 6,000 steps: {describe_rows(titled(late))}; with all images the held-out loss is "
-        f"{describe_rows(on_all)}. The gap between the losses is no judge: it is small in whatever learns slowly",
+        f"{describe_rows(on_all)}. At equal steps whatever learns slowly gains (see PAYS); at its own best step half "
+        f"the learning rate, without the loss, {describe_row(slower)}. The gap between the losses is no judge",
     )
 
 
