@@ -130,18 +130,20 @@ def gain_on_few():
         "large": "big-init8",
         "larger": "big-init4",
         "half": "half-lr",
+        "decay": "weight-decay",
         "cosine": "cosine-burst12",
         "still": "momentum0-dispersive",
     }
     rows = {key: at_best(condition) for key, condition in names.items()}
-    assert all(rows[key]["high"] < 0 for key in ("always", "burst", "warm", "late", "larger"))
+    assert all(rows[key]["high"] < 0 for key in ("always", "burst", "warm", "late", "larger", "decay"))
     assert not any(leaves_out_0(rows[key]) for key in ("large", "half", "cosine", "still"))
     return (
         f"({WORDS[rows['burst']['n']]} seeds): the loss at every step lowers it by {magnitude(rows['always'], 4)}. "
         f"Twelve steps bring {share(rows, 'burst')} of that, and a λ that is warmed up over 500 steps "
         f"{share(rows, 'warm')}; from step 500 on the loss brings {share(rows, 'late')}. Large embeddings without the "
         f"loss bring {share(rows, 'larger')} (× 4), {interval(rows['larger'], 4)}, and {share(rows, 'large')} (× 8), "
-        f"{interval(rows['large'], 4)}. No difference is shown for half the learning rate, "
+        f"{interval(rows['large'], 4)}; weight decay brings {share(rows, 'decay')}, {interval(rows['decay'], 4)}. "
+        f"No difference is shown for half the learning rate, "
         f"{interval(rows['half'], 4)}, for twelve steps of the cosine variant, {interval(rows['cosine'], 4)}, and "
         f"between two runs without momentum, {interval(rows['still'], 4)}. In SiT-Micro/4, which has six times the "
         "parameters and half the learning rate, "
