@@ -43,7 +43,6 @@ from results import RESULTS, card_folder, figures_of_all, records
 
 from labkit import Run, recipes
 from labkit.config import Config, Engine
-from labkit.evaluation import EvaluationConfig, evaluate
 from labkit.experiments import Comparison, Measures
 from labkit.runtime import device, machine
 from labkit.sampling import Sampler
@@ -243,17 +242,14 @@ def pair(task: Task) -> dict[str, Any]:
 
 
 def judge_by_age(task: Task, figures: dict[str, Any], runs: dict[str, Run], ages: list[int], judge: Measures) -> None:
-    """The samples of all ages, the last one first since time may run out; then the blocks at the last."""
+    """The samples of all ages, the last one first, since time may run out; then the blocks of the last one."""
     figures["real"] = judge.real("emoji")
-    settings, rehearsal = EvaluationConfig(judge.count, *judge.samplers), task.rehearsal
-    for age, (name, run) in itertools.product(ages, runs.items()):
-        if task.left > (2 if rehearsal else 15):
-            values = evaluate(run.model(step=age), run.config, settings).values
-            figures["rows"] += [{"condition": name, "step": age, "measure": m, "value": v} for m, v in values.items()]
-            task.keep(figures)
-    for name, run in runs.items():
-        if task.left > (2 if rehearsal else 40):  # probes of eight blocks take half a minute
-            figures["blocks"] += [{"condition": name, **row} for row in judge(run, ages[:1]) if "block" in row]
+    parts = [(judge.samples, "rows", age, 15) for age in ages]
+    parts.append((judge.blocks, "blocks", ages[0], 40))  # probes of eight blocks take half a minute
+    for (measure, place, age, least), (name, run) in itertools.product(parts, runs.items()):
+        if task.left > (2 if task.rehearsal else least):
+            rows = measure(run.model(step=age), run.config, age)
+            figures[place] += [{"condition": name, **row} for row in rows]
             task.keep(figures)
 
 

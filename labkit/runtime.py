@@ -98,7 +98,7 @@ def data_dir() -> Path:
     return next((p for p in (package.parent / "data", package / "_data") if (p / "README.md").exists()), package)
 
 
-def shipped(name: str, script: str = "") -> Path:
+def shipped_path(name: str, script: str = "") -> Path:
     """A file or folder of ``data_dir()``.
 
     Args:

@@ -26,7 +26,7 @@ from torch.nn.functional import avg_pool2d
 from labkit.checks import choose
 from labkit.datasets.base import Images, Split
 from labkit.ops import to_floats
-from labkit.runtime import shipped
+from labkit.runtime import shipped_path
 
 EMOJI_CLASSES = (
     "Activities",
@@ -117,7 +117,7 @@ def _digits() -> dict[str, Images]:
 @cache
 def _shipped(name: str) -> dict[str, Any]:
     """Images of a file in ``data/``, by split."""
-    with np.load(shipped(f"{name}.npz", f"build_{name}.py"), allow_pickle=False) as file:
+    with np.load(shipped_path(f"{name}.npz", f"build_{name}.py"), allow_pickle=False) as file:
         arrays = {key: torch.from_numpy(file[key]) for key in ("x", "y", "held_out", "style") if key in file}
     x = to_floats(arrays["x"].permute(0, 3, 1, 2).contiguous())
     y, held_out, num_classes = arrays["y"].long(), arrays["held_out"], int(arrays["y"].max()) + 1

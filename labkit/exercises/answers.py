@@ -12,7 +12,7 @@ def source(answer: Any) -> str:
 
 
 def _documented(code: str) -> list[Any]:
-    """Functions and classes with a docstring, the last first, so that lines can be replaced one after another."""
+    """Functions and classes with a docstring, the last first, so that lines can be deleted one after another."""
     kinds = (ast.FunctionDef, ast.ClassDef)
     nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, kinds) and ast.get_docstring(node)]
     return sorted(nodes, key=lambda node: -node.lineno)

@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Exercise:
-    """What a reader writes, and how it is judged; its stub, minutes and folded solution stand in a notebook."""
+    """A solution and how an answer is judged; stub, minutes and the folded solution for readers are in the notebook."""
 
     answer: Any
     """Solution, as a function or class."""

@@ -59,7 +59,7 @@ VARIANTS = {
 }
 """Variant → its name for people."""
 COORDINATES = ("dataset", "model", "variant", "lam", "tau", "block", "alpha", "noise", "also")
-"""What ``point`` says of a condition."""
+"""Keys of ``point``."""
 DATASETS = {"digits-few": "200 digits", "digits-unlabelled": "digits without labels", "emoji-16": "emoji"}
 
 

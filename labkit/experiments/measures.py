@@ -21,6 +21,7 @@ from labkit.evaluation import EvaluationConfig, block_geometry, block_probes, ev
 from labkit.evaluation.settings import whole_set
 from labkit.experiments.sweep import Row
 from labkit.metrics.images import NEIGHBOURS
+from labkit.models import Transformer
 from labkit.sampling import Sampler
 from labkit.training import Run
 
@@ -45,14 +46,24 @@ class Measures:
         config = run.config
         for step in (step for step in steps if self.steps is None or step in self.steps):
             network = run.model(step=step)
-            for sampler in self.samplers:
-                values = evaluate(network, config, self._settings(config.dataset, sampler)).values
-                rows += _rows(values, step=step, sampler=sampler.describe(config.family))
-            rows += _rows(losses(network, config, self.count), step=step)
-            probes = block_probes(network, config, 2 * self.count)
-            for block, metrics in block_geometry(network, config, count=self.count).items():
-                probe = {"linear_probe": probes[block]} if probes else {}
-                rows += _rows(metrics | probe, step=step, block=block)
+            rows += [*self.samples(network, config, step), *self.blocks(network, config, step)]
+        return rows
+
+    def samples(self, network: Transformer, config: Config, step: int) -> list[Row]:
+        """Rows of a network's samples, by each sampler, and of its losses."""
+        rows: list[Row] = []
+        for sampler in self.samplers:
+            values = evaluate(network, config, self._settings(config.dataset, sampler)).values
+            rows += _rows(values, step=step, sampler=sampler.describe(config.family))
+        return rows + _rows(losses(network, config, self.count), step=step)
+
+    def blocks(self, network: Transformer, config: Config, step: int) -> list[Row]:
+        """Rows of the geometry of each block's features, and of its probe."""
+        rows: list[Row] = []
+        probes = block_probes(network, config, 2 * self.count)
+        for block, metrics in block_geometry(network, config, count=self.count).items():
+            probe = {"linear_probe": probes[block]} if probes else {}
+            rows += _rows(metrics | probe, step=step, block=block)
         return rows
 
     def _settings(self, dataset: str, sampler: Sampler) -> EvaluationConfig:

@@ -1,6 +1,6 @@
 """Runs that ship with the lab: ``data/runs/``, made by ``data/build_runs.py``."""
 
-from labkit.runtime import runs_dir, shipped
+from labkit.runtime import runs_dir, shipped_path
 from labkit.training import Run
 
 
@@ -12,4 +12,4 @@ def shipped_run(name: str) -> Run:
     Raises:
         FileNotFoundError: there is no such run.
     """
-    return Run.open(shipped(f"runs/{name}"), shelf=runs_dir() / "shipped" / name)
+    return Run.open(shipped_path(f"runs/{name}"), shelf=runs_dir() / "shipped" / name)

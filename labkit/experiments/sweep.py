@@ -56,7 +56,7 @@ Row = dict[str, Any]
 
 @runtime_checkable  # the tests check the types of arguments
 class Judge(Protocol):
-    """What measures runs. A frozen dataclass at the top of a module: its rows are cached under its repr."""
+    """Measures runs. A frozen dataclass at the top of a module: its rows are cached under its repr."""
 
     def __call__(self, run: Run, steps: Sequence[int], /) -> list[Row]:
         """Rows of a run at some of its steps."""

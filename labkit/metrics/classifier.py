@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from labkit import datasets
 from labkit.datasets.base import Images
-from labkit.runtime import generator, machine, seeded, shipped
+from labkit.runtime import generator, machine, seeded, shipped_path
 
 
 class Classifier(nn.Module):
@@ -68,7 +68,7 @@ class Classifier(nn.Module):
     @cache
     def load(cls) -> Self:
         """The classifier in ``data/``, in evaluation mode, with its measured ``held_out_accuracy``."""
-        path = shipped(cls.file(), f"build_classifier.py {cls.dataset}")
+        path = shipped_path(cls.file(), f"build_classifier.py {cls.dataset}")
         with seeded(0):
             model = cls()
         model.load_state_dict(load_file(path))

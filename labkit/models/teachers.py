@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from labkit.checks import check_whole, require
 from labkit.models.encoder import DigitsEncoder
 from labkit.models.pretrained import load_pretrained
-from labkit.runtime import seeded, shipped
+from labkit.runtime import seeded, shipped_path
 
 if TYPE_CHECKING:
     from transformers import Dinov2Model
@@ -116,7 +116,7 @@ class DigitsTeacher(Teacher):
         Raises:
             FileNotFoundError: the file is missing; the message has two remedies.
         """
-        weights, cost = _read(shipped(FILE, "build_teacher.py"))
+        weights, cost = _read(shipped_path(FILE, "build_teacher.py"))
         with seeded(0):
             encoder = DigitsEncoder()
         encoder.load_state_dict(weights)

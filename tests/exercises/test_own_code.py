@@ -43,7 +43,8 @@ def test_a_live_training_runs_my_loss():
     for metric in ("dispersive", "dispersive.gradient_ratio", "velocity"):
         library, own, twice = (state.logged(name, metric).values for name in names)
         assert own == pytest.approx(library, rel=1e-4)
-        assert twice[0] == pytest.approx((1 if metric == "velocity" else 2) * library[0], rel=1e-4)
+        exact = 1e-4 if metric == "dispersive.gradient_ratio" else 1e-5  # the base's gradient is a small difference
+        assert twice[0] == pytest.approx((1 if metric == "velocity" else 2) * library[0], rel=exact)
     panel.close()
 
 

@@ -23,7 +23,7 @@ def accuracy(model):
 def test_the_shipped_weights_have_the_accuracy_and_the_record_they_state(shipped):
     assert shipped.held_out_accuracy >= 0.97
     assert accuracy(shipped) == pytest.approx(shipped.held_out_accuracy, abs=0.002)  # one digit of 500
-    path = runtime.shipped(shipped.file())
+    path = runtime.shipped_path(shipped.file())
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["record"])
     assert record["seed"] == 0 and {"processor", "torch", "commit"} <= record["machine"].keys()

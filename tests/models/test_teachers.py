@@ -67,11 +67,11 @@ def test_images_that_are_no_digits_are_refused(digits_teacher, shape):
 
 
 def test_its_cost_and_probes_are_those_of_its_record(digits_teacher):
-    with safe_open(runtime.shipped(teachers.FILE), framework="pt") as file:
+    with safe_open(runtime.shipped_path(teachers.FILE), framework="pt") as file:
         record = json.loads(file.metadata()["record"])
     cost = digits_teacher.cost
     assert cost == TeacherCost(**record["cost"])
-    assert cost.parameters == sum(w.numel() for w in load_file(runtime.shipped(teachers.FILE)).values())
+    assert cost.parameters == sum(w.numel() for w in load_file(runtime.shipped_path(teachers.FILE)).values())
     assert cost.images == len(digits("train"))
     for fact in (f"{cost.parameters:,} parameters", "on 1,297 images", f"{cost.seconds:.0f} core-seconds"):
         assert fact in cost.describe()

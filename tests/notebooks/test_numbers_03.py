@@ -332,7 +332,7 @@ def in_time():
         f"the dispersive model's after {steps[1]}, at {own['value'].mean():.3f}. It is lower in every seed, by "
         f"{magnitude(row, 4)}.",
         f"In SiT-Micro/4 it is lower by half as much, {magnitude(large, 4)}, which is {kept:.0f} % of what it gained "
-        "at equal steps: the rest its baseline has as well, if it stops in time.",
+        "at equal steps; its baseline reaches the rest, too, if it stops in time.",
     )
 
 

@@ -110,7 +110,7 @@ def test_a_run_that_failed_says_why(tmp_path):
 
 def test_running_the_cell_again_leaves_one_thread_and_closing_none(tmp_path):
     with under_way(tmp_path / "run", 3):
-        watch_panel(tmp_path / "run").close()  # leaves what all panels share
+        watch_panel(tmp_path / "run").close()  # the first panel of a process makes a widget that all share
         wait_for(lambda: not watching())
         before = set(_instances)
         first, second = watch_panel(tmp_path / "run"), watch_panel(tmp_path / "run")
